@@ -8,13 +8,11 @@ import contextlib
 import dataclasses
 import email.utils
 import errno
-import functools
 import json
 import os
 import random
 import re
 import shutil
-import ssl
 import threading
 import time
 import urllib.parse
@@ -29,6 +27,7 @@ from panbench.base.files import make_folders, sha256_of, sync_folder
 from panbench.base.locks import Lock, owner_of, way_out
 from panbench.base.reporter import Counting
 from panbench.base.secrets import without_secrets
+from panbench.base.web import TRANSIENT_STATUS, Refused, http_client
 
 # Imported where it is used: it takes a fifth of a second of CPU, and most commands download nothing.
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ _SPARE_BYTES = 8 << 20
 # Seconds without a byte after which another process's download is not waited for. Verifying a large file takes minutes.
 _PATIENCE = 1800.0
 _NO_RANGES = "{url} can only be read as a whole: the server ignores range requests."
-_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 class RangesUnsupported(DownloadFailed):
@@ -62,10 +60,6 @@ class _Transient(Exception):
 
 class _StartOver(Exception):
     """The download must start over: the file changed, or the server does not support ranges."""
-
-
-class _Refused(Exception):
-    """The server refuses the file, and a retry would not help."""
 
 
 class _Stopped(Exception):
@@ -189,36 +183,6 @@ def local_path(source: str) -> Path | None:
     )
 
 
-def http_client() -> "httpx.Client":
-    """A client that follows redirects, uses the environment's proxies and never requests compressed transfer."""
-    import httpx
-
-    return httpx.Client(
-        follow_redirects=True,
-        verify=_tls(),
-        timeout=httpx.Timeout(30, connect=15, pool=None),
-        headers={"Accept-Encoding": "identity", "User-Agent": "panbench"},
-        event_hooks={"response": [_refuse_downgrade]},
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
-    )
-
-
-def _refuse_downgrade(response: "httpx.Response") -> None:
-    """Raises _Refused for a redirect from https to http, where anybody on the way could change the file."""
-    if response.has_redirect_location and response.url.scheme == "https":
-        there = response.url.join(response.headers["Location"])
-        if there.scheme != "https":
-            raise _Refused(f"the server redirects from https to {without_secrets(str(there))}, which is not encrypted")
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    # Loading the certificates takes longer than a small download.
-    import httpx
-
-    return httpx.create_ssl_context()
-
-
 class RangeReader:
     """Reads byte ranges of a remote or local file. `fetched` counts the bytes received over the network.
 
@@ -290,7 +254,7 @@ class RangeReader:
                         f"after {failures} {'try' if failures == 1 else 'tries'}."
                     ) from error
                 self._sleep(_seconds(failures, error))
-            except (httpx.HTTPError, httpx.InvalidURL, _Refused) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, Refused) as error:
                 raise DownloadFailed(f"Cannot read {self._shown}: {_reason(error)}.") from error
 
     def _get(self, start: int, stop: int) -> bytes:
@@ -537,7 +501,7 @@ class _Job:
                     reason = f"{_reason(error)}, after {failures} consecutive tries"
                     raise self._failure(reason, part, _failed(error)) from error
                 self._pause(_seconds(failures, error))
-            except (httpx.HTTPError, httpx.InvalidURL, _Refused) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, Refused) as error:
                 raise self._failure(_reason(error), part) from error
 
     def _stream(self, client: "httpx.Client", part: _Part, span: _Span) -> None:
@@ -551,7 +515,7 @@ class _Job:
                 headers["If-Range"] = part.header["validator"]
         with client.stream("GET", self.url, headers=headers) as response:
             if self.sha256 is None and self.size is None and self.check is None and _ends_anywhere(response):
-                raise _Refused("the server does not say how long the file is, so a body cut short would go unnoticed")
+                raise Refused("the server does not say how long the file is, so a body cut short would go unnoticed")
             if response.status_code == 200:
                 if len(part.spans) > 1 or self.window is not None:
                     if part.header["validator"] not in (None, _validator(response)):
@@ -722,9 +686,9 @@ def _content_range(response: "httpx.Response") -> tuple[int, int]:
         if match is None:
             raise _Transient("the server's Content-Range cannot be read")
         return int(match[1]), int(match[2])
-    if status in _TRANSIENT_STATUS:
+    if status in TRANSIENT_STATUS:
         raise _Transient(f"HTTP {status} {response.reason_phrase}", _retry_after(response))
-    raise _Refused(f"the server responded HTTP {status} {response.reason_phrase}")
+    raise Refused(f"the server responded HTTP {status} {response.reason_phrase}")
 
 
 def _validator(response: "httpx.Response") -> str | None:

@@ -22,7 +22,7 @@ EXTRA_OF = {
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     "torchmetrics": "torchmetrics",
     "ray": "ray",
-    **dict.fromkeys(("fsspec", "s3fs", "gcsfs"), "cloud"),
+    **dict.fromkeys(("s3fs", "gcsfs"), "cloud"),
 }
 """The extra that brings a package, by the package's name in `import`."""
 

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
-from panbench.base.addresses import path_at
-from panbench.base.elsewhere import Elsewhere
+from panbench.base.addresses import is_elsewhere, path_at
 from panbench.base.errors import BadArgument, OutOfSpace
 from panbench.base.text import for_file
 
@@ -122,7 +121,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     path = path_at(path)
-    if isinstance(path, Elsewhere):
+    if is_elsewhere(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()
     return _hashed(path, hashlib.sha256())
 

@@ -1,7 +1,7 @@
 """ADE20K panoptic (150 categories, 100 of them things) from its semantic and instance annotations.
 
-Source: ADEChallengeData2016.zip and annotations_instance.tar (sceneparsing.csail.mit.edu), unpacked together or as they
-are; also the annotations_instance.zip that EoMT's instructions make of the second (github.com/tue-mps/eomt). Semantic
+Source: ADEChallengeData2016.zip, unpacked or as it is, and annotations_instance.tar (sceneparsing.csail.mit.edu),
+unpacked, or the annotations_instance.zip that EoMT's instructions make of it (github.com/tue-mps/eomt). Semantic
 PNGs hold 1…150, 0 = void; instance PNGs hold the thing's number 1…100 in red and the instance in green. Category ids
 are 0…149 as in Mask2Former's and mmdet's panoptic sets.
 """
@@ -29,7 +29,7 @@ _TOP = "ADEChallengeData2016"
 _ARCHIVES = {
     "images": (f"{_TOP}.zip",),
     "annotations": (f"{_TOP}.zip",),
-    "annotations_instance": ("annotations_instance.zip", "annotations_instance.tar"),
+    "annotations_instance": ("annotations_instance.zip",),
 }
 
 
@@ -51,10 +51,10 @@ def convert_ade20k(
     found = {name: _folder(Path(source), name, split) for name in ("images", "annotations", "annotations_instance")}
     for name, place in found.items():
         if place is None and not (name == "images" and options.get("images") == "none"):
-            raise BadDataset(
-                f"{Path(source) / name / SPLITS[split]} was not found. Put ADE20K's {_ARCHIVES[name][-1]} into "
-                f"{source}, or unpack it there."
-            )
+            unpacked = f"Put ADE20K's {_ARCHIVES[name][-1]} into {source}, or unpack it there."
+            tar = f"Unpack ADE20K's there: tar -xf {source}/annotations_instance.tar -C {source}"
+            how = tar if name == "annotations_instance" else unpacked
+            raise BadDataset(f"{Path(source) / name / SPLITS[split]} was not found. {how}")
     folders = {name: place for name, place in found.items() if place is not None}
     files = sorted(folders["annotations"].glob("*.png"))
     if not files:

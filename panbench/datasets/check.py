@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from panbench.base.addresses import path_at
-from panbench.base.elsewhere import Elsewhere
+from panbench.base.addresses import is_elsewhere, path_at
 from panbench.base.errors import BadDataset
 from panbench.base.files import leaves_folder
 from panbench.base.text import listed
@@ -544,7 +543,7 @@ class _Check:
         path = folder / name
         file = f"{folder.name}/{name}"
         try:
-            with Image.open(io.BytesIO(path.read_bytes()) if isinstance(path, Elsewhere) else path) as image:
+            with Image.open(io.BytesIO(path.read_bytes())) as image:
                 width, height = image.size
                 # Decoding a JPEG at an eighth of its size is fast and still reads the file to its last byte.
                 image.draft(None, (max(1, width // 8), max(1, height // 8)))
@@ -560,7 +559,7 @@ class _Check:
                 seen.findings.append(Finding("image-size", what, file, task.image_id))
 
     def _extra_pngs(self, known: set[str]) -> None:
-        if isinstance(self.pngs, Elsewhere) or not self.pngs.is_dir():
+        if is_elsewhere(self.pngs) or not self.pngs.is_dir():
             return
         for path in sorted(self.pngs.rglob("*.png")):
             name = path.relative_to(self.pngs).as_posix()

@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from panbench.base.addresses import Address, path_at
-from panbench.base.elsewhere import Elsewhere
+from panbench.base.addresses import is_elsewhere, path_at
 from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.text import listed
 from panbench.panoptic.coco import read_panoptic_json
@@ -194,9 +193,9 @@ _NAMED = Way("name the folder of the PNGs with --gt-dir", "--gt-dir")
 
 
 def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None], *ways: Way) -> None:
-    if isinstance(folder, Elsewhere):
+    if is_elsewhere(folder):
         names = [os.fspath(path)[len(str(folder)) + 1 :] for path in paths if path is not None]
-        wanted, missing = len(names), folder.missing_of(names)
+        wanted, missing = len(names), cast(Any, folder).missing_of(names)
     else:
         wanted, missing = 0, []
         for path in paths:
@@ -224,7 +223,7 @@ def _name_of(categories: Sequence[Category], n_images: int, name: str, split: st
 
 
 def _how_to_fetch(root: Path) -> str:
-    if root.name == "coco" and not isinstance(root, Address):
+    if root.name == "coco" and not is_elsewhere(root):
         return f"`panbench data coco --root {root}` fetches COCO."
     if root.name in _MADE:
         return f"`panbench data {root.name} FOLDER --root {root}` makes it of its owners' files."

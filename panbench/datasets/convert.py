@@ -26,10 +26,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.elsewhere import Elsewhere
+from panbench.base.addresses import is_elsewhere, path_at
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import atomic_write, leaves_folder, write_json
-from panbench.base.packed import Packed
 from panbench.base.reporter import Counting
 from panbench.base.text import in_sentence, listed
 from panbench.base.threads import default_threads
@@ -636,7 +635,7 @@ def _write_png(path: Path, ids: IdMap, overwrite: bool) -> None:
 
 def _place(source: Path, target: Path, *, copy: bool, overwrite: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    packed = source.read_bytes() if isinstance(source, Elsewhere) else None
+    packed = source.read_bytes() if is_elsewhere(source) else None
     with contextlib.suppress(FileNotFoundError):
         if target.read_bytes() == packed:
             return
@@ -662,13 +661,13 @@ def _place(source: Path, target: Path, *, copy: bool, overwrite: bool) -> None:
 def folder_of(source: Path, folder: str, archives: Sequence[str]) -> Path | None:
     """A folder of a dataset as it was published: unpacked in `source`, or in one of its archives there; None without.
 
-    The paths of an archive's files lead through it (base/packed.py), so nothing is unpacked.
+    The files of an archive are read in place, so nothing is unpacked.
     Raises BadDataset for a damaged archive.
     """
     if (source / folder).is_dir():
         return source / folder
     for archive in archives:
-        packed = Packed(source / archive, folder)
+        packed = path_at(f"zip://{folder}::{source / archive}")
         try:
             if (source / archive).is_file() and packed.is_dir():
                 return packed

@@ -37,7 +37,7 @@ from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic import pixels
-from panbench.panoptic.coco import read_id_png, write_id_png
+from panbench.panoptic.coco import read_hashed_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, Scene, Segment
 from panbench.runs import FileHashes, RunWriter, digest_of, photograph_code
@@ -330,11 +330,13 @@ class Loop:
 
     def _load(self, scene: Scene) -> tuple[LoadedImage, float]:
         began = time.perf_counter()
-        self._image_digests[scene.image.id] = digest_of(scene.image_path, is_read_next=True)
         try:
-            return self.model.load(scene), time.perf_counter() - began
+            loaded = self.model.load(scene)
         except BadDataset as error:
             raise _BadImage(scene.image.id, error) from error
+        read = loaded.facts and loaded.facts.sha256
+        self._image_digests[scene.image.id] = read or digest_of(scene.image_path)
+        return loaded, time.perf_counter() - began
 
     def _predict(self, batch: list[LoadedImage]) -> "Iterator[tuple[list[tuple[LoadedImage, _FusedByRule]], _Marks]]":
         """Fused maps of a batch and the marks after which they are on the host; in halves when memory is short."""
@@ -417,9 +419,8 @@ class Loop:
         marks.wait()
         scene = image.scene
         clocks: list[Clock] = []
-        # Before it is read: of an address, both take one request.
-        truth_digest = digest_of(scene.gt_path, is_read_next=scene.annotation is not None)
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
+        truth_digest = b""
         tables: list[OverlapTable | None] = []
         predictions: list[bytes] = []
         paths: list[Path] = []
@@ -433,7 +434,8 @@ class Loop:
             prediction = self._settled(image, target.rule, fused[target.rule])
             settled = time.perf_counter()
             if truth is None:
-                truth = _ground_truth(scene, prediction.ids.shape)
+                ids, truth_digest = _ground_truth(scene, prediction.ids.shape)
+                truth = ids, scene.annotation.segments if scene.annotation else ()
             tables.append(overlap_table(scene.image.id, *truth, prediction.ids, prediction.segments))
             counted = time.perf_counter()
             if target.folder is not None:
@@ -504,12 +506,12 @@ class Loop:
             self.target_seconds[place]["write"] += seconds
 
 
-def _ground_truth(scene: Scene, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int32], Sequence[Segment]]:
+def _ground_truth(scene: Scene, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int32], bytes]:
+    """The id map of an image, and the SHA-256 of its PNG."""
     if scene.annotation is None or scene.gt_path is None:
         # All void: the image is in the tables, and no category has a TP, FP or FN.
-        return np.zeros(shape, np.int32), ()
-    ids = read_id_png(scene.gt_path, shape, image_id=scene.image.id)  # type: ignore[arg-type]
-    return ids, scene.annotation.segments
+        return np.zeros(shape, np.int32), b""
+    return read_hashed_id_png(scene.gt_path, shape, image_id=scene.image.id)  # type: ignore[arg-type]
 
 
 class _Marks:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from panbench.base import provenance
-from panbench.base.addresses import Address
+from panbench.base.addresses import is_elsewhere
 from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
@@ -173,7 +173,7 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
     for scene in dataset.scenes:
         place = place_of.get(scene.image.id)
         # What lies in a store is not fetched again to go on: `runs verify` does that.
-        if place is None or isinstance(scene.gt_path or scene.image_path, Address):
+        if place is None or is_elsewhere(scene.gt_path or scene.image_path):
             continue
         for path, digest in ((scene.image_path, stored.image[place]), (scene.gt_path, stored.truth[place])):
             now = digest_of(path) if digest.any() else b""

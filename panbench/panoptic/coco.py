@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.addresses import Address, path_at
+from panbench.base.addresses import is_elsewhere, path_at
 from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
@@ -41,6 +41,7 @@ __all__ = [
     "joined_set",
     "png_folder",
     "read_annotation_columns",
+    "read_hashed_id_png",
     "read_id_png",
     "read_ids",
     "read_panoptic_json",
@@ -89,6 +90,19 @@ def read_id_png(
         of another shape
     digest: the SHA-256 that the file must have; empty where none was recorded
     """
+    return read_hashed_id_png(path, shape, image_id=image_id, max_pixels=max_pixels, error=error, digest=digest)[0]
+
+
+def read_hashed_id_png(
+    path: str | os.PathLike[str],
+    shape: tuple[int, int] | None = None,
+    *,
+    image_id: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    error: type[PanbenchError] = BadDataset,
+    digest: bytes = b"",
+) -> tuple[IdMap, bytes]:
+    """The id map in a PNG, as `read_id_png`, and the SHA-256 of the same bytes."""
     where = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
         content = path_at(path).read_bytes()
@@ -96,10 +110,11 @@ def read_id_png(
         raise error(f"{where} was not found. Check the folder of id PNGs.") from None
     except OSError as problem:
         raise error(f"{where} cannot be read: {problem.strerror or problem}.") from None
-    if digest and hashlib.sha256(content).digest() != digest:
+    found = hashlib.sha256(content).digest()
+    if digest and found != digest:
         raise error(f"{where} changed since its run was made (its SHA-256 differs). Restore it, or make the run again.")
     try:
-        return decode_id_png(content, shape=shape, max_pixels=max_pixels)
+        return decode_id_png(content, shape=shape, max_pixels=max_pixels), found
     except ValueError as problem:
         raise error(f"{where} {problem}") from None
 
@@ -511,7 +526,7 @@ class _Reader:
 
     def _file_instead(self) -> str:
         """What was meant by a path that does not exist, as far as the files in its folder show."""
-        if isinstance(self.path, Address):
+        if is_elsewhere(self.path):
             return "Give the address of a COCO panoptic JSON."
         slashed = Path(str(self.path).replace("\\", "/"))
         if slashed != self.path and slashed.exists():

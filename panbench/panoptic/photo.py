@@ -7,10 +7,11 @@ the time of decoding.
 """
 
 import contextlib
+import hashlib
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -48,11 +49,13 @@ class PhotoFacts:
     shape: (height, width) of its pixels as they are decoded; None where only OpenCV knows the format
     orientation: EXIF's, 1 to 8; 1 is upright. OpenCV turns the pixels of all others unless it is set to ignore it
     extraneous: whether a JPEG is padded with bytes that belong to no part of it; harmless
+    sha256: the digest of the file, 32 bytes
     """
 
     shape: tuple[int, int] | None
     orientation: int = 1
     extraneous: bool = False
+    sha256: bytes = field(default=b"", compare=False)
 
 
 def inspect_photo(
@@ -70,7 +73,9 @@ def inspect_photo(
     max_pixels: a larger one is refused by its header
     Raises BadDataset for a file that is missing, of another size, too large, or a JPEG of which data is lost.
     """
-    return _inspect(_content(path, _where(path, image_id)), _where(path, image_id), shape, exif, max_pixels)
+    where = _where(path, image_id)
+    content = _content(path, where)
+    return replace(_inspect(content, where, shape, exif, max_pixels), sha256=hashlib.sha256(content).digest())
 
 
 def read_photo(
@@ -100,7 +105,7 @@ def decode_photo(
     if bgr is None:
         raise BadDataset(f"{where} cannot be decoded as an image.")
     _refuse_other_shape((bgr.shape[0], bgr.shape[1]), shape, where)
-    return bgr, facts
+    return bgr, replace(facts, sha256=hashlib.sha256(content).digest())
 
 
 def _where(path: str | Path, image_id: int | None) -> str:

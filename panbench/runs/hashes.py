@@ -4,7 +4,6 @@ Also what the files of photographs say of them.
 """
 
 import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.addresses import path_at
-from panbench.base.elsewhere import Elsewhere
+from panbench.base.files import sha256_of
 
 __all__ = ["NO_HASHES", "FileHashes", "digest_of", "photograph_code"]
 
@@ -152,24 +150,9 @@ def photograph_code(orientation: int, extraneous: bool) -> int:
     return orientation | (_EXTRANEOUS if extraneous else 0)
 
 
-def digest_of(path: Path | None, *, is_read_next: bool = False) -> Digest:
-    """The SHA-256 of a file's bytes; empty when there is no file to read.
-
-    is_read_next: the caller reads the file at once; of what is not a file of its own, both are then one request
-    """
-    if path is None:
-        return b""
-    path = path_at(path)
-    if isinstance(path, Elsewhere):
-        try:
-            return hashlib.sha256(path.read_and_keep() if is_read_next else path.read_bytes()).digest()
-        except OSError:
-            return b""
+def digest_of(path: Path | None) -> Digest:
+    """The SHA-256 of a file's bytes; empty when there is no file to read."""
     try:
-        with open(path, "rb") as handle:
-            digest = hashlib.sha256()
-            while block := handle.read(1 << 20):
-                digest.update(block)
+        return b"" if path is None else bytes.fromhex(sha256_of(path))
     except OSError:
         return b""
-    return digest.digest()

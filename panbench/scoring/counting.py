@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.elsewhere import Elsewhere
 from panbench.base.reporter import Reporter
 from panbench.base.text import listed
 from panbench.panoptic import pixels
@@ -241,10 +240,7 @@ def _joined(counts: list[tuple[int, _Counts]]) -> Pairs:
 
 def _content(path: Path) -> bytes:
     try:
-        if isinstance(path, Elsewhere):
-            return path.read_bytes()
-        with open(path, "rb", buffering=0) as handle:
-            return handle.read()
+        return path.read_bytes()
     except FileNotFoundError:
         raise ValueError("was not found. Check the folder of id PNGs.") from None
     except OSError as problem:

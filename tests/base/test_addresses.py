@@ -3,21 +3,21 @@
 import pickle
 from pathlib import Path
 
+import fsspec
 import pytest
 from support import refused
 
-from panbench.base import addresses
-from panbench.base.addresses import Address, is_address, path_at, refuse_address
+from panbench.base import elsewhere
+from panbench.base.addresses import is_address, path_at, refuse_address
+from panbench.base.elsewhere import Address
 from panbench.base.errors import BadArgument
 from panbench.base.files import sha256_of
 from panbench.runs import digest_of
 
-fsspec = pytest.importorskip("fsspec")
-
 
 @pytest.fixture
 def memory(monkeypatch):
-    monkeypatch.setattr(addresses, "WAITS", (0, 0, 0))
+    monkeypatch.setattr(elsewhere, "WAITS", (0, 0, 0))
     system = fsspec.filesystem("memory")
     yield system
     # Class-wide, and so for all tests of the process.
@@ -109,35 +109,20 @@ def test_absent_objects_are_found_one_by_one_and_in_listings(count, memory):
     assert path_at("memory://set").missing_of(names) == [names[-1]]
 
 
-def test_what_was_read_to_be_hashed_is_not_asked_for_again(memory, monkeypatch):
-    memory.pipe("/a.png", b"one")
-    store = Failing(memory, OSError(), 0)
-    monkeypatch.setattr(addresses, "_system", lambda scheme, process: store)
-    address = path_at("memory://a.png")
-    digest_of(address, is_read_next=True)
-    assert address.read_bytes() == b"one"
-    assert store.asked == 1
-    memory.pipe("/a.png", b"two")
-    assert address.read_bytes() == b"two", "kept for one reading alone"
-    digest_of(address)
-    memory.pipe("/a.png", b"three")
-    assert address.read_bytes() == b"three", "kept only for who reads at once"
-
-
 @pytest.mark.parametrize(
     "error", [TimeoutError("timed out"), OSError(16, "SlowDown: reduce your request rate"), ConnectionError("reset")]
 )
 def test_a_store_that_fails_a_few_times_is_asked_again(error, memory, monkeypatch):
     memory.pipe("/a.png", b"one")
     store = Failing(memory, error, times=3)
-    monkeypatch.setattr(addresses, "_system", lambda scheme, process: store)
+    monkeypatch.setattr(Address, "fs", store)
     assert path_at("memory://a.png").read_bytes() == b"one"
     assert store.asked == 4
 
 
 def test_a_store_that_keeps_failing_is_asked_a_bounded_number_of_times(memory, monkeypatch):
     store = Failing(memory, TimeoutError("read timed out"), times=100)
-    monkeypatch.setattr(addresses, "_system", lambda scheme, process: store)
+    monkeypatch.setattr(Address, "fs", store)
     with pytest.raises(OSError, match=r"the store gave no answer after 4 tries \(TimeoutError: read timed out\)"):
         path_at("memory://a.png").read_bytes()
     assert store.asked == 4
@@ -145,7 +130,7 @@ def test_a_store_that_keeps_failing_is_asked_a_bounded_number_of_times(memory, m
 
 def test_a_store_that_refuses_is_not_asked_again_and_the_command_says_so(memory, monkeypatch):
     store = Failing(memory, PermissionError("Access Denied"), times=100)
-    monkeypatch.setattr(addresses, "_system", lambda scheme, process: store)
+    monkeypatch.setattr(Address, "fs", store)
     said = refused("eval", "--model", "mask2former-tiny", "--data", "memory://bucket/coco")
     assert "memory://bucket/coco cannot be used: the store refuses it (PermissionError: Access Denied)" in said
     assert store.asked == 1
@@ -153,7 +138,7 @@ def test_a_store_that_refuses_is_not_asked_again_and_the_command_says_so(memory,
 
 def test_an_object_that_is_not_there_is_not_asked_for_again(memory, monkeypatch):
     store = Failing(memory, OSError(), times=0)
-    monkeypatch.setattr(addresses, "_system", lambda scheme, process: store)
+    monkeypatch.setattr(Address, "fs", store)
     with pytest.raises(FileNotFoundError):
         path_at("memory://a.png").read_bytes()
     assert store.asked == 1
@@ -165,11 +150,10 @@ def test_a_scheme_that_nobody_knows_is_refused():
 
 
 def test_a_store_without_its_package_names_the_line_that_installs_it(monkeypatch, tmp_path):
-    def absent(scheme):
+    def absent(address):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec, "get_filesystem_class", absent)
-    addresses._system.cache_clear()
+    monkeypatch.setattr(Address, "fs", property(absent))
     assert "This needs the extra cloud (s3fs is not installed). Install with: pip install" in refused(
         "score", "--gt", "s3://bucket/gt.json", "--pred", "s3://bucket/pred.json", cwd=tmp_path
     )

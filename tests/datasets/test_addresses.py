@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 from support import panbench, ran, refused
 
-from panbench.base import addresses
+from panbench.base import elsewhere
 from panbench.base.errors import BadDataset, PredictionMismatch
 from panbench.catalog import find_model
 from panbench.datasets import missing_files, open_dataset, shapes
@@ -13,13 +14,12 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.runs import Run, load_run
 from panbench.scoring.folder import score_folder
 
-fsspec = pytest.importorskip("fsspec")
 SCENES = Path(__file__).resolve().parents[1] / "reference" / "pq_scenes"
 
 
 @pytest.fixture
 def memory(monkeypatch):
-    monkeypatch.setattr(addresses, "WAITS", (0, 0))
+    monkeypatch.setattr(elsewhere, "WAITS", (0, 0))
     system = fsspec.filesystem("memory")
     yield system
     # Class-wide, and so for all tests of the process.

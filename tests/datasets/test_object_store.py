@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import panbench, ran, refused
 
-from panbench.base import addresses
+from panbench.base import elsewhere
 from panbench.base.errors import BadDataset, PredictionMismatch
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
@@ -79,8 +79,7 @@ def store(server, monkeypatch) -> Iterator[Store]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(addresses, "WAITS", (0, 0, 0))
-    addresses._system.cache_clear()
+    monkeypatch.setattr(elsewhere, "WAITS", (0, 0, 0))
     client = boto3.client("s3")
     client.create_bucket(Bucket="bucket")
     for file in SCENES.rglob("*"):
@@ -92,7 +91,6 @@ def store(server, monkeypatch) -> Iterator[Store]:
     server.asked.clear()
     for listed in client.list_objects_v2(Bucket="bucket").get("Contents", []):
         client.delete_object(Bucket="bucket", Key=listed["Key"])
-    addresses._system.cache_clear()
 
 
 def score(place: str | Path, out: Path, **options) -> Run:
@@ -154,7 +152,7 @@ def test_a_store_that_throttles_for_good_is_named_with_the_image_and_resume_goes
 
 
 def test_a_store_that_does_not_answer_is_not_waited_for_for_ever(store, here, tmp_path, monkeypatch):
-    monkeypatch.setattr(addresses, "_TIMEOUT", 1)
+    monkeypatch.setattr(elsewhere, "_TIMEOUT", 1)
     name = sorted(SCENES.glob("gt/*.png"))[1].name
 
     def silent(path: str, number: int) -> "tuple[str, bytes] | None":

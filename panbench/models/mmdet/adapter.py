@@ -7,7 +7,6 @@ mmdet's modules.
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,6 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from panbench.base.addresses import path_at
-from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadDataset, BadModel, ModelFailed
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter, Placed
@@ -43,6 +40,7 @@ from panbench.models.mmdet.inputs import (
     padded_size_of,
     pipelines_of,
     preprocessed,
+    reads_as_opencv,
     without_file,
 )
 from panbench.models.mmdet.speedups import speed_up
@@ -109,11 +107,12 @@ class MmdetAdapter(Adapter):
         # mmdet's own loader decodes a damaged JPEG without an error, and an absurd size before it is compared.
         size = (image.height, image.width)
         exif: Exif = scene.exif if "apply" in self._pipelines else "ignore"
-        if scene.image_path is not None and isinstance(path_at(scene.image_path), Elsewhere):
-            # mmdet's loader reads files; these are the pixels that it would have.
-            bgr, facts = read_photo(scene.image_path, size, image_id=image.id, exif=exif)
-            return replace(self.read_pixels(scene, np.ascontiguousarray(bgr[..., ::-1])), facts=facts)
-        facts = inspect_photo(str(scene.image_path), size, image_id=image.id, exif=exif)
+        own = next(iter(self._pipelines.values()))
+        bgr = None
+        if reads_as_opencv(own):
+            bgr, facts = read_photo(scene.image_path or "", size, image_id=image.id, exif=exif)
+        else:
+            facts = inspect_photo(scene.image_path or "", size, image_id=image.id, exif=exif)
         if exif != scene.exif and facts.orientation != 1:
             raise BadModel(
                 f"{scene.image_path} (image {image.id}) has the EXIF orientation {facts.orientation}, and the test "
@@ -128,7 +127,7 @@ class MmdetAdapter(Adapter):
             )
         try:
             with code_of(self.packages, [scene]):
-                packed = pipeline(record)
+                packed = pipeline(record) if bgr is None else without_file(pipeline, record, bgr, self.spec.title)
         except ModelFailed:
             raise
         except Exception as error:
@@ -145,7 +144,8 @@ class MmdetAdapter(Adapter):
         """These pixels through the config's test pipeline, in place of what its first step reads. Raises BadModel."""
         image = scene.image
         record = {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
-        packed = without_file(next(iter(self._pipelines.values())), record, rgb, self.spec.title)
+        bgr = np.ascontiguousarray(rgb[..., ::-1])
+        packed = without_file(next(iter(self._pipelines.values())), record, bgr, self.spec.title)
         return LoadedImage(scene, packed["inputs"], packed["data_samples"])
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> list[Output]:

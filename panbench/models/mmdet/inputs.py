@@ -89,9 +89,20 @@ def _enlarged(steps: Sequence[Mapping[str, Any]], factor: float) -> list[Mapping
     return [first, {"type": "Resize", "scale_factor": factor, "keep_ratio": True}, *packed]
 
 
-def without_file(pipeline: Any, record: Mapping[str, Any], rgb: npt.NDArray[np.uint8], title: str) -> Any:
+def reads_as_opencv(pipeline: Any) -> bool:
+    """Whether a test pipeline begins by decoding the file in colour, as OpenCV does, and by nothing else."""
+    first = pipeline.transforms[0]
+    return (
+        type(first).__name__ == "LoadImageFromFile"
+        and first.color_type in ("color", "color_ignore_orientation")
+        and first.imdecode_backend == "cv2"
+    )
+
+
+def without_file(pipeline: Any, record: Mapping[str, Any], bgr: npt.NDArray[np.uint8], title: str) -> Any:
     """What a test pipeline makes of these (H, W, 3) pixels in place of the file that its first step reads.
 
+    bgr: blue, green, red, as OpenCV decodes them
     record: what the pipeline is given of the image. Raises BadModel where another step than mmcv's reads the file.
     """
     first, *others = pipeline.transforms
@@ -100,7 +111,6 @@ def without_file(pipeline: Any, record: Mapping[str, Any], rgb: npt.NDArray[np.u
             f"{title}: its test pipeline does not load images in colour by LoadImageFromFile, so it cannot be shown "
             "changed ones."
         )
-    bgr = np.ascontiguousarray(rgb[..., ::-1])
     shape = bgr.shape[:2]
     state = {
         **record,

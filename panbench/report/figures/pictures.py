@@ -19,7 +19,6 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from panbench.base.addresses import path_at
-from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.files import atomic_write
 from panbench.base.text import listed
@@ -196,7 +195,7 @@ class Pictures(DataFiles):
         """
         path, info = self.path(image_id), self.panoptic.images[image_id]
         try:
-            with Image.open(io.BytesIO(path.read_bytes()) if isinstance(path, Elsewhere) else path) as image:
+            with Image.open(io.BytesIO(path.read_bytes())) as image:
                 plain = image.format == "JPEG" and image.mode == "RGB"
                 upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
                 if plain and upright and image.size == (info.width, info.height):
