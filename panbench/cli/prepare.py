@@ -31,6 +31,7 @@ from panbench.datasets.convert import shipped_categories
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
 from panbench.models.labels import labels_of, match_categories, refuse_other_names
 from panbench.models.unopened import stated_names
+from panbench.panoptic.image_ids import typed
 
 if TYPE_CHECKING:
     from panbench.evaluation.several import Opening
@@ -255,11 +256,9 @@ def _image_ids(text: str) -> list[int]:
         except (OSError, UnicodeDecodeError) as error:
             raise BadArgument(f"--image-ids {text}: the file cannot be read ({error}).") from None
     words = text.replace(",", " ").split()
-    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
-    if wrong or not words:
-        what = f"{wrong[0]!r} is not an image id" if wrong else "there are no ids"
-        raise BadArgument(f"--image-ids: {what}. Give whole numbers such as 139,285, or @FILE with one per line.")
-    return [int(word) for word in words]
+    if not words:
+        raise BadArgument("--image-ids: there are no ids. Give some such as 139,285, or @FILE with one per line.")
+    return [typed(word) for word in words]
 
 
 def _batch_size(text: str) -> "int | Literal['auto']":

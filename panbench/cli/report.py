@@ -44,6 +44,7 @@ from panbench.cli.command import (
     may_download_weights,
     note_damage,
 )
+from panbench.panoptic.image_ids import typed
 
 if TYPE_CHECKING:
     from panbench.report.figures.pictures import Layer, Photo
@@ -75,7 +76,7 @@ def _path_option(name: str, help: str, metavar: str = "DIR") -> Any:
     return typer.Option(name, help=help, metavar=metavar, rich_help_panel="Where the data is, if it has moved")
 
 
-_Image = Annotated[int, typer.Option("--image", metavar="ID", help="The image's id.")]
+_Image = Annotated[int, typer.Option("--image", parser=typed, metavar="ID", help="The image's id.")]
 _Width = Annotated[float, typer.Option("--width", metavar="INCHES", help="Width of the figure.")]
 _Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots per inch of a PNG.")]
 _Names = Annotated[bool, typer.Option("--names/--no-names", help="Write the categories on the segments.")]
@@ -108,7 +109,8 @@ def report(
         int | None, typer.Option(min=0, metavar="N", help="The most images in the gallery; default: 96.")
     ] = None,
     image: Annotated[
-        list[int] | None, typer.Option("--image", metavar="ID", help="An image for the gallery; repeatable.")
+        list[int] | None,
+        typer.Option("--image", parser=typed, metavar="ID", help="An image for the gallery; repeatable."),
     ] = None,
     common_images: _Common = False,
     slices: OwnSlices = None,
@@ -311,7 +313,9 @@ def attention(
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="Use this run's model and weights, with --image.")
     ] = None,
-    image: Annotated[int | None, typer.Option("--image", metavar="ID", help="The id of an image of --run.")] = None,
+    image: Annotated[
+        int | None, typer.Option("--image", parser=typed, metavar="ID", help="The id of an image of --run.")
+    ] = None,
     query: Annotated[
         list[int] | None, typer.Option("--query", metavar="N", help="A query, from 0; repeatable.")
     ] = None,

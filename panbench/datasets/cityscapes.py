@@ -33,7 +33,7 @@ def convert_cityscapes(
 
     source: the folder that holds gtFine and leftImg8bit, or their zips
     options: as `panbench.datasets.convert.write_set`
-    Images are numbered in the order of their names; segment ids are the values of the pixels.
+    Image ids are the images' names, as cityscapesscripts has them; segment ids are the values of the pixels.
     """
     if split not in SPLITS:
         raise BadArgument(f"Cityscapes has ground truth for {' and '.join(SPLITS)}, not for {split!r}.")

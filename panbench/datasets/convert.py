@@ -37,6 +37,7 @@ from panbench.datasets.instances import MANY_CROWDS, OUTSIDE_PIXELS, instance_ma
 from panbench.datasets.label_maps import NOTHING, SemanticMaps, files_in, read_label_png
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, check_pixels
+from panbench.panoptic.image_ids import image_id_of
 from panbench.panoptic.types import MAX_ID, VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
 
 Source = TypeVar("Source")
@@ -56,7 +57,7 @@ class LabelledImage:
     ids: (H, W) int32, 0 = void
     segments: category id and iscrowd by segment id; ids of the map that are not listed here become void
     image_path: the path of the image, or None
-    image_id: the image's id, or None to number the images in order
+    image_id: the image's id, or None to take its name without suffix
     left_out: descriptions of what could not be converted
     """
 
@@ -64,7 +65,7 @@ class LabelledImage:
     ids: IdMap
     segments: Mapping[int, tuple[int, bool]]
     image_path: Path | None = None
-    image_id: int | None = None
+    image_id: int | str | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -124,7 +125,7 @@ def write_set(
     names: dict[str, str] = {}
     names_lock = threading.Lock()
 
-    def work(source: Source) -> tuple[ImageInfo, Annotation, tuple[str, ...], bool]:
+    def work(source: Source) -> tuple[ImageInfo, Annotation, tuple[str, ...]]:
         labelled = read(source)
         if leaves_folder(labelled.name):
             raise BadDataset(f"The image name {labelled.name!r} leaves its folder.")
@@ -139,8 +140,9 @@ def write_set(
         _write_png(pngs / png, ids, overwrite)
         if images != "none" and labelled.image_path is not None:
             _place(labelled.image_path, image_folder / labelled.name, copy=images == "copy", overwrite=overwrite)
-        image = ImageInfo(labelled.image_id or 0, labelled.name, ids.shape[0], ids.shape[1])
-        return image, Annotation(image.id, png, segments), labelled.left_out + empty, labelled.image_id is not None
+        image_id = str(Path(labelled.name).with_suffix("")) if labelled.image_id is None else labelled.image_id
+        image = ImageInfo(image_id_of(image_id), labelled.name, ids.shape[0], ids.shape[1])
+        return image, Annotation(image.id, png, segments), labelled.left_out + empty
 
     infos: dict[int, ImageInfo] = {}
     annotations: dict[int, Annotation] = {}
@@ -148,14 +150,12 @@ def write_set(
     try:
         pngs.mkdir(parents=True, exist_ok=True)
         with _pool(threads) as pool:
-            for number, (image, annotation, words, numbered) in enumerate(pool.map(work, sources), 1):
-                image_id = image.id if numbered else number
-                if image_id in infos:
+            for number, (image, annotation, words) in enumerate(pool.map(work, sources), 1):
+                if image.id in infos:
                     raise BadDataset(
-                        f"Two images have the id {image_id}: {infos[image_id].file_name}, {image.file_name}."
+                        f"Two images have the id {image.id}: {infos[image.id].file_name}, {image.file_name}."
                     )
-                infos[image_id] = ImageInfo(image_id, image.file_name, image.height, image.width)
-                annotations[image_id] = Annotation(image_id, annotation.file_name, annotation.segments)
+                infos[image.id], annotations[image.id] = image, annotation
                 left_out.update(words)
                 if progress is not None:
                     progress(number, len(sources))
@@ -382,7 +382,7 @@ def convert_panoptic(
     categories: Sequence[Category] | None = None,
     **options: Any,
 ) -> Converted:
-    """A set from a panoptic JSON that is almost COCO's: ids of images may be text, areas and boxes wrong or absent.
+    """A set from a panoptic JSON that is almost COCO's: areas and boxes may be wrong or absent.
 
     categories: instead of the JSON's
     """
@@ -394,7 +394,6 @@ def convert_panoptic(
     known = {category.id for category in categories}
     images = ImageFolder(images_from)
     by_id = {record["id"]: record for record in document["images"] if isinstance(record, dict) and "id" in record}
-    numbered = all(type(image_id) is int for image_id in by_id)
 
     def read(record: dict[str, Any]) -> LabelledImage:
         try:
@@ -414,8 +413,8 @@ def convert_panoptic(
         ids = read_id_png(folder / png)
         if not Path(name).suffix:
             name += ".jpg"
-        image_id = record["image_id"] if numbered else None
-        return LabelledImage(name, ids, segments, images.path(Path(name).stem, name), image_id, left_out)
+        picture = images.path(Path(name).stem, name)
+        return LabelledImage(name, ids, segments, picture, record["image_id"], left_out)
 
     return write_set(root, split, categories, document["annotations"], read, reads=[panoptic_json, folder], **options)
 

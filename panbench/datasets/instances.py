@@ -14,6 +14,7 @@ import numpy.typing as npt
 from panbench.base.errors import BadDataset
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
+from panbench.panoptic.image_ids import image_id_of
 from panbench.panoptic.types import Category
 
 __all__ = [
@@ -76,7 +77,9 @@ def read_instances(
     things = {category.id: category.name for category in categories if category.isthing}
     try:
         theirs = {int(record["id"]): str(record["name"]) for record in document["categories"]}
-        sizes = {int(record["id"]): (int(record["height"]), int(record["width"])) for record in document["images"]}
+        sizes = {
+            image_id_of(record["id"]): (int(record["height"]), int(record["width"])) for record in document["images"]
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise BadDataset(f"{path} is not a COCO instance JSON: an image or category lacks {error}.") from error
     different = sorted(name for id, name in things.items() if theirs.get(id) != name) + sorted(
@@ -94,14 +97,14 @@ def read_instances(
     wanted = None if image_ids is None else set(image_ids)
     for record in document["annotations"]:
         try:
-            if wanted is not None and record["image_id"] not in wanted:
+            if wanted is not None and image_id_of(record["image_id"]) not in wanted:
                 continue
             instance = TrueInstance(
                 int(record["category_id"]), float(record["area"]), bool(record.get("iscrowd", 0)), record
             )
             if instance.category_id not in things:
                 raise BadDataset(f"{path}: annotation {record.get('id')} is of an unknown category.")
-            found[int(record["image_id"])].append(instance)
+            found[image_id_of(record["image_id"])].append(instance)
         except (KeyError, TypeError, ValueError) as error:
             raise BadDataset(f"{path} is not a COCO instance JSON: an annotation lacks {error}.") from error
     return InstanceSet(Path(path), sha256_of(path), {image: tuple(own) for image, own in found.items()}, sizes)

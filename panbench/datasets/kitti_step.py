@@ -48,7 +48,7 @@ def kitti_step_categories() -> tuple[Category, ...]:
 def convert_kitti_step(
     source: str | os.PathLike[str], root: str | os.PathLike[str] = "data/kitti-step", split: str = "val", **options: Any
 ) -> Converted:
-    """KITTI-STEP's `split` as a panoptic set under `root`; frames are called SEQUENCE_FRAME and numbered in order.
+    """KITTI-STEP's `split` as a panoptic set under `root`; frames are called SEQUENCE_FRAME.
 
     Thing pixels without an instance become a crowd of their category, as Cityscapes' groups do.
 

@@ -45,7 +45,7 @@ def convert_mapillary(
     """Mapillary Vistas' `split` as a panoptic set under `root`.
 
     release: one of RELEASES; None takes the newest that is there
-    Images are numbered in the order of the JSON (or of their names). options: as `convert.write_set`
+    Image ids are the JSON's, or the images' names. options: as `convert.write_set`
     """
     if split not in SPLITS:
         raise BadArgument(f"Mapillary Vistas has the splits {' and '.join(SPLITS)}, not {split!r}.")

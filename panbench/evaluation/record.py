@@ -19,6 +19,7 @@ from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
+from panbench.panoptic.image_ids import own_id
 from panbench.runs import (
     CANDIDATES,
     PREDICTIONS,
@@ -266,12 +267,12 @@ def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
         )
         sentences.append(
             f"{len(files.oriented):,} of {len(files):,} photographs have an EXIF orientation other than upright, "
-            f"such as {paths[int(files.oriented[0])]} (image {files.oriented[0]}). {what}"
+            f"such as {paths[int(files.oriented[0])]} (image {own_id(files.oriented[0])}). {what}"
         )
     if len(files.extraneous):
         sentences.append(
             f"{len(files.extraneous):,} of {len(files):,} images are JPEGs with extraneous bytes, such as "
-            f"{paths[int(files.extraneous[0])]} (image {files.extraneous[0]}). Their pixels are whole."
+            f"{paths[int(files.extraneous[0])]} (image {own_id(files.extraneous[0])}). Their pixels are whole."
         )
     return sentences
 

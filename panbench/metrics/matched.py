@@ -22,6 +22,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
+from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.overlap import (
     MENDS_AREAS,
     GroundTruthFaults,
@@ -103,9 +104,9 @@ class Matched:
         if (union < pixels).any():
             wrong = int(np.argmax(union < pixels))
             raise BadDataset(
-                f"Image {overlaps.image_id[pair[wrong]]}: the ground truth lists area {segments.area[gt[wrong]]} for "
-                f"segment {overlaps.gt_id[pair[wrong]]}, less than the {pixels[wrong]} pixels it shares with a "
-                f"prediction. {MENDS_AREAS}"
+                f"Image {own_id(overlaps.image_id[pair[wrong]])}: the ground truth lists area "
+                f"{segments.area[gt[wrong]]} for segment {overlaps.gt_id[pair[wrong]]}, less than the {pixels[wrong]} "
+                f"pixels it shares with a prediction. {MENDS_AREAS}"
             )
         return Matched(
             segments=segments,

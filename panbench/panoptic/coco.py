@@ -24,6 +24,7 @@ from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
 from panbench.panoptic.fingerprint import fingerprint_of_files
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
+from panbench.panoptic.image_ids import image_id_of, own_id
 from panbench.panoptic.types import (
     MAX_ID,
     Annotation,
@@ -186,7 +187,7 @@ def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
     reader = _Reader(path_at(path))
     records = enumerate(reader.document(("annotations",))["annotations"])
     places = ((f"annotations[{index}]", record) for index, record in records)
-    return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
+    return {reader.image_id(record, "image_id", where): reader.file_name(record, where) for where, record in places}
 
 
 def joined_set(sets: Sequence[PanopticSet]) -> PanopticSet:
@@ -245,9 +246,11 @@ def read_annotation_columns(
 def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
     """The id and the file name of each image that has both."""
     for record in records:
-        image_id, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
-        if type(image_id) is int and -(2**63) <= image_id < 2**63 and isinstance(name, str):
-            yield image_id, name
+        given, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
+        if isinstance(name, str) and isinstance(given, int | str) and type(given) is not bool:
+            image_id = image_id_of(given)
+            if -(2**63) <= image_id < 2**63:
+                yield image_id, name
 
 
 def _own_categories(records: Iterable[Any]) -> dict[int, tuple[str, bool | None]]:
@@ -265,12 +268,12 @@ def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet)
         path,
         {
             "images": [
-                {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+                {"id": own_id(image.id), "file_name": image.file_name, "height": image.height, "width": image.width}
                 for image in panoptic_set.images.values()
             ],
             "annotations": [
                 {
-                    "image_id": annotation.image_id,
+                    "image_id": own_id(annotation.image_id),
                     "file_name": annotation.file_name,
                     "segments_info": [_segment_record(segment) for segment in annotation.segments],
                 }
@@ -579,7 +582,7 @@ class _Reader:
 
     def image(self, record: Any, where: str) -> ImageInfo:
         return ImageInfo(
-            id=self.integer(record, "id", where),
+            id=self.image_id(record, "id", where),
             file_name=self.file_name(record, where),
             height=self.integer(record, "height", where, low=1),
             width=self.integer(record, "width", where, low=1),
@@ -626,7 +629,7 @@ class _Reader:
 
     def _checked(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
         where = f"annotations[{index}]"
-        image_id = self.integer(record, "image_id", where)
+        image_id = self.image_id(record, "image_id", where)
         where = f"{where} (image {image_id})"
         if image_id in taken:
             raise self.refuse(f"{where} repeats an image id; each image has one annotation.")
@@ -679,6 +682,10 @@ class _Reader:
         if not low <= value <= high:
             raise self.refuse(f"{where}.{key} is {value}, outside {low}…{high}.")
         return value
+
+    def image_id(self, record: Any, key: str, where: str) -> int:
+        value = self.value(record, key, where)
+        return image_id_of(value) if isinstance(value, str) else self.integer(record, key, where)
 
     def string(self, record: Any, key: str, where: str) -> str:
         value = self.value(record, key, where)

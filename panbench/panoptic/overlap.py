@@ -16,6 +16,7 @@ import numpy.typing as npt
 from panbench.base.errors import PredictionMismatch
 from panbench.base.text import listed
 from panbench.panoptic.idmap import IdRuns, count_run_pairs
+from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.types import VOID, Segment
 
 if TYPE_CHECKING:
@@ -180,14 +181,14 @@ class OverlapTable:
         differ = ~absent & (pixels != area)
         example = None
         if len(unlisted[0]):
-            example = f"image {unlisted[0][0]}: id {unlisted[1][0]} is in the PNG but not in the JSON"
+            example = f"image {own_id(unlisted[0][0])}: id {unlisted[1][0]} is in the PNG but not in the JSON"
         elif absent.any():
             first = int(np.argmax(absent))
-            example = f"image {images[first]}: segment {ids[first]} is in the JSON but not in the PNG"
+            example = f"image {own_id(images[first])}: segment {ids[first]} is in the JSON but not in the PNG"
         elif differ.any():
             first = int(np.argmax(differ))
             example = (
-                f"image {images[first]}: segment {ids[first]} has {pixels[first]} pixels in the PNG "
+                f"image {own_id(images[first])}: segment {ids[first]} has {pixels[first]} pixels in the PNG "
                 f"and area {area[first]} in the JSON"
             )
         return GroundTruthFaults(
@@ -479,7 +480,7 @@ def by_image(images: Int64, values: npt.NDArray[Any], most: int = 10) -> str:
     found, starts = np.unique(images, return_index=True)
     groups = np.split(values, starts[1:])
     told = [
-        f"image {image}: {listed(group.tolist(), most)}"
+        f"image {own_id(image)}: {listed(group.tolist(), most)}"
         for image, group in zip(found[:most].tolist(), groups[:most], strict=True)
     ]
     rest = len(found) - len(told)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write
 from panbench.base.threads import available_cores
+from panbench.panoptic.image_ids import as_metadata, remember
 from panbench.panoptic.overlap import BOUNDARY, OverlapTable, Pairs, check_columns, concat, take
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] 
     import pyarrow.parquet
 
     with atomic_write(path, exclusive=True) as handle:
-        arrow = table.to_arrow().replace_schema_metadata(dict(metadata or {}))
+        arrow = table.to_arrow().replace_schema_metadata({**(metadata or {}), **as_metadata(table.image_ids)})
         pyarrow.parquet.write_table(arrow, handle, compression="zstd")
 
 
@@ -329,6 +330,7 @@ def read_part(path: Path) -> OverlapTable:
 
     # Not read_table: it would take a folder named `a=b` on the way for a column.
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
+        remember(file.schema_arrow.metadata)
         return OverlapTable.from_arrow(file.read(use_threads=False))
 
 
@@ -352,6 +354,7 @@ def _look(path: Path) -> tuple[int, Int, bool]:
 
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
         check_columns(file.schema_arrow)
+        remember(file.schema_arrow.metadata)
         ids = file.read(columns=["image_id"], use_threads=False).column("image_id").to_numpy()
         has_boundary = _has_boundary(file)
     # The rows of an image stand together, so most are like the one above: what is left is sorted in no time.

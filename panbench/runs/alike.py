@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from panbench.base.text import listed
+from panbench.panoptic.image_ids import own_id
 from panbench.runs.definitions import differing_definitions
 from panbench.runs.folder import Run
 from panbench.runs.record import DatasetRecord, RunInfo, plain
@@ -155,7 +156,7 @@ def _files(first: Run, other: Run) -> str | None:
         return None
     what, ids = ("id PNGs", truths) if truths else ("image files", images)
     who = f"{first.name} and {other.name} read different {what} of {len(ids):,} images"
-    return f"{who} ({listed(ids, most=5)}): the files changed between the runs"
+    return f"{who} ({listed(map(own_id, ids), most=5)}): the files changed between the runs"
 
 
 _OF_RUNS: Mapping[str, Callable[[Run, Run], str | None]] = {

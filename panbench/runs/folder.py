@@ -16,6 +16,7 @@ import numpy as np
 from panbench.base.errors import BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.studies import named
+from panbench.panoptic.image_ids import TextId, own_id
 from panbench.panoptic.overlap import GroundTruthFaults, OverlapTable, Pairs
 from panbench.panoptic.parts import ROWS_AT_ONCE, LargeParts, in_order, read_parts, rows_of
 from panbench.panoptic.types import Category
@@ -138,7 +139,7 @@ class Run:
 
     def image_ids(self) -> tuple[int, ...]:
         """`images` as a tuple."""
-        return tuple(self.images.tolist())
+        return tuple(TextId(image) if own_id(image) != image else image for image in self.images.tolist())
 
     def require_images(self, purpose: str) -> None:
         """Raises BadRun for a run without a scored image, with the part that is lost or changed, if that is why.

@@ -10,6 +10,7 @@ from panbench.base.addresses import path_at
 from panbench.base.errors import BadRun
 from panbench.base.files import sha256_of
 from panbench.panoptic.fingerprint import fingerprint_of_files
+from panbench.panoptic.image_ids import image_id_of, own_id
 from panbench.panoptic.types import PanopticSet
 from panbench.runs.folder import Run
 from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON
@@ -37,7 +38,7 @@ def write_predictions_json(run: Run, file_names: Mapping[int, str]) -> Path:
         records = [] if rows is None else rows[["id", "category_id", "area", "score"]].to_dict("records")
         annotations.append(
             {
-                "image_id": image_id,
+                "image_id": own_id(image_id),
                 "file_name": file_name,
                 "segments_info": [
                     {key: value for key, value in record.items() if value == value} for record in records
@@ -51,7 +52,7 @@ def write_predictions_document(
     run: Path, annotations: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]]
 ) -> Path:
     """Writes predictions.json into a run folder, its annotations by ascending image id; its path."""
-    ordered = sorted(annotations, key=lambda each: int(each["image_id"]))
+    ordered = sorted(annotations, key=lambda each: image_id_of(each["image_id"]))
     content = json.dumps({"annotations": ordered, "categories": categories}, ensure_ascii=False, allow_nan=False) + "\n"
     return write_recorded(run, PREDICTIONS_JSON, content.encode())
 

@@ -23,6 +23,7 @@ from panbench.metrics.jackknife import intervals as score_intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
+from panbench.panoptic.image_ids import TextId, image_id_of
 from panbench.panoptic.overlap import (
     Columns,
     OverlapTable,
@@ -81,7 +82,7 @@ class Evaluator:
         pred_segments: Iterable[Mapping[str, Any] | Segment],
         gt_ids: Any,
         gt_segments: Iterable[Mapping[str, Any] | Segment],
-        image_id: int | None = None,
+        image_id: int | str | None = None,
     ) -> None:
         """Adds one image.
 
@@ -305,7 +306,9 @@ class Evaluator:
         return table
 
     def _new_image_id(self, image_id: Any) -> int:
-        number = _integer(image_id, "image_id", -(2**62), 2**62)
+        if isinstance(image_id, str):
+            image_id = image_id_of(image_id)
+        number = image_id if isinstance(image_id, TextId) else _integer(image_id, "image_id", -(2**62), 2**62)
         if number in self._places:
             raise BadArgument(f"image_id {number} was given before. Call reset() before a new pass over the images.")
         return number

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
+from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.overlap import GroundTruthFaults, Mismatches, Segments, by_image, take
 from panbench.panoptic.types import AnnotationColumns
 
@@ -167,7 +168,7 @@ class Plan(Paired):
         """Sentences on input that can be scored but is probably a mistake."""
         gt, pred = self.gt, self.pred
         found = [
-            f"{columns.path}: images {listed(images)} name one {what}. {so}"
+            f"{columns.path}: images {listed(map(own_id, images))} name one {what}. {so}"
             for columns, groups, what, so in (
                 (gt, gt.same_png, "id PNG", "Each image needs its own."),
                 (pred, pred.same_png, "id PNG", "Each image needs its own prediction."),

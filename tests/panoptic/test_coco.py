@@ -185,7 +185,7 @@ BAD = [
     (changed("images.0.id", 7), "annotations name image ids that `images` does not list: 139"),
     (changed("annotations", GOOD["annotations"] * 2), r"annotations\[1\] \(image 139\) repeats an image id"),
     (changed("annotations.0", 5), r"annotations\[0\] must be an object, not int"),
-    (changed("annotations.0.image_id", "139"), r"annotations\[0\]\.image_id must be an integer, not '139'"),
+    (changed("annotations.0.image_id", 1.5), r"annotations\[0\]\.image_id must be an integer, not 1\.5"),
     (changed("annotations.0.segments_info"), r"annotations\[0\] \(image 139\) lacks the key `segments_info`"),
     (changed("annotations.0.segments_info", {}), "segments_info must be a list, not dict"),
     (changed("annotations.0.file_name", "/etc/passwd"), "leaves its folder"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadDataset
+from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.types import PanopticSet
 from panbench.runs import Run
 from panbench.runs.sources import exist, ground_truth
@@ -46,7 +47,7 @@ class DataFiles:
     def file_name(self, image_id: int) -> str:
         """The image's file, relative to the folder of images. Raises BadDataset for an id that the JSON lacks."""
         if image_id not in self.panoptic.images:
-            raise BadDataset(f"{self.panoptic.path} has no image {image_id}.")
+            raise BadDataset(f"{self.panoptic.path} has no image {own_id(image_id)}.")
         return self.panoptic.images[image_id].file_name
 
     def path(self, image_id: int) -> Path:

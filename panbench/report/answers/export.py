@@ -23,6 +23,7 @@ from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import FN, FP, TP
 from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.coco import read_ids
+from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS, PanopticSet
 from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import comparison_row
@@ -88,8 +89,8 @@ def segments_with_verdicts(run: Run) -> pd.DataFrame:
 
 def _parquet(run: Run, out: Path) -> list[Path]:
     tables = {
-        "segments": segments_with_verdicts(run),
-        "overlaps": run.overlaps(),
+        "segments": with_own_ids(segments_with_verdicts(run)),
+        "overlaps": with_own_ids(run.overlaps()),
         "per_category": pq_table(run.matched, run.categories),
     }
     lacks = shortcomings(run)
@@ -114,7 +115,7 @@ def _coco_results(run: Run, out: Path) -> list[Path]:
     isthing = {category.id: category.isthing for category in run.categories}
     results = [
         {
-            "image_id": image_id,
+            "image_id": own_id(image_id),
             "category_id": segment["category_id"],
             "segmentation": segment["segmentation"],
             "bbox": segment["bbox"],
@@ -150,7 +151,7 @@ def _fiftyone(run: Run, out: Path) -> list[Path]:
     ]
     held = set(run.image_ids())
     images = [
-        {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+        {"id": own_id(image.id), "file_name": image.file_name, "height": image.height, "width": image.width}
         for image in truth.images.values()
         if image.id in held
     ]
@@ -162,7 +163,7 @@ def _fiftyone(run: Run, out: Path) -> list[Path]:
                 known = verdicts.get((side, image_id, segment["id"]), {})
                 own = {key: value for key, value in {**segment, **known}.items() if value is not None}
                 annotations.append(
-                    {**own, "id": len(annotations) + 1, "segment_id": segment["id"], "image_id": image_id}
+                    {**own, "id": len(annotations) + 1, "segment_id": segment["id"], "image_id": own_id(image_id)}
                 )
         path = out / f"{name}.json"
         write_json(path, {"images": images, "categories": categories, "annotations": annotations}, indent=None)

@@ -17,6 +17,7 @@ from panbench.metrics.fixes import FixFold
 from panbench.metrics.image_slices import ImageSlices
 from panbench.metrics.matched import Narrowed
 from panbench.metrics.slices import SLICINGS
+from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.fixes import fix_grid, fix_record
 from panbench.report.answers.grid import ABSENT, Grid, percent
@@ -78,8 +79,8 @@ def _how_to_look(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
         return ()
     if predictions_place(run) is None:
         return ("Pictures need predictions, and this run stored none. `panbench eval … --save-predictions` does.",)
-    run_folder = shlex.quote(str(run.path))
-    return (f"To see one: `panbench show side-by-side {run_folder} --image {int(worst['image_id'].iloc[0])}`",)
+    run_folder, image = shlex.quote(str(run.path)), shlex.quote(str(own_id(worst["image_id"].iloc[0])))
+    return (f"To see one: `panbench show side-by-side {run_folder} --image {image}`",)
 
 
 def error_findings(
@@ -122,7 +123,8 @@ def error_findings(
         for name in names
     )
     places = {
-        name: ", ".join(str(image) for image in worst[worst["cause"] == name]["image_id"]) or ABSENT for name in names
+        name: ", ".join(str(own_id(image)) for image in worst[worst["cause"] == name]["image_id"]) or ABSENT
+        for name in names
     }
     total = lost[lost["group"] == "All"]
     pq = float(total["PQ"].iloc[0]) if len(total) else None

@@ -17,6 +17,7 @@ from typing import Any
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.metrics.image_slices import ImageSlices
+from panbench.panoptic.image_ids import image_id_of, typed
 from panbench.runs import Run
 
 __all__ = ["images_of_slice", "read_slices", "slices_for"]
@@ -82,9 +83,11 @@ def _of_json(path: Path, text: str) -> list[ImageSlices]:
 
 def _slices(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
     for slice_name, images in slices.items():
-        if not isinstance(images, list) or not all(type(image) is int for image in images):
+        if not isinstance(images, list) or not all(type(image) in (int, str) for image in images):
             raise BadArgument(f"--slices {path}: the slice {slice_name!r} of {name} must be a list of image ids.")
-    return ImageSlices(name, MappingProxyType({key: frozenset(images) for key, images in slices.items()}))
+    return ImageSlices(
+        name, MappingProxyType({key: frozenset(map(image_id_of, images)) for key, images in slices.items()})
+    )
 
 
 def _of_csv(path: Path, text: str, delimiter: str) -> list[ImageSlices]:
@@ -95,12 +98,12 @@ def _of_csv(path: Path, text: str, delimiter: str) -> list[ImageSlices]:
     found: dict[str, dict[str, set[int]]] = {name: defaultdict(set) for name in columns if name != "image_id"}
     for number, row in enumerate(rows, start=2):
         image = (row["image_id"] or "").strip()
-        if not image.lstrip("-").isdigit():
-            raise BadArgument(f"--slices {path}, line {number}: {image!r} is not an image id.")
+        if not image:
+            raise BadArgument(f"--slices {path}, line {number} has no image id.")
         for name, slices in found.items():
             value = (row.get(name) or "").strip()
             if value:
-                slices[value].add(int(image))
+                slices[value].add(typed(image))
     for name, slices in found.items():
         if len(slices) > MOST_SLICES:
             raise BadArgument(

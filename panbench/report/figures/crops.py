@@ -13,6 +13,7 @@ from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.fixes import SIZES
+from panbench.panoptic.image_ids import own_id
 from panbench.report.answers.fixes import fix_words
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
@@ -123,7 +124,7 @@ def errors_figure(
     titles = [
         (
             fix_words(crop.error.cause, names[crop.error.category_id], crop.error.size),
-            f"+{percent(crop.error.gain)} · image {crop.error.image_id}",
+            f"+{percent(crop.error.gain)} · image {own_id(crop.error.image_id)}",
         )
         for crop in cut
     ]

@@ -24,6 +24,7 @@ from panbench.base.files import atomic_write
 from panbench.base.text import listed
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.photo import decode_rgb
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
@@ -183,7 +184,7 @@ class Pictures(DataFiles):
             photo = read_photo(path, turned=False)
         if photo.shape[:2] != (info.height, info.width):
             raise BadDataset(
-                f"{path} (image {image_id}) is {photo.shape[0]}×{photo.shape[1]} but the JSON says "
+                f"{path} (image {own_id(image_id)}) is {photo.shape[0]}×{photo.shape[1]} but the JSON says "
                 f"{info.height}×{info.width} (height × width)."
             )
         return photo
@@ -212,7 +213,7 @@ class Pictures(DataFiles):
     def _read_truth(self, image_id: int) -> Layer:
         self.file_name(image_id)
         if image_id not in self.panoptic.annotations:
-            raise BadDataset(f"{self.panoptic.path} has no annotation of image {image_id}.")
+            raise BadDataset(f"{self.panoptic.path} has no annotation of image {own_id(image_id)}.")
         info = self.panoptic.images[image_id]
         ids = read_id_png(self.panoptic.png_path(image_id), (info.height, info.width), image_id=image_id)
         return Layer.of("Ground truth", ids, self.panoptic.annotations[image_id].segments)
@@ -267,7 +268,7 @@ class RunPictures:
         if image_id not in judged:
             judged = self._judged = self._verdicts([image_id])
         if image_id not in judged:
-            raise BadRun(f"{self.run.name} has not scored an image {image_id}.")
+            raise BadRun(f"{self.run.name} has not scored an image {own_id(image_id)}.")
         return judged[image_id]
 
     def _verdicts(self, image_ids: Iterable[int]) -> "dict[int, list[Judged]]":

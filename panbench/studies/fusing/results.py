@@ -24,6 +24,7 @@ from panbench.models.candidates import NO_LABEL, Frame, Instances
 from panbench.models.model import LoadedImage, Model
 from panbench.models.rules.panoptic_fpn import PanopticFPN
 from panbench.panoptic.coco import read_panoptic_json
+from panbench.panoptic.image_ids import image_id_of
 from panbench.panoptic.types import Category, ImageInfo, Scene
 from panbench.runs import ModelRecord
 
@@ -46,7 +47,7 @@ def images_to_fuse(path: Path, categories: Sequence[Category] | None) -> Dataset
         raise BadArgument(f"{path} has no panoptic ground truth. Name the predictions' categories with --categories.")
     try:
         infos = [
-            ImageInfo(record["id"], str(record["file_name"]), int(record["height"]), int(record["width"]))
+            ImageInfo(image_id_of(record["id"]), str(record["file_name"]), int(record["height"]), int(record["width"]))
             for record in document["images"]
         ]
     except (KeyError, TypeError, ValueError) as error:
@@ -84,7 +85,8 @@ class InstanceResults:
         unlisted = set()
         for place, record in enumerate(records):
             try:
-                image_id, category_id, score = record["image_id"], record["category_id"], float(record["score"])
+                image_id, category_id = image_id_of(record["image_id"]), record["category_id"]
+                score = float(record["score"])
             except (KeyError, TypeError, ValueError) as error:
                 raise BadDataset(
                     f"{path}: result {place} lacks or has a wrong {error}. Results have image_id, category_id, "

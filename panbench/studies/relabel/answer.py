@@ -20,6 +20,7 @@ from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.metrics.slices import image_statistics
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
+from panbench.panoptic.image_ids import with_own_ids
 from panbench.panoptic.types import GROUPS, Annotation, Category, PanopticPrediction, PanopticSet
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.records import as_records
@@ -147,7 +148,7 @@ class Relabelling:
             answers=[list(answers) for answers in table["answers"]],
         )
         columns = ["image_id", "kind", "score", "segment_id", "label", "suggested", "other"]
-        return named[[*columns, *(name for name in named if name not in columns)]]
+        return with_own_ids(named[[*columns, *(name for name in named if name not in columns)]])
 
     def _ranks(self) -> Grid:
         table = self.changes.runs

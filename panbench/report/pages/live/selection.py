@@ -14,6 +14,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import SLICINGS, image_statistics
+from panbench.panoptic.image_ids import own_id
 from panbench.report.answers import views
 from panbench.report.figures.pictures import Pictures
 from panbench.report.pages.live.errors import ErrorQuery, Errors
@@ -188,7 +189,7 @@ class Selection:
         """The gallery's record of one image. Raises BadArgument for one that the runs lack, BadDataset, BadRun."""
         of_all = self.members[0].folded
         if image_id not in (self._pq.index if of_all is None else of_all.sample.image_ids):
-            raise BadArgument(f"These runs have no image {image_id}.")
+            raise BadArgument(f"These runs have no image {own_id(image_id)}.")
         with self._lock:
             if not any(self._examples.sources):
                 raise BadDataset(" ".join(self._examples.missing))

@@ -21,6 +21,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import write_text
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import for_file
+from panbench.panoptic.image_ids import own_id
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.comparison import standing as standing_of
@@ -114,7 +115,7 @@ def report_page(
     held = members[0].matched.image_ids if members[0].folded is None else members[0].folded.sample.image_ids
     unknown_ids = np.setdiff1d(np.array(image_ids, np.int64), held).tolist()
     if unknown_ids:
-        raise BadArgument(f"--image {unknown_ids[0]}: the runs have no image with this id.")
+        raise BadArgument(f"--image {own_id(unknown_ids[0])}: the runs have no image with this id.")
     per_image = views.per_image(members, image_ids)
     most = EXAMPLES if examples is None else examples
     drawn = bool(most or image_ids)
