@@ -41,12 +41,10 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
     with console.Bars(lines=True) as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.several import check_models, evaluate_models, what_runs
+        from panbench.evaluation.several import check_before, evaluate_models, what_runs
         from panbench.evaluation.tools.doctor import unused_gpu
 
-        failures = check_models(work.specs, work.dataset, work.folders, work.opening, work.options, bars, work.rules)
-    for spec, error in failures.items():
-        console.note(f"{spec.name} will fail, the other models run: {error}")
+        check_before(work.dataset, work.folders, work.opening, work.options, work.rules)
     console.say(what_runs(work.specs, work.dataset, work.opening, work.options))
     if request.device == "auto" and (reason := unused_gpu()) is not None:
         console.note(reason)

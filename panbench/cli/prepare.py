@@ -75,7 +75,7 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         specs = [renamed(specs[0], request.name)]
 
     def check(categories: "Sequence[Category]") -> None:
-        if options.category_map is None:
+        if not any(study.maps_categories for study in studies):
             _refuse_other_categories(request, specs, categories)
 
     if data == "coco":

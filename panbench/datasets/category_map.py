@@ -18,7 +18,7 @@ import numpy as np
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.panoptic.idmap import count_ids
-from panbench.panoptic.types import VOID, Category, PanopticPrediction, Segment
+from panbench.panoptic.types import VOID, Category, IdMap, PanopticPrediction, Segment
 
 
 @dataclass(frozen=True)
@@ -114,36 +114,41 @@ def recorded_map(
 
 
 def map_prediction(prediction: PanopticPrediction, category_map: CategoryMap) -> PanopticPrediction:
-    """A prediction in the dataset's categories, with the ids it had.
+    """A prediction in the dataset's categories, with the ids it had (`map_segments`); areas are counted."""
+    segments = [(segment.id, segment.category_id, segment.score or 0.0) for segment in prediction.segments]
+    ids, areas = map_segments(prediction.ids, segments, category_map)
+    kept = tuple(
+        Segment(segment.id, category_map.ids[segment.category_id], areas[segment.id], score=segment.score)
+        for segment in prediction.segments
+        if segment.id in areas
+    )
+    return PanopticPrediction(prediction.image_id, ids, kept)
 
-    Segments of unmapped categories become void. Segments mapped to the same stuff category become one, with the id
-    and score of the best of them; areas are counted.
+
+def map_segments(
+    ids: IdMap, segments: Sequence[tuple[int, int, float]], category_map: CategoryMap
+) -> tuple[IdMap, dict[int, int]]:
+    """The id map without segments of unmapped categories, which become void, and the areas of those that are left.
+
+    segments: id, source category and score of each. Those mapped to the same stuff category become one, with the id of
+    the best of them.
     """
     isthing = {category.id: category.isthing for category in category_map.target}
     new_id: dict[int, int] = {}
-    kept: dict[int, Segment] = {}
     stuff: dict[int, int] = {}
-    for segment in sorted(prediction.segments, key=lambda segment: -(segment.score or 0.0)):
-        target = category_map.ids.get(segment.category_id)
+    for segment_id, category, _ in sorted(segments, key=lambda segment: -segment[2]):
+        target = category_map.ids.get(category)
         if target is None:
-            new_id[segment.id] = VOID
-        elif not isthing[target] and target in stuff:
-            new_id[segment.id] = stuff[target]
+            new_id[segment_id] = VOID
+        elif isthing[target]:
+            new_id[segment_id] = segment_id
         else:
-            new_id[segment.id] = segment.id
-            kept[segment.id] = Segment(segment.id, target, 0, score=segment.score)
-            if not isthing[target]:
-                stuff[target] = segment.id
-    values, inverse = np.unique(prediction.ids, return_inverse=True)
+            new_id[segment_id] = stuff.setdefault(target, segment_id)
+    values, inverse = np.unique(ids, return_inverse=True)
     lookup = np.array([new_id.get(int(value), VOID) for value in values], np.int32)
-    ids = lookup[inverse].reshape(prediction.ids.shape)
-    areas = count_ids(ids)
-    segments = tuple(
-        Segment(segment.id, segment.category_id, areas[segment.id], score=segment.score)
-        for segment in (kept[item.id] for item in prediction.segments if item.id in kept)
-        if segment.id in areas
-    )
-    return PanopticPrediction(prediction.image_id, ids, segments)
+    mapped = lookup[inverse].reshape(ids.shape)
+    areas = count_ids(mapped)
+    return mapped, {segment_id: areas[segment_id] for segment_id, _, _ in segments if segment_id in areas}
 
 
 def shipped_maps() -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """How an evaluation is done: `EvaluateOptions`, and `StudyOptions` for what studies add to it. It needs no torch."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,10 @@ from panbench.base.studies import added
 if TYPE_CHECKING:
     from panbench.catalog import ModelSpec
     from panbench.datasets import Dataset
-    from panbench.datasets.category_map import CategoryMap
-    from panbench.evaluation.listeners import Listener
+    from panbench.evaluation.sinks import Sink
     from panbench.models.model import Model
     from panbench.models.rules import Rule
-    from panbench.runs import RunWriter
+    from panbench.runs import RunInfo, RunWriter
 
 __all__ = [
     "DEFAULTS",
@@ -32,14 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass of a model over a dataset, for those who join it.
-
-    category_of: the dataset's category id of each of the model's labels that has one
-    """
+    """One pass of a model over a dataset, for those who join it."""
 
     model: "Model"
     dataset: "Dataset"
-    category_of: Mapping[int, int]
     options: "EvaluateOptions"
     reporter: Reporter
 
@@ -50,11 +44,13 @@ class Joined:
 
     settings: stored in `arguments` of run.json; a resumed run must have the same ones. Values are None where the study
         is not asked for: then runs from before the study can still be resumed.
-    listen: makes the listener of the pass from the writers of its runs
+    sink: makes, from the writers of the pass's runs, what takes the model's outputs
+    record: further fields of run.json, by their names in `RunInfo`
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    listen: "Callable[[Sequence[RunWriter]], Listener] | None" = None
+    sink: "Callable[[Sequence[RunWriter]], Sink] | None" = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 class StudyOptions:
@@ -81,15 +77,28 @@ class StudyOptions:
         """The options of the core with what this study asks of them, on the command line."""
         return options
 
+    @property
+    def maps_categories(self) -> bool:
+        """Whether the study brings the model's categories to the dataset's, so that they may differ."""
+        return False
+
     def check_models(self, specs: "Sequence[ModelSpec]") -> None:
         """Raises BadArgument for models that the study cannot run; called before torch is loaded."""
 
     def check(self, dataset: "Dataset") -> None:
         """Raises BadArgument when the options do not fit the dataset; called before torch is loaded."""
 
-    def wrapped(self, model: "Model") -> "Model":
-        """The model to evaluate in place of `model`, such as one that sees several views of each image."""
+    def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
+        """The model to evaluate in place of `model`, such as one that sees several views of each image.
+
+        Studies wrap in their order. Raises BadArgument for a model that does not fit.
+        """
         return model
+
+    @classmethod
+    def of_run(cls, info: "RunInfo") -> "StudyOptions | None":
+        """The options with which a run is fused again as it was evaluated; None where this study plays no part."""
+        return None
 
     def beside(
         self, model: "Model", folders: "Mapping[Rule, Path]", options: "EvaluateOptions"
@@ -135,7 +144,6 @@ class EvaluateOptions:
     save_predictions: also write predictions/ and predictions.json
     unscored: run images without ground truth although nothing of them is kept: for their time
     skip_bad_images: leave out images that do not decode, instead of stopping; the run says so
-    category_map: a JSON, the name of a shipped one, or a map, by which a model of other categories is evaluated
     command: the command line, for run.json
     keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
     half_precision: store it in half precision: maps that are fused from it may differ
@@ -150,7 +158,6 @@ class EvaluateOptions:
     save_predictions: bool = False
     unscored: bool = False
     skip_bad_images: bool = False
-    category_map: "str | os.PathLike[str] | CategoryMap | None" = None
     command: tuple[str, ...] = ()
     keep_candidates: bool = False
     half_precision: bool = False

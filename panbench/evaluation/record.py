@@ -13,7 +13,6 @@ from panbench.base.addresses import is_elsewhere
 from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
-from panbench.datasets.category_map import CategoryMap
 from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.evaluation.prediction_names import png_name
@@ -23,7 +22,6 @@ from panbench.panoptic.image_ids import own_id
 from panbench.runs import (
     CANDIDATES,
     PREDICTIONS,
-    CategoryMapRecord,
     DatasetRecord,
     DeviceRecord,
     FileHashes,
@@ -46,14 +44,10 @@ def first_record(
     dataset: Dataset,
     arguments: dict[str, Any],
     command: Sequence[str],
-    mapping: CategoryMap | None,
     rule: Rule,
 ) -> RunInfo:
     """The record of a run before its first image."""
     device, described, running = model.device, rule.describe(model.describe()), way_of_running(model)
-    if mapping is not None:
-        # What is published was measured in the model's own categories.
-        described = replace(described, published=None)
     return RunInfo(
         model=described,
         # Fusing again gives a stored model another rule; `paper` is then its own.
@@ -69,7 +63,6 @@ def first_record(
             n_images=dataset.n_images,
             has_ground_truth=dataset.has_ground_truth,
         ),
-        category_map=None if mapping is None else _map_record(mapping, model),
         categories=tuple(dataset.categories),
         arguments=arguments,
         versions={**provenance.versions(), **model.versions},
@@ -86,21 +79,9 @@ def first_record(
     )
 
 
-def _map_record(mapping: CategoryMap, model: Model) -> CategoryMapRecord:
-    """The category map in words."""
-    named = {category.id: category.name for category in mapping.target}
-    return CategoryMapRecord(
-        name=mapping.name,
-        categories={model.class_names[label]: named[target] for label, target in mapping.ids.items()},
-        unmapped_model=(*mapping.dropped, *mapping.unmapped_source),
-        unmapped_dataset=tuple(mapping.unmapped_target),
-    )
-
-
 def resume_settings(
     model: Model,
     dataset: Dataset,
-    mapping: CategoryMap | None,
     options: EvaluateOptions,
     rule: Rule,
     joined: Sequence[Joined],
@@ -117,7 +98,6 @@ def resume_settings(
         "images_sha256": _order_sha256(dataset),
         "device": model.device.type,
         "exif": dataset.exif,
-        **_map_settings(mapping),
         **running,
         **rule.settings,
         "definitions": definitions_in_words(current_definitions(described, running)),
@@ -132,14 +112,6 @@ def resume_settings(
 def _order_sha256(dataset: Dataset) -> str:
     """The SHA-256 of the image ids in their order, by which a resumed run knows its images."""
     return hashlib.sha256(json.dumps([scene.image.id for scene in dataset.scenes]).encode()).hexdigest()
-
-
-def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
-    """What a resumed run's category map must equal: its name, and a hash of the mapping."""
-    if mapping is None:
-        return {"category_map": None, "category_map_sha256": None}
-    pairs = json.dumps(sorted(mapping.ids.items())).encode()
-    return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
 
 
 def refuse_other_settings(run: Run, settings: Mapping[str, Any], batch_size: int | str | None) -> None:
@@ -207,21 +179,22 @@ def changed_candidates(run: Run) -> list[str]:
 
 def close_run(
     writer: RunWriter,
-    dataset: Dataset,
     report: Report,
-    target: int,
+    own: Mapping[str, float],
+    dataset: Dataset | None,
     reporter: Reporter,
     status: str,
     error: str | None,
 ) -> Run:
     """Writes the last state of a run: what was scored, in all sittings, and how long it took.
 
-    target: which of the loop's targets the run is
+    own: the seconds by stage that this run took beside those of the loop
+    dataset: of which photographs with a surprise are reported; None for none
     """
     run = Run(writer.info, writer.path)
     scored, expected = len(run.images), writer.info.images.expected or 0
-    before = writer.info.seconds
-    seconds = {stage: (getattr(before, stage) or 0.0) + spent for stage, spent in report.seconds[target].items()}
+    before, spent_now = writer.info.seconds, {**report.seconds, **own}
+    seconds = {stage: (getattr(before, stage) or 0.0) + spent for stage, spent in spent_now.items()}
     # What could not be read once may have been repaired and scored since.
     held = frozenset(run.images.tolist())
     skipped = {**writer.info.images.skipped_ids, **report.skipped}
@@ -230,7 +203,7 @@ def close_run(
     if faults is not None and faults.notice and status == "done":
         reporter.notice(faults.notice)
     files = run.files
-    if status == "done" and target == 0:
+    if status == "done" and dataset is not None:
         for sentence in _photograph_notices(files, dataset):
             reporter.notice(sentence)
     return writer.finish(
@@ -282,8 +255,7 @@ def _speed(report: Report) -> dict[str, float]:
 
     A sitting of too few batches for a rate leaves the one of the sitting before it.
     """
-    # Several rules that share a forward pass have no speed of their own.
-    if len(report.seconds) > 1 or report.rate is None:
+    if report.rate is None:
         return {}
     names = {"mean": "images_per_second", "low": "images_per_second_low", "high": "images_per_second_high"}
     return {name: round(getattr(report.rate, part), 4) for part, name in names.items()}

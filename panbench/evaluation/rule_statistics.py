@@ -26,7 +26,7 @@ from panbench.metrics.matched import Matched
 from panbench.metrics.slices import ImageStatistics, image_statistics
 from panbench.metrics.tuning import joined
 from panbench.models.candidates import Candidates, Instances
-from panbench.models.predict import CategoryIds
+from panbench.models.labels import CategoryIds
 from panbench.models.rules import Rule, SettledMap
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table

@@ -4,13 +4,13 @@ import re
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from panbench.base import program, provenance
 from panbench.base.download import require_space
-from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
+from panbench.base.errors import BadArgument, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.base.shards import Shard
 from panbench.catalog import ModelSpec
@@ -20,14 +20,10 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
 
-if TYPE_CHECKING:
-    from panbench.models.model import Model
-    from panbench.models.rules import Rule
-
 __all__ = [
     "Opening",
     "Outcome",
-    "check_models",
+    "check_before",
     "evaluate_models",
     "run_folders",
     "run_models",
@@ -101,23 +97,12 @@ def run_folders(
     return folders
 
 
-def check_models(
-    specs: Sequence[ModelSpec],
-    dataset: Dataset,
-    folders: Sequence[Path],
-    opening: Opening,
-    options: EvaluateOptions,
-    reporter: Reporter,
-    rules: Sequence[str] = (),
-) -> dict[ModelSpec, Exception]:
-    """Everything that would stop a model of several hours later, looked at before the first one runs.
-
-    Raises what would stop any model: device, precision, no purpose, categories that do not fit, a full disk. Of several
-    models, those that cannot be built or loaded are returned with their error, so that the others can run.
-    """
+def check_before(
+    dataset: Dataset, folders: Sequence[Path], opening: Opening, options: EvaluateOptions, rules: Sequence[str] = ()
+) -> None:
+    """Raises what would stop any model, before one is opened: device, precision, rules, no purpose, a full disk."""
     with program.importing():
-        from panbench.evaluation.evaluate import fit_categories, refuse_unfit, refuse_without_purpose
-        from panbench.evaluation.shown import rules_of
+        from panbench.evaluation.fits import refuse_without_purpose
         from panbench.models.devices import check_precision, choose_device
         from panbench.models.rules import PAPER, parse_rule
 
@@ -131,31 +116,6 @@ def check_models(
     needed = len(dataset.scenes) * _BYTES_AN_IMAGE + pixels // _PIXELS_A_BYTE
     n_runs = len(folders) * (1 + sum(study.further_runs for study in options.studies))
     require_space(folders[0], needed * n_runs, "Storing the runs" if n_runs > 1 else "Storing the run")
-    failures: dict[ModelSpec, Exception] = {}
-    if len(specs) == 1:
-        # It is opened at once, which is the same check.
-        return failures
-    misfits = []
-    for spec in specs:
-        reporter.status(f"Checking {spec.title}")
-        try:
-            # On the CPU: the models are not in each other's way on a device.
-            model = opened_model(spec, replace(opening, device="cpu", precision="fp32", compiled=False), reporter)
-        except Exception as error:
-            traceback.clear_frames(error.__traceback__)
-            failures[spec] = error
-            continue
-        try:
-            fit_categories(model, dataset, options.category_map)
-            for chosen in rules_of(model, rules):
-                refuse_unfit(chosen, model)
-        except PanbenchError as error:
-            misfits.append(str(error))
-    if misfits:
-        raise BadModel(" ".join(misfits))
-    if len(failures) == len(specs):
-        raise next(iter(failures.values()))
-    return failures
 
 
 def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: EvaluateOptions) -> str:
@@ -206,29 +166,21 @@ def evaluate_models(
     reporters: makes the reporter of one evaluation
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
-    from panbench.evaluation.evaluate import evaluate_rules, run_further, with_those_beside
+    from panbench.evaluation.evaluate import evaluate_rules
+    from panbench.evaluation.shown import as_asked, run_further, with_those_beside
 
     of_each = len(rules) or 1
 
     def run(index: int, spec: ModelSpec) -> list[Run]:
         own = folders[index * of_each : (index + 1) * of_each]
         with reporters() as reporter:
-            chosen, model = _asked_model(spec, opening, rules, options, reporter)
+            chosen, model = as_asked(opened_model(spec, opening, reporter), dataset, rules, options)
             clean = dict(zip(chosen, own, strict=True))
             runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, reporter)
             run_further(model, dataset, clean, options, reporter)
             return runs
 
     return _in_turn(specs, run, finished)
-
-
-def _asked_model(
-    spec: ModelSpec, opening: Opening, rules: Sequence[str], options: EvaluateOptions, reporter: Reporter
-) -> "tuple[Sequence[Rule], Model]":
-    """The rules that are asked for, and the model as it is shown."""
-    from panbench.evaluation.shown import as_asked
-
-    return as_asked(opened_model(spec, opening, reporter), rules, options)
 
 
 def run_models(

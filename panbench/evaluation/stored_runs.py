@@ -14,15 +14,14 @@ import torch
 
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.studies import added
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.datasets.category_map import recorded_map
 from panbench.datasets.coco import dataset_of_set
-from panbench.evaluation.evaluate import refuse_unfit
+from panbench.evaluation.fits import refuse_unfit
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Candidates, Instances
 from panbench.models.model import LoadedImage, Model
-from panbench.models.predict import labels_as_categories
 from panbench.models.rules import Rule, parse_rule
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.types import Exif, Scene
@@ -133,12 +132,7 @@ def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
     return replace(dataset, name=record.name or dataset.name).with_exif(exif)
 
 
-def as_evaluated(run: Run, model: Model, dataset: Dataset, options: EvaluateOptions) -> EvaluateOptions:
-    """The options with the category map, if any, that the run was evaluated with."""
-    record = run.info.category_map
-    if record is None:
-        return options
-    return replace(
-        options,
-        category_map=recorded_map(record.name, record.categories, labels_as_categories(model), dataset.categories),
-    )
+def as_evaluated(run: Run, options: EvaluateOptions) -> EvaluateOptions:
+    """The options, with those of studies by which the run was evaluated and has to be fused again: a category map."""
+    again = [each for kind in added("options", "eval").values() if (each := kind.of_run(run.info)) is not None]
+    return replace(options, studies=(*options.studies, *again))

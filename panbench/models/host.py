@@ -93,6 +93,12 @@ class HostedModel(Model):
         model.adapter, model._as_its_processor = other, True
         return model
 
+    def scaled(self, factor: float) -> Model:
+        """The same network on images `factor` times as large. Raises BadArgument for one of a fixed size."""
+        other = copy.copy(self)
+        other.adapter = self.adapter.scaled(factor)
+        return other
+
     def describe(self) -> ModelRecord:
         """The model's entry in run.json: name, weights and their hash, parameters."""
         spec, checkpoint = self.spec, self.checkpoint

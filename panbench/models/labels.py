@@ -1,7 +1,7 @@
 """What the labels of models mean: names and things of the datasets that panbench knows."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from panbench.base.errors import BadModel
@@ -12,6 +12,7 @@ from panbench.datasets.shapes import CATEGORIES as SHAPES
 from panbench.panoptic.types import Category
 
 __all__ = [
+    "CategoryIds",
     "coco_labels",
     "is_unnamed",
     "known_labels",
@@ -21,6 +22,9 @@ __all__ = [
     "refuse_other_names",
     "spelt_as",
 ]
+
+CategoryIds = Sequence[int] | Mapping[int, int]
+"""The dataset's category id of each label of a model."""
 
 _ALSO_CALLED = {
     "airplane": "plane",

@@ -21,9 +21,10 @@ from torch import Tensor
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import Output
-from panbench.models.rules import Rule
+from panbench.models.labels import CategoryIds, match_categories
+from panbench.models.rules import Fused, Rule, SettledMap
 from panbench.panoptic.photo import PhotoFacts
-from panbench.panoptic.types import ImageInfo, Scene
+from panbench.panoptic.types import Category, ImageInfo, Scene
 from panbench.runs import ModelRecord
 
 __all__ = ["REQUIRED", "LoadedImage", "Model", "Wrapped", "adopted", "way_of_running"]
@@ -109,6 +110,21 @@ class Model(ABC):
         """Images for which this is equal may share a batch; by default those of one size."""
         return image.height, image.width
 
+    def settle(self, fused: Fused, rule: Rule) -> SettledMap:
+        """The id map and segments of a map that a rule fused, on the host. Raises NonFiniteOutput."""
+        return rule.settle(fused)
+
+    def category_ids(self, categories: Sequence[Category]) -> CategoryIds:
+        """The dataset's category id of each label. Raises BadModel, showing the difference, when names do not match."""
+        if not self.class_names:
+            # A model without categories of its own answers in the dataset's ids.
+            return {category.id: category.id for category in categories}
+        return match_categories(self.spec.title, self.class_names, self.isthing, categories)
+
+    def scaled(self, factor: float) -> "Model":
+        """The model on images `factor` times as large. Raises BadArgument where that cannot be done."""
+        raise BadArgument(f"{self.spec.title} is not a network alone, and --size needs one.")
+
     def attend(self, scene: Scene, **wishes: Any) -> Any:
         """What queries attend to in an image, as panoptic.attention's records. Raises BadModel without queries."""
         raise BadModel(f"{self.spec.title} shows no attention: panbench does not know where its queries look.")
@@ -170,6 +186,14 @@ class Wrapped(Model):
         """The inner model's."""
         return self.inner.batch_key(image)
 
+    def settle(self, fused: Fused, rule: Rule) -> SettledMap:
+        """The map as the inner model settles it."""
+        return self.inner.settle(fused, rule)
+
+    def category_ids(self, categories: Sequence[Category]) -> CategoryIds:
+        """The inner model's."""
+        return self.inner.category_ids(categories)
+
     def attend(self, scene: Scene, **wishes: Any) -> Any:
         """What the inner model's queries looked at."""
         return self.inner.attend(scene, **wishes)
@@ -199,7 +223,10 @@ REQUIRED = ("class_names", "isthing", "device", "rule", "spec", "describe", "loa
 """The members that every model defines."""
 
 _OPTIONAL = frozenset(
-    {"versions", "settings", "paper", "stated_rules", "load_pixels", "batch_key", "attend", "plant_segments"}
+    {
+        *("versions", "settings", "paper", "stated_rules", "load_pixels", "batch_key", "settle", "category_ids"),
+        *("attend", "plant_segments"),
+    }
 )
 
 

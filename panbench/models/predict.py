@@ -1,20 +1,18 @@
 """From a model's answers to the dataset's terms: labels to categories, single images, and photographs of any kind."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from panbench.base.errors import BadDataset, BadModel
-from panbench.models.labels import known_labels, match_categories
+from panbench.models.labels import CategoryIds, known_labels
 from panbench.models.model import Model
 from panbench.models.rules import Rule, SettledMap, fuse
 from panbench.panoptic.types import Category, Exif, ImageInfo, PanopticPrediction, Scene, Segment
 
 __all__ = [
-    "CategoryIds",
-    "category_ids",
     "labels_as_categories",
     "model_categories",
     "predict",
@@ -23,9 +21,6 @@ __all__ = [
     "segment",
 ]
 
-CategoryIds = Sequence[int] | Mapping[int, int]
-"""The dataset's category id of each label."""
-
 
 def predict(model: Model, scene: Scene, ids: CategoryIds, rule: Rule | None = None) -> PanopticPrediction:
     """The panoptic map of a single image, by a rule or by the model's own. Raises NonFiniteOutput."""
@@ -33,7 +28,7 @@ def predict(model: Model, scene: Scene, ids: CategoryIds, rule: Rule | None = No
     (fused,) = fuse(model.candidates([model.load(scene)]), rule)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
-    return prediction_of(scene.image.id, rule.settle(fused), ids)
+    return prediction_of(scene.image.id, model.settle(fused, rule), ids)
 
 
 def prediction_of(image_id: int, settled: SettledMap, ids: CategoryIds) -> PanopticPrediction:
@@ -50,14 +45,6 @@ def prediction_of(image_id: int, settled: SettledMap, ids: CategoryIds) -> Panop
         raise BadModel(f"The model gives a label beyond its {len(ids)} categories on image {image_id}.")
     named = tuple(Segment(each.id, ids[each.label], each.area, score=each.score) for each in segments)
     return PanopticPrediction(image_id, id_map, named)
-
-
-def category_ids(model: Model, categories: Sequence[Category]) -> CategoryIds:
-    """The dataset's category id of each label. Raises BadModel, showing the difference, when names do not match."""
-    if not model.class_names:
-        # A model without categories of its own answers in the dataset's ids.
-        return {category.id: category.id for category in categories}
-    return match_categories(model.spec.title, model.class_names, model.isthing, categories)
 
 
 def labels_as_categories(model: Model) -> list[Category]:

@@ -42,7 +42,7 @@ from panbench.evaluation.tools.benchmark import count_flops
 from panbench.models.host import HostedModel
 from panbench.models.labels import coco_labels
 from panbench.models.opening import open_model
-from panbench.models.predict import category_ids, prediction_of
+from panbench.models.predict import prediction_of
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
 from panbench.models.transformers.adapter import TransformersAdapter
@@ -234,7 +234,7 @@ def ours_side(task: Task) -> Callable[[], dict[str, Any]]:
 def plain_side(task: Task) -> Callable[[], dict[str, Any]]:
     """The same network in a plain loop: read, forward pass, fusion and scoring of one image after the other."""
     model = opened(task, speedups=False)
-    ids = category_ids(model, task.dataset.categories)
+    ids = model.category_ids(task.dataset.categories)
 
     def run() -> dict[str, Any]:
         began = time.perf_counter()

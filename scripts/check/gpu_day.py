@@ -38,7 +38,7 @@ from panbench.evaluation.tools.benchmark import Row, benchmark, share_that_diffe
 from panbench.models import feeding
 from panbench.models.mmdet import operators
 from panbench.models.opening import open_model, resolve_weights
-from panbench.models.predict import category_ids, prediction_of
+from panbench.models.predict import prediction_of
 from panbench.models.rules import fuse
 from scripts.make import tiny_networks
 
@@ -174,7 +174,7 @@ def _parity_of_large(day: Day) -> dict[str, Any]:
     """Maps of two images on the device and on the CPU, from the same random weights."""
     here, there = _planted(day, torch.device("cpu")), _planted(day, day.device, precision="ieee")
     dataset = generated_dataset(here.class_names, here.isthing, size=day.size, count=2)
-    ids = category_ids(here, dataset.categories)
+    ids = here.category_ids(dataset.categories)
     shares = [share_that_differs(*(_map_of(model, scene, ids) for model in (here, there))) for scene in dataset.scenes]
     return {"model": day.large[0], "pixels that differ": float(np.mean(shares)), "good": float(np.mean(shares)) <= 1e-3}
 
@@ -253,7 +253,7 @@ def parity(day: Day, rows: Rows) -> None:
 
 def _maps(model: Any, dataset: Any, batch_size: int) -> list[Any]:
     """The model's maps of all images, so many at a time."""
-    ids, found = category_ids(model, dataset.categories), []
+    ids, found = model.category_ids(dataset.categories), []
     for start in range(0, len(dataset.scenes), batch_size):
         scenes = dataset.scenes[start : start + batch_size]
         fused = fuse(model.candidates([model.load(scene) for scene in scenes]), model.rule)

@@ -188,7 +188,7 @@ MUTANTS = (
     Mutant(
         "changed_files_resumed",
         "--resume refuses images that changed since they were read",
-        "panbench/evaluation/sitting.py",
+        "panbench/evaluation/run_folders.py",
         "        if changed := changed_files(run, self._dataset):",
         "        if False and (changed := changed_files(run, self._dataset)):",
         ("tests/evaluation/test_evaluate.py::test_resume_refuses_files_that_changed",),

@@ -20,8 +20,9 @@ import torch
 from panbench.base.files import write_text
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
-from panbench.evaluation.evaluate import as_shown, evaluate
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.shown import as_shown
 from panbench.models.opening import open_model
 from panbench.report.answers.grid import as_markdown
 from panbench.report.answers.tables import comparison_row, labels
@@ -47,7 +48,7 @@ def run_of(name: str, kind: str, out: Path, again: bool) -> Path:
         model = open_model(find_model(name))
         if not times.exists():
             evaluate(model, dataset, home, EvaluateOptions(resume=home.is_dir(), studies=(study,)))
-        shown = as_shown(model, EvaluateOptions(studies=(study,)))
+        shown = as_shown(model, dataset, EvaluateOptions(studies=(study,)))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         if kind == "layers":

@@ -16,7 +16,7 @@ from panbench.datasets import shapes
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.tools import benchmark as bench
 from panbench.models.opening import open_model
-from panbench.models.predict import category_ids, predict
+from panbench.models.predict import predict
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import PanopticPrediction, Segment
 from panbench.scoring.folder import score_folder
@@ -91,7 +91,7 @@ def test_planted_segments_survive_in_an_untrained_model(name):
     model = open_model(find_model(name), weights="random", device=CPU)
     dataset = generated_dataset(model.class_names, model.isthing, size=(96, 128), count=1)
     undo = model.plant_segments(6)
-    ids = category_ids(model, dataset.categories)
+    ids = model.category_ids(dataset.categories)
     planted = predict(model, dataset.scenes[0], ids)
     # Panoptic FPN's instances cover the image; stuff between them may add segments.
     assert len(planted.segments) >= 6

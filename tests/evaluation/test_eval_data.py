@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Recorder, evaluated, ran, refused
+from support import evaluated, ran, refused
 
-from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, BadRun
-from panbench.base.reporter import Silent, Unit
+from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset
+from panbench.base.reporter import Silent
 from panbench.catalog import ModelSpec, find_model
-from panbench.datasets import Dataset, fetch, open_dataset, shapes
+from panbench.datasets import fetch, open_dataset, shapes
 from panbench.evaluation.tools.benchmark import benchmark
 from panbench.evaluation.tools.photographs import segment_photographs
-from panbench.report.answers.tables import comparison_row
-from panbench.runs import CategoryMapRecord, load_run
-from panbench.scoring.folder import score_folder
+from panbench.runs import load_run
 from panbench.weights import weights_path
 from scripts.make.coco_mimic import FaultServer, Mimic, build_mimic
 
@@ -275,99 +273,3 @@ def _scores(value: object) -> Iterator[object]:
                 yield from _scores(item)
             elif key.startswith(("PQ", "SQ", "RQ", "mIoU", "mean_", "pixel_", "fwIoU", "IoU", "Dice")):
                 yield item
-
-
-# A model of other categories.
-
-# Shapes as somebody else might have labelled them: two kinds of thing in one, the grounds in one, a few unknown.
-NAMES = {"ball": "disc", "box": "polygon", "triangle": "polygon", "sky": "air", "grass": "ground", "sand": "ground"}
-THEIRS = [
-    {"id": 11, "name": "disc", "isthing": 1, "supercategory": ""},
-    {"id": 12, "name": "polygon", "isthing": 1, "supercategory": ""},
-    {"id": 13, "name": "cloud", "isthing": 1, "supercategory": ""},
-    {"id": 21, "name": "air", "isthing": 0, "supercategory": ""},
-    {"id": 22, "name": "ground", "isthing": 0, "supercategory": ""},
-]
-
-
-@pytest.fixture(scope="module")
-def theirs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The scenes in somebody else's categories; what these lack is not labelled."""
-    root = tmp_path_factory.mktemp("theirs") / "theirs"
-    gt = renamed(scenes, root)
-    document = json.loads(gt.read_text())
-    name_of = {category["id"]: category["name"] for category in document["categories"]}
-    id_of = {category["name"]: category["id"] for category in THEIRS}
-    for annotation in document["annotations"]:
-        kept = [item for item in annotation["segments_info"] if name_of[item["category_id"]] in NAMES]
-        for item in kept:
-            item["category_id"] = id_of[NAMES[name_of[item["category_id"]]]]
-        annotation["segments_info"] = kept
-    gt.write_text(json.dumps({**document, "categories": THEIRS}))
-    return open_dataset(root)
-
-
-@pytest.fixture
-def mapping(tmp_path: Path) -> Path:
-    path = tmp_path / "to_theirs.json"
-    path.write_text(json.dumps({"from": "shapes", "to": "theirs", "categories": {**NAMES, "brick": None}}))
-    return path
-
-
-def test_a_model_of_other_categories_is_refused_and_told_of_the_map(theirs, tmp_path):
-    with pytest.raises(BadModel, match="--category-map"):
-        evaluated(TINY, theirs, tmp_path / "run")
-
-
-def test_a_map_to_new_names_and_ids_changes_no_number(scenes, tmp_path):
-    ours = open_dataset(scenes)
-    gt = renamed(scenes, tmp_path / "renamed")
-    document = json.loads(gt.read_text())
-    for category in document["categories"]:
-        category.update(id=category["id"] + 1000, name=category["name"].upper())
-    for annotation in document["annotations"]:
-        for segment in annotation["segments_info"]:
-            segment["category_id"] += 1000
-    gt.write_text(json.dumps(document))
-    names = {category["name"]: category["name"].upper() for category in shapes.CATEGORIES}
-    (tmp_path / "map.json").write_text(json.dumps({"categories": names}))
-    mapped = evaluated(TINY, open_dataset(tmp_path / "renamed"), tmp_path / "run", category_map=tmp_path / "map.json")
-    assert mapped.summary() == evaluated(TINY, ours, tmp_path / "own").summary()
-
-
-def test_a_mapped_run_scores_what_it_saves_and_says_what_was_mapped(theirs, mapping, tmp_path):
-    recorder = Recorder()
-    run = evaluated(TINY, theirs, tmp_path / "run", recorder, category_map=mapping, save_predictions=True)
-    summary = run.summary()
-    assert summary["All"]["PQ"] > 0.4, "the model is trained on such scenes"
-    assert score_folder(theirs.gt, tmp_path / "run" / "predictions.json").summary() == summary
-
-    info = run.info
-    assert info.category_map == CategoryMapRecord("to_theirs", NAMES, ("brick", "ring", "star"), ("cloud",))
-    assert info.arguments["category_map"] == "to_theirs"
-    assert info.model.published is None
-    assert [sentence for sentence in recorder.notices if "cloud" in sentence] == [
-        "No prediction can be of these categories of the dataset: cloud."
-    ]
-    assert sum("brick, ring, star" in sentence for sentence in recorder.notices) == 1
-    assert comparison_row(run).notes == (
-        "the model's categories were mapped to the dataset's by to_theirs, 1 of 5 of which it cannot predict",
-    )
-
-
-def test_a_run_is_not_resumed_through_another_map(theirs, mapping, tmp_path, monkeypatch):
-    class Stop(Silent):
-        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluated(TINY, theirs, tmp_path / "run", Stop(), category_map=mapping)
-    document = json.loads(mapping.read_text())
-    document["categories"]["ring"] = "disc"
-    changed = tmp_path / "changed" / mapping.name
-    changed.parent.mkdir()
-    changed.write_text(json.dumps(document))
-    with pytest.raises(BadRun, match="category_map_sha256 was"):
-        evaluated(TINY, theirs, tmp_path / "run", category_map=changed, resume=True)
-    whole = evaluated(TINY, theirs, tmp_path / "run", category_map=mapping, resume=True)
-    assert (whole.info.status, len(whole.image_ids())) == ("done", 3)

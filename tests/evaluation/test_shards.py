@@ -122,7 +122,6 @@ from panbench.datasets import open_dataset
 from panbench.evaluation import loop
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models import keeping
 from panbench.models.opening import open_model
 from panbench.studies.unfused import measuring
 from panbench.studies.unfused.options import UnfusedOptions

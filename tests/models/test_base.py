@@ -30,7 +30,7 @@ from panbench.models.candidates import (
 from panbench.models.devices import tf32_as
 from panbench.models.mmdet import families
 from panbench.models.opening import import_named, open_model, resolve_weights
-from panbench.models.predict import category_ids, model_categories, predict, prediction_of
+from panbench.models.predict import model_categories, predict, prediction_of
 from panbench.models.preprocess import Resize
 from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.given import Given
@@ -116,7 +116,7 @@ def test_a_new_family_is_one_file_and_one_config(toy: Path) -> None:
     model = open_model(spec_from_config(toy), device="cpu")
     scene = painting(toy.parent)
     dataset = (Category(5, "water", False), Category(3, "leaf", True), Category(1, "apple", True))
-    found = predict(model, scene, category_ids(model, dataset))
+    found = predict(model, scene, model.category_ids(dataset))
     assert {segment.category_id: segment.area for segment in found.segments} == {1: 800, 3: 800, 5: 800}
     assert found.ids.shape == (40, 60)
     described = model.describe()
@@ -329,13 +329,13 @@ def test_a_function_from_image_to_id_map_is_a_model(functions: Path) -> None:
     spec = find_model(name)
     assert (spec.name, spec.title, spec.config) == ("functions_in_test.make", name, None)
     model = open_model(spec, device="cpu")
-    ids = category_ids(model, (Category(1, "red", True), Category(6, "rest", False)))
+    ids = model.category_ids((Category(1, "red", True), Category(6, "rest", False)))
     found = predict(model, painting(functions), ids)
     assert [(s.id, s.category_id, s.area, s.score) for s in found.segments] == [(9, 1, 800, 0.5), (4, 6, 1600, None)]
     assert found.ids[0].tolist() == [9] * 20 + [4] * 40
     assert model.describe().adapter == name
     with pytest.raises(BadModel, match="gives category 6 on image 7, which the dataset does not have"):
-        predict(model, painting(functions), category_ids(model, (Category(1, "red", True),)))
+        predict(model, painting(functions), model.category_ids((Category(1, "red", True),)))
     with pytest.raises(BadModel, match="does not name its categories"):
         model_categories(model)
 
@@ -344,7 +344,7 @@ def test_a_function_with_categories_is_matched_by_name(functions: Path) -> None:
     stated = 'segment.categories = [{"id": 6, "name": "rest", "isthing": 0}, {"id": 1, "name": "red", "isthing": 1}]'
     model = open_model(find_model(factory(functions, HALVES.replace("CATEGORIES", stated))), device="cpu")
     assert (model.class_names, model.isthing) == (("rest", "red"), (False, True))
-    ids = category_ids(model, (Category(100, "red", True), Category(200, "rest", False)))
+    ids = model.category_ids((Category(100, "red", True), Category(200, "rest", False)))
     assert [s.category_id for s in predict(model, painting(functions), ids).segments] == [100, 200]
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from panbench.base.errors import BadRun
+from panbench.evaluation.kept.keeper import CandidateKeeper
+from panbench.evaluation.sinks import SeenImage
 from panbench.models import stored as stored_outputs
 from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances
-from panbench.models.keeping import CandidateKeeper
+from panbench.models.model import LoadedImage
 from panbench.models.predict import scene_of
 from panbench.models.rules import parse_rule
 from panbench.models.rules.base import Rule, SettledMap
@@ -235,8 +237,11 @@ def test_a_folder_gives_each_image_back(folder):
 def test_an_image_that_comes_twice_is_kept_once(tmp_path):
     # A batch that a device has room to infer but not to fuse is inferred again in halves.
     keeper = CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"})
-    for image_id in (1, 2, 1, 2):
-        keeper.hear(scene_of(Path("photo.jpg"), image_id, 96, 128), queries(image_id))
+    images = [LoadedImage(scene_of(Path("photo.jpg"), n, 96, 128), torch.zeros(3, 96, 128), None) for n in (1, 2)]
+    for batch in (images, images[:1], images[1:]):
+        work = keeper.on_outputs(batch, [queries(image.scene.image.id) for image in batch])
+        if len(batch) == 1:
+            keeper.keep([later(SeenImage(batch[0], b"")) for later in work])
     keeper.close()
     assert StoredOutputs(tmp_path / "candidates").image_ids == (1, 2)
     assert CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"}).done == {1, 2}

@@ -29,7 +29,8 @@ from panbench.base.text import for_spreadsheet
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import evaluate, refuse_unfit
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.fits import refuse_unfit
 from panbench.evaluation.loop import images_for_rate, worker_threads
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.options import EvaluateOptions
@@ -39,7 +40,7 @@ from panbench.evaluation.tools.photographs import photograph_dataset
 from panbench.models.devices import choose_device, memory_errors
 from panbench.models.model import Model
 from panbench.models.opening import open_model, resolve_weights
-from panbench.models.predict import category_ids, model_categories, prediction_of
+from panbench.models.predict import model_categories, prediction_of
 from panbench.models.rules import fuse
 from panbench.panoptic.types import Exif, PanopticPrediction
 
@@ -402,7 +403,7 @@ def _one_after_another(
 ) -> tuple[list[PanopticPrediction], list[float], tuple[int, int]]:
     """The maps of all images, milliseconds a batch after warming up, and the size that the network sees."""
     assert context.dataset is not None
-    ids = category_ids(model, context.dataset.categories)
+    ids = model.category_ids(context.dataset.categories)
     plan = list(plan_batches(context.dataset.scenes, batch_size, model))
     maps, latencies = [], []
     for number, batch in enumerate([plan[0]] * context.warm_up + plan):
@@ -412,7 +413,7 @@ def _one_after_another(
         fused = fuse(outputs, model.rule)
         if context.device.type == "cuda":
             torch.cuda.synchronize(context.device)
-        settled = [model.rule.settle(one) for one in fused]
+        settled = [model.settle(one, model.rule) for one in fused]
         spent = 1000 * (time.perf_counter() - began)
         if number < context.warm_up:
             continue

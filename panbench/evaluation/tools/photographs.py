@@ -76,7 +76,7 @@ def segment_photographs(
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     _refuse_to_replace(names.values(), paths, out, form, overwrite)
     # Imports torch, which takes seconds: the photographs are checked first.
-    from panbench.evaluation.evaluate import refuse_unfit
+    from panbench.evaluation.fits import refuse_unfit
     from panbench.evaluation.shown import rules_of
     from panbench.models.opening import open_model
     from panbench.models.predict import model_categories, segment

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
-from panbench.evaluation.evaluate import evaluate, fit_categories
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.rule_statistics import rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
@@ -65,6 +65,8 @@ def average_runs(
     Raises BadArgument and BadRun for runs that cannot be averaged (`why_not_averaged`) and weights that do not fit.
     """
     check_weights(runs, weights, tuned)
+    if tuned and runs[0].info.category_map is not None:
+        raise BadArgument("--tune by masks does not go through a category map. Give --shares, or --way votes.")
     options = options or EvaluateOptions()
     if not options.resume:
         check_room(out, options.overwrite)
@@ -73,7 +75,7 @@ def average_runs(
         ensemble.check(rule)
         ensemble.rule = rule
     dataset = dataset_of(runs[0], ensemble.image_ids)
-    options = as_evaluated(runs[0], ensemble, dataset, options)
+    options = as_evaluated(runs[0], options)
     if tuned:
         ensemble.shares, ensemble.share_of = _tuned(ensemble, dataset, options, seed, reporter)
     else:
@@ -186,9 +188,7 @@ def _tuned(
     ensemble: StoredEnsemble, dataset: Dataset, options: EvaluateOptions, seed: int, reporter: Reporter
 ) -> Found:
     """The weights chosen on each half, and for each image those of the half that it is not in."""
-    if options.category_map is not None:
-        raise BadArgument("--tune by masks does not go through a category map. Give --shares, or --way votes.")
-    ids, _ = fit_categories(ensemble, dataset, None)
+    ids = ensemble.category_ids(dataset.categories)
     models = len(ensemble.members)
     tried = itertools.count(1)
 

@@ -8,6 +8,7 @@ from panbench.evaluation.options import StudyOptions
 from panbench.studies.ensembles.views import parse_views
 
 if TYPE_CHECKING:
+    from panbench.datasets import Dataset
     from panbench.models.model import Model
 
 __all__ = ["ViewOptions"]
@@ -28,7 +29,7 @@ class ViewOptions(StudyOptions):
         if self.tta is not None:
             parse_views(self.tta)
 
-    def wrapped(self, model: "Model") -> "Model":
+    def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
         """The model behind its views. Raises BadArgument for a model that gives finished maps."""
         if self.tta is None:
             return model

@@ -17,7 +17,7 @@ from panbench.cli.command import OFFSET, AsJson, command, family, flag, option
 if TYPE_CHECKING:
     from panbench.datasets import Dataset
     from panbench.evaluation.rule_statistics import Readable
-    from panbench.models.predict import CategoryIds
+    from panbench.models.labels import CategoryIds
     from panbench.models.rules import Rule
     from panbench.runs import Run
     from panbench.studies.fusing.results import ResultsModel
@@ -184,13 +184,12 @@ def _sweep_results(
     results: _Results, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
 ) -> None:
     def opened() -> _Swept:
-        from panbench.evaluation.evaluate import refuse_unfit
-        from panbench.models.predict import category_ids
+        from panbench.evaluation.fits import refuse_unfit
         from panbench.studies.fusing.sweeps import parse_sweep
 
         least = min(rule.least_gate for rule in parse_sweep(text))
         model, dataset = results.model(min(least, PanopticFPN().least_gate))
-        ids = category_ids(model, dataset.categories)
+        ids = model.category_ids(dataset.categories)
         of = " ".join(map(str, model.settings.values()))
         return _Swept(model.results, dataset, ids, model.rule, lambda rule: refuse_unfit(rule, model), of)
 
@@ -239,11 +238,10 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
 
     def opened() -> "_Swept":
         from panbench.evaluation.stored_runs import StoredModel, dataset_of
-        from panbench.models.predict import category_ids
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
-        ids = category_ids(model, dataset.categories)
+        ids = model.category_ids(dataset.categories)
         return _Swept(model.stored, dataset, ids, model.paper, model.check, f"sweep of {loaded.info.id}")
 
     _run_sweep(opened, text, out, seed, overwrite, yes, as_json)
@@ -310,13 +308,12 @@ def _ask_oracle(path: Path, as_json: bool) -> None:
 
         from panbench.evaluation.rule_statistics import Kept
         from panbench.evaluation.stored_runs import StoredModel, dataset_of
-        from panbench.models.predict import category_ids
         from panbench.studies.fusing.runs import other_rules
         from panbench.studies.fusing.sweeps import oracle_statistics
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
-        ids = category_ids(model, dataset.categories)
+        ids = model.category_ids(dataset.categories)
         others = other_rules(model)
         of = f"oracle {ORACLE_VERSION} of {loaded.info.id} with {', '.join(map(str, others))}"
         kept = Kept(path / ORACLE_BLOCKS, of)

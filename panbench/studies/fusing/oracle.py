@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
-from panbench.models.predict import CategoryIds
+from panbench.models.labels import CategoryIds
 from panbench.models.rules.base import SettledMap
 from panbench.models.rules.panoptic_fpn import paste_masks
 from panbench.models.rules.resize import semantic_argmax, upsampled_blocks

@@ -42,7 +42,7 @@ def fuse_run(
     stored = StoredModel(run)
     models = [stored.by(rule) for rule in rules]
     dataset = dataset_of(run, stored.stored.image_ids)
-    options = as_evaluated(run, stored, dataset, options or EvaluateOptions())
+    options = as_evaluated(run, options or EvaluateOptions())
     return [
         evaluate(model, dataset, folder_of_rule(out, model.rule, len(rules) > 1), options, reporter) for model in models
     ]

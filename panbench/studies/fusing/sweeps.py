@@ -10,7 +10,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.evaluation.rule_statistics import Kept, Readable, block_statistics, map_table, truth_of
 from panbench.metrics.slices import ImageStatistics
-from panbench.models.predict import CategoryIds
+from panbench.models.labels import CategoryIds
 from panbench.models.rules import Rule, parse_rule
 from panbench.panoptic.overlap import OverlapTable, overlap_table
 from panbench.panoptic.types import Category, Scene

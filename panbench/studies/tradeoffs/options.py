@@ -109,7 +109,7 @@ class TradeoffOptions(StudyOptions):
             name = "--size" if self.layers is None else "--layers"
             raise BadArgument(f"{name} needs ground truth: it measures PQ against time. Add --gt.")
 
-    def wrapped(self, model: "Model") -> "Model":
+    def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
         """The model with the answers of its earlier layers. Raises BadArgument where it has none, or no such sizes."""
         if self.layers is not None:
             from panbench.studies.tradeoffs.layered_model import LayeredModel

@@ -1,12 +1,9 @@
 """A model to which images are shown larger or smaller than its own test pipeline shows them."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from panbench.base.errors import BadArgument
-from panbench.models.host import HostedModel
 from panbench.models.model import Model, Wrapped, way_of_running
 from panbench.runs import ModelRecord
 from panbench.studies.tradeoffs.places import SIZES
@@ -19,11 +16,7 @@ class ScaledModel(Wrapped):
 
     def __init__(self, model: Model, factor: float) -> None:
         """Raises BadArgument for a model that takes images of one size only, or is not a network alone."""
-        if not isinstance(model, HostedModel):
-            raise BadArgument(f"{model.spec.title} is not a network alone, and --size needs one.")
-        other = copy.copy(model)
-        other.adapter = model.adapter.scaled(factor)
-        super().__init__(other)
+        super().__init__(model.scaled(factor))
         self.factor = factor
         self.spec = replace(model.spec, title=f"{model.spec.title}@size{factor:g}")
 

@@ -7,6 +7,6 @@ __all__ = ["STUDY"]
 STUDY = Study(
     "transfer",
     "A model on data of other categories, through an explicit map.",
-    order=50,
+    order=900,
     options={"eval": "panbench.studies.transfer.options:MapOptions"},
 )

@@ -1,15 +1,12 @@
 """Measures a network's outputs before fusion in the same pass as PQ: makes the rows of AP_pan and mIoU_pan.
 
-A listener of the loop: it takes the instances and the semantic map from each output (on the device), and threads of its
-own read the ground truth, count shared pixels and hand blocks of rows to the runs. Memory does not depend on the number
-of images.
+A sink of the loop: it takes the instances and the semantic map from each output (on the device), counts the pixels that
+they share with the ground truth (on the host), and hands blocks of rows to the runs.
 """
 
-import threading
+import functools
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +14,10 @@ import numpy.typing as npt
 from panbench.base.errors import BadArgument
 from panbench.datasets import Dataset
 from panbench.datasets.instances import InstanceSet
-from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import block_is_full
+from panbench.evaluation.sinks import Later, SeenImage, Sink
 from panbench.models.candidates import FinishedMap, Output
-from panbench.panoptic.coco import read_id_png
+from panbench.models.model import LoadedImage
 from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
 from panbench.panoptic.overlap import count_pairs
 from panbench.panoptic.types import Scene
@@ -34,57 +31,38 @@ from panbench.studies.unfused.rows import images_measured, write_unfused
 __all__ = ["Measurer"]
 
 
-class Measurer(Listener):
-    """Makes rows of the network's outputs for each image, in threads of its own, and writes them in blocks."""
+class Measurer(Sink):
+    """Makes rows of the network's outputs for each image, and writes them in blocks."""
 
     def __init__(
         self,
         metrics: Sequence[str],
         dataset: Dataset,
         ids: Mapping[int, int],
+        n_labels: int,
         writers: Sequence[RunWriter],
         *,
         truth: InstanceSet | None = None,
-        workers: int = 2,
     ) -> None:
         """Goes on with what the runs hold already.
 
-        ids: the dataset's category of each label; labels without one are predictions of void
+        ids: the dataset's category of each of `n_labels` labels; those without one are predictions of void
         truth: the true instances of AP; None takes the thing segments of the panoptic ground truth
         """
         self.ap, self.miou = "ap" in metrics, "miou" in metrics
         runs = [Run(writer.info, writer.path) for writer in writers]
         self._held = [images_measured(run) for run in runs]
-        self._done = frozenset.intersection(*self._held)
+        self.done = frozenset.intersection(*self._held)
         self._thing_ids = frozenset(category.id for category in dataset.categories if category.isthing)
-        n_labels = 1 + max(ids, default=-1)
         self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
         self.things = tuple(ids.get(label) in self._thing_ids for label in range(n_labels))
         self._writers, self._truth = writers, truth
-        self._pool = ThreadPoolExecutor(workers, "measure")
-        self._most = 4 * workers
-        self._pending: deque[Future[UnfusedTable]] = deque()
         self._block: list[UnfusedTable] = []
         self._since = time.monotonic()
-        self._lock = threading.Lock()
-        self._taken = set(self._done)
 
-    @property
-    def done(self) -> frozenset[int]:
-        """The images that have rows in all runs."""
-        return self._done
-
-    def hear(self, scene: Scene, output: Output) -> None:
-        """Takes the output of an image; waits when more are waiting than memory should hold."""
-        found = self.measure(output)
-        with self._lock:
-            # A batch that did not fit into memory comes again in halves.
-            if scene.image.id in self._taken:
-                return
-            self._taken.add(scene.image.id)
-            self._pending.append(self._pool.submit(self._rows, scene, found))
-            while len(self._pending) > self._most:
-                self._collect()
+    def on_output(self, image: LoadedImage, output: Output) -> Later:
+        """Takes the statistics of an output off the device."""
+        return functools.partial(self._rows, self.measure(output))
 
     def measure(self, output: Output) -> Unfused:
         """The statistics of an output, on the host. Raises BadArgument for a finished map."""
@@ -92,22 +70,14 @@ class Measurer(Listener):
             raise BadArgument("The model gives finished id maps: there is nothing before fusion to measure.")
         return unfused(output, self.things, instances=self.ap, semantic=self.miou)
 
-    def close(self) -> None:
-        """Writes what is left. To be called however the evaluation ends."""
-        with self._lock:
-            try:
-                while self._pending:
-                    self._collect()
-                self._write()
-            finally:
-                self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _collect(self) -> None:
-        self._block.append(self._pending.popleft().result())
+    def keep(self, found: Sequence[UnfusedTable]) -> None:
+        """Adds a batch to the open block, which is written when it is full."""
+        self._block.extend(found)
         if block_is_full(len(self._block), self._since):
-            self._write()
+            self.close()
 
-    def _write(self) -> None:
+    def close(self) -> None:
+        """Writes the open block."""
         if self._block:
             table = concat_unfused(self._block)
             for writer, held in zip(self._writers, self._held, strict=True):
@@ -118,19 +88,16 @@ class Measurer(Listener):
             self._block = []
         self._since = time.monotonic()
 
-    def _rows(self, scene: Scene, found: Unfused) -> UnfusedTable:
+    def _rows(self, found: Unfused, seen: SeenImage) -> UnfusedTable:
         """The rows of one image."""
-        height, width = scene.image.height, scene.image.width
-        image_id = scene.image.id
-        ids = np.zeros((height, width), np.int32)
-        if scene.gt_path is not None and scene.annotation is not None:
-            ids = read_id_png(scene.gt_path, (height, width), image_id=image_id)
+        scene = seen.scene
+        ids, _ = seen.truth((scene.image.height, scene.image.width))
         instances = pixels = None
         if found.instances is not None:
             instances = self._instance_rows(scene, ids, found.instances)
         if found.semantic is not None:
             pixels = self._pixel_rows(scene, ids, found.semantic)
-        return UnfusedTable(np.array([image_id], np.int64), instances, pixels)
+        return UnfusedTable(np.array([scene.image.id], np.int64), instances, pixels)
 
     def _instance_rows(self, scene: Scene, ids: npt.NDArray[np.int32], found: InstanceMasks) -> InstanceTable:
         category, area, crowd, masks, boxes = self._true_instances(scene, ids)

@@ -13,7 +13,7 @@ from panbench.evaluation.options import Evaluation, Joined, StudyOptions
 if TYPE_CHECKING:
     from panbench.datasets import Dataset
     from panbench.datasets.instances import InstanceSet
-    from panbench.evaluation.listeners import Listener
+    from panbench.evaluation.sinks import Sink
     from panbench.models.model import Model
     from panbench.runs import RunWriter
 
@@ -77,24 +77,21 @@ class UnfusedOptions(StudyOptions):
             raise BadArgument("--metrics ap and miou need ground truth, and this dataset lists images without it.")
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """A listener that writes the rows of both metrics into the runs."""
+        """A sink that writes the rows of both metrics into the runs."""
         if self.measured == ("pq",):
             return Joined(_settings(None, None))
         _refuse_unmeasured(evaluation.model, evaluation.dataset)
         truth = self._instances(evaluation.dataset)
 
-        def listen(writers: "Sequence[RunWriter]") -> "Listener":
+        def sink(writers: "Sequence[RunWriter]") -> "Sink":
             from panbench.studies.unfused.measuring import Measurer
 
-            return Measurer(
-                self.measured,
-                evaluation.dataset,
-                evaluation.category_of,
-                writers,
-                truth=truth,
-            )
+            ids = evaluation.model.category_ids(evaluation.dataset.categories)
+            category_of = dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
+            n_labels = len(evaluation.model.class_names)
+            return Measurer(self.measured, evaluation.dataset, category_of, n_labels, writers, truth=truth)
 
-        return Joined(_settings(",".join(self.measured), truth), listen)
+        return Joined(_settings(",".join(self.measured), truth), sink)
 
     def _instances(self, dataset: "Dataset") -> "InstanceSet | None":
         """The instances of `ap_gt`. Raises BadDataset when they are not of this dataset."""

@@ -1,4 +1,4 @@
-"""`panbench eval --count-images FILE.txt`: how many images were run, counted by a listener."""
+"""`panbench eval --count-images FILE.txt`: how many images were run, counted by a sink."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class EdgesOptions(StudyOptions):
 
     panel: ClassVar[str] = "Edges"
 
-    count_images: Annotated[Path | None, Option("Write how many images were heard.", "FILE.txt")] = None
+    count_images: Annotated[Path | None, Option("Write how many images were run.", "FILE.txt")] = None
 
     def __post_init__(self) -> None:
         if self.count_images is not None and self.count_images.suffix != ".txt":
@@ -31,12 +31,12 @@ class EdgesOptions(StudyOptions):
             return Joined(settings)
         file = self.count_images
 
-        def listen(writers: "Sequence[RunWriter]"):
-            from panbench_edges.listener import Counter
+        def sink(writers: "Sequence[RunWriter]"):
+            from panbench_edges.sink import Counter
 
             return Counter(file)
 
-        return Joined(settings, listen)
+        return Joined(settings, sink)
 
     def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
         return () if self.count_images is None else (f"How many images: `cat {self.count_images}`",)

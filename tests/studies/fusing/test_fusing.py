@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -18,7 +17,6 @@ from panbench.evaluation.stored_runs import StoredModel, dataset_of
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.tuning import tune
 from panbench.models.opening import open_model
-from panbench.models.predict import category_ids
 from panbench.models.rules import parse_rule
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png, write_id_png
@@ -162,7 +160,7 @@ def test_sweeps_without_points_are_refused(line):
 def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
-    ids = category_ids(model, dataset.categories)
+    ids = model.category_ids(dataset.categories)
     rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3,overlap=0.5:0.8:0.3")]
     rules = list(dict.fromkeys(rules))
     statistics = rule_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules)
@@ -178,7 +176,7 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(rule_statistics_module, "IMAGES_A_BLOCK", 3)
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
-    ids = category_ids(model, dataset.categories)
+    ids = model.category_ids(dataset.categories)
     rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3")]
     given = (dataset.scenes, dataset.categories, ids, rules)
     whole = rule_statistics(model.stored, *given)
@@ -229,21 +227,10 @@ def test_rules_that_want_what_was_not_kept_are_refused(run):
     assert model.rule.name == "mask2former"
 
 
-def test_a_run_through_a_category_map_is_fused_through_it(dataset, model, tmp_path):
-    names = {name: name for name in model.class_names if name != "star"}
-    (tmp_path / "map.json").write_text(json.dumps({"categories": names}))
-    options = EvaluateOptions(keep_candidates=True, category_map=tmp_path / "map.json")
-    mapped = evaluate(model, dataset, tmp_path / "mapped", options)
-    (tmp_path / "map.json").unlink()
-    (again,) = fuse_run(mapped, [StoredModel(mapped).paper], tmp_path / "again")
-    assert again.pq().equals(mapped.pq())
-    assert again.info.category_map == mapped.info.category_map
-
-
 def test_the_oracle_splits_the_loss(run):
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
-    ids = category_ids(model, dataset.categories)
+    ids = model.category_ids(dataset.categories)
     steps = oracle_statistics(model.stored, dataset.scenes, dataset.categories, ids, model.paper)
     pq = {step: pq_by(of_step).iloc[0]["PQ"] for step, of_step in steps.items()}
     assert pq["rule"] == run.summary()["All"]["PQ"]
@@ -297,7 +284,7 @@ def test_a_run_that_lacks_room_says_failed_whenever_that_is(dataset, model, tmp_
     def full(*_: object, **__: object) -> None:
         raise OutOfSpace("No room.")
 
-    name = "evaluate.require_space" if moment == "before the first image" else "sitting.write_predictions_json"
+    name = "kept.require_space" if moment == "before the first image" else "run_folders.write_predictions_json"
     monkeypatch.setattr(f"panbench.evaluation.{name}", full)
     with pytest.raises(OutOfSpace, match=r"No room\."):
         evaluate(model, dataset, tmp_path / "run", KEEP)

@@ -16,7 +16,7 @@ from panbench.models.functions import FunctionModel
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
 from panbench.models.opening import open_model
-from panbench.models.predict import category_ids, prediction_of
+from panbench.models.predict import prediction_of
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
 from panbench.panoptic.types import Scene
@@ -63,7 +63,7 @@ def test_a_model_sees_the_pixels_that_a_lossless_file_would_show(name, dataset, 
 
 def test_maps_are_those_of_the_file(dataset, tmp_path):
     model = model_of("mask2former-tiny")
-    ids = category_ids(model, dataset.categories)
+    ids = model.category_ids(dataset.categories)
     loaded = [CorruptedModel(model, FOG).load(scene) for scene in dataset.scenes]
     from_files = [model.load(through_a_file(scene, tmp_path)) for scene in dataset.scenes]
     maps = []

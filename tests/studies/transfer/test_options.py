@@ -6,8 +6,6 @@ import pytest
 from support import refused
 
 from panbench.datasets import shapes
-from panbench.evaluation.options import DEFAULTS
-from panbench.studies.transfer.options import MapOptions
 
 
 @pytest.fixture
@@ -33,8 +31,3 @@ def test_a_map_that_does_not_fit_is_refused_before_anything_is_written(theirs, t
     arguments = ("--data", theirs, "--out", tmp_path / "run", "--category-map", category_map)
     assert sentence in refused("eval", "--model", "mask2former-tiny", *arguments)
     assert not (tmp_path / "run").exists()
-
-
-def test_the_map_of_the_command_line_is_that_of_the_evaluation():
-    assert MapOptions("map.json").settled(DEFAULTS).category_map == "map.json"
-    assert MapOptions().settled(DEFAULTS) is DEFAULTS

@@ -1,4 +1,4 @@
-"""What a study adds to an evaluation: listeners, settings, models in front, further runs, and how they resume."""
+"""What a study adds to an evaluation: sinks, settings, models in front, further runs, and how they resume."""
 
 import dataclasses
 import json
@@ -14,11 +14,11 @@ from panbench.base.reporter import Reporter, Silent
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.listeners import Listener
 from panbench.evaluation.options import EvaluateOptions, Evaluation, Joined, StudyOptions
+from panbench.evaluation.sinks import Later, Sink
 from panbench.models.candidates import Output
 from panbench.models.functions import FunctionModel
-from panbench.panoptic.types import Scene
+from panbench.models.model import LoadedImage
 from panbench.runs import RunWriter, load_run
 
 
@@ -37,24 +37,23 @@ def model_of(function=nothing_found) -> FunctionModel:
     return FunctionModel(find_model("mask2former-tiny"), function)
 
 
-class Diary(Listener):
-    """Writes down the images that it hears, in a file that an earlier sitting may have begun."""
+class Diary(Sink):
+    """Writes down the images that it gets, in a file that an earlier evaluation may have begun."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.heard = json.loads(file.read_text()) if file.exists() else []
-        self._done = frozenset(self.heard)
-
-    @property
-    def done(self) -> frozenset[int]:
-        return self._done
+        self.done = frozenset(self.heard)
 
     @property
     def notices(self) -> Sequence[str]:
         return [f"{len(self.heard)} images in the diary."]
 
-    def hear(self, scene: Scene, output: Output) -> None:
-        self.heard.append(scene.image.id)
+    def on_output(self, image: LoadedImage, output: Output) -> Later:
+        return lambda seen: seen.scene.image.id
+
+    def keep(self, found: Sequence[int]) -> None:
+        self.heard.extend(found)
 
     def close(self) -> None:
         self.file.write_text(json.dumps(sorted(self.heard)))
@@ -71,14 +70,14 @@ class DiaryOptions(StudyOptions):
         if self.title == "":
             raise BadArgument("--title is empty.")
 
-    def wrapped(self, model):
+    def wrapped(self, model, dataset):
         return model_of(model._function)
 
     def join(self, evaluation: Evaluation) -> Joined:
-        def listen(writers: Sequence[RunWriter]) -> Listener:
+        def sink(writers: Sequence[RunWriter]) -> Sink:
             return Diary(self.file)
 
-        return Joined({"title": self.title}, listen)
+        return Joined({"title": self.title}, sink)
 
     def run_further(self, model, dataset, folders: Mapping, options: EvaluateOptions, reporter: Reporter) -> None:
         for home in folders.values():
@@ -93,7 +92,7 @@ class Heard(Silent):
         self.notices.append(sentence)
 
 
-def test_a_listener_hears_each_image_once_and_is_closed_and_its_notices_are_read(dataset, tmp_path):
+def test_a_sink_gets_each_image_once_and_is_closed_and_its_notices_are_read(dataset, tmp_path):
     reporter, asked = Heard(), DiaryOptions(tmp_path / "diary.json", "first")
     run = evaluate(model_of(), dataset, tmp_path / "run", EvaluateOptions(studies=(asked,)), reporter)
     assert json.loads(asked.file.read_text()) == [scene.image.id for scene in dataset.scenes]
@@ -105,7 +104,7 @@ def test_a_listener_hears_each_image_once_and_is_closed_and_its_notices_are_read
     assert plain.overlaps().equals(run.overlaps())
 
 
-def test_a_listener_is_closed_when_the_model_fails_and_the_error_says_what_stays(dataset, tmp_path):
+def test_a_sink_is_closed_when_the_model_fails_and_the_error_says_what_stays(dataset, tmp_path):
     last = dataset.scenes[-1].image
     pixels = cv2.imread(str(dataset.scenes[-1].image_path))[..., ::-1]
 
@@ -125,7 +124,7 @@ def test_a_listener_is_closed_when_the_model_fails_and_the_error_says_what_stays
     assert json.loads((tmp_path / "diary.json").read_text()) == [scene.image.id for scene in dataset.scenes]
 
 
-def test_an_image_that_only_the_listener_lacks_is_run_again_for_it_alone(dataset, tmp_path):
+def test_an_image_that_only_one_sink_lacks_is_run_again_for_it_alone(dataset, tmp_path):
     options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json"),))
     run = evaluate(model_of(), dataset, tmp_path / "run", options)
     # As a run that was killed before its last status, and a diary that lost an image.

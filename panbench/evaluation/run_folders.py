@@ -1,7 +1,8 @@
-"""The run folders of an evaluation during one sitting: what they hold already, and what stays when it stops."""
+"""The run folders of an evaluation: what they hold already, and what stays in them however it ends."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from panbench.base.errors import BadDataset, BadRun, PanbenchError, Terminated
 from panbench.base.reporter import Reporter
 from panbench.base.text import in_sentence, listed
 from panbench.datasets import Dataset
-from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.prediction_names import png_name
@@ -20,23 +20,24 @@ from panbench.evaluation.record import (
     close_run,
     refuse_other_settings,
 )
+from panbench.evaluation.score_sink import ScoreSink
 from panbench.models.model import Model
 from panbench.models.rules import Rule
 from panbench.panoptic.types import Scene
 from panbench.runs import PREDICTIONS, Run, RunInfo, RunWriter, load_run, unfinished_run, write_predictions_json
 
-__all__ = ["Sitting"]
+__all__ = ["RunFolders"]
 
 
-class Sitting:
+class RunFolders:
     """Owns the run folders of an evaluation, one a rule, from the first look until they are closed.
 
-        sitting = Sitting(folders, settings, model, dataset, options, reporter)
-        sitting.look(scenes)
-        if sitting.unfinished:
-            with sitting.writing(first_record) as writers:
-                sitting.run(Loop(…), plan)
-        runs = sitting.runs()
+        runs = RunFolders(folders, settings, options, reporter)
+        runs.look(model, dataset, scenes)
+        if runs.unfinished:
+            with runs.writing(first_record) as writers:
+                runs.run(Loop(…), plan, score_sinks)
+        return runs.all()
 
     A run that is complete is left alone when `options.resume` is set. However the block ends, the runs are closed with
     the images that were scored, and record how they ended.
@@ -46,8 +47,6 @@ class Sitting:
         self,
         folders: Mapping[Rule, Path],
         settings: Mapping[Rule, Mapping[str, Any]],
-        model: Model,
-        dataset: Dataset,
         options: EvaluateOptions,
         reporter: Reporter,
     ) -> None:
@@ -57,26 +56,15 @@ class Sitting:
         Raises BadRun when a run cannot be resumed as its settings differ.
         """
         self.folders = dict(folders)
-        self._options = options
-        self._model, self._dataset = model, dataset
-        self._reporter = reporter
+        self._options, self._reporter = options, reporter
         self._writers: list[RunWriter] = []
         self._loop: Loop | None = None
+        self._scores: Sequence[ScoreSink] = ()
         self._earlier = self._find_earlier()
-        self._scenes: Sequence[Scene] = ()
         self.unfinished = self.folders
         """The folders in which something is left to do, once `look` was called."""
         for rule, run in self._earlier.items():
             refuse_other_settings(run, settings[rule], options.batch_size)
-
-    def look(self, scenes: Sequence[Scene]) -> None:
-        """Finds out what is left to do. scenes: those that the runs are to have.
-
-        Raises BadRun when a run cannot be resumed as files changed since it read them.
-        """
-        self._scenes = scenes
-        complete = {rule for rule, run in self._earlier.items() if self._is_complete(rule, run)}
-        self.unfinished = {rule: out for rule, out in self.folders.items() if rule not in complete}
 
     def _find_earlier(self) -> dict[Rule, Run]:
         if not self._options.resume:
@@ -84,7 +72,22 @@ class Sitting:
         found = {rule: unfinished_run(out) for rule, out in self.folders.items()}
         return {rule: run for rule, run in found.items() if run is not None}
 
-    def _is_complete(self, rule: Rule, run: Run) -> bool:
+    @property
+    def batch_size(self) -> int | str | None:
+        """The batch size of the runs to resume, else that of the options."""
+        recorded = [run.info.batch_size for run in self._earlier.values() if run.info.batch_size]
+        return recorded[-1] if recorded else self._options.batch_size
+
+    def look(self, model: Model, dataset: Dataset, scenes: Sequence[Scene]) -> None:
+        """Finds out what is left to do. scenes: of the dataset, those that the runs are to have.
+
+        Raises BadRun when a run cannot be resumed as files changed since it read them.
+        """
+        self._dataset, self._scenes = dataset, scenes
+        complete = {rule for rule, run in self._earlier.items() if self._is_complete(model, rule, run)}
+        self.unfinished = {rule: out for rule, out in self.folders.items() if rule not in complete}
+
+    def _is_complete(self, model: Model, rule: Rule, run: Run) -> bool:
         """Whether nothing is left to do in an earlier run. Raises BadRun when it cannot be resumed."""
         for sentence in run.faults:
             self._reporter.notice(sentence)
@@ -96,7 +99,7 @@ class Sitting:
         # A complete run beside its place was about to take it when it was killed.
         if not is_done or run.faults or run.path != self.folders[rule]:
             return False
-        lacking = self._unreadable(run)
+        lacking = self._unreadable(model, run)
         if lacking is None:
             return False
         but = f" but for {lacking} images that still cannot be read" if lacking else ""
@@ -119,21 +122,15 @@ class Sitting:
             found.append((sentence, "Restore or delete them; --resume recreates missing ones."))
         return found
 
-    def _unreadable(self, run: Run) -> int | None:
+    def _unreadable(self, model: Model, run: Run) -> int | None:
         """How many images a finished run had to skip; None when one can be read by now, so that it is scored."""
         held = frozenset(run.images.tolist())
         lacking = [scene for scene in self._scenes if scene.image.id not in held]
         for scene in lacking:
             with contextlib.suppress(BadDataset):
-                self._model.load(scene)
+                model.load(scene)
                 return None
         return len(lacking)
-
-    @property
-    def batch_size(self) -> int | str | None:
-        """The batch size of the runs to resume, else that of the options."""
-        recorded = [run.info.batch_size for run in self._earlier.values() if run.info.batch_size]
-        return recorded[-1] if recorded else self._options.batch_size
 
     @contextlib.contextmanager
     def writing(self, first_record: Callable[[Rule], RunInfo]) -> Iterator[Sequence[RunWriter]]:
@@ -162,39 +159,43 @@ class Sitting:
         for sentence in (sentence for writer in self._writers for sentence in writer.notices):
             self._reporter.notice(sentence)
 
-    def run(self, loop: Loop, plan: Sequence[Sequence[Scene]]) -> None:
-        """Evaluates the plan and closes the runs as done; inside `writing`."""
-        self._loop = loop
+    def run(self, loop: Loop, plan: Sequence[Sequence[Scene]], scores: Sequence[ScoreSink]) -> None:
+        """Evaluates the plan and closes the runs as done; inside `writing`. scores: the loop's sink of each writer."""
+        self._loop, self._scores = loop, scores
         loop.run(plan)
-        report = loop.report()
-        for target, writer in enumerate(self._writers):
+        for writer in self._writers:
             if self._options.save_predictions:
                 names = {scene.image.id: png_name(scene) for scene in self._scenes}
                 write_predictions_json(Run(writer.info, writer.path), names)
-            close_run(writer, self._dataset, report, target, self._reporter, "done", None)
-        self._pass_on(loop.listeners)
-
-    def _pass_on(self, listeners: Sequence[Listener]) -> None:
-        for sentence in (sentence for listener in listeners for sentence in listener.notices):
+            self._close(writer, "done", None)
+        for sentence in (sentence for sink in loop.sinks for sentence in sink.notices):
             self._reporter.notice(sentence)
+
+    def _close(self, writer: RunWriter, status: str, error: str | None) -> Run:
+        if self._loop is None:
+            return writer.finish(status, error=error)
+        place = self._writers.index(writer)
+        report = self._loop.report()
+        if len(self._writers) > 1:
+            # Several rules that share a forward pass have no speed of their own.
+            report = replace(report, rate=None)
+        # What photographs are is said once.
+        dataset = self._dataset if place == 0 else None
+        return close_run(writer, report, self._scores[place].seconds, dataset, self._reporter, status, error)
 
     def _close_early(self, error: BaseException) -> list[Run]:
         """The runs that an error ends, closed with their last status."""
         left = []
         status, reason = _how_it_ended(error)
-        for target, writer in enumerate(self._writers):
+        for writer in self._writers:
             if writer.info.status == "done":
                 continue
             # The error that ended the run is reported even when nothing more can be written.
             with contextlib.suppress(PanbenchError, OSError):
-                left.append(
-                    writer.finish(status, error=reason)
-                    if self._loop is None
-                    else close_run(writer, self._dataset, self._loop.report(), target, self._reporter, status, reason)
-                )
+                left.append(self._close(writer, status, reason))
         return left
 
-    def runs(self) -> list[Run]:
+    def all(self) -> list[Run]:
         """The runs, in the order of the folders."""
         if not self.unfinished:
             return [self._earlier[rule] for rule in self.folders]
