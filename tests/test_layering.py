@@ -16,7 +16,7 @@ PACKAGE = ROOT / "panbench"
 TORCH = {"torch", "torchvision", "mmdet", "mmengine", "mmcv"}
 STUDIES = PACKAGE / "studies"
 # Folders inside a room, the lower one first: one imports only those before it.
-FOLDERS = {"report": ("answers", "figures", "pages"), "evaluation": ("", "tools")}
+FOLDERS = {"report": ("answers", "figures", "pages"), "evaluation": ("", "kept", "tools")}
 # Rooms that only join others: the package's face, and what starts the command line.
 FACES = {"__init__", "__main__"}
 

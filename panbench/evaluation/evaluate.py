@@ -12,7 +12,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.batch_size import chosen_batch_size
 from panbench.evaluation.fits import check_fits, with_model_categories
-from panbench.evaluation.kept import keeper_of
+from panbench.evaluation.keeper import keeper_of
 from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, Joined, with_all_studies
 from panbench.evaluation.plan import plan_batches

@@ -6,19 +6,23 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panbench.base import program, provenance
 from panbench.base.download import require_space
-from panbench.base.errors import BadArgument, BadRun, PanbenchError
+from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.base.shards import Shard
-from panbench.catalog import ModelSpec
+from panbench.catalog import ModelSpec, is_shipped
 from panbench.datasets import Dataset
 from panbench.evaluation.opening import Opening, opened_model
 from panbench.evaluation.options import EvaluateOptions
+from panbench.models.unopened import stated_names
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
+
+if TYPE_CHECKING:
+    from panbench.models.model import Model
 
 __all__ = [
     "Opening",
@@ -170,17 +174,47 @@ def evaluate_models(
     from panbench.evaluation.shown import as_asked, run_further, with_those_beside
 
     of_each = len(rules) or 1
+    ahead = _opened_ahead(specs, dataset, opening, options)
 
     def run(index: int, spec: ModelSpec) -> list[Run]:
         own = folders[index * of_each : (index + 1) * of_each]
         with reporters() as reporter:
-            chosen, model = as_asked(opened_model(spec, opening, reporter), dataset, rules, options)
+            chosen, model = as_asked(
+                ahead.pop(spec, None) or opened_model(spec, opening, reporter), dataset, rules, options
+            )
             clean = dict(zip(chosen, own, strict=True))
             runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, reporter)
             run_further(model, dataset, clean, options, reporter)
             return runs
 
     return _in_turn(specs, run, finished)
+
+
+def _opened_ahead(
+    specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: EvaluateOptions
+) -> "dict[ModelSpec, Model]":
+    """Of several models, those whose categories nobody knows but they, opened before the first one runs.
+
+    Raises BadModel for categories that are not the dataset's. Models that cannot be opened fail in their turn.
+    """
+    from panbench.evaluation.shown import as_shown
+
+    found, misfits = {}, []
+    for spec in specs if len(specs) > 1 else ():
+        if is_shipped(spec) or stated_names(spec) is not None:
+            continue
+        try:
+            found[spec] = opened_model(spec, opening)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)
+            continue
+        try:
+            as_shown(found[spec], dataset, options).category_ids(dataset.categories)
+        except PanbenchError as error:
+            misfits.append(str(error))
+    if misfits:
+        raise BadModel(" ".join(misfits))
+    return found
 
 
 def run_models(

@@ -26,8 +26,8 @@ import torch
 from panbench.catalog import find_model
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.kept.stored_model import StoredModel
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.stored_runs import StoredModel
 from panbench.models.candidates import Candidates, Instances, Output
 from panbench.models.model import LoadedImage, Model
 from panbench.models.opening import open_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from panbench.base.errors import BadRun
-from panbench.evaluation.kept.keeper import CandidateKeeper
+from panbench.evaluation.keeper import CandidateKeeper
 from panbench.evaluation.sinks import SeenImage
 from panbench.models import stored as stored_outputs
 from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances

@@ -18,11 +18,11 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.kept.rule_statistics import rule_statistics
+from panbench.evaluation.kept.stored_model import StoredModel, as_evaluated, dataset_of
+from panbench.evaluation.kept.tuning import best_by_turns
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.rule_statistics import rule_statistics
-from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
 from panbench.metrics.slices import pq_by
-from panbench.metrics.tuning import best_by_turns
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
 from panbench.models.model import LoadedImage, Wrapped
 from panbench.models.rules import Rule

@@ -19,9 +19,9 @@ from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.base.threads import default_threads
+from panbench.evaluation.kept.tuning import best_by_turns
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
-from panbench.metrics.tuning import best_by_turns
 from panbench.panoptic.coco import read_id_png, read_ids, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, PanopticSet

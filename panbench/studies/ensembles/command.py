@@ -72,8 +72,8 @@ def ensemble(
         if _way(way, members, bars) == "masks":
             bars.status("Loading PyTorch")
 
+            from panbench.evaluation.kept.stored_model import StoredModel
             from panbench.evaluation.options import EvaluateOptions
-            from panbench.evaluation.stored_runs import StoredModel
             from panbench.models.rules import parse_rule
             from panbench.studies.ensembles.by_masks import average_runs
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
-from panbench.metrics.tuning import halves
+from panbench.evaluation.kept.tuning import halves
 from panbench.runs import Run
 from panbench.studies.ensembles.vote import Weights
 

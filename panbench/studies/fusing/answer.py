@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from panbench.base.errors import BadRun
+from panbench.evaluation.kept.tuning import Tuned
 from panbench.metrics.slices import ImageStatistics, pq_by
-from panbench.metrics.tuning import Tuned
 from panbench.panoptic.parts import readable
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question

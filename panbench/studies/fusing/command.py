@@ -16,7 +16,7 @@ from panbench.cli.command import OFFSET, AsJson, command, family, flag, option
 
 if TYPE_CHECKING:
     from panbench.datasets import Dataset
-    from panbench.evaluation.rule_statistics import Readable
+    from panbench.evaluation.kept.rule_statistics import Readable
     from panbench.models.labels import CategoryIds
     from panbench.models.rules import Rule
     from panbench.runs import Run
@@ -208,8 +208,8 @@ def _fuse_run(
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
+        from panbench.evaluation.kept.stored_model import StoredModel
         from panbench.evaluation.options import EvaluateOptions
-        from panbench.evaluation.stored_runs import StoredModel
         from panbench.models.rules import parse_rules
         from panbench.studies.fusing.runs import fuse_run
 
@@ -237,7 +237,7 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
     _refuse_mapped(loaded)
 
     def opened() -> "_Swept":
-        from panbench.evaluation.stored_runs import StoredModel, dataset_of
+        from panbench.evaluation.kept.stored_model import StoredModel, dataset_of
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
@@ -251,7 +251,7 @@ def _run_sweep(
     opened: "Callable[[], _Swept]", text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
 ) -> None:
     """Scores every point of a grid, chooses on halves, prints and writes what was found. opened: loads PyTorch"""
-    from panbench.metrics.tuning import tune
+    from panbench.evaluation.kept.tuning import tune
     from panbench.studies.fusing.answer import heat_map, sweep_grids, sweep_record, thresholds_of
 
     files = [out / name for name in ("sweep.json", "sweep.csv", "sweep.png")]
@@ -260,7 +260,7 @@ def _run_sweep(
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.rule_statistics import Kept, rule_statistics
+        from panbench.evaluation.kept.rule_statistics import Kept, rule_statistics
         from panbench.studies.fusing.sweeps import MOST_POINTS, parse_sweep, points_of
 
         count = points_of(text)
@@ -306,8 +306,8 @@ def _ask_oracle(path: Path, as_json: bool) -> None:
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.rule_statistics import Kept
-        from panbench.evaluation.stored_runs import StoredModel, dataset_of
+        from panbench.evaluation.kept.rule_statistics import Kept
+        from panbench.evaluation.kept.stored_model import StoredModel, dataset_of
         from panbench.studies.fusing.runs import other_rules
         from panbench.studies.fusing.sweeps import oracle_statistics
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.kept.stored_model import StoredModel, as_evaluated, dataset_of
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
 from panbench.models.rules import RULES, Rule
 from panbench.runs import Run
 

@@ -8,7 +8,7 @@ import torch
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
-from panbench.evaluation.rule_statistics import Kept, Readable, block_statistics, map_table, truth_of
+from panbench.evaluation.kept.rule_statistics import Kept, Readable, block_statistics, map_table, truth_of
 from panbench.metrics.slices import ImageStatistics
 from panbench.models.labels import CategoryIds
 from panbench.models.rules import Rule, parse_rule

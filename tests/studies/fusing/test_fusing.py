@@ -9,13 +9,13 @@ import pytest
 from panbench.base.errors import BadArgument, BadRun, OutOfSpace
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
-from panbench.evaluation import rule_statistics as rule_statistics_module
 from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.kept import rule_statistics as rule_statistics_module
+from panbench.evaluation.kept.rule_statistics import Kept, rule_statistics
+from panbench.evaluation.kept.stored_model import StoredModel, dataset_of
+from panbench.evaluation.kept.tuning import tune
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.rule_statistics import Kept, rule_statistics
-from panbench.evaluation.stored_runs import StoredModel, dataset_of
 from panbench.metrics.slices import image_statistics, pq_by
-from panbench.metrics.tuning import tune
 from panbench.models.opening import open_model
 from panbench.models.rules import parse_rule
 from panbench.models.stored import StoredOutputs
@@ -284,7 +284,7 @@ def test_a_run_that_lacks_room_says_failed_whenever_that_is(dataset, model, tmp_
     def full(*_: object, **__: object) -> None:
         raise OutOfSpace("No room.")
 
-    name = "kept.require_space" if moment == "before the first image" else "run_folders.write_predictions_json"
+    name = "keeper.require_space" if moment == "before the first image" else "run_folders.write_predictions_json"
     monkeypatch.setattr(f"panbench.evaluation.{name}", full)
     with pytest.raises(OutOfSpace, match=r"No room\."):
         evaluate(model, dataset, tmp_path / "run", KEEP)

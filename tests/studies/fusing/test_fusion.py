@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from panbench.base.errors import BadRun
+from panbench.evaluation.kept.tuning import tune
 from panbench.metrics.slices import ImageStatistics, image_statistics
-from panbench.metrics.tuning import tune
 from panbench.panoptic.types import Category
 from panbench.report.answers.findings import error_findings
 from panbench.runs import load_run

@@ -11,7 +11,7 @@ from panbench.base.errors import BadModel, BadRun
 from panbench.base.reporter import Silent, Unit
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.stored_runs import StoredModel
+from panbench.evaluation.kept.stored_model import StoredModel
 from panbench.report.answers.tables import comparison_row
 from panbench.runs import CategoryMapRecord
 from panbench.scoring.folder import score_folder

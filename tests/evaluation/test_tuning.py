@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from panbench.base.errors import BadArgument
+from panbench.evaluation.kept.tuning import HELD_OUT, best_by_turns, halves, joined, tune
 from panbench.metrics.slices import ImageStatistics, pq_by
-from panbench.metrics.tuning import HELD_OUT, best_by_turns, halves, joined, tune
 from panbench.panoptic.types import Category
 
 CATEGORIES = (Category(1, "cat", True), Category(2, "sky", False))

@@ -22,9 +22,9 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.threads import default_threads
+from panbench.evaluation.kept.tuning import joined
 from panbench.metrics.matched import Matched
 from panbench.metrics.slices import ImageStatistics, image_statistics
-from panbench.metrics.tuning import joined
 from panbench.models.candidates import Candidates, Instances
 from panbench.models.labels import CategoryIds
 from panbench.models.rules import Rule, SettledMap
