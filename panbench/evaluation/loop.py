@@ -46,8 +46,6 @@ def block_is_full(images: int, since: float) -> bool:
     return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
 
 
-
-
 def lanes_of(model: Model, threads: int) -> int:
     """How many batches are in the model at a time, each with its share of torch's threads.
 

@@ -179,9 +179,9 @@ def evaluate_models(
     def run(index: int, spec: ModelSpec) -> list[Run]:
         own = folders[index * of_each : (index + 1) * of_each]
         with reporters() as reporter:
-            chosen, model = as_asked(
-                ahead.pop(spec, None) or opened_model(spec, opening, reporter), dataset, rules, options
-            )
+            opened = ahead.pop(spec) if spec in ahead else opened_model(spec, opening, reporter)
+            chosen, model = as_asked(opened, dataset, rules, options)
+            del opened
             clean = dict(zip(chosen, own, strict=True))
             runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, reporter)
             run_further(model, dataset, clean, options, reporter)
