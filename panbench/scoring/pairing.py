@@ -3,6 +3,7 @@
 from collections import Counter as Counts
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +177,13 @@ class Plan(Paired):
             )
             for images in groups[:MOST_TOLD]
         ]
+        if exchanged := self._exchanged():
+            row = exchanged[0]
+            found.append(
+                f"{pred.path}: predictions that are called like the ground truth of another image: {len(exchanged):,}. "
+                f"Image {gt.image_ids[row]} is {gt.file_names[row]} in the ground truth and "
+                f"{pred.file_names[self.pred_row[row]]} here. Images are matched by id: check them."
+            )
         names = Counts(category.name for category in gt.categories)
         twice = [name for name, count in names.items() if count > 1]
         if twice:
@@ -193,6 +201,12 @@ class Plan(Paired):
                 "swapped?"
             )
         return found
+
+    def _exchanged(self) -> list[int]:
+        """The rows of images whose prediction is called as the ground truth of another image is."""
+        of_gt, of_pred = ([PurePath(name).stem for name in side.file_names] for side in (self.gt, self.pred))
+        known = set(of_gt)
+        return [row for row, pred in enumerate(self.pred_row) if pred >= 0 and of_gt[row] != of_pred[pred] in known]
 
     def _contradictions(self) -> list[str]:
         """A phrase for each category whose name or kind differs in the predictions' own list."""

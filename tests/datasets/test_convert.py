@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset, PredictionMismatch
 from panbench.datasets.check import check_set
 from panbench.datasets.convert import (
     Converted,
@@ -27,6 +27,8 @@ from panbench.datasets.convert import (
 )
 from panbench.panoptic.coco import read_id_png, read_panoptic_json
 from panbench.panoptic.types import Category
+from panbench.report.answers.tables import comparison_row
+from panbench.scoring.folder import score_folder
 
 PANOPTICAPI = Path(__file__).parents[1] / "reference" / "panopticapi_converters"
 PERSON = Category(1, "person", True, color=(220, 20, 60))
@@ -180,6 +182,25 @@ def test_arrays_of_another_kind_are_refused(tmp_path, arrays_):
     with pytest.raises(BadDataset, match=r"x\.npz"):
         convert_arrays(tmp_path / "a", CATEGORIES, tmp_path / "out")
     assert not (tmp_path / "out" / "annotations" / "panoptic_val.json").exists()
+
+
+def test_two_folders_of_arrays_are_matched_by_file_name(tmp_path):
+    """One prediction is missing: what comes after it is not scored against the image before."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "gt").mkdir()
+    (tmp_path / "pred").mkdir()
+    for stem in ("case_a", "case_b", "case_c", "case_d"):
+        labels = rng.choice([1, 187], (6, 8))
+        np.savez(tmp_path / "gt" / f"{stem}.npz", labels=labels, instances=np.ones_like(labels))
+        if stem != "case_b":
+            shutil.copy(tmp_path / "gt" / f"{stem}.npz", tmp_path / "pred" / f"{stem}.npz")
+    gt, pred = (convert_arrays(tmp_path / side, CATEGORIES, tmp_path / f"set {side}") for side in ("gt", "pred"))
+    with pytest.raises(PredictionMismatch, match=r"no prediction for 1 of 4 images: case_b\."):
+        score_folder(gt.json, pred.json)
+    run = score_folder(gt.json, pred.json, allow_missing=True)
+    assert [(row.TP, row.FP, row.FN) for row in run.pq().itertuples() if row.TP] == [(3, 0, 1)] * 2
+    row = comparison_row(run)
+    assert "incomplete: 3 of 4 images scored" in row.notes
 
 
 # Instances over a semantic map.

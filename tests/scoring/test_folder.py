@@ -450,6 +450,10 @@ def test_faults_of_the_ground_truth_are_counted_and_scored_as_panopticapi_scores
             r"otherwise than .*gt\.json .* 1 is 'person' in the ground truth, 'sky' in the predictions",
         ),
         (
+            lambda gt, pred: [each.update(image_id=3 - each["image_id"]) for each in pred["annotations"]],
+            r"called like the ground truth of another image: 2\. Image 1 is 1\.png in the ground truth and 2\.png here",
+        ),
+        (
             lambda gt, pred: pred["categories"][0].update(isthing=0),
             r"1 \('person'\) is thing in the ground truth, stuff in",
         ),

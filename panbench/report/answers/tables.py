@@ -668,7 +668,8 @@ def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[st
         notes.append(f"failed: {_reason(info.error)}")
     if not whole and status != "failed":
         state = {"done": "incomplete", "running": "still running or killed"}.get(status, status)
-        notes.append(f"{state}: {_number(scored)} of {_number(counts.expected)} images scored")
+        predicted = scored - counts.missing if info.kind == "score" else scored
+        notes.append(f"{state}: {_number(predicted)} of {_number(counts.expected)} images scored")
     if counts.missing and info.kind == "score":
         notes.append(f"{counts.missing:,} images without a prediction scored as empty")
     if counts.skipped:
