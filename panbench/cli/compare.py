@@ -236,6 +236,7 @@ def metrics(
     ] = None,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also one row per category.")] = False,
+    per_image: Annotated[bool, flag("--per-image", "Also one row per image, the worst first.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print every measure of stored runs: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
@@ -246,7 +247,7 @@ def metrics(
     chosen: dict[str, Any] = {"by": by} if by else {}
     stored = find_runs(runs)
     own = slices_for(slices, stored)
-    found = partial(metric_findings, per_category=per_category, slices=own, **chosen)
+    found = partial(metric_findings, per_category=per_category, per_image=per_image, slices=own, **chosen)
     _show_each(stored, found, runs, as_json)
 
 

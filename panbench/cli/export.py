@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = family()
 
 # The core's; a test holds them against those that export_run writes.
-FORMATS = ("parquet", "coco-results", "fiftyone", "huggingface-card")
+FORMATS = ("parquet", "csv", "coco-results", "fiftyone", "huggingface-card")
 _OF_STUDIES = tuple(name for kind in added("options", "export").values() for name in kind.formats)
 _ALL = (*FORMATS, *_OF_STUDIES)
 

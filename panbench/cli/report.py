@@ -44,7 +44,7 @@ from panbench.cli.command import (
     may_download_weights,
     note_damage,
 )
-from panbench.panoptic.image_ids import typed
+from panbench.panoptic.image_ids import own_id, typed
 
 if TYPE_CHECKING:
     from panbench.report.figures.pictures import Layer, Photo
@@ -175,13 +175,18 @@ def overlay(
     figure = overlay_figure(
         photo, layers[0], loaded.categories, width=width, opacity=opacity, names=names, scores=scores
     )
-    _save(figure, out or Path(f"overlay-{'truth' if truth else loaded.name}-{image}.png"), [loaded], dpi)
+    _save(figure, out or Path(f"overlay-{'truth' if truth else loaded.name}-{_in_name(image)}.png"), [loaded], dpi)
 
 
 @command(show_app, "side-by-side", "panbench show side-by-side results/one results/other --image 139")
 def side_by_side(
     runs: Runs,
-    image: _Image,
+    image: Annotated[
+        int | None, typer.Option("--image", parser=typed, metavar="ID", help="The image's id; or --worst.")
+    ] = None,
+    worst: Annotated[
+        int | None, typer.Option("--worst", min=1, metavar="N", help="The N images of lowest PQ of the first run.")
+    ] = None,
     out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
     columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
     view: _View = View.panoptic,
@@ -198,19 +203,24 @@ def side_by_side(
     """Show an image, its ground truth and the predictions of runs side by side."""
     from panbench.report.figures.pictures import side_by_side_figure
 
+    if (image is None) == (worst is None):
+        raise BadArgument("Give either --image or --worst.")
     loaded = _load(runs)
-    photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir, view, missed)
-    figure = side_by_side_figure(
-        photo,
-        layers,
-        loaded[0].categories,
-        width=width,
-        columns=columns,
-        opacity=opacity,
-        names=names,
-        scores=scores,
-    )
-    _save(figure, out or Path(f"side-by-side-{image}.png"), loaded, dpi)
+    for one in [image] if image is not None else _worst_images(loaded[0], worst or 0):
+        photo, layers = _layers([TRUTH, *loaded], one, loaded[0], images, gt, gt_dir, view, missed)
+        figure = side_by_side_figure(
+            photo,
+            layers,
+            loaded[0].categories,
+            width=width,
+            columns=columns,
+            opacity=opacity,
+            names=names,
+            scores=scores,
+        )
+        target = out or Path("side-by-side.png")
+        own_name = f"{target.stem}-{_in_name(one)}{target.suffix}"
+        _save(figure, target if out and worst is None else target.with_name(own_name), loaded, dpi)
 
 
 @command(
@@ -519,6 +529,21 @@ def _save(figure: Any, target: Path, runs: "Sequence[Run]", dpi: float) -> None:
     refuse_inputs(target, runs)
     save_figure(figure, target, dpi=dpi)
     console.wrote([target])
+
+
+def _worst_images(run: "Run", most: int) -> list[int]:
+    """The images of lowest PQ, the worst first."""
+    from panbench.metrics.pq import ImageFold
+
+    run.require_images("show")
+    fold = ImageFold()
+    run.fold(fold)
+    return [int(image) for image in fold.table().sort_values("PQ", kind="stable")["image_id"][:most]]
+
+
+def _in_name(image_id: int) -> str:
+    """An image's id as a part of a file name."""
+    return str(own_id(image_id)).replace("/", "-")
 
 
 def _load(paths: Sequence[Path]) -> "list[Run]":

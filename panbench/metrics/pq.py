@@ -251,6 +251,44 @@ def per_image_statistics(matched: Matched, iou_threshold: float = 0.5) -> pd.Dat
     return pd.DataFrame({"image_id": image_id, "category_id": category_id, **counts})
 
 
+def scores_of_images(matched: Matched) -> pd.DataFrame:
+    """image_id, PQ, iou_sum, TP, FP, FN of each image by itself, by ascending id.
+
+    PQ is the mean over the categories that have a TP, FP or FN in the image; NaN where none has.
+    """
+    counts = per_image_statistics(matched)
+    iou_sum, TP, FP, FN = (counts[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
+    return (
+        counts.assign(PQ=panoptic_quality(iou_sum, TP, FP + FN))
+        .groupby("image_id")
+        .agg({"PQ": "mean", "iou_sum": "sum", "TP": "sum", "FP": "sum", "FN": "sum"})
+        .reindex(matched.image_ids)
+        .fillna({"iou_sum": 0.0, "TP": 0, "FP": 0, "FN": 0})
+        .astype({"TP": np.int64, "FP": np.int64, "FN": np.int64})
+        .rename_axis("image_id")
+        .reset_index()
+    )
+
+
+class ImageFold:
+    """`scores_of_images` of all images of a run, block by block."""
+
+    def __init__(self) -> None:
+        self._parts: list[pd.DataFrame] = []
+
+    def look(self, matched: Matched) -> pd.DataFrame:
+        """The scores of a block's images."""
+        return scores_of_images(matched)
+
+    def add(self, part: pd.DataFrame) -> None:
+        """Takes in the images of a block."""
+        self._parts.append(part)
+
+    def table(self) -> pd.DataFrame:
+        """The images of all blocks, by ascending id."""
+        return pd.concat(self._parts, ignore_index=True).sort_values("image_id", kind="stable", ignore_index=True)
+
+
 def image_sums(matched: Matched, iou_threshold: float = 0.5) -> tuple[Int, Int, Sums]:
     """The image_ids and category_ids that occur together, ascending, and the sums of each."""
     asked = "image_sums", iou_threshold

@@ -43,6 +43,26 @@ def test_parquet_has_segments_with_what_became_of_them(run, tmp_path):
     assert pd.read_parquet(out / "per_category.parquet")["PQ"].tolist() == table["PQ"].tolist()
 
 
+def test_images_have_their_own_sums(run, tmp_path):
+    """Image 1: p (4 of 4), q (1 of 4 pixels: no match, and no segment of its own above IoU 0.5), s (4 of 4)."""
+    images = pd.read_parquet(exported(run, "parquet", tmp_path / "tables") / "images.parquet")
+    assert images.columns.tolist() == ["image_id", "PQ", "iou_sum", "TP", "FP", "FN"]
+    first = images.set_index("image_id").loc[1]
+    assert (first.iou_sum, first.TP, first.FP, first.FN) == (2.0, 2, 1, 1)
+    assert first.PQ == pytest.approx((1 / 2 + 1) / 2)
+    table = run.pq()
+    assert images[["TP", "FP", "FN"]].sum().tolist() == table[["TP", "FP", "FN"]].sum().tolist()
+    assert images["iou_sum"].sum() == pytest.approx(table["iou_sum"].sum())
+
+
+def test_csv_has_the_same_tables(run, tmp_path):
+    out, other = (exported(run, format, tmp_path / format) for format in ("csv", "parquet"))
+    for path in other.iterdir():
+        expected = pd.read_parquet(path)
+        found = pd.read_csv(out / f"{path.stem}.csv", keep_default_na="supercategory" not in expected)
+        pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+
 def test_coco_results_are_what_pycocotools_loads(run, tmp_path):
     from pycocotools.coco import COCO
 

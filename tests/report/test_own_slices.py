@@ -30,6 +30,20 @@ def pq_on(run, images) -> float:
     return summarise(pq_table(run.matched.only(frozenset(images)), run.categories))["All"]["PQ"]
 
 
+def test_metrics_of_each_image_come_with_the_slices_that_it_is_in(folder):
+    root, _ = folder
+    words = ["metrics", root / "a", "--per-image", "--slices", root / "site.json"]
+    images = {row["image_id"]: row for row in json.loads(ran(*words, "--json").stdout)["images"]}
+    assert set(images) == set(GT)
+    assert {number: row["site"] for number, row in images.items() if number in (1, 12, 31)} == {
+        1: "harbour",
+        12: "harbour, road",
+        31: "kennel",
+    }
+    assert (images[1]["iou_sum"], images[1]["TP"], images[1]["FN"], images[31]["PQ"]) == (2.0, 2, 1, 1.0)
+    assert "harbour, road" in ran(*words).stdout
+
+
 def test_compare_has_pq_of_each_slice_with_its_interval(folder):
     root, runs = folder
     words = ["compare", root / "a", root / "b", "--slices", root / "site.json"]

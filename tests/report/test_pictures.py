@@ -8,6 +8,7 @@ from PIL import ExifTags, Image
 from support import ran
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.metrics.pq import scores_of_images
 from panbench.panoptic.types import Category, Segment
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
 from panbench.report.figures.pictures import (
@@ -374,3 +375,10 @@ def test_a_small_photograph_that_is_turned_or_torn_is_read_as_any_other(make_run
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(BadDataset):
         Pictures(run).small_photo(7, (20, 15))
+
+
+def test_the_worst_images_of_a_run_are_drawn_by_their_number(shared_runs, tmp_path):
+    run = shared_runs[0]
+    table = scores_of_images(run.matched).sort_values("PQ", kind="stable")
+    ran("show", "side-by-side", run.path, "--worst", 2, "--out", tmp_path / "worst.png")
+    assert {path.name for path in tmp_path.iterdir()} == {f"worst-{image}.png" for image in table["image_id"][:2]}

@@ -18,10 +18,10 @@ import pyarrow.parquet
 from panbench import __version__
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.files import atomic_write, write_json
-from panbench.base.text import for_file
+from panbench.base.text import for_file, for_spreadsheet
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import FN, FP, TP
-from panbench.metrics.pq import pq_table, summarise
+from panbench.metrics.pq import pq_table, scores_of_images, summarise
 from panbench.panoptic.coco import read_ids
 from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS, PanopticSet
@@ -87,16 +87,31 @@ def segments_with_verdicts(run: Run) -> pd.DataFrame:
     return frame.assign(cause=[causes.get(key) for key in keys])
 
 
-def _parquet(run: Run, out: Path) -> list[Path]:
-    tables = {
+def _tables(run: Run) -> dict[str, pd.DataFrame]:
+    return {
         "segments": with_own_ids(segments_with_verdicts(run)),
         "overlaps": with_own_ids(run.overlaps()),
+        "images": with_own_ids(scores_of_images(run.matched)),
         "per_category": pq_table(run.matched, run.categories),
     }
+
+
+def _csv(run: Run, out: Path) -> list[Path]:
+    paths = []
+    for name, table in _tables(run).items():
+        path = out / f"{name}.csv"
+        with atomic_write(path, "w") as handle:
+            safe = {column: table[column].map(for_spreadsheet) for column in table.select_dtypes(exclude="number")}
+            table.assign(**safe).to_csv(handle, index=False, lineterminator="\n")
+        paths.append(path)
+    return paths
+
+
+def _parquet(run: Run, out: Path) -> list[Path]:
     lacks = shortcomings(run)
     notice = {NOTICE: for_file("\n".join(lacks)).encode()} if lacks else {}
     paths = []
-    for name, table in tables.items():
+    for name, table in _tables(run).items():
         path = out / f"{name}.parquet"
         arrow = pa.Table.from_pandas(table, preserve_index=False)
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **notice})
@@ -237,7 +252,8 @@ def _card(run: Run, out: Path) -> list[Path]:
 
 
 FORMATS: Mapping[str, Format] = {
-    "parquet": Format("segments with their verdicts, overlaps and categories as Parquet tables", _parquet),
+    "parquet": Format("segments with their verdicts, overlaps, images and categories as Parquet tables", _parquet),
+    "csv": Format("the same tables as CSV", _csv),
     "coco-results": Format("the predicted things as COCO results for pycocotools", _coco_results),
     "fiftyone": Format("truth and predictions with verdicts, as COCO JSON that FiftyOne imports", _fiftyone),
     "huggingface-card": Format("a model card with the numbers as its model-index", _card),

@@ -16,8 +16,9 @@ from panbench.metrics.errors import CAUSES, ErrorFold
 from panbench.metrics.fixes import FixFold
 from panbench.metrics.image_slices import ImageSlices
 from panbench.metrics.matched import Narrowed
+from panbench.metrics.pq import ImageFold
 from panbench.metrics.slices import SLICINGS
-from panbench.panoptic.image_ids import own_id
+from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.fixes import fix_grid, fix_record
 from panbench.report.answers.grid import ABSENT, Grid, percent
@@ -45,12 +46,14 @@ def metric_findings(
     *,
     by: Sequence[str] = ("size", "segments", "supercategory"),
     per_category: bool = False,
+    per_image: bool = False,
     slices: Sequence[ImageSlices] = (),
     reporter: Reporter = SILENT,
 ) -> Findings:
     """Every measure of a run: PQ with intervals, PQ†, weighted PQ, thresholds, slices, and mIoU and its kin.
 
     by: keys of SLICINGS; per_category: also a table with a line a category (the record always has it)
+    per_image: also a table with a line an image, the worst first, with the slices that it is in
     slices: sets of images, for a table of PQ by slice each; reporter: gets the progress of reading and resampling
     Raises BadRun for a run without images, BadArgument for an unknown slicing.
     """
@@ -70,7 +73,37 @@ def metric_findings(
     record = _identity(run)
     for one in found:
         record.update(one.record)
+    if per_image:
+        table = image_table(run, slices)
+        record["images"] = as_records(table)
+        others.append(_image_grid(table))
     return Findings((first, lines, *others), record)
+
+
+def image_table(run: Run, slices: Sequence[ImageSlices] = ()) -> pd.DataFrame:
+    """image_id, PQ, iou_sum, TP, FP, FN of each image, the worst first, and a column for each way to slice."""
+    fold = ImageFold()
+    run.fold(fold)
+    table = fold.table().sort_values("PQ", kind="stable", ignore_index=True)
+    for own in slices:
+        table[own.name] = [
+            ", ".join(name for name, images in own.images.items() if image in images) for image in table["image_id"]
+        ]
+    return with_own_ids(table)
+
+
+def _image_grid(table: pd.DataFrame) -> Grid:
+    image_id, PQ, iou_sum, *counts = (table[name] for name in ("image_id", "PQ", "iou_sum", "TP", "FP", "FN"))
+    own = [name for name in table if name not in ("image_id", "PQ", "iou_sum", "TP", "FP", "FN")]
+    columns = [
+        image_id.map(str),
+        *(table[name].map(lambda slices: slices or ABSENT) for name in own),
+        PQ.map(percent),
+        iou_sum.map("{:.2f}".format),
+        *(count.map(str) for count in counts),
+    ]
+    rows = tuple(zip(*columns, strict=True))
+    return Grid(("Image", *own, "PQ", "IoU sum", "TP", "FP", "FN"), rows, words=1 + len(own))
 
 
 def _how_to_look(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from panbench.catalog import ModelSpec, load_catalog
 from panbench.metrics.errors import CAUSES, ErrorReport, explain, lost_influence, mistaken
 from panbench.metrics.fixes import cells_to_fix, priced_errors
 from panbench.metrics.matched import Matched, positions
-from panbench.metrics.pq import CategorySums, panoptic_quality, per_image_statistics, pq_table
+from panbench.metrics.pq import CategorySums, pq_table, scores_of_images
 from panbench.metrics.semantic import confusion as confused_pixels
 from panbench.metrics.slices import (
     SLICINGS,
@@ -307,7 +307,7 @@ def per_image(members: Sequence[Compared], also: Iterable[int] = ()) -> pd.DataF
             # Their pictures are drawn next: with the sample, so that no part is read again.
             tables = [member.folded.rows, OverlapTable(found.segments, found.overlaps, found.boundary)]
             member.run.keep(Matched.of(concat(tables).in_order_of_images()))
-        scores = pd.concat([_of_images(matched) for matched in blocks], ignore_index=True)
+        scores = pd.concat([scores_of_images(matched) for matched in blocks], ignore_index=True)
         of_members.append(scores.sort_values("image_id", kind="stable").assign(run=member.label))
     return pd.concat(of_members, ignore_index=True)[["run", "image_id", "PQ", "TP", "FP", "FN"]]
 
@@ -320,21 +320,6 @@ def _worst(members: Sequence[Compared]) -> list[int]:
     mean = np.mean([one.scores for one in known], axis=0)
     order = np.argsort(mean, kind="stable")[:WORST]
     return [int(image) for image in known[0].sample.image_ids[order[~np.isnan(mean[order])]]]
-
-
-def _of_images(matched: Matched) -> pd.DataFrame:
-    counts = per_image_statistics(matched)
-    iou_sum, TP, FP, FN = (counts[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
-    return (
-        counts.assign(PQ=panoptic_quality(iou_sum, TP, FP + FN))
-        .groupby("image_id")
-        .agg({"PQ": "mean", "TP": "sum", "FP": "sum", "FN": "sum"})
-        .reindex(matched.image_ids)
-        .fillna({"TP": 0, "FP": 0, "FN": 0})
-        .astype({"TP": np.int64, "FP": np.int64, "FN": np.int64})
-        .rename_axis("image_id")
-        .reset_index()
-    )
 
 
 def confusion(members: Sequence[Compared]) -> pd.DataFrame:
