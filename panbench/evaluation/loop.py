@@ -26,7 +26,7 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
 from panbench.evaluation.sinks import Later, SeenImage, Sink
 from panbench.models.candidates import NonFiniteOutput, check_classes
-from panbench.models.devices import memory_errors
+from panbench.models.devices import AUTOCAST, lower_precision, memory_errors
 from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.panoptic import pixels
 from panbench.panoptic.types import Scene
@@ -278,9 +278,11 @@ class Loop:
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     height, width = part[0].inputs.shape[-2:]
+                    device, is_half = self.model.device, self.model.precision in AUTOCAST
+                    lower = "" if is_half else f"--precision {lower_precision(device)}, "
                     raise BadArgument(
-                        f"{self.model.device} has too little memory for one image of {height}×{width} "
-                        f"({part[0].scene.image_path}). Try --precision bf16, a smaller model, or --device cpu."
+                        f"{device} has too little memory for one image of {height}×{width} "
+                        f"({part[0].scene.image_path}). Try {lower}a smaller model, or --device cpu."
                     ) from error
             if predicted is None:
                 # Only here: the error's traceback held all that was on the device.

@@ -4,6 +4,8 @@ import time
 
 import torch
 
+from panbench.models.feeding import current
+
 __all__ = ["Mark"]
 
 
@@ -13,15 +15,18 @@ class Mark:
     def __init__(self, device: torch.device) -> None:
         self._time = time.perf_counter()
         self._event: torch.cuda.Event | None = None
+        self._device = device
         if device.type == "cuda":
-            # Blocking: threads that wait for it sleep. One that spins takes a core from those that load images.
-            self._event = torch.cuda.Event(enable_timing=True, blocking=True)
-            self._event.record(torch.cuda.current_stream(device))
+            with current(device):
+                # Blocking: threads that wait for it sleep. One that spins takes a core from those that load images.
+                self._event = torch.cuda.Event(enable_timing=True, blocking=True)
+                self._event.record(torch.cuda.current_stream(device))
 
     def wait(self) -> None:
         """Returns when the device is past this mark, with all that was copied to the host before it."""
         if self._event is not None:
-            self._event.synchronize()
+            with current(self._device):
+                self._event.synchronize()
 
     def since(self, earlier: "Mark") -> float:
         """The seconds from an earlier mark, once the device is past this one."""

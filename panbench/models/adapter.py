@@ -66,6 +66,8 @@ class Adapter:
     half_weights: bool = False
     """Whether autocast's copies of convolutions' and linear layers' weights may be kept in place of the originals, so
     that they are not made again for each batch: true where no code reads a weight but these layers themselves."""
+    compiled_part: str = "backbone"
+    """The path of the module that `+compile` compiles; where the network has none there, all of it is compiled."""
     stated_rules: Mapping[str, Rule] = {}
     """Rules by name whose default thresholds this model's files state otherwise."""
     processor_size: tuple[int, int] | None = None

@@ -16,6 +16,7 @@ __all__ = [
     "check_precision",
     "choose_device",
     "keep_as_autocast_has_them",
+    "lower_precision",
     "memory_errors",
     "says_out_of_memory",
     "tf32_as",
@@ -25,6 +26,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32 = {"ieee": (False, False), "tf32": (True, True)}
 """Whether CUDA's convolutions and its matrix products may use TF32; for the others PyTorch's default, (True, False)."""
 
+
+_OF_BF16 = (8, 0)
+"""The compute capability from which cards have bf16 and TF32."""
 
 _OUT_OF_MEMORY = re.compile(
     r"out of memory"  # torch's allocators, and CUDA where a kernel or a copy is launched
@@ -54,18 +58,63 @@ def memory_errors() -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps. BadArgument."""
+    """The device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps.
+
+    Raises BadArgument for one that is not there, and for a card that this PyTorch has no kernels for.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = check_device_name(name).partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
-        reason = "this PyTorch has no CUDA" if torch.version.cuda is None else "no CUDA device is found"
-        raise BadArgument(f"--device {name}: {reason}. Use --device cpu, or install a CUDA build of PyTorch.")
+        raise BadArgument(f"--device {name}: {_why_no_card()}")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise BadArgument(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BadArgument("--device mps: this machine or this PyTorch has no Metal. Use --device cpu.")
-    return torch.device(name)
+    device = torch.device(name)
+    _refuse_without_kernels(device)
+    return device
+
+
+def _why_no_card() -> str:
+    if torch.version.cuda is not None:
+        return "no CUDA device is found. Use --device cpu."
+    if torch.version.hip is not None:
+        return f"this PyTorch is built for ROCm {torch.version.hip} and finds no card. Use --device cpu."
+    return "this PyTorch has no CUDA. Use --device cpu, or install a CUDA build of PyTorch."
+
+
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of an NVIDIA card; None for every other device."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
+
+
+def _refuse_without_kernels(device: torch.device) -> None:
+    """Raises BadArgument where PyTorch was built without code for the card: its first kernel would fail."""
+    own = _capability(device)
+    built = [] if own is None else torch.cuda.get_arch_list()
+    if own is None or not built or any(_runs(arch, own) for arch in built):
+        return
+    raise BadArgument(
+        f"{torch.cuda.get_device_name(device)} has compute capability {own[0]}.{own[1]}, for which this PyTorch "
+        f"{torch.__version__} has no kernels (it has {', '.join(built)}). Use --device cpu, or install a build of "
+        "PyTorch for an older CUDA."
+    )
+
+
+def _runs(arch: str, own: tuple[int, int]) -> bool:
+    """Whether code for `sm_75` or `compute_90` runs on a card: of its major version, or translated by the driver."""
+    kind, _, number = arch.partition("_")
+    version = divmod(int("".join(sign for sign in number if sign.isdigit())), 10)
+    return version <= own and (kind == "compute" or version[0] == own[0])
+
+
+def lower_precision(device: torch.device) -> str:
+    """The half precision that a device computes in: bf16, or fp16 on cards before compute capability 8.0."""
+    own = _capability(device)
+    return "fp16" if own is not None and own < _OF_BF16 else "bf16"
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -73,6 +122,12 @@ def check_precision(precision: str, device: torch.device) -> None:
     check_precision_name(precision)
     if precision == "tf32" and device.type != "cuda":
         raise BadArgument(f"--precision tf32 needs a CUDA device; this run is on {device}.")
+    own = _capability(device)
+    if precision in ("bf16", "tf32") and own is not None and own < _OF_BF16:
+        raise BadArgument(
+            f"--precision {precision} needs compute capability 8.0, and {torch.cuda.get_device_name(device)} has "
+            f"{own[0]}.{own[1]}: it would emulate it, or fail. Use --precision fp16."
+        )
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 On a CPU nothing is fed: an answer is there when the call returns, and passes over what is warm in the cache win.
 """
 
+import contextlib
 import functools
 from typing import Any
 
 import torch
 
-__all__ = ["constant", "is_fed", "to_host", "upload"]
+__all__ = ["constant", "current", "is_fed", "to_host", "upload"]
 
 copies = 0
 """How often `to_host` was called: the waits of this process that are meant."""
@@ -19,10 +20,17 @@ def is_fed(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Makes a GPU the current one of this thread. Every new thread begins with the first one, and what asks for none by
+    name (pinned memory, events) would open a context there."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Values of the host on a device. The copy is only queued, but on Metal, which would read what is freed by then."""
-    ready = values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
-    return ready.to(device, non_blocking=device.type != "mps")
+    with current(device):
+        ready = values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
+        return ready.to(device, non_blocking=device.type != "mps")
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,6 +19,7 @@ from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, O
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.devices import AUTOCAST, keep_as_autocast_has_them, tf32_as
 from panbench.models.external import check_outputs, code_of, guarded, is_external
+from panbench.models.feeding import current
 from panbench.models.model import LoadedImage, Model
 from panbench.models.rules import Rule
 from panbench.panoptic.types import ImageInfo, Scene
@@ -148,7 +149,7 @@ class HostedModel(Model):
                     raise
                 reason = str(error).strip().splitlines()[0]
                 raise BadArgument(
-                    f"--precision with +compile: torch.compile cannot compile the backbone here ({reason}). On a CPU "
+                    f"--precision with +compile: torch.compile cannot compile the network here ({reason}). On a CPU "
                     "it needs a C++ compiler, on CUDA Triton; leave +compile out."
                 ) from error
         if is_external(self.spec.adapter):
@@ -183,7 +184,7 @@ class HostedModel(Model):
     @contextlib.contextmanager
     def numerics(self) -> Iterator[None]:
         """The arithmetic that `precision` names, whatever the process has set otherwise."""
-        with tf32_as(self.precision) if self.device.type == "cuda" else contextlib.nullcontext():
+        with current(self.device), tf32_as(self.precision) if self.device.type == "cuda" else contextlib.nullcontext():
             if self.precision not in AUTOCAST:
                 yield
                 return

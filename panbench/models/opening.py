@@ -5,7 +5,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +64,8 @@ def open_model(
         the model's published numbers go: they are claims about those weights.
     device: auto, cpu, cuda, cuda:N or mps
     speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
-    compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
+    compiled: the backbone (or all of a network without one) is compiled by torch.compile when it first runs, which
+        takes a minute and needs a compiler
     download: fetch weights that are a URL and not here, else the error says how; reporter: gets steps and bytes
     Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
     """
@@ -72,6 +73,8 @@ def open_model(
     check_precision(precision, chosen)
     made = import_named(spec.adapter, spec)
     if not (isinstance(made, type) and issubclass(made, Adapter)):
+        if compiled:
+            raise BadArgument(f"--precision with +compile: {spec.title} is a function of its own. Leave +compile out.")
         return open_factory(spec, made, precision=precision, weights=weights)
     with _answers(spec, made):
         _check_adapter(spec, made)
@@ -106,14 +109,22 @@ def open_model(
                 speedups=speedups,
             )
     if compiled:
-        backbone = getattr(model.module, "backbone", None)
-        if not isinstance(backbone, nn.Module):
-            raise BadArgument(
-                f"--precision with +compile: {spec.title} has no module named backbone to compile. Leave +compile out."
-            )
-        cast(Any, model.module).backbone = torch.compile(backbone, dynamic=True)
+        _compile(model.module, adapter.compiled_part)
         model.compiled = True
     return model
+
+
+def _compile(module: nn.Module, part: str) -> None:
+    """Compiles a part of a network, or all of one that has no such part, in place."""
+    try:
+        found = module.get_submodule(part)
+    except AttributeError:
+        found = module
+    if found is module:
+        module.compile(dynamic=True)
+        return
+    parent, _, name = part.rpartition(".")
+    setattr(module.get_submodule(parent), name, torch.compile(found, dynamic=True))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from panbench.base.errors import BadDataset
-from panbench.models.feeding import upload
+from panbench.models.feeding import current, upload
 from panbench.panoptic.photo import PhotoFacts, read_photo
 from panbench.panoptic.types import Scene
 
@@ -100,9 +100,9 @@ def on_device(images: Sequence[Tensor], size: tuple[int, int], device: torch.dev
 
     images: (3, h, w) uint8 on the host, at most that large. One copy, which on CUDA is only queued.
     """
-    batch = torch.empty(
-        (len(images), *images[0].shape[:-2], *size), dtype=images[0].dtype, pin_memory=device.type == "cuda"
-    )
+    shape = (len(images), *images[0].shape[:-2], *size)
+    with current(device):
+        batch = torch.empty(shape, dtype=images[0].dtype, pin_memory=device.type == "cuda")
     for place, image in enumerate(images):
         batch[place, ..., : image.shape[-2], : image.shape[-1]] = image
     return upload(batch, device)

@@ -27,6 +27,8 @@ __all__ = ["Diagnosis", "diagnose", "unused_gpu"]
 VARIABLES = ("PANBENCH_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 EXTRAS = ("torchvision", "torchaudio", "transformers", "torchmetrics")
 
+UNTESTED = "not used unasked, as no test runs on Metal (MPS); --device mps tries it"
+
 
 @dataclass
 class Diagnosis:
@@ -83,17 +85,31 @@ def _torch(problems: list[str]) -> dict[str, Any]:
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             record[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.1f} GB"
+            problems += _of_card(index)
     elif reason := why_no_cuda(cuda):
         problems.append(reason)
     if torch.backends.mps.is_available():
-        record["mps"] = "available"
+        record["mps"] = UNTESTED
     return record
+
+
+def _of_card(index: int) -> list[str]:
+    """Why a card cannot be used, if so."""
+    from panbench.models.devices import choose_device
+
+    try:
+        choose_device(f"cuda:{index}")
+    except PanbenchError as error:
+        return [str(error)]
+    return []
 
 
 def unused_gpu() -> str | None:
     """A sentence on why this machine's GPU is not used; None without a GPU, or if one is used."""
     import torch
 
+    if torch.backends.mps.is_available():
+        return f"The GPU of this Mac is {UNTESTED}."
     return None if torch.cuda.is_available() else why_no_cuda(torch.version.cuda)
 
 

@@ -105,6 +105,7 @@ class TransformersAdapter(Adapter):
         )
         self.kind = family_of(self.stated, spec.title)
         self.family = self.kind.name
+        self.compiled_part = self.kind.backbone
         self.rule = parse_rule(settings.get("rule", self.kind.rule))
         self.config_text = json.dumps(self.stated, sort_keys=True)
         sizes = dict(settings.get("sizes", {}))

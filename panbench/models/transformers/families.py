@@ -35,6 +35,8 @@ class Family:
     divisor: int = 32
     square: bool = False
     """Whether the network takes a square of one size only: images are fitted into it, the rest is black."""
+    backbone: str = "model.pixel_level_module.encoder"
+    """The path of its backbone; "" where the network is one."""
     class_logits: str = "class_queries_logits"
     mask_logits: str = "masks_queries_logits"
 
@@ -69,8 +71,8 @@ FAMILIES: Mapping[str, Family] = {
         Family("mask2former", "Mask2Former", "Mask2FormerForUniversalSegmentation", "mask2former", shortest_edge),
         Family("maskformer", "MaskFormer", "MaskFormerForInstanceSegmentation", "maskformer", shortest_edge),
         Family("oneformer", "OneFormer", "OneFormerForUniversalSegmentation", "oneformer", shortest_edge),
-        Family("eomt", "EoMT", "EomtForUniversalSegmentation", "eomt", fitted, 1, square=True),
-        Family("eomt_dinov3", "EoMT (DINOv3)", "EomtDinov3ForUniversalSegmentation", "eomt", fitted, 1, square=True),
+        Family("eomt", "EoMT", "EomtForUniversalSegmentation", "eomt", fitted, 1, True, ""),
+        Family("eomt_dinov3", "EoMT (DINOv3)", "EomtDinov3ForUniversalSegmentation", "eomt", fitted, 1, True, ""),
         Family(
             "detr",
             "DETR",
@@ -78,6 +80,7 @@ FAMILIES: Mapping[str, Family] = {
             "detr",
             detr_size,
             1,
+            backbone="detr.model.backbone",
             class_logits="logits",
             mask_logits="pred_masks",
         ),

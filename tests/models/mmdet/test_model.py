@@ -23,6 +23,7 @@ from panbench.models.opening import open_model
 from panbench.models.predict import match_categories, predict
 from panbench.models.rules import fuse
 from panbench.panoptic.types import Category, ImageInfo, Scene
+from scripts.make import tiny_networks
 
 CPU = torch.device("cpu")
 TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny"]
@@ -272,6 +273,40 @@ def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path, monkeypatch):
     assert counters["stats"]["calls_captured"] > 10, "two blocks, with a convolution around the first"
     assert (plain.ids != compiled.ids).mean() <= 1e-3
     assert [s.category_id for s in plain.segments] == [s.category_id for s in compiled.segments]
+
+
+@pytest.mark.parametrize("name", [*TINY, *tiny_networks.SPECS])
+def test_a_part_of_every_family_is_compiled_and_runs(name: str, tmp_path: Path, monkeypatch):
+    """What torch.compile is given is what the forward pass calls: the backbone, or the network where it is one."""
+    called = []
+
+    def counted(part: Any, **settings: Any) -> Any:
+        assert settings["dynamic"]
+        run = part.forward if isinstance(part, torch.nn.Module) else part
+
+        def forward(*given: Any, **named: Any) -> Any:
+            called.append(part)
+            return run(*given, **named)
+
+        if not isinstance(part, torch.nn.Module):
+            return forward
+        monkeypatch.setattr(part, "forward", forward)
+        return part
+
+    monkeypatch.setattr(torch, "compile", counted)
+    if name in tiny_networks.SPECS:
+        model = tiny_networks.open_tiny(name, compiled=True)
+    else:
+        model = open_model(find_model(name), weights="random", device=CPU, compiled=True)
+    assert model.compiled
+    (scene,) = scenes(tmp_path, 1, (64, 64))
+    model.candidates([model.load(scene)])
+    assert len(called) == 1
+
+
+def test_a_function_is_not_compiled():
+    with pytest.raises(BadArgument, match=r"is a function of its own\. Leave \+compile out"):
+        open_model(find_model("os.path:basename"), device=CPU, compiled=True)
 
 
 def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypatch):
