@@ -272,6 +272,8 @@ def _explained(error: Exception, options: Collection[str] | None) -> tuple[str, 
         return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.", 2
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"The output cannot be written: {error.strerror}. Free some space, or write elsewhere.", 2
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return "A file that panbench had open was closed by other code in its process, such as the model's.", 1
     return f"{_in_short(error)}. This is a fault of panbench, not of your input; --debug shows the traceback.", 1
 
 

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import inspect
 import linecache
+import os
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -67,15 +68,29 @@ def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
 
     name: `package.module:attribute`; scenes: of the images that it looks at
     panbench's own errors pass, as do Ctrl-C and PyTorch's for too little memory, which a smaller batch may answer.
+    Code that leaves another current folder behind is an error, too: panbench's paths may be relative.
     """
+    before = _folder()
     try:
         yield
-    except (PanbenchError, NonFiniteOutput):
+        if before is not None and (after := _folder()) != before:
+            raise ModelFailed(f"{name} changed the current folder to {after or 'one that is gone'}{_on(scenes)}.")
+    except (PanbenchError, NonFiniteOutput, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if says_out_of_memory(error):
             raise
         raise ModelFailed(f"{name} {_said(error)}{_on(scenes)}. {_place(error, name)}".rstrip()) from error
+    finally:
+        if before is not None and _folder() != before:
+            os.chdir(before)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager
@@ -86,9 +101,9 @@ def code_of(packages: Collection[str], scenes: Sequence[Scene] = ()) -> Iterator
     """
     try:
         yield
-    except (PanbenchError, NonFiniteOutput):
+    except (PanbenchError, NonFiniteOutput, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if says_out_of_memory(error):
             raise
         raise_as_theirs(error, packages, scenes)

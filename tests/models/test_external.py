@@ -1,5 +1,6 @@
 """Whatever a model of somebody else does: one sentence names its module, the image and the line, and nobody else."""
 
+import errno
 import sys
 import textwrap
 from pathlib import Path
@@ -11,10 +12,12 @@ from support import panbench
 
 from panbench.base.errors import ModelFailed
 from panbench.catalog import find_model, spec_from_config
+from panbench.evaluation import loop
 from panbench.models.devices import tf32_as
 from panbench.models.external import code_of, external_code
 from panbench.models.opening import open_model
 from panbench.panoptic.types import ImageInfo, Scene
+from panbench.runs import load_run
 
 FUNCTION = """
     import numpy as np
@@ -38,11 +41,11 @@ def folder(tmp_path, monkeypatch) -> Path:
     sys.modules.pop("strange", None)
 
 
-def evaluated(folder: Path, source: str):
+def evaluated(folder: Path, source: str, *options: str, out: str | None = None):
     (folder / "strange.py").write_text(textwrap.dedent(source))
     sys.modules.pop("strange", None)
     data = ["--data", "shapes", "--limit", "3", "--batch-size", "1", "--device", "cpu"]
-    return panbench("eval", "--model", "strange:make", *data, "--out", folder / "run", "-q")
+    return panbench("eval", "--model", "strange:make", *data, "--out", out or folder / "run", "-q", *options)
 
 
 def sentence_of(done) -> str:
@@ -58,6 +61,8 @@ def sentence_of(done) -> str:
         ("raise MemoryError", "raised MemoryError"),
         ("raise SystemExit(3)", "called sys.exit(3)"),
         ("exit(0)", "called sys.exit(0)"),
+        ("raise type('Odd', (BaseException,), {})('no')", "raised Odd: no"),
+        ("raise GeneratorExit", "raised GeneratorExit"),
         (
             "import a_package_that_is_absent",
             "needs the Python package a_package_that_is_absent, which is not installed",
@@ -74,6 +79,46 @@ def test_what_a_function_raises_is_its_own_and_names_image_and_line(folder, body
     assert f"{folder / 'strange.py'}, line " in sentence
     assert body.split(":")[-1].strip()[:15] in sentence
     assert "fault of panbench" not in sentence
+
+
+FOLDER = "import os; os.chdir('elsewhere') if len(calls) == 2 else None"
+GONE = "import os; (os.mkdir('gone'), os.chdir('gone'), os.rmdir('../gone')) if len(calls) == 2 else None"
+
+
+@pytest.mark.parametrize(("body", "said"), [(FOLDER, "elsewhere"), (GONE, "one that is gone")])
+def test_a_model_that_changes_the_current_folder_ends_its_run_which_resumes(folder, body, said):
+    (folder / "elsewhere").mkdir()
+    answer = "\n            return ids, [{'id': 1, 'category_id': 1}]"
+    done = evaluated(folder, FUNCTION.format(body=body + answer), out="run")
+    assert done.exit_code == 1, done.output
+    assert f"strange:make changed the current folder to {folder / said if said == 'elsewhere' else said} on" in (
+        sentence_of(done)
+    )
+    assert Path.cwd() == folder
+    assert load_run("run").info.status == "failed"
+    assert evaluated(folder, FUNCTION.format(body=answer.strip()), "--resume", out="run").exit_code == 0
+    assert load_run("run").info.status == "done"
+
+
+def test_a_run_whose_files_other_code_closes_ends_in_a_sentence_and_resumes(folder, monkeypatch):
+    """As when a model closes the descriptors of its process while an id PNG is read."""
+    source = FUNCTION.format(body="return ids, [{'id': 1, 'category_id': 1}]")
+    read, calls = loop.read_hashed_id_png, []
+
+    def closed(*given, **named):
+        calls.append(given)
+        if len(calls) == 2:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return read(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "read_hashed_id_png", closed)
+        done = evaluated(folder, source)
+    assert done.exit_code == 1, done.output
+    assert "was closed by other code in its process" in sentence_of(done)
+    assert load_run(folder / "run").info.status == "failed"
+    assert evaluated(folder, source, "--resume").exit_code == 0
+    assert load_run(folder / "run").info.status == "done"
 
 
 @pytest.mark.parametrize(
