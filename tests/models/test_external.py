@@ -12,7 +12,7 @@ from support import panbench
 
 from panbench.base.errors import ModelFailed
 from panbench.catalog import find_model, spec_from_config
-from panbench.evaluation import loop
+from panbench.evaluation import sinks
 from panbench.models.devices import tf32_as
 from panbench.models.external import code_of, external_code
 from panbench.models.opening import open_model
@@ -103,7 +103,7 @@ def test_a_model_that_changes_the_current_folder_ends_its_run_which_resumes(fold
 def test_a_run_whose_files_other_code_closes_ends_in_a_sentence_and_resumes(folder, monkeypatch):
     """As when a model closes the descriptors of its process while an id PNG is read."""
     source = FUNCTION.format(body="return ids, [{'id': 1, 'category_id': 1}]")
-    read, calls = loop.read_hashed_id_png, []
+    read, calls = sinks.read_hashed_id_png, []
 
     def closed(*given, **named):
         calls.append(given)
@@ -112,7 +112,7 @@ def test_a_run_whose_files_other_code_closes_ends_in_a_sentence_and_resumes(fold
         return read(*given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "read_hashed_id_png", closed)
+        patch.setattr(sinks, "read_hashed_id_png", closed)
         done = evaluated(folder, source)
     assert done.exit_code == 1, done.output
     assert "was closed by other code in its process" in sentence_of(done)
