@@ -87,8 +87,8 @@ def test_every_script_that_a_file_names_exists():
 
 
 BENCH = ROOT / "scripts" / "bench"
-# Two drive a browser, two are what the others share, the rest is not on the harness yet.
-APART = {"report_actions", "report_questions", "harness", "child", "__init__", "index", "local_files"}
+# One drives a browser, the others are what all share.
+APART = {"report_questions", "harness", "child", "__init__"}
 MADE = re.search(r"^BENCHMARKS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)[1]
 
 

@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         "unencrypted_redirect_followed",
         "a download from https never comes over http",
-        "panbench/base/download.py",
+        "panbench/base/web.py",
         '        if there.scheme != "https":',
         "        if False:",
         ("tests/base/test_download.py::test_a_redirect_from_https_to_http_is_refused",),

@@ -40,7 +40,6 @@ def generated_pages(repository: str) -> dict[str, str]:
         **pages,
         "commands.md": commands_page(),
         "python.md": python_page(),
-        "first_use.md": first_use_page(),
         "demo.md": demo_page(),
         "examples.md": examples_page(),
     }
@@ -61,17 +60,6 @@ def examples_page() -> str:
             "",
         ]
     return "\n".join(pages)
-
-
-def first_use_page() -> str:
-    """The transcripts that scripts/make/first_use.py has written into build/, or how to have them."""
-    made = ROOT / "build" / "first_use.md"
-    if made.is_file():
-        return made.read_text("utf-8")
-    return (
-        "# The first ten minutes\n\nThis build of the site was made without the transcripts of three first visits. "
-        "`python scripts/make/first_use.py --work DIR` makes them before `make docs`.\n"
-    )
 
 
 def demo_page() -> str:

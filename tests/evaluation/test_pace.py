@@ -27,7 +27,6 @@ from panbench.models.preprocess import read_photograph
 from panbench.models.rules.given import Given
 from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord, Run
-from scripts.check import gpu_day
 
 WARM_UP = 10.0
 """Seconds that the first batch of each lane takes longer, as imports and compilation do."""
@@ -267,25 +266,6 @@ def test_bench_measures_a_model_without_things_or_stuff(enter, monkeypatch, tmp_
     (row,) = bench.benchmark([find_model("mask2former-tiny")], size=(32, 32), count=16, device="cpu", warm_up=0).rows
     assert (row.status, row.images_per_second) == ("ok", pytest.approx(1.0))
     assert row.PQ is not None
-
-
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_the_gpu_day_tells_the_rate_of_every_batch_size(enter, monkeypatch, tmp_path, lanes):
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    world = enter(lanes)
-    monkeypatch.setattr(bench, "open_model", lambda spec, **settings: SleepyModel(world))
-    monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
-    day = gpu_day.Day(tmp_path, rehearsal=True)
-    day.size, day.large, day.weights = (32, 32), (gpu_day.LARGE[0],), "random"
-    stored = gpu_day.Rows(tmp_path / "speed.rows.json")
-    gpu_day.speed(day, stored)
-    rows = stored.all
-    assert [row["status"] for row in rows] == ["ok"] * 4
-    assert [row["images/s"] for row in rows] == pytest.approx([lanes] * 4)
-    assert [row["good"] for row in rows] == [False] * 4, "the goal is 83"
-    assert gpu_day._is_fast_enough(gpu_day.LARGE[0], 83.0)
-    assert gpu_day._is_fast_enough(gpu_day.LARGE[1], 1.0)
-    assert not gpu_day._is_fast_enough(gpu_day.LARGE[1], None), "a setting that ran and has no rate was not measured"
 
 
 class Stopwatch:

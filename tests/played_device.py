@@ -1,18 +1,15 @@
-"""Counts the kernels and the waits of a batch on a CUDA device that the CPU plays; no GPU is needed.
+"""Counts the waits of a batch on a device that the CPU plays; a program of its own (tests/models/test_feeding.py).
 
-    python scripts/check/simulated_cuda.py --model mask2former-r50,maskformer-r50,panoptic-fpn-r50-1x --batch 1,8
+Tensors on the device are wrappers around values on the host. They refuse to be mixed with tensors of the host, as
+CUDA's do, and where CUDA would hold up the thread that feeds it is a wait: `.item()`, `nonzero`, masks as indices,
+copies that block. The numbers are those of the CPU, so the code runs as it will. What panbench does for CUDA alone
+(channels-last) is not played. Waits of planted segments are left out.
 
-Tensors "on cuda:0" are wrappers around values on the host. They refuse to be mixed with tensors of the host, as CUDA
-does, and every operation on them is a kernel, or a wait where CUDA would hold up the thread that feeds it: `.item()`,
-`nonzero`, masks as indices, copies that block. The numbers are those of the CPU, so the code runs as it will. What it
-cannot show: times, streams, memory, half precision, compiled kernels.
+    python tests/played_device.py < JOBS      JOBS: a JSON list of [model, weights, planted segments, [batch sizes]]
 
-`--device cuda` needs PyTorch's CUDA build, whose wheel has the device's bookkeeping (pip install torch==2.13.0, several
-GB), in an environment of its own. `--device meta` plays a device without a name on any build, for the tests; what
-panbench does for CUDA alone (pinned memory, channels-last) it does not show. Waits of planted segments are left out.
+It prints a JSON list of {"model", "batch", "waits", "places"}.
 """
 
-import argparse
 import collections
 import contextlib
 import functools
@@ -24,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
@@ -33,7 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # Wrapped tensors are made under no_grad; inference tensors cannot be.
 torch.inference_mode = lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext()  # type: ignore
 
-DEVICE = torch.device("cuda:0")
+DEVICE = torch.device("meta")
+SIZE = (96, 128)
 
 # Answers whose shape or value the host needs before it can go on.
 WAITING = {
@@ -48,13 +46,6 @@ WAITING = {
     "unique_consecutive",
     "unique_dim",
 }
-# No kernel: only shape and strides change.
-VIEWS = set(
-    "_reshape_alias _unsafe_view alias as_strided detach diagonal expand lift_fresh permute select slice split "
-    "split_with_sizes squeeze t transpose unbind unfold unsqueeze view".split()
-)
-
-kernels: collections.Counter[str] = collections.Counter()
 waits: collections.Counter[tuple[str, str]] = collections.Counter()
 _pinned: set[int] = set()
 
@@ -108,7 +99,7 @@ class Simulation(TorchDispatchMode):
 
 
 def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
-    """Runs an operation on the host's values, and counts what it would be on a device."""
+    """Runs an operation on the host's values, and counts where a device would be waited for."""
     name = function._schema.name.split("::")[1]
     tensors: list[Tensor] = []
     plain_arguments, plain_named = mapped(lambda each: _on_host(each, tensors), (arguments, named))
@@ -127,18 +118,14 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
         wait("copy to the host")
         return run().clone()
     if name == "_to_copy" and on_host and to_device:
-        if named.get("non_blocking"):
-            kernels["copy to the device"] += 1
-        else:
+        if not named.get("non_blocking"):
             wait("copy to the device")
         return Simulated(run().clone())
     if name == "copy_" and isinstance(arguments[0], Simulated) != isinstance(arguments[1], Simulated):
         queued = (len(arguments) > 2 and arguments[2]) or named.get("non_blocking")
         if isinstance(arguments[1], Simulated):  # to memory that is not pinned the driver copies at once
             queued = queued and arguments[0].untyped_storage().data_ptr() in _pinned
-        if queued:
-            kernels["copy"] += 1
-        else:
+        if not queued:
             wait("copy")
         run()
         return arguments[0]
@@ -161,8 +148,6 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
         isinstance(each, Simulated) and each.dtype in (torch.bool, torch.uint8) for each in tensors[1:]
     ):
         wait("mask as an index")
-    elif name not in VIEWS:
-        kernels[name] += 1
     made = run()
     if name in ("equal", "is_nonzero", "_local_scalar_dense"):
         return made
@@ -215,60 +200,15 @@ def place(depth: int = 2) -> str:
     return " < ".join(found)
 
 
-class _Event:
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def record(self, *_: Any) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
-
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, other: Any) -> float:
-        return 0.0
-
-
 @functools.cache
 def install() -> None:
     """Makes torch believe in the device, and modules move there. A second call does nothing."""
     torch._C._set_only_lift_cpu_tensors(True)  # type: ignore[attr-defined]
-    if DEVICE.type == "cuda":
-        _install_cuda()
-    else:
-        torch.autocast = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment,misc]
-        importlib.import_module("torch.distributed.optim")  # scripts functions, which must see the originals
-        _make_by_copying("tensor")
-        _make_by_copying("as_tensor")
+    torch.autocast = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment,misc]
+    importlib.import_module("torch.distributed.optim")  # scripts functions, which must see the originals
+    _make_by_copying("tensor")
+    _make_by_copying("as_tensor")
     _move_modules()
-
-
-def _install_cuda() -> None:
-    torch._C._ensureCUDADeviceGuardSet()
-    torch.backends.cudnn.enabled = False  # its operators exist for CUDA alone
-    answers: dict[str, Callable[..., Any]] = {
-        "_lazy_init": lambda: None,
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "current_stream": lambda *_: None,
-        "synchronize": lambda *_: None,
-        "empty_cache": lambda: None,
-        "get_device_name": lambda *_: "simulated",
-        "get_device_capability": lambda *_: (9, 0),
-        "max_memory_allocated": lambda *_: 0,
-        "reset_peak_memory_stats": lambda *_: None,
-        "is_bf16_supported": lambda *_, **__: True,
-        "get_sync_debug_mode": lambda: 0,
-        "set_sync_debug_mode": lambda *_: None,
-    }
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, answer)
-    torch.cuda.Event = _Event  # type: ignore[assignment,misc]
-    torch.Tensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign,assignment]
 
 
 def _make_by_copying(name: str) -> None:
@@ -304,13 +244,12 @@ def _move_modules() -> None:
 @contextlib.contextmanager
 def simulation() -> Iterator[None]:
     """The device; counts begin at 0."""
-    kernels.clear()
     waits.clear()
     with Simulation():
         yield
 
 
-def opened(name: str, weights: str, plant: int, precision: str) -> Any:
+def opened(name: str, weights: str, plant: int) -> Any:
     """A model on the device; the simulation must be running."""
     from panbench.catalog import find_model
     from panbench.models.opening import open_model
@@ -318,88 +257,39 @@ def opened(name: str, weights: str, plant: int, precision: str) -> Any:
 
     model: Any
     if name in tiny_networks.SPECS:
-        model = tiny_networks.open_tiny(name, DEVICE, precision=precision)
+        model = tiny_networks.open_tiny(name, DEVICE)
     else:
-        model = open_model(find_model(name), weights=weights, device=DEVICE, precision=precision)
+        model = open_model(find_model(name), weights=weights, device=DEVICE)
     if plant:
         model.plant_segments(plant)
     return model
 
 
-def measure(name: str, model: Any, batch: int, size: tuple[int, int]) -> dict[str, Any]:
-    """Kernels and waits of the second of two batches, from loaded images to fused maps on their way to the host."""
+def measure(name: str, model: Any, batch: int) -> dict[str, Any]:
+    """Waits of the second of two batches, from loaded images to fused maps on their way to the host."""
     from panbench.datasets.generated import generated_dataset
     from panbench.models.rules import fuse
 
     with simulation():
-        with contextlib.redirect_stderr(sys.stderr):
-            dataset = generated_dataset(model.class_names, model.isthing, size=size, count=batch)
+        dataset = generated_dataset(model.class_names, model.isthing, size=SIZE, count=batch)
         loaded = [model.load(scene) for scene in dataset.scenes]
         # The first batch fills what is kept for a shape.
         fuse(model.candidates(loaded), model.rule)
-        kernels.clear()
         waits.clear()
-        outputs = model.candidates(loaded)
-        in_forward = sum(kernels.values()), sum(waits.values())
-        fuse(outputs, model.rule)
-    return {
-        "model": name,
-        "batch": batch,
-        "kernels_forward": in_forward[0],
-        "kernels_fusion": sum(kernels.values()) - in_forward[0],
-        "waits": sum(waits.values()),
-        "places": [[count, kind, where] for (kind, where), count in waits.most_common()],
-        "operations": kernels.most_common(12),
-    }
+        fuse(model.candidates(loaded), model.rule)
+    places = [[count, kind, where] for (kind, where), count in waits.most_common()]
+    return {"model": name, "batch": batch, "waits": sum(waits.values()), "places": places}
 
 
 def main() -> None:
-    """Prints a table, and the places of all waits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model",
-        default="mask2former-r50,maskformer-r50,panoptic-fpn-r50-1x",
-        help="comma-separated; untrained: the tiny networks of scripts/make/tiny_networks.py",
-    )
-    parser.add_argument("--batch", default="1,8")
-    parser.add_argument("--size", default="480x640")
-    parser.add_argument("--weights", default="random")
-    parser.add_argument("--plant", type=int, default=15)
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--places", action="store_true", help="also where the waits are")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--device", default="cuda", choices=["cuda", "meta"])
-    options = parser.parse_args()
-    global DEVICE
-    DEVICE = torch.device(options.device, 0) if options.device == "cuda" else torch.device(options.device)
-    height, width = (int(side) for side in options.size.split("x"))
+    """Counts what standard input asks for."""
     install()
-    from scripts.make import tiny_networks
-
     found = []
-    print(
-        f"torch {torch.__version__}; {options.size}, weights {options.weights}, {options.plant} planted, "
-        f"{options.precision}"
-    )
-    print(
-        "| model | images a batch | kernels, forward | kernels, fusion | waits |\n| --- | ---: | ---: | ---: | ---: |"
-    )
-    for name in tiny_networks.SPECS if options.model == "untrained" else options.model.split(","):
+    for name, weights, plant, batches in json.load(sys.stdin):
         with simulation():
-            model = opened(name, options.weights, options.plant, options.precision)
-        for batch in (int(each) for each in options.batch.split(",")):
-            row = measure(name, model, batch, (height, width))
-            found.append(row)
-            print(
-                f"| {name} | {batch} | {row['kernels_forward']:,} | {row['kernels_fusion']:,} | {row['waits']} |",
-                flush=True,
-            )
-            if options.places:
-                for count, kind, where in row["places"]:
-                    print(f"    {count:4d}  {kind:24s} {where}")
-                print("    ", row["operations"])
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+            model = opened(name, weights, plant)
+        found += [measure(name, model, batch) for batch in batches]
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
