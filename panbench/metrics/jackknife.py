@@ -1,4 +1,5 @@
-"""Intervals of PQ, SQ and RQ for the images that a sample stands for: the jackknife over images, corrected for bias.
+"""Intervals of PQ, SQ and RQ, and of their differences, for the images that a sample stands for: the jackknife over
+images, corrected for bias.
 
 PQ of some of the images is biased downwards: where the few images of a rare category are missing, its false positives
 on other images stay, and count as PQ 0. Resampling repeats that on top of it, so percentiles of a bootstrap lie on one
@@ -18,24 +19,42 @@ rare; docs/uncertainty.md derives them, docs/simulations.md tests them:
 
 PQ and RQ of a single category are one quotient: its linear expansion over images [Jaeckel 1972] with two half images
 more, one without a mistake and one with nothing else. So a category that is never found has an interval, too.
+
+A difference of two runs is paired: what is left out is left out of both, so only what an image adds to one and not to
+the other counts. Which run has the finer masks is a question of the mean IoU of matches, over the categories that both
+match: SQ's mean counts a category without a match as 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.pq import ratio
 from panbench.metrics.samples import FEWEST_IMAGES, Entries, Sample, Stack, scope_table
 from panbench.metrics.slices import ImageStatistics
 
-__all__ = ["Estimate", "Jackknife", "freedom", "interval_rows", "intervals"]
+__all__ = [
+    "MATCHED_IOU",
+    "Differences",
+    "Estimate",
+    "Jackknife",
+    "LeftOutMeans",
+    "differences",
+    "freedom",
+    "interval_rows",
+    "intervals",
+    "matched_iou",
+]
+
+MATCHED_IOU = "IoU"
+"""The mean IoU of matches, averaged over the categories that both of two runs match: whose masks are finer."""
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -96,20 +115,29 @@ class Estimate:
         low, high = self.ends(level)
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
+    def p(self) -> Float:
+        """Two-sided p of a true value of 0, by Student's t; without any variance 1 for a centre of 0, else 0."""
+        # Equal numbers that were added up in another order must count as equal.
+        size = np.where(np.abs(self.centre) > 1e-12, np.abs(self.centre), 0.0)
+        t = np.divide(size, np.sqrt(self.variance), out=np.where(size > 0, np.inf, 0.0), where=self.variance > 0)
+        return np.where(np.isnan(self.centre), np.nan, 2 * stdtr(np.clip(self.freedom, 1, 1e9), -t))
+
 
 @dataclass(frozen=True)
 class Jackknife:
-    """PQ, SQ and RQ of the groups of a run, of all images and without each.
+    """PQ, SQ and RQ of the groups of a run, of all images and without each; or other means, in place of (3, groups).
 
     value: (3, groups), left_out: (3, groups, units); of SQ with what unmatched categories are expected to add
     corrections: (3, groups, cells) each category's part of the correction for bias
     unmatched: (3, groups) the variance that unmatched categories add to SQ
+    order: the bias falls with N^−order; 1 of quotients of sums [Gray & Schucany 1972 for others]
     """
 
     value: Float
     left_out: Float
     corrections: Float
     unmatched: Float
+    order: float = 1.0
 
     @staticmethod
     def of(stack: Stack, run: int) -> Jackknife:
@@ -122,17 +150,70 @@ class Jackknife:
         columns = ([getattr(one, name) for one in of] for name in ("value", "left_out", "corrections", "unmatched"))
         return Jackknife(*(np.mean(column, axis=0) for column in columns))
 
+    def only(self, place: int) -> Jackknife:
+        """One of the scores, or rows of scores."""
+        return Jackknife(
+            self.value[place], self.left_out[place], self.corrections[place], self.unmatched[place], self.order
+        )
+
+    def __sub__(self, other: Jackknife) -> Jackknife:
+        """The difference of two runs on the same images."""
+        left_out = self.left_out - other.left_out
+        # Runs that no image tells apart match the same categories: no image more would tell them apart.
+        apart = (left_out != 0).any(axis=-1)
+        unmatched = np.where(apart, self.unmatched + other.unmatched, 0)
+        corrections = self.corrections - other.corrections
+        return Jackknife(self.value - other.value, left_out, corrections, unmatched, self.order)
+
+    def over(self, other: Jackknife) -> Jackknife:
+        """The quotient of two on the same images; NaN where the other is 0."""
+        whole = np.where(other.value != 0, other.value, np.nan)
+        ratio_of = self.value / whole
+        left_out = self.left_out / np.where(other.left_out != 0, other.left_out, np.nan)
+        corrections = (self.corrections - ratio_of[..., None] * other.corrections) / whole[..., None]
+        return Jackknife(ratio_of, left_out, corrections, (self.unmatched + ratio_of**2 * other.unmatched) / whole**2)
+
     def estimate(self) -> Estimate:
         """(3, groups) estimates for the images that these stand for."""
         units = self.left_out.shape[-1]
         mean = self.left_out.mean(axis=-1)
         apart = (units - 1) * (mean[..., None] - self.left_out)
         by_images = np.square(apart).sum(axis=-1) / max(units * (units - 1), 1)
-        added = np.square(self.corrections).sum(axis=-1) + self.unmatched
+        added = np.square(self.corrections / self.order).sum(axis=-1) + self.unmatched
         # What is added is as good as known: it only makes the interval wider.
-        total, degrees = by_images + added, freedom(apart)
-        np.divide(total**2 * degrees, by_images**2, out=degrees, where=by_images > 0)
-        return Estimate(units * self.value - (units - 1) * mean, total, degrees)
+        total = by_images + added
+        degrees = freedom(apart) * np.square(np.divide(total, by_images, out=np.ones_like(total), where=by_images > 0))
+        return Estimate(self.value + (units - 1) * (self.value - mean) / self.order, total, degrees)
+
+
+class LeftOutMeans:
+    """Means over cells that come one by one: a `Jackknife` of (n,) means; cells that are NaN are left out of a mean."""
+
+    def __init__(self, n: int, cells: int, units: int) -> None:
+        self._sums, self._known = np.zeros(n), np.zeros(n)
+        self._change, self._gone = np.zeros((2, n, units))
+        self._of_cells = np.zeros((2, n, cells))
+
+    def add(self, mean: int, cell: int, value: float, units: Int, without: Float) -> None:
+        """A cell's value, which is known, and what it is without each of some units; the others do not change it."""
+        gone = np.isnan(without)
+        change = np.where(gone, 0, without) - value
+        self._sums[mean] += value
+        self._known[mean] += 1
+        self._change[mean, units] += change
+        self._gone[mean, units] += gone
+        self._of_cells[:, mean, cell] = change.sum(), gone.sum()
+
+    def jackknife(self, order: float = 1.0) -> Jackknife:
+        """The means."""
+        units = self._change.shape[1]
+        known = np.where(self._known > 0, self._known, np.nan)
+        value, fewer = self._sums / known, self._known[:, None] - self._gone
+        left_out = (self._sums[:, None] + self._change) / np.where(fewer > 0, fewer, np.nan)
+        change, gone = self._of_cells
+        # A cell that drops out of a mean changes it as one does that has the mean's value.
+        corrections = -(change + gone * np.nan_to_num(value)[:, None]) * (1 - 1 / units) / known[:, None]
+        return Jackknife(value, left_out, corrections, np.zeros(len(value)), order)
 
 
 @dataclass(frozen=True)
@@ -181,7 +262,7 @@ class _Tally:
 
     @staticmethod
     def of(stack: Stack, run: int, entries: Entries) -> _Tally:
-        iou_sum, hits, mistakes = stack.totals()[run, ..., 0]
+        iou_sum, hits, mistakes = stack.totals()[run]
         whole = hits + mistakes / 2
         scores = np.stack([ratio(iou_sum, whole), ratio(iou_sum, hits), ratio(hits, whole)])
         held, unmatched = whole > 0, (whole > 0) & (hits == 0)
@@ -266,34 +347,142 @@ def _freedom_of(squares: Float, fourth: Float, n: npt.ArrayLike) -> Float:
 
 def _of_cells(stack: Stack, run: int, level: float) -> tuple[Float, Float]:
     """(low, high), each (3, cells): PQ, SQ and RQ of single categories; NaN where one does not occur."""
+    ends = [quotient.estimate().interval(level) for quotient in _quotients(stack, run)]
+    low, high = (np.stack(side) for side in zip(*ends, strict=True))
+    return low, high
+
+
+def _quotients(stack: Stack, run: int) -> tuple[_Quotients, _Quotients, _Quotients]:
+    """PQ, SQ and RQ of single categories."""
     entries, cells = stack.entries(run), stack.members.shape[1]
-    ends = np.full((2, 3, cells), np.nan)
-    for metric, part in ((0, entries.iou_sum), (2, entries.hits)):
-        ends[:, metric] = _of_quotients(entries.cell, part, entries.whole, cells, level, halves=True)
+    unit = entries.cell * stack.n_units + entries.unit
     own = entries.hits > 0
-    sq = _of_quotients(entries.cell[own], entries.iou_sum[own], entries.hits[own], cells, level, halves=False)
-    enough = np.bincount(entries.cell[own], minlength=cells) >= FEWEST_IMAGES
-    ends[:, 1] = np.where(enough, sq, np.nan)
-    return ends[0], ends[1]
+    sq = _Quotients.of(unit[own], entries.cell[own], entries.iou_sum[own], entries.hits[own], cells, halves=False)
+    enough = sq.n >= FEWEST_IMAGES
+    pq, rq = (
+        _Quotients.of(unit, entries.cell, part, entries.whole, cells, halves=True)
+        for part in (entries.iou_sum, entries.hits)
+    )
+    return pq, replace(sq, value=np.where(enough, sq.value, np.nan)), rq
 
 
-def _of_quotients(cell: Int, part: Float, whole: Float, cells: int, level: float, *, halves: bool) -> Float:
-    """(2, cells) low and high of Σ part / Σ whole of each cell. halves: with two half images more, of which one is all
-    right and one all wrong, and which hold half of what the others hold in the mean."""
+@dataclass(frozen=True)
+class _Quotients:
+    """Σ part / Σ whole of each cell, to first order a sum of what units add to it. [Jaeckel 1972]
 
-    def summed(values: Float) -> Float:
-        return np.bincount(cell, values, cells).astype(np.float64)
+    unit: ascending, cell · units + unit, of each entry its cell and `apart`, what it adds
+    halves: (2, cells) what two half images more add, of which one is all right and one all wrong, and which hold half
+        of what the others hold in the mean; zeros without them
+    value: (cells,) with the half images; n: how many add to a cell, `more` of which are the half images
+    """
 
-    n, total = summed(np.ones(len(cell))), summed(whole)
-    there = n > 1
-    half = ratio(total, n) / 2 if halves else np.zeros(cells)
-    total = np.where(there, total + 2 * half, 1)
-    value = (summed(part) + half) / total
-    apart = (part - value[cell] * whole) / total[cell]
-    right, wrong = (1 - value) * half / total, -value * half / total
-    squares = summed(apart**2) + right**2 + wrong**2
-    fourth = summed(apart**4) + right**4 + wrong**4
-    n = n + 2 * halves
-    variance = squares * n / np.maximum(n - 1, 1)
-    low, high = Estimate(value, variance, _freedom_of(squares, fourth, n)).interval(level)
-    return np.where(there, np.stack([low, high]), np.nan)
+    unit: Int
+    cell: Int
+    apart: Float
+    halves: Float
+    value: Float
+    n: Int
+    more: int
+
+    @staticmethod
+    def of(unit: Int, cell: Int, part: Float, whole: Float, cells: int, *, halves: bool) -> _Quotients:
+        def summed(values: Float) -> Float:
+            return np.bincount(cell, values, cells).astype(np.float64)
+
+        n, total = np.bincount(cell, minlength=cells), summed(whole)
+        half = ratio(total, n.astype(np.float64)) / 2 if halves else np.zeros(cells)
+        total = np.where(n > 1, total + 2 * half, 1)
+        value = np.where(n > 1, (summed(part) + half) / total, np.nan)
+        apart = (part - value[cell] * whole) / total[cell]
+        added = np.stack([1 - value, -value]) * half / total
+        return _Quotients(unit, cell, apart, added, value, n + 2 * halves, 2 * halves)
+
+    def __sub__(self, other: _Quotients) -> _Quotients:
+        """The difference of two runs on the same units."""
+        both, place = np.unique(np.concatenate([self.unit, other.unit]), return_inverse=True)
+        apart = np.bincount(place, np.concatenate([self.apart, -other.apart]), len(both)).astype(np.float64)
+        cell: Int = np.zeros(len(both), np.int64)
+        cell[place] = np.concatenate([self.cell, other.cell])
+        n = np.bincount(cell, minlength=len(self.value)) + self.more
+        return _Quotients(both, cell, apart, self.halves - other.halves, self.value - other.value, n, self.more)
+
+    def estimate(self) -> Estimate:
+        """(cells,) estimates for the images that these stand for."""
+
+        def summed(power: int) -> Float:
+            return np.bincount(self.cell, self.apart**power, len(self.value)) + (self.halves**power).sum(axis=0)
+
+        squares, fourth = summed(2), summed(4)
+        variance = squares * self.n / np.maximum(self.n - 1, 1)
+        return Estimate(self.value, variance, _freedom_of(squares, fourth, self.n))
+
+
+def matched_iou(stack: Stack, a: int, b: int) -> tuple[Float, Jackknife]:
+    """(2, groups) mean IoU of matches of two runs, over the categories that both match, and b's less a's."""
+    members, cells, units = stack.members, stack.members.shape[1], stack.n_units
+    totals = stack.totals()[[a, b], :2]
+    both: Bool = np.asarray((totals[:, 1] > 0).all(axis=0))
+    entries = [stack.entries(run) for run in (a, b)]
+    listed = [one.cell * units + one.unit for one in entries]
+    place, inverse = np.unique(np.concatenate(listed), return_inverse=True)
+    cell, unit = place // units, place % units
+    own = np.split(inverse, [len(listed[0])])
+    left = totals[:, :, cell]
+    for run, one in enumerate(entries):
+        left[run, 0, own[run]] -= one.iou_sum
+        left[run, 1, own[run]] -= one.hits
+    apart = np.where(both, np.diff(ratio(totals[:, 0], totals[:, 1]), axis=0)[0], 0)
+    still = both[cell] & (left[:, 1] > 0.25).all(axis=0)
+    without = np.where(still, np.diff(left[:, 0] / np.where(left[:, 1] > 0.25, left[:, 1], 1), axis=0)[0], 0)
+    change, gone = without - apart[cell], (both[cell] & ~still).astype(np.float64)
+
+    def over_units(values: Float) -> Float:
+        return np.stack([np.bincount(unit, values * member[cell], units) for member in members])
+
+    n = members @ both
+    known = np.where(n > 0, n, np.nan)
+    values = np.stack([members @ np.where(both, ratio(iou_sum, hits), 0) / known for iou_sum, hits in totals])
+    value, fewer = members @ apart / known, n[:, None] - over_units(gone)
+    left_out = (members @ apart)[:, None] + over_units(change)
+    left_out = left_out / np.where(fewer > 0.5, fewer, np.nan)
+    # A category that drops out of a mean changes it as one does that has the mean's value.
+    changed = np.bincount(cell, change, cells) + np.bincount(cell, gone, cells) * np.nan_to_num(value)[:, None]
+    corrections = -members * changed * (1 - 1 / units) / known[:, None]
+    return values, Jackknife(value, left_out, corrections, np.zeros(len(members)))
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What run b has more than run a: (4, scopes) PQ, SQ, RQ and MATCHED_IOU; NaN where there is none.
+
+    value_a, value_b: of each run; estimate: of the difference on all images that these stand for
+    """
+
+    value_a: Float
+    value_b: Float
+    estimate: Estimate
+
+
+def differences(stack: Stack, a: int, b: int) -> Differences:
+    """The paired differences of two runs of a stack, of each group and category."""
+    of_iou, iou = matched_iou(stack, a, b)
+    groups = Jackknife.of(stack, b) - Jackknife.of(stack, a)
+    parts = [groups.estimate(), _with_axis(iou.estimate())]
+    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("centre", "variance", "freedom")]
+    values = np.concatenate([stack.exact()[[a, b]], np.full((2, 1, len(stack.scopes)), np.nan)], axis=1)
+    values[:, 3, : len(of_iou[0])] = of_iou
+    if len(stack.scopes) > len(stack.members):
+        sides = zip(_quotients(stack, b), _quotients(stack, a), strict=True)
+        pq, sq, rq = ((mine - theirs).estimate() for mine, theirs in sides)
+        rows = [pq, sq, rq, sq]
+        columns = [
+            np.concatenate([column, np.stack([getattr(row, name) for row in rows])], axis=1)
+            for column, name in zip(columns, ("centre", "variance", "freedom"), strict=True)
+        ]
+        both = ~np.isnan(sq.centre)
+        values[:, 3, len(stack.members) :] = np.where(both, values[:, 1, len(stack.members) :], np.nan)
+    return Differences(values[0], values[1], Estimate(*columns))
+
+
+def _with_axis(estimate: Estimate) -> Estimate:
+    return Estimate(estimate.centre[None], estimate.variance[None], estimate.freedom[None])

@@ -38,7 +38,7 @@ Number = Float | Counts
 def panoptic_quality(iou_sum: Number, hits: Number, mistakes: Number, empty: float = 0.0) -> Float:
     """PQ = Σ IoU(TP) / (TP + FP/2 + FN/2), of arrays of one shape; `empty` where there is no TP, FP or FN.
 
-    hits: TP; mistakes: FP + FN. All that PQ is asked for (categories, slices, resamples, fixes) is sums put in here.
+    hits: TP; mistakes: FP + FN. All that PQ is asked for (categories, slices, fixes) is sums put in here.
     """
     return ratio(iou_sum, hits + mistakes / 2, empty)
 
@@ -243,7 +243,7 @@ def means_of_groups(
 def per_image_statistics(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFrame:
     """What each image adds to each category: image_id, category_id, iou_sum, TP, FP, FN, without rows of zeros.
 
-    PQ of any set of images is a quotient of sums of these rows: resampling, splits and merging need nothing else.
+    PQ of any set of images is a quotient of sums of these rows: intervals, splits and merging need nothing else.
     Ordered by image_id, then category_id.
     """
     image_id, category_id, sums = image_sums(matched, iou_threshold)

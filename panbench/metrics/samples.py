@@ -1,4 +1,4 @@
-"""The sums that each image adds, as matrices of cells × images, from which runs are resampled.
+"""The sums that each image adds, as matrices of cells × images: what intervals and tests are made of.
 
 `Sample` is one run, `SampleFold` makes it from blocks of images, `Stack` lays several runs out for matrix products.
 """
@@ -43,11 +43,11 @@ FEWEST_IMAGES = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """A run's statistics as resampling takes them; those of a million images take some 60 MB.
+    """A run's statistics as intervals and tests take them; those of a million images take some 60 MB.
 
-    A cell is a category or, sliced, a category in a slice. Images are resampled one by one; of more than EXACT_IMAGES
+    A cell is a category or, sliced, a category in a slice. Images are units one by one; of more than EXACT_IMAGES
     `SampleFold` makes UNITS groups that each hold every UNITS-th image. Sums over groups are as independent as images
-    are, and 5,000 of them tell the spread of PQ to 1 % (1/√(2 · 5,000)), about as well as 10,000 resamples do.
+    are, and 5,000 of them tell the spread of PQ to 1 % (1/√(2 · 5,000)).
     sums: (3 · cells, units) what each unit adds to Σ IoU, TP and FP + FN
     held: (cells, images) 0 where an image has no TP, FP or FN of a cell, ONLY_WRONG where it has FP alone, else TRUE
     """
@@ -174,7 +174,7 @@ class Stack:
 
     A scope is what has a PQ: a group, the mean of its cells, or a single category; groups come first.
     ious: (runs · cells, units) what each unit adds to Σ IoU of a cell of a run
-    counts: (runs · 2 · cells, units) what it adds to TP and FP + FN, in half the bytes where that is exact
+    counts: (runs · 2 · cells, units) what it adds to TP and FP + FN
     held: for each run (cells, images) as in `Sample`
     scopes: (group, category_id, name) of each; members: (groups, cells) 1 where a group holds a cell
     """
@@ -198,32 +198,25 @@ class Stack:
         held = tuple(scipy.sparse.csr_array(sample.held[kept]) for sample in samples)
         ious = _stacked([sample.sums[kept] for sample in samples])
         rows = np.concatenate([n_cells + kept, 2 * n_cells + kept])
-        counts = _in_half(_stacked([sample.sums[rows] for sample in samples]))
+        counts = _stacked([sample.sums[rows] for sample in samples])
         return Stack(len(samples), ious, counts, held, *_scopes(first, kept))
 
     @property
     def n_units(self) -> int:
-        """How many units are resampled."""
+        """How many units there are."""
         return int(self.ious.shape[1])
 
-    def weighted(self, weights: Float) -> Float:
-        """(runs, 3, cells, resamples) sums in which each unit counts as weights (units, resamples) says."""
-        n = weights.shape[1]
-        out = np.empty((self.n_runs, 3, self.members.shape[1], n))
-        out[:, 0] = (self.ious @ weights).reshape(self.n_runs, -1, n)
-        out[:, 1:] = (self.counts @ weights.astype(self.counts.dtype)).reshape(self.n_runs, 2, -1, n)
-        return out
-
     def totals(self) -> Float:
-        """(runs, 3, cells, 1) sums over all units, each once."""
-        return self.weighted(np.ones((self.n_units, 1)))
+        """(runs, 3, cells) sums over all units."""
+        ious = self.ious.sum(axis=1).reshape(self.n_runs, 1, -1)
+        return np.concatenate([ious, self.counts.sum(axis=1).reshape(self.n_runs, 2, -1)], axis=1)
 
-    def scores(self, sums: Float) -> Float:
-        """(3, scopes, resamples) PQ, SQ, RQ of scopes from (3, cells, resamples) sums; NaN where a scope is empty."""
-        iou_sum, hits, mistakes = sums
+    def exact(self) -> Float:
+        """(runs, 3, scopes) PQ, SQ and RQ on all images; NaN where a scope is empty."""
+        return np.stack([self._scores(*sums) for sums in self.totals()])
+
+    def _scores(self, iou_sum: Float, hits: Float, mistakes: Float) -> Float:
         held = hits + mistakes > 0
-        n_groups = len(self.members)
-        out = np.full((3, len(self.scopes), sums.shape[-1]), np.nan)
         # RQ is the PQ of matches that are all exact.
         per_cell = np.stack(
             [
@@ -233,24 +226,19 @@ class Stack:
             ]
         )
         n = self.members @ held
-        np.divide(self.members @ per_cell, n, out=out[:, :n_groups], where=n > 0)
-        if len(self.scopes) > n_groups:
-            np.copyto(out[:, n_groups:], per_cell, where=held)
-        return out
-
-    def exact(self) -> Float:
-        """(runs, 3, scopes) PQ, SQ and RQ on all images."""
-        return np.stack([self.scores(sums)[..., 0] for sums in self.totals()])
+        of_groups = per_cell @ self.members.T / np.where(n > 0, n, np.nan)
+        cells = np.where(held, per_cell, np.nan) if len(self.scopes) > len(self.members) else np.zeros((3, 0))
+        return np.concatenate([of_groups, cells], axis=1)
 
     def entries(self, run: int) -> Entries:
         """What each unit adds to each cell of a run."""
         n = self.members.shape[1]
         hits, mistakes = (self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for side in (0, 1))
         iou_sum = self.ious[run * n : (run + 1) * n]
-        whole = hits.astype(np.float64) + mistakes.astype(np.float64) / 2
+        whole = hits + mistakes / 2
         if isinstance(whole, np.ndarray):
             cell, unit = np.nonzero(whole)
-            return Entries(cell, unit, iou_sum[cell, unit], hits[cell, unit].astype(np.float64), whole[cell, unit])
+            return Entries(cell, unit, iou_sum[cell, unit], hits[cell, unit], whole[cell, unit])
         listed = scipy.sparse.csr_array(whole)
         listed.sort_indices()
         listed = listed.tocoo()
@@ -288,8 +276,7 @@ class Stack:
             _stacked([self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for run in range(self.n_runs)])
             for side in (0, 1)
         )
-        # Half of a count is exact in any kind of number that the count is exact in.
-        whole = hits.astype(np.float64) + mistakes.astype(np.float64) / 2
+        whole = hits + mistakes / 2
         return Swappable((self.ious, hits, whole), self.members, len(self.scopes) > len(self.members))
 
 
@@ -301,12 +288,6 @@ def _stacked(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.csr
     stacked = scipy.sparse.csr_array(scipy.sparse.vstack(sums, format="csr"))
     stacked.eliminate_zeros()
     return stacked
-
-
-def _in_half(counts: scipy.sparse.csr_array | Float) -> scipy.sparse.csr_array | Float:
-    """Counts as float32, which products go through twice as fast, if every sum of a resample is exact in it."""
-    largest = counts.max() if min(counts.shape) else 0
-    return counts.astype(np.float32) if counts.shape[1] * largest < 1 << 24 else counts
 
 
 def _scopes(statistics: Sample, kept: Int) -> tuple[tuple[tuple[str | None, int, str], ...], Float]:
@@ -321,14 +302,18 @@ def _scopes(statistics: Sample, kept: Int) -> tuple[tuple[tuple[str | None, int,
     return (*groups, *single), np.stack([np.ones(len(kept)), isthing, ~isthing]).astype(np.float64)
 
 
-def scope_table(scopes: Sequence[tuple[str | None, int, str]], columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
+def scope_table(
+    scopes: Sequence[tuple[str | None, int, str]],
+    columns: Mapping[str, npt.NDArray[Any]],
+    metrics: Sequence[str] = METRICS,
+) -> pd.DataFrame:
     """A row for each scope and metric: group, category_id, name and metric, then the columns.
 
-    columns: (3, scopes), or (scopes,) for what the metrics of a scope share
+    columns: (metrics, scopes), or (scopes,) for what the metrics of a scope share
     """
-    rows = [(*scope, metric) for scope in scopes for metric in METRICS]
+    rows = [(*scope, metric) for scope in scopes for metric in metrics]
     keys = dict(zip(("group", "category_id", "name", "metric"), map(list, zip(*rows, strict=True)), strict=True))
-    shape = (len(METRICS), len(scopes))
+    shape = (len(metrics), len(scopes))
     return pd.DataFrame({**keys, **{name: np.broadcast_to(one, shape).T.ravel() for name, one in columns.items()}})
 
 

@@ -1,7 +1,7 @@
 """PQ by size, super-category or crowding, and its relatives: PQ†, weighted PQ, PQ over IoU thresholds.
 
 PQ of any part is a quotient of sums over segments. `image_statistics` takes those sums image by image; `pq_by` divides
-them; metrics/uncertainty.py resamples them. So a slice has intervals and p-values wherever it has a PQ.
+them; metrics/jackknife.py has their intervals. So a slice has intervals and p-values wherever it has a PQ.
 
 Where a segment belongs, when segments are sliced by size: a match and a miss by the area of the ground-truth segment, a
 false positive by its own, as COCO's AP_small … AP_large do it. Each TP, FP and FN is in exactly one slice, so slices

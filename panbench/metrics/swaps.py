@@ -37,9 +37,6 @@ AT_ONCE = 8192
 EQUAL = 1e-12
 """Equal differences that were added up in another order must count as equal."""
 
-_ORDER = [0, 2, 1]
-"""Here scores are PQ, RQ and SQ: the first two have one divisor."""
-
 
 @dataclass(frozen=True)
 class Swappable:
@@ -68,7 +65,7 @@ def swap_p_values(
     workers: int = 1,
     done: Callable[[int], None] = lambda number: None,
 ) -> Float:
-    """(pairs, 3, scopes): of each pair's differences in PQ, SQ and RQ the share of swaps that differ at least as much.
+    """(pairs, 2, scopes): of each pair's differences in PQ and RQ the share of swaps that differ at least as much.
 
     observed: those differences, shaped alike; where it is NaN so is p
     permutations: how many swaps, besides the order that was observed, which counts as one
@@ -84,7 +81,7 @@ def swap_p_values(
     chosen = np.sort(rng.choice((blocks << bits) - 1, permutations, replace=False)) + 1
     transform = _Transform.of(runs, codes, bits)
     scored = [_Pair.of(runs, *pair) for pair in pairs]
-    as_large = (np.abs(observed)[..., None] - EQUAL)[:, _ORDER]
+    as_large = np.abs(observed)[..., None] - EQUAL
 
     def count(block: int) -> tuple[int, Int]:
         start, stop = np.searchsorted(chosen, [block << bits, (block + 1) << bits])
@@ -107,11 +104,11 @@ def swap_p_values(
                     # Where a run is left without the category there is no difference: that counts as at least as large.
                     large |= lost
                 large &= counted
-                counts[place, _ORDER, own] = _ones(large)
+                counts[place, :, own] = _ones(large)
         for place, mean in enumerate(means):
             # Nor is there one of a group that is left without any.
             large = ~(np.abs(mean.apart()) < as_large[place, :, :groups])
-            counts[place, _ORDER, :groups] = (large & counted).sum(axis=-1)
+            counts[place, :, :groups] = (large & counted).sum(axis=-1)
         return int(stop - start), counts
 
     total = np.ones(observed.shape, np.int64)
@@ -206,26 +203,25 @@ class _Transform:
 class _Room:
     """Memory that is used again for each pair and all cells of a block: fresh pages cost more than the arithmetic.
 
-    of_a, of_b, apart, flags: (3, cells, swaps); one: (cells, swaps)
+    of_a, of_b, apart: (3, cells, swaps); flags: (2, cells, swaps)
     """
 
     of_a: Float
     of_b: Float
     apart: Float
-    one: Float
     flags: Bool
 
     @staticmethod
     def of(cells: int, swaps: int) -> "_Room":
         of_a, of_b, apart = np.empty((3, 3, cells, swaps))
-        return _Room(of_a, of_b, apart, np.empty((cells, swaps)), np.empty((3, cells, swaps), np.bool_))
+        return _Room(of_a, of_b, apart, np.empty((2, cells, swaps), np.bool_))
 
 
 @dataclass(frozen=True)
 class _Means:
     """The means over groups of both runs of a pair, added up cell by cell.
 
-    sums: (1 or 2, 3, groups, swaps) what run b has more than run a; where a swap can change how many cells a group has,
+    sums: (1 or 2, 2, groups, swaps) what run b has more than run a; where a swap can change how many cells a group has,
         what each of them has
     n: how many cells a group has; (1, groups, 1), or (2, groups, swaps) of each run
     """
@@ -236,11 +232,11 @@ class _Means:
     @staticmethod
     def of(pair: "_Pair", groups: int, swaps: int) -> "_Means":
         if not len(pair.odd):
-            return _Means(np.zeros((1, 3, groups, swaps)), pair.held[None])
-        return _Means(np.zeros((2, 3, groups, swaps)), np.tile(pair.held, (2, 1, swaps)))
+            return _Means(np.zeros((1, 2, groups, swaps)), pair.held[None])
+        return _Means(np.zeros((2, 2, groups, swaps)), np.tile(pair.held, (2, 1, swaps)))
 
     def apart(self) -> Float:
-        """(3, groups, swaps) the differences of PQ, RQ and SQ; NaN where a run has no cell of the group."""
+        """(2, groups, swaps) the differences of PQ and RQ; NaN where a run has no cell of the group."""
         means = self.sums / np.where(self.n > 0, self.n, np.nan)[:, None]
         found: Float = means[0] if len(means) == 1 else means[1] - means[0]
         return found
@@ -252,7 +248,6 @@ class _Pair:
 
     whole: (3, cells, 1) half of the sums of both; held: (groups, 1) how many cells of a group no swap takes from a run
     odd: the places of cells that a swap can leave one of the runs without; zero: the same, and those that neither has
-    unmatched: of those that a swap can leave one of the runs without a TP of
     """
 
     runs: tuple[int, int]
@@ -260,7 +255,6 @@ class _Pair:
     held: Float
     odd: Int
     zero: Int
-    unmatched: Int
 
     @staticmethod
     def of(runs: Swappable, a: int, b: int) -> "_Pair":
@@ -268,42 +262,34 @@ class _Pair:
         of_a, of_b = ([one[run * cells : (run + 1) * cells] for one in runs.sums] for run in (a, b))
         whole = np.stack([(one.sum(axis=1) + other.sum(axis=1)) / 2 for one, other in zip(of_a, of_b, strict=True)])
         # Units that hold a cell in both runs leave it to both, however they are swapped.
-        matched, always = (_in_both(of_a[place], of_b[place]) for place in (1, 2))
+        always = _in_both(of_a[2], of_b[2])
         held = runs.members @ always[:, None].astype(np.float64)
-        odd, zero, unmatched = (np.flatnonzero(own) for own in (~always & (whole[2] > 0), ~always, ~matched))
-        return _Pair((a, b), whole[..., None], held, odd, zero, unmatched)
+        odd, zero = (np.flatnonzero(own) for own in (~always & (whole[2] > 0), ~always))
+        return _Pair((a, b), whole[..., None], held, odd, zero)
 
     def apart(self, sums: Float, cells: slice, members: Float, room: _Room, means: _Means) -> tuple[Float, Bool | None]:
-        """(3, cells, swaps) differences of PQ, RQ and SQ of some cells, and (cells, swaps) where a run is left without
-        the cell; None where that cannot be. Groups that hold the cells are added to `means`.
+        """(2, cells, swaps) differences of PQ and RQ of some cells, and (cells, swaps) where a run is left without the
+        cell; None where that cannot be. Groups that hold the cells are added to `means`.
 
         sums: (3, runs, cells, swaps) of `_Transform`
         """
         a, b = self.runs
-        members = members[:, cells]
+        members, whole = members[:, cells], self.whole[:, cells]
         apart, of_a, of_b = (one[:, : sums.shape[2]] for one in (room.apart, room.of_a, room.of_b))
-        sq_of_a, whole = room.one[: sums.shape[2]], self.whole[:, cells]
         np.subtract(sums[:, b], sums[:, a], out=apart)
         np.subtract(whole, apart, out=of_a)
         np.add(whole, apart, out=of_b)
-        odd, zero, unmatched = (_within(cells, places) for places in (self.odd, self.zero, self.unmatched))
+        odd, zero = (_within(cells, places) for places in (self.odd, self.zero))
         lost = [one[2, odd] <= 0 for one in (of_a, of_b)]
-        # Where a sum is 0 so is what is divided by it, but for rounding; the least that it can be else is ½, or 1.
-        for one, sq in ((of_a, sq_of_a), (of_b, apart[2])):
-            hits = one[1, unmatched]
-            one[1, unmatched] = np.maximum(hits, 1.0)
-            np.divide(one[0], one[1], out=sq)
-            one[1, unmatched] = hits
-            one[2, zero] = np.maximum(one[2, zero], 0.5)
         for one in (of_a, of_b):
+            # Where a sum is 0 so is what is divided by it, but for rounding; the least that it can be else is ½.
+            one[2, zero] = np.maximum(one[2, zero], 0.5)
             np.divide(one[:2], one[2], out=one[:2])
         if len(means.sums) == 2:
-            for side, (one, sq) in enumerate(((of_a, sq_of_a), (of_b, apart[2]))):
-                means.sums[side, :2] += np.matmul(members, one[:2])
-                means.sums[side, 2] += members @ sq
+            for side, one in enumerate((of_a, of_b)):
+                means.sums[side] += np.matmul(members, one[:2])
                 means.n[side] += members[:, odd] @ ~lost[side]
-        np.subtract(apart[2], sq_of_a, out=apart[2])
-        np.subtract(of_b[:2], of_a[:2], out=apart[:2])
+        apart = np.subtract(of_b[:2], of_a[:2], out=apart[:2])
         if len(means.sums) == 1:
             means.sums[0] += np.matmul(members, apart)
         if not len(odd):

@@ -5,7 +5,7 @@
 PATH is another checkout of panbench (`git worktree add PATH COMMIT`). Both read the same generated runs of COCO's shape
 (about 10 segments of 133 categories a side and image), each in processes of its own, in turn. A matching joins all
 overlaps of a run with the segments of both sides. CPU seconds are those of all threads, the least of the rounds,
-without the import of packages; beside them what the resampling of intervals and tests takes of them.
+without the import of packages; beside them what tests take of them.
 """
 
 import functools
@@ -49,13 +49,13 @@ def write_runs(folder: Path, images: int) -> list[Path]:
 
 
 def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
-    """A command on the panbench that is on the path; it returns its matchings and the CPU seconds of resampling."""
+    """A command on the panbench that is on the path; it returns its matchings and the CPU seconds of its tests."""
     import panbench.metrics.uncertainty as uncertainty
     from panbench.report.answers import comparison, findings
     from panbench.runs import load_run
 
     matching: Any = importlib.import_module("panbench.metrics.matched")
-    counts = {"matchings": 0.0, "resampling": 0.0}
+    counts = {"matchings": 0.0, "tests": 0.0}
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def joined(*arguments: Any) -> Any:
@@ -65,16 +65,15 @@ def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
         return joined
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
-        def resampled(*arguments: Any, **options: Any) -> Any:
+        def spent(*arguments: Any, **options: Any) -> Any:
             began = time.process_time()
             answer = call(*arguments, **options)
-            counts["resampling"] += time.process_time() - began
+            counts["tests"] += time.process_time() - began
             return answer
 
-        return resampled
+        return spent
 
     matching._rows = counted(matching._rows)
-    uncertainty.resampled = timed(uncertainty.resampled)
     uncertainty._swap_p_values = timed(uncertainty._swap_p_values)
     work: dict[str, Callable[[], Any]] = {
         "metrics": lambda: findings.metric_findings(load_run(Path(runs[0]))),
@@ -108,7 +107,7 @@ def main() -> None:
                 of = f", {name}" if options.before else ""
                 row[f"matchings{of}"] = f"{best.answer['matchings']:.0f}"
                 row[f"CPU s{of}"] = f"{best.cpu:.2f}"
-                row[f"of it resampling{of}"] = f"{best.answer['resampling']:.2f}"
+                row[f"of it tests{of}"] = f"{best.answer['tests']:.2f}"
             if options.before:
                 row |= compared([one.cpu for one in found["before"]], [one.cpu for one in found["now"]])
             rows.append(row)

@@ -80,7 +80,7 @@ def test_some_images_of_blocks_are_those_of_the_whole(path, in_blocks, monkeypat
     assert found.astype(float).equals(table().astype(float))
 
 
-def test_many_images_are_resampled_in_groups(random_scenes, monkeypatch):
+def test_many_images_are_left_out_in_groups(random_scenes, monkeypatch):
     tables = random_scenes(3, images=400)
     fold = StatisticsFold(tables.categories)
     fold.add(fold.look(tables.matched))
@@ -97,9 +97,9 @@ def test_many_images_are_resampled_in_groups(random_scenes, monkeypatch):
     np.testing.assert_allclose(grouped["value"], one_by_one["value"], rtol=1e-12)
     of_all = (one_by_one["group"] == "All").to_numpy()
     widths = [(frame["high"] - frame["low"]).to_numpy()[of_all] for frame in (grouped, one_by_one)]
-    # The spread of 200 groups' sums tells that of 400 images' to some 5 %; 2,000 resamples to as much.
+    # The spread of 200 groups' sums tells that of 400 images' to some 5 %.
     np.testing.assert_allclose(widths[0], widths[1], rtol=0.25)
-    itself = weigh({"a": sample, "b": sample}, resamples=200)
+    itself = weigh({"a": sample, "b": sample})
     assert (itself.differences["p"].dropna() == 1).all()
 
 

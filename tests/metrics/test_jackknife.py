@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from panbench.metrics.jackknife import Jackknife, intervals
+from panbench.metrics.jackknife import Jackknife, intervals, matched_iou
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics, image_statistics, pq_by
@@ -57,6 +57,37 @@ def test_without_an_image_pq_is_that_of_the_others(random_scenes):
         rest = pq_by(run.only(np.setdiff1d(run.image_ids, [image]))).iloc[0]
         assert jackknife.left_out[0, :, place] == pytest.approx([rest["PQ"], rest["PQ_th"], rest["PQ_st"]], rel=1e-12)
         assert jackknife.left_out[2, 0, place] == pytest.approx(rest["RQ"], rel=1e-12)
+
+
+def test_without_an_image_the_iou_of_matches_is_that_of_the_others():
+    rng = np.random.default_rng(4)
+    # The bus is matched by both on one image, and the sky by one of them alone.
+    places = [(n, CAR) for n in range(1, 13)] + [(n, BUS) for n in (2, 5)] + [(n, SKY) for n in (1, 5, 9)]
+    matched = [lambda n, kind: n % 4 or kind == BUS, lambda n, kind: kind == CAR or (n, kind) == (5, BUS)]
+    runs = [
+        statistics([(*at, rng.uniform(0.5, 1), 1, 0, 0) if one(*at) else (*at, 0.0, 0, 0, 1) for at in places], 12)
+        for one in matched
+    ]
+
+    def by_hand(images):
+        tables = [run.only(images).table.groupby("category_id")[["iou_sum", "TP"]].sum() for run in runs]
+        both = set.intersection(*(set(table.index[table["TP"] > 0]) for table in tables))
+        return [np.mean([table.loc[one, "iou_sum"] / table.loc[one, "TP"] for one in both]) for table in tables]
+
+    values, apart = matched_iou(Stack.of([Sample.of(run) for run in runs]), 0, 1)
+    images = runs[0].image_ids
+    assert values[:, 0] == pytest.approx(by_hand(images), rel=1e-12)
+    for place, image in enumerate(images):
+        of_a, of_b = by_hand(np.setdiff1d(images, [image]))
+        assert apart.left_out[0, place] == pytest.approx(of_b - of_a, abs=1e-12)
+
+
+def test_a_quotient_of_runs_is_the_jackknife_of_their_quotient(random_scenes):
+    runs = [image_statistics(*random_scenes(seed, images=12)) for seed in (5, 6)]
+    of_a, of_b = (Jackknife.of(Stack.of([Sample.of(run)]), 0) for run in runs)
+    quotient = of_a.over(of_b)
+    assert quotient.value[0, 0] == of_a.value[0, 0] / of_b.value[0, 0]
+    np.testing.assert_array_equal(quotient.left_out[0], of_a.left_out[0] / of_b.left_out[0])
 
 
 def test_the_interval_of_a_mean_is_students_but_for_its_freedom():

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import ndtr, stdtrit
 
 from panbench.base.errors import BadArgument
 from panbench.metrics import uncertainty
 from panbench.metrics.slices import ImageStatistics, image_statistics
-from panbench.metrics.uncertainty import holm, percentiles, swaps_needed, weigh
+from panbench.metrics.uncertainty import holm, swaps_needed, weigh
 from panbench.panoptic.types import Category
 
 CAR, SKY = 1, 92
@@ -41,65 +40,21 @@ def row(table: pd.DataFrame, metric: str = "PQ", **scope) -> pd.Series:
     return chosen.iloc[0]
 
 
-def by_hand(counts: np.ndarray, run: ImageStatistics) -> np.ndarray:
-    """PQ of All in resamples given as (images, resamples) counts, one resample at a time."""
-    place = np.searchsorted(run.image_ids, run.table["image_id"])
-    of_category = [np.flatnonzero(run.table["category_id"] == category.id) for category in run.categories]
-    iou_sum, tp, fp, fn = (run.table[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
-    values = []
-    for weights in counts.T:
-        weight = weights[place]
-        pq = []
-        for rows in of_category:
-            units = (weight * (tp + fp / 2 + fn / 2))[rows].sum()
-            if units > 0:
-                pq.append((weight * iou_sum)[rows].sum() / units)
-        values.append(sum(pq) / len(pq))
-    return np.array(values)
-
-
-def test_intervals_of_differences_are_percentiles_of_resamples_taken_one_by_one():
-    rng = np.random.default_rng(0)
-    rows = [
-        (image, category, *values)
-        for image in range(1, 31)
-        for category in (CAR, SKY)
-        if rng.random() < 0.6
-        for values in [(rng.uniform(0.5, 1), 1, int(rng.integers(0, 2)), int(rng.integers(0, 2)))]
-    ]
-    run = statistics(rows, images=30)
-    other = statistics([(*row[:2], 0.9 * row[2], *row[3:]) for row in rows if row[0] % 3], images=30)
-    counts = np.stack([np.bincount(rng.integers(0, 30, 30), minlength=30) for _ in range(4000)], axis=1)
-    # Of 30 images the outer percentiles are those that Student's t asks for.
-    tail = ndtr(math.sqrt(30 / 29) * stdtrit(29, 0.025))
-    assert tail == pytest.approx(0.0188, abs=1e-4)
-    low, high = np.quantile(by_hand(counts, other) - by_hand(counts, run), [tail, 1 - tail])
-    found = row(weigh({"a": run, "b": other}, resamples=4000, permutations=1).differences)
-    assert found["low"] == pytest.approx(low, abs=0.015)
-    assert found["high"] == pytest.approx(high, abs=0.015)
-
-
-def test_percentiles_of_few_images_lie_further_out_and_of_many_where_the_level_says():
-    drawn = np.linspace(0, 1, 10_001)[None].repeat(3, axis=0)
-    low, high = percentiles(drawn, 0.95, [12, 500, 10**6])
-    np.testing.assert_allclose(low, [0.0108, 0.0246, 0.0250], atol=2e-4)
-    np.testing.assert_allclose(low + high, 1)
-
-
 def test_the_same_seed_gives_the_same_numbers_on_any_number_of_cores(monkeypatch):
-    run, other = cars([0.6, 0.0, 0.9] * 20), cars([0.7, 0.8, 0.0] * 20)
-    expected = weigh({"a": run, "b": other}, resamples=600, permutations=600)
+    rng = np.random.default_rng(5)
+    run, other = (cars(rng.uniform(0.5, 1, 60).tolist()) for _ in "ab")
+    expected = weigh({"a": run, "b": other}, permutations=600)
     monkeypatch.setattr(uncertainty, "available_cores", lambda: 1)
-    again = weigh({"a": run, "b": other}, resamples=600, permutations=600)
+    again = weigh({"a": run, "b": other}, permutations=600)
     pd.testing.assert_frame_equal(expected.runs, again.runs)
     pd.testing.assert_frame_equal(expected.differences, again.differences)
-    different = weigh({"a": run, "b": other}, resamples=600, permutations=600, seed=1)
+    different = weigh({"a": run, "b": other}, permutations=600, seed=1)
     assert not expected.differences.equals(different.differences)
 
 
 def test_a_run_does_not_differ_from_itself():
     run = cars([0.6, 0.0, 0.9, 0.55] * 10)
-    found = row(weigh({"a": run, "b": run}, resamples=200, permutations=200).differences)
+    found = row(weigh({"a": run, "b": run}, permutations=200).differences)
     assert (found["difference"], found["low"], found["high"]) == (0, 0, 0)
     assert found["p"] == 1
     assert not found["significant"]
@@ -120,7 +75,7 @@ def test_the_p_value_is_the_share_of_swaps_that_differ_as_much():
         ]
     )
     assert observed > 0
-    found = row(weigh({"a": cars(of_a), "b": cars(of_b)}, resamples=100, permutations=20_000).differences)
+    found = row(weigh({"a": cars(of_a), "b": cars(of_b)}, permutations=20_000).differences)
     assert found["difference"] == pytest.approx(_pq(of_b) - _pq(of_a))
     assert found["p"] == pytest.approx(exact, abs=0.015)
 
@@ -133,7 +88,7 @@ def _pq(ious: list[float]) -> float:
 def test_a_clear_difference_is_significant_and_its_interval_excludes_zero():
     rng = np.random.default_rng(1)
     of_a = rng.uniform(0.5, 0.9, 60)
-    result = weigh({"a": cars(of_a.tolist()), "b": cars((of_a + 0.05).tolist())}, resamples=500, permutations=2000)
+    result = weigh({"a": cars(of_a.tolist()), "b": cars((of_a + 0.05).tolist())}, permutations=2000)
     found = row(result.differences)
     assert found["difference"] == pytest.approx(0.05)
     assert 0 < found["low"] < found["high"]
@@ -145,7 +100,7 @@ def test_a_clear_difference_is_significant_and_its_interval_excludes_zero():
 def test_pairing_by_image_sees_what_separate_intervals_hide():
     rng = np.random.default_rng(2)
     of_a = rng.uniform(0.5, 0.95, 80)
-    result = weigh({"a": cars(of_a.tolist()), "b": cars((of_a + 0.01).tolist())}, resamples=500, permutations=500)
+    result = weigh({"a": cars(of_a.tolist()), "b": cars((of_a + 0.01).tolist())}, permutations=500)
     a, b = (row(result.runs[result.runs["run"] == name]) for name in "ab")
     assert a["high"] > b["low"]
     assert row(result.differences)["significant"]
@@ -154,10 +109,45 @@ def test_pairing_by_image_sees_what_separate_intervals_hide():
 def test_only_shared_images_are_compared():
     a = statistics([(n, CAR, 0.9, 1, 0, 0) for n in range(1, 41)])
     b = statistics([(n, CAR, 0.8, 1, 0, 0) for n in range(21, 71)])
-    result = weigh({"a": a, "b": b}, resamples=100, permutations=100)
+    result = weigh({"a": a, "b": b}, permutations=100)
     assert result.images == 20
     assert result.left_out == {"a": 20, "b": 30}
     assert row(result.differences)["images"] == 20
+
+
+def test_the_interval_of_a_difference_is_that_of_the_images_differences():
+    """One car found an image by both: the textbook's paired interval, by Student's t."""
+    rng = np.random.default_rng(0)
+    of_a = rng.uniform(0.5, 0.9, 60)
+    of_b = of_a + rng.normal(0.02, 0.03, 60)
+    found = row(weigh({"a": cars(of_a.tolist()), "b": cars(of_b.tolist())}, permutations=1).differences)
+    apart = of_b - of_a
+    half = 2 * apart.std(ddof=1) / math.sqrt(60)
+    assert (found["low"], found["high"]) == pytest.approx((apart.mean() - half, apart.mean() + half), abs=0.0005)
+
+
+def test_masks_are_compared_over_the_categories_that_both_match():
+    """Both find all cars alike; b says "sky" of what is none, and so has a category without a match: SQ 0."""
+    masks = [(n, CAR, iou, 1, 0, 0) for n, iou in enumerate(np.linspace(0.6, 0.9, 40), start=1)]
+    a = statistics([*masks, *[(n, SKY, 0.8, 1, 0, 0) for n in range(1, 15)]], 40)
+    b = statistics([*masks, *[(n, SKY, 0.0, 0, 1, 1) for n in range(1, 15)]], 40)
+    table = weigh({"a": a, "b": b}).differences
+    iou, sq = (row(table, metric) for metric in ("IoU", "SQ"))
+    assert (iou["value_a"], iou["value_b"]) == pytest.approx((0.75, 0.75))
+    assert (iou["difference"], iou["low"], iou["high"], iou["p"]) == (0, 0, 0, 1)
+    assert sq["difference"] == pytest.approx(-0.4)
+    assert not row(table, "IoU", category_id=CAR)["difference"]
+    assert math.isnan(row(table, "IoU", category_id=SKY)["difference"])
+
+
+def test_finer_masks_have_a_higher_mean_iou_of_matches():
+    rng = np.random.default_rng(2)
+    ious = rng.uniform(0.55, 0.85, 40)
+    runs = {"a": cars(ious.tolist()), "b": cars((ious + rng.uniform(0, 0.04, 40)).tolist())}
+    found = row(weigh(runs, permutations=1).differences, "IoU")
+    assert 0 < found["low"] < found["difference"] < found["high"]
+    assert found["significant"]
+    assert not found["at_floor"]
 
 
 def test_runs_without_a_shared_image_are_refused():
@@ -183,7 +173,6 @@ def test_runs_sliced_differently_are_refused(scene):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"resamples": 99}, "resamples"),
         ({"level": 1.0}, "level"),
         ({"permutations": 0}, "permutations"),
         ({"baseline": "c"}, "baseline"),
@@ -197,7 +186,7 @@ def test_arguments_out_of_range_are_named(arguments, named):
 def test_every_pair_is_compared_or_each_with_the_baseline():
     runs = {name: cars([0.6 + 0.1 * place] * 12) for place, name in enumerate("abc")}
     pairs = {
-        baseline: weigh(runs, baseline=baseline, resamples=100, permutations=100)
+        baseline: weigh(runs, baseline=baseline, permutations=100)
         .differences[["a", "b"]]
         .drop_duplicates()
         .to_numpy()
@@ -209,7 +198,7 @@ def test_every_pair_is_compared_or_each_with_the_baseline():
 
 
 def test_one_run_has_intervals_and_no_differences():
-    result = weigh({"a": cars([0.8] * 12)}, resamples=100)
+    result = weigh({"a": cars([0.8] * 12)})
     assert len(result.differences) == 0
     assert row(result.runs)["rank"] == 1
 
@@ -222,7 +211,7 @@ def test_a_rank_ranges_over_the_runs_that_the_tests_do_not_tell_apart():
         "twin": cars(base.tolist()),
         "other twin": cars(rng.permutation(base).tolist()),
     }
-    found = weigh(runs, resamples=100)
+    found = weigh(runs)
     ranks = found.runs.query("metric == 'PQ' and group == 'All'").set_index("run")[["rank", "rank_low", "rank_high"]]
     assert ranks.loc["worst"].tolist() == [3, 3, 3]
     assert ranks.loc["twin"].tolist() == [1, 1, 2]
@@ -234,7 +223,7 @@ def test_the_ranks_of_neighbours_that_no_test_tells_apart_overlap():
     base = rng.uniform(0.5, 0.9, 40)
     gains = {"a": 0.0, "b": 0.009, "c": 0.018}
     runs = {name: cars((base + gain + rng.normal(0, 0.03, 40)).tolist()) for name, gain in gains.items()}
-    found = weigh(runs, resamples=100)
+    found = weigh(runs)
     tests = found.differences.query("metric == 'PQ' and group == 'All'").set_index(["a", "b"])["significant"]
     ranks = found.runs.query("metric == 'PQ' and group == 'All'").set_index("run")
     assert not tests[("a", "b")]
@@ -247,7 +236,7 @@ def test_the_ranks_of_neighbours_that_no_test_tells_apart_overlap():
 
 def test_against_a_baseline_only_its_tests_narrow_a_rank():
     runs = {"base": cars([0.6] * 20), "a": cars([0.8] * 20), "b": cars([0.9] * 20)}
-    ranks = weigh(runs, baseline="base", resamples=100).runs.query("metric == 'PQ' and group == 'All'")
+    ranks = weigh(runs, baseline="base").runs.query("metric == 'PQ' and group == 'All'")
     spans = dict(zip(ranks["run"], zip(ranks["rank_low"], ranks["rank_high"], strict=True), strict=True))
     assert spans == {"base": (3, 3), "a": (1, 2), "b": (1, 2)}
 
@@ -256,7 +245,7 @@ def test_five_runs_have_swaps_enough_for_a_corrected_p_below_a_thousandth():
     """10,000 swaps of ten pairs × three groups end at 0.003: the same p for all that differ for sure."""
     rng = np.random.default_rng(1)
     runs = {f"run {n}": cars((0.5 + 0.09 * n + rng.uniform(0, 0.05, 60)).tolist()) for n in range(5)}
-    table = weigh(runs, resamples=100).differences.query("metric == 'PQ' and group == 'All'")
+    table = weigh(runs).differences.query("metric == 'PQ' and group == 'All'")
     assert table["at_floor"].all()
     assert (table["p_holm"] < 0.001).all()
 
@@ -265,7 +254,7 @@ def test_a_p_value_that_no_swap_reached_is_marked():
     rng = np.random.default_rng(1)
     base = rng.uniform(0.5, 0.9, 60)
     runs = {"a": cars(base.tolist()), "far": cars((base / 2).tolist()), "near": cars((base + 0.001).tolist()[::-1])}
-    table = weigh(runs, resamples=100, permutations=200).differences
+    table = weigh(runs, permutations=200).differences
     table = table.query("metric == 'PQ' and group == 'All'").set_index(["a", "b"])
     assert table.loc[("a", "far"), "p"] == pytest.approx(1 / 201)
     assert table["at_floor"].to_dict() == {("a", "far"): True, ("a", "near"): False, ("far", "near"): True}
@@ -289,7 +278,7 @@ def test_a_category_true_in_few_images_has_no_interval_of_its_difference():
         name: statistics([*rows, *((*row[:2], row[2] * share, *row[3:]) for row in rare)])
         for name, share in (("a", 1.0), ("b", 0.9))
     }
-    table = weigh(runs, resamples=100, permutations=100).differences
+    table = weigh(runs, permutations=100).differences
     few, many = (row(table, category_id=category) for category in (SKY, CAR))
     assert few["images"] == 30
     assert few["difference"] < 0
@@ -301,7 +290,7 @@ def test_a_category_true_in_few_images_has_no_interval_of_its_difference():
 def test_slices_have_differences(random_scenes):
     tables, others = (random_scenes(seed, images=30) for seed in (8, 8))
     sides = {name: image_statistics(*side, by="supercategory") for name, side in (("a", tables), ("b", others))}
-    result = weigh(sides, resamples=100, permutations=50)
+    result = weigh(sides, permutations=50)
     assert set(result.differences["group"]) == {"vehicle", "animal", "outdoor"}
     assert (result.differences["difference"] == 0).all()
 
@@ -317,10 +306,10 @@ def test_groups_and_categories_are_corrected_apart():
     rows = [
         [(n, c, iou, 1, 0, 0) for n in range(1, 31) for c in (CAR, SKY) for iou in [rng.uniform(0.5, 1)]] for _ in "ab"
     ]
-    table = weigh(dict(zip("ab", map(statistics, rows), strict=True)), resamples=100, permutations=300).differences
+    table = weigh(dict(zip("ab", map(statistics, rows), strict=True)), permutations=300).differences
     for _, family in table.groupby(["metric", table["group"].isna()]):
         np.testing.assert_allclose(family["p_holm"], holm(family["p"].to_numpy()))
-    assert len(table) == 3 * (3 + 2)
+    assert len(table) == 4 * (3 + 2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -331,9 +320,3 @@ def test_holm_keeps_the_order_and_never_lowers_a_p_value(values):
     assert (corrected >= p).all()
     assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
     assert corrected.max() <= 1
-
-
-def test_counts_of_a_resample_add_up_to_the_images():
-    counts = uncertainty.draw_counts(np.random.default_rng(0), 70_000, 3)
-    assert counts.sum(axis=0).tolist() == [70_000] * 3
-    assert counts.var() == pytest.approx(1, rel=0.05)

@@ -165,7 +165,7 @@ def test_a_p_that_swaps_could_not_reach_reads_as_in_compare(shared_runs):
     assert corrected_p(0.00312, True) == "<0.004"
     differences, behind = page.split('<details id="behind">')
     assert differences.count(">&lt;0.004</td>") == 3
-    assert behind.count(">&lt;0.004</td>") == 9
+    assert behind.count(">&lt;0.004</td>") == 12
     assert "so p may be smaller still" in page
     assert "so p may be smaller still" not in overview(members, found)
 
@@ -267,11 +267,11 @@ def test_packing_is_counted(shared_runs):
     packed = [news for news in listener.heard if news[0] == "Packing pictures"]
     # The crops of four images, and then four examples.
     assert packed == 2 * [("Packing pictures", done, 4) for done in range(1, 5)]
-    # Before that images are resampled and swapped, which takes longest where there are many.
-    resampled = listener.heard[: -len(packed)]
-    assert {task for task, *_ in resampled} == {"Resampling images"}
-    assert [done for _, done, _ in resampled] == sorted(done for _, done, _ in resampled)
-    assert resampled[-1][1] == resampled[-1][2] == 20_000
+    # Before that answers are swapped, which takes longest where there are many images.
+    swapped = listener.heard[: -len(packed)]
+    assert {task for task, *_ in swapped} == {"Swapping the runs' answers"}
+    assert [done for _, done, _ in swapped] == sorted(done for _, done, _ in swapped)
+    assert swapped[-1][1] == swapped[-1][2] == 10_000
 
 
 def test_words_are_those_of_readers(shared_runs):

@@ -11,6 +11,7 @@ from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.uncertainty import weigh
 from panbench.panoptic.types import Category
+from panbench.report.answers.comparison import corrected_p
 from panbench.report.answers.grid import percent
 from panbench.report.answers.verdict import _LESS, LEAST_LOSS, _p, verdict
 
@@ -34,7 +35,7 @@ def compared(models: dict[str, tuple[float, float, float]], images: int = 40, se
     """The comparison, names for its runs, and made-up losses for each cause."""
     rng = np.random.default_rng(seed)
     runs = {name: made_up(rng, images, *quality) for name, quality in models.items()}
-    comparison = weigh(runs, baseline=baseline, resamples=200, permutations=999)
+    comparison = weigh(runs, baseline=baseline, permutations=999)
     losses = {
         (run, group): {cause.name: float(rng.random() / 20) for cause in CAUSES}
         for run in models
@@ -67,19 +68,21 @@ def rows_of(table: pd.DataFrame, keys: tuple[str, ...], columns: tuple[str, ...]
 def check(comparison, lost, clause) -> None:
     """That a clause is true of the tables, of its own group."""
     a, b, group, metric = clause.a, clause.b, clause.group, clause.metric
-    if clause.kind in ("level", "better", "finer", "coarser", "no coarser"):
+    if clause.kind in ("alike", "better", "finer", "coarser", "no coarser"):
         difference, p, significant = row_of(comparison, a, b, group, metric)
         assert clause.p == pytest.approx(p)
-        assert clause.values == pytest.approx([value_of(comparison, run, group, metric) for run in (a, b)])
+        if metric == "PQ":
+            assert clause.values == pytest.approx([value_of(comparison, run, group, metric) for run in (a, b)])
+        assert clause.values[0] - clause.values[1] == pytest.approx(difference)
         true = {
-            "level": not significant,
+            "alike": not significant,
             "better": significant and difference > 0,
             "finer": significant and difference > 0,
             "coarser": significant and difference < 0,
             "no coarser": not significant,
         }
         assert true[clause.kind], clause
-        assert metric == ("SQ" if clause.kind in ("finer", "coarser", "no coarser") else "PQ")
+        assert metric == ("IoU" if clause.kind in ("finer", "coarser", "no coarser") else "PQ")
     elif clause.kind == "cause":
         assert clause.values == (lost(a, group)[clause.cause], lost(b, group)[clause.cause])
         assert clause.values[1] - clause.values[0] >= LEAST_LOSS
@@ -87,6 +90,11 @@ def check(comparison, lost, clause) -> None:
     elif clause.kind in ("highest", "scores"):
         values = comparison.runs[(comparison.runs["group"] == "All") & (comparison.runs["metric"] == "PQ")]
         assert value_of(comparison, a, "All", "PQ") == values["value"].max()
+    elif clause.kind == "explained":
+        difference, _, significant = row_of(comparison, a, b, "All", "PQ")
+        assert not significant
+        assert clause.values[0] == pytest.approx(difference)
+        assert clause.values[1] < difference
     elif clause.kind == "corrected":
         table = comparison.differences
         tested = table[table["group"].notna() & (table["metric"] == "PQ")]["p"].notna().sum()
@@ -95,7 +103,7 @@ def check(comparison, lost, clause) -> None:
     else:
         assert clause.kind == "loses"
         assert lost(a, "All")[clause.cause] == max(lost(a, "All").values()) == clause.values[0]
-    if clause.text and clause.kind not in ("better", "level", "corrected"):
+    if clause.text and clause.kind not in ("better", "alike", "corrected", "explained"):
         assert all(percent(value, 1) in clause.text for value in clause.values)
 
 
@@ -131,16 +139,19 @@ def test_two_models_that_differ_by_kind():
     text = verdict(comparison, names, lambda run, group: lost[run]).text()
     assert "MASK is better on stuff (+" in text or "FPN is better on things (+" in text
     assert ", FPN on things (+" in text or ", MASK on stuff (+" in text
-    assert "On things FPN misses less (2.0 against 20.0 points of PQ), and its masks are no coarser (SQ " in text
+    assert (
+        "On things FPN misses less (2.0 against 20.0 points of PQ), and its masks are no coarser (mean IoU of matches "
+        in text
+    )
 
 
-def test_level_models_are_called_level_with_their_numbers():
+def test_models_that_no_test_tells_apart_are_called_so_with_their_numbers():
     comparison, names, lost = compared({"a": (0.7, 0.7, 0.85), "b": (0.7, 0.7, 0.85)}, images=30)
     first = verdict(comparison, names, lost).sentences[0]
-    assert [clause.kind for clause in first] == ["level"]
+    assert [clause.kind for clause in first] == ["alike"]
     values = " ".join(percent(value_of(comparison, clause, "All", "PQ"), 1) for clause in (first[0].a, first[0].b))
     assert first[0].text.startswith(
-        f"{names[first[0].a]} and {names[first[0].b]} are level ({values.replace(' ', ', ')};"
+        f"{names[first[0].a]} and {names[first[0].b]} cannot be told apart with 30 images ({values.replace(' ', ', ')};"
     )
 
 
@@ -161,7 +172,7 @@ def test_runs_that_were_compared_with_one_only_are_set_against_that_one():
     text = found.text()
     assert text.startswith("GOOD has the highest PQ (")
     assert "Against BASE (" in text
-    assert "GOOD is better; LIKE is level; BAD is worse." in text
+    assert "GOOD is better; LIKE cannot be told apart with 60 images; BAD is worse." in text
 
 
 NAME = r"M\d"
@@ -230,14 +241,16 @@ class Reader:
     def first_sentence(self) -> None:
         best = self.order[0]
         said = {best}
-        if found := self.take(rf"({NAMES}) are level \(([\d., ]+); ({SURE})\)"):
+        if found := self.take(rf"({NAMES}) cannot be told apart with [\d,]+ images \(([\d., ]+); ({SURE})\)"):
             top = self.names(found[1])
             for run, number in zip(top, found[2].split(", "), strict=True):
                 self.says(run, number)
             self.sure(found[3], list(combinations(top, 2)))
             for a, b in combinations(top, 2):
                 self.level(a, b)
-        elif found := self.take(rf"({NAME}) \(([\d.]+)\) is level with ({NAMES}) \(([\d., ]+); ({SURE})\)"):
+        elif found := self.take(
+            rf"({NAME}) \(([\d.]+)\) cannot be told apart with [\d,]+ images from ({NAMES}) \(([\d., ]+); ({SURE})\)"
+        ):
             top = [best, *self.names(found[3])]
             self.says(best, found[2])
             for run, number in zip(top[1:], found[4].split(", "), strict=True):
@@ -274,7 +287,7 @@ class Reader:
             last = found[1].lower()
             assert found[2] in (None, (b if last == a else a).upper())
         else:
-            found = self.take(rf" ({NAME}) and ({NAME}) are level on ")
+            found = self.take(rf" ({NAME}) and ({NAME}) cannot be told apart on ")
             assert [found[1].lower(), found[2].lower()] == [a, b]
         while True:
             if found := self.take(r"(things|stuff) \(\+([\d.]+)\)"):
@@ -291,7 +304,7 @@ class Reader:
                 self.sure(found[4], [(a, b)], group)
                 self.alone(found[5], a, b, group)
             groups.append(group)
-            if found := self.take(rf"(?:, ({NAME}) on | and on |; level on )"):
+            if found := self.take(rf"(?:, ({NAME}) on | and on |; not told apart on )"):
                 last = found[1].lower() if found[1] else last
             else:
                 break
@@ -302,7 +315,7 @@ class Reader:
         if not self.text.startswith(f" On {group.lower()} "):
             return
         self.take(f" On {group.lower()} ")
-        masks = r"(finer|coarser|no coarser) \(SQ ([\d.]+) against ([\d.]+); ({SURE})\)".replace(
+        masks = r"(finer|coarser|no coarser) \(mean IoU of matches ([\d.]+) against ([\d.]+); ({SURE})\)".replace(
             "{SURE})", f"{SURE}){ALONE}"
         )
         found = self.take(rf"the masks of {winner.upper()} are {masks}")
@@ -315,13 +328,15 @@ class Reader:
                 assert [percent(own, 1), percent(other, 1)] == [found[2], found[3]]
             found = self.take(rf", (?:and|but) its masks are {masks}")
         if found:
-            difference, _, significant = row_of(self.comparison, winner, loser, group, "SQ")
+            difference, _, significant = row_of(self.comparison, winner, loser, group, "IoU")
             true = {"finer": significant and difference > 0, "coarser": significant and difference < 0}
             assert true.get(found[1], not significant)
-            self.says(winner, found[2], group, "SQ")
-            self.says(loser, found[3], group, "SQ")
-            self.sure(found[4], [(winner, loser)], group, "SQ")
-            self.alone(found[5], winner, loser, group, "SQ")
+            shown = self.comparison.differences.query("metric == 'IoU' and group == @group")
+            shown = shown[shown["a"].isin([winner, loser]) & shown["b"].isin([winner, loser])].iloc[0]
+            of = {shown["a"]: shown["value_a"], shown["b"]: shown["value_b"]}
+            assert [percent(of[winner], 1), percent(of[loser], 1)] == [found[2], found[3]]
+            self.sure(found[4], [(winner, loser)], group, "IoU")
+            self.alone(found[5], winner, loser, group, "IoU")
         assert self.take(r"\.")
 
 
@@ -356,15 +371,17 @@ def test_a_pair_reads_differently_among_more_runs_only_with_a_word_on_why():
     lost = {cause.name: 0.0 for cause in CAUSES}
     said = {}
     for some in (runs, more):
-        comparison = weigh(some, resamples=200)
+        comparison = weigh(some)
         said[len(some)] = verdict(comparison, {name: name.upper() for name in some}, lambda run, group: lost).text()
-    assert re.search(r"On things the masks of B are finer \(SQ [^;]*; p = 0\.0\d+\)", said[2])
-    assert re.search(r"B are no coarser \(SQ [^;]*; p = 0\.\d+, p = 0\.0\d+ without the correction\)", said[5])
+    assert re.search(r"On things the masks of B are finer \(mean IoU of matches [^;]*; p = 0\.0\d+\)", said[2])
+    assert re.search(
+        r"B are no coarser \(mean IoU of matches [^;]*; p = 0\.\d+, p = 0\.0\d+ without the correction\)", said[5]
+    )
     assert "corrected for 30 comparisons" in said[5]
     assert "corrected" not in said[2]
 
 
-def test_runs_that_are_level_with_the_best_and_not_with_each_other_are_not_called_level():
+def test_runs_that_are_told_apart_from_each_other_and_not_from_the_best_are_named_so():
     """The best is better on some images and worse on others; the second is a little better than the third on all."""
     categories = CATEGORIES[:1]
 
@@ -374,14 +391,49 @@ def test_runs_that_are_level_with_the_best_and_not_with_each_other_are_not_calle
         return ImageStatistics.from_frame(np.arange(len(found)), pd.DataFrame(rows, columns=columns), categories)
 
     runs = {"best": of([9, 3] * 20), "second": of([6] * 38 + [5] * 2), "third": of([5] * 40)}
-    comparison = weigh(runs, resamples=200, permutations=999)
+    comparison = weigh(runs, permutations=999)
     lost = {cause.name: 0.0 for cause in CAUSES}
     said = verdict(comparison, {name: name for name in runs}, lambda run, group: lost).text()
-    assert said.startswith("best (60.0) is level with second and third (59.7, 53.3; p ≥ ")
-    assert "second and third are level" not in said
+    assert said.startswith("best (60.0) cannot be told apart with 40 images from second and third (59.7, 53.3; p ≥ ")
+    assert "second and third cannot" not in said
 
 
 def test_a_bound_is_rounded_to_the_side_on_which_it_is_true():
-    assert [_p(0.0466, "p ≥ "), _p(0.0466, "p ≤ "), _p(0.0466)] == ["p ≥ 0.04", "p ≤ 0.05", "p = 0.05"]
+    assert [_p(0.0466, "p ≥ "), _p(0.0466, "p ≤ "), _p(0.0466)] == ["p ≥ 0.04", "p ≤ 0.047", "p = 0.047"]
     assert [_p(0.0012, "p ≥ "), _p(0.0012, "p ≤ "), _p(0.0002, "p ≤ ")] == ["p ≥ 0.001", "p ≤ 0.002", "p < 0.001"]
     assert [_p(0.07, "p ≤ "), _p(0.29, "p ≥ ")] == ["p ≤ 0.07", "p ≥ 0.29"]
+
+
+def test_a_p_has_as_many_digits_as_tell_it_from_the_level():
+    assert [_p(p) for p in (0.0534, 0.0496, 0.04996, 0.05)] == [
+        "p = 0.053",
+        "p = 0.0496",
+        "p = 0.04996",
+        "p = 0.05",
+    ]
+    assert [corrected_p(p, False) for p in (0.0496, 0.0504, 0.0512)] == ["0.0496", "0.0504", "0.051"]
+
+
+def test_where_no_difference_could_be_significant_that_is_what_is_said():
+    """Of 9 images or fewer there are no intervals; of 11 and many runs the smallest p is too large, corrected."""
+    models = {f"m{index}": (0.4 + 0.1 * index, 0.5, 0.85) for index in range(5)}
+    comparison, names, lost = compared(models, images=10)
+    said = verdict(comparison, names, lost).sentences[0][0].text
+    assert "cannot be told apart: with 10 images and 30 comparisons no difference could be significant" in said
+    assert "p =" not in said
+
+
+def test_a_run_that_is_further_behind_but_less_surely_is_explained():
+    categories = CATEGORIES[:1]
+
+    def of(found: list[int]) -> ImageStatistics:
+        rows = [(image, 1, 0, 0.8 * hits, hits, 0, 10 - hits) for image, hits in enumerate(found)]
+        columns = ["image_id", "category_id", "slice", "iou_sum", "TP", "FP", "FN"]
+        return ImageStatistics.from_frame(np.arange(len(found)), pd.DataFrame(rows, columns=columns), categories)
+
+    runs = {"best": of([6] * 40), "near": of([6] * 10 + [5] * 30), "far": of([9, 0] * 20)}
+    comparison = weigh(runs, permutations=999)
+    found = verdict(comparison, {name: name for name in runs}, lambda run, group: {})
+    (clause,) = (clause for clause in found.clauses if clause.kind == "explained")
+    check(comparison, None, clause)
+    assert clause.text.startswith("far is further behind than near, but by how much is less sure: +")

@@ -97,7 +97,6 @@ def tune(
     published: str,
     *,
     seed: int = 0,
-    resamples: int = 10_000,
 ) -> Tuned:
     """Finds the best setting on all images, and its unbiased gain.
 
@@ -131,9 +130,7 @@ def tune(
         halves=(found[0], found[1]),
         held_out=held_out,
         flattery=float(table["PQ"].iloc[best]) - _pq(honest),
-        comparison=weigh(
-            {published: settings[published], HELD_OUT: honest}, baseline=published, resamples=resamples, seed=seed
-        ),
+        comparison=weigh({published: settings[published], HELD_OUT: honest}, baseline=published, seed=seed),
     )
 
 

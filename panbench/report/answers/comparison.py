@@ -35,6 +35,7 @@ from panbench.report.answers.grid import (
     as_latex,
     as_markdown,
     as_texts,
+    deciding,
     letter,
     markdown_text,
     percent,
@@ -169,7 +170,7 @@ def standing(
     by: a key of SLICINGS for a table of PQ by slice; per_category: a table of PQ by category, sorted by the difference
     slices: sets of images, for a table of PQ by slice each
     baseline: the run that all others are compared with; default: each with each, or with the first beyond five runs
-    reporter: gets the progress of reading and resampling
+    reporter: gets the progress of reading and testing
     Raises BadRun for runs that cannot be compared, BadArgument for a slicing or a baseline that is not there.
     """
     for run in runs:
@@ -402,7 +403,7 @@ def rank_note(rows: Sequence[ComparisonRow]) -> tuple[str, ...]:
     """What the range of a rank means, as a sentence, where at least two of the runs hold images."""
     if sum(row.images is not None and row.images > 0 for row in rows) < 2:
         return ()
-    return ("A range of ranks: after every run that is significantly better, before every one that is worse.",)
+    return ("Ranks at 95 %: the best and the worst rank that the tests leave possible.",)
 
 
 def _matrices(
@@ -518,7 +519,7 @@ def corrected_p(value: float, at_floor: bool) -> str:
         return ABSENT
     if value < 0.001:
         return "<0.001"
-    return f"<{math.ceil(round(1000 * value, 6)) / 1000:.3f}" if at_floor and value < 0.5 else f"{value:.3f}"
+    return f"<{deciding(value, 3, rounding=math.ceil)}" if at_floor and value < 0.5 else deciding(value, 3)
 
 
 def p_in_words(value: float, at_floor: bool) -> str:

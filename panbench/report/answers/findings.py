@@ -54,7 +54,7 @@ def metric_findings(
 
     by: keys of SLICINGS; per_category: also a table with a line a category (the record always has it)
     per_image: also a table with a line an image, the worst first, with the slices that it is in
-    slices: sets of images, for a table of PQ by slice each; reporter: gets the progress of reading and resampling
+    slices: sets of images, for a table of PQ by slice each; reporter: gets the progress of reading and testing
     Raises BadRun for a run without images, BadArgument for an unknown slicing.
     """
     unknown = [name for name in by if name not in SLICINGS]

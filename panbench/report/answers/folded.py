@@ -43,7 +43,7 @@ class Folded:
     table: `pq_table`; segments: (categories,) true segments, crowds left out; lost: `lost_pq`; cells: `cells_to_fix`
     errors: how many single errors there are; now: Σ IoU and TP + (FP + FN)/2 of each category, as `priced_errors` takes
     slices: `pq_by` of each of SLICINGS; pixels: `confusion`; mistaken: `metrics.errors.mistaken`
-    sample: what resampling takes; scores: PQ of each image by itself, NaN where it has none
+    sample: what intervals and tests take; scores: PQ of each image by itself, NaN where it has none
     rows: the tables of the images of `sample_of`
     """
 

@@ -1,7 +1,7 @@
 """A table of text cells, and how it looks in a terminal, in Markdown and in LaTeX."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rich import box
@@ -18,6 +18,7 @@ __all__ = [
     "as_text",
     "as_texts",
     "count",
+    "deciding",
     "letter",
     "markdown_text",
     "percent",
@@ -353,6 +354,15 @@ def pipe_table(head: Sequence[str], body: Sequence[Sequence[str]], words: int = 
 def percent(fraction: float | None, digits: int = 2) -> str:
     """A fraction as percent without the sign, a dash for None and NaN."""
     return ABSENT if fraction is None or fraction != fraction else f"{100 * fraction:.{digits}f}"
+
+
+def deciding(p: float, digits: int, chance: float = 0.05, rounding: Callable[[float], int] = round) -> str:
+    """A p-value with as many digits as tell it from `chance`: 0.0496 is not 0.05."""
+    for more in range(digits, 8):
+        shown = rounding(round(p * 10**more, 6)) / 10**more
+        if (shown < chance) == (p < chance) and (shown > chance) == (p > chance):
+            break
+    return f"{shown:.{more}f}"
 
 
 def signed(fraction: float | None, digits: int = 2) -> str:

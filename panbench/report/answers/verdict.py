@@ -14,10 +14,11 @@ import pandas as pd
 
 from panbench.base.text import listed
 from panbench.metrics.errors import IMPERFECT_MASK
+from panbench.metrics.jackknife import MATCHED_IOU
 from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.metrics.uncertainty import Comparison
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.grid import percent, signed
+from panbench.report.answers.grid import deciding, percent, signed
 
 __all__ = ["Clause", "Verdict", "verdict"]
 
@@ -46,11 +47,13 @@ _LESS = {
 class Clause:
     """One statement. `kind` is the kind of claim:
 
-    level       no significant difference of `metric` in `group` between a and b
+    alike       no significant difference of `metric` in `group` between a and b
     better      a is significantly better than b in `metric` of `group`
     highest     a has the highest PQ; nothing is said of chance
     cause       in `group`, a loses less PQ to `cause` than b
-    finer, coarser, no coarser   SQ of a in `group` is significantly higher, lower, or neither, than that of b
+    finer, coarser, no coarser   the mean IoU of a's matches in `group`, over the categories that both match, is
+        significantly higher, lower, or neither, than that of b's
+    explained   why a is better than a run that is ahead of b, and is not told apart from b: values are its differences
     corrected   the p-values are corrected for `values[0]` comparisons of a metric
     scores, loses                PQ of a alone; a loses most to `cause`
     values: the numbers stated, as fractions, of a and then of b; p: the corrected p-value of the test
@@ -108,13 +111,15 @@ def verdict(comparison: Comparison, names: Mapping[str, str], lost: Lost) -> Ver
 
 @dataclass(frozen=True)
 class _Test:
-    """The difference of a and b, read as a − b. alone: p without the correction for the other comparisons."""
+    """The difference of a and b, read as a − b. alone: p without the correction for the other comparisons; ends: of
+    the interval."""
 
     difference: float
     p: float
     significant: bool
     values: tuple[float, float]
     alone: float
+    ends: tuple[float, float]
 
     @property
     def better(self) -> bool:
@@ -130,6 +135,29 @@ class _Facts:
     comparison: Comparison
     names: Mapping[str, str]
     lost: Lost
+
+    @property
+    def images(self) -> str:
+        """With how many images the runs were compared."""
+        return f"{self.comparison.images:,} images"
+
+    @cached_property
+    def least_p(self) -> float:
+        """The smallest corrected p of PQ that these images allow: of a run that is ahead on every single one.
+
+        2 of 2^n ways to swap n images differ as much, and the smallest of all p-values is multiplied by their number.
+        """
+        return min(1.0, float(self.comparisons()) * 2.0 ** (1 - self.comparison.images))
+
+    @property
+    def none_could(self) -> str:
+        """Why no difference is significant, where none could be; else ""."""
+        if self.least_p < 1 - self.comparison.level:
+            return ""
+        return (
+            f"with {self.images} and {self.comparisons()} comparisons no difference could be significant, not even of "
+            "a run that is ahead on every image"
+        )
 
     @cached_property
     def order(self) -> list[str]:
@@ -150,9 +178,11 @@ class _Facts:
         for first, second, sign in ((b, a, 1), (a, b, -1)):
             row = self.comparison.tests.get((first, second, group, metric))
             if row is not None and not pd.isna(row.p_holm):
-                values = (self.value(a, group, metric), self.value(b, group, metric))
+                values = float(row.value_a), float(row.value_b)
+                values = values[::-1] if sign == 1 else values
                 difference, p = sign * float(row.difference), float(row.p_holm)
-                return _Test(difference, p, bool(row.significant), values, float(row.p))
+                ends = sorted((sign * float(row.low), sign * float(row.high)))
+                return _Test(difference, p, bool(row.significant), values, float(row.p), (ends[0], ends[1]))
         return None
 
     def said(self, test: _Test) -> str:
@@ -193,35 +223,38 @@ def _ranking(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
     if any(test is None for test in tests.values()):
         return _against_baseline(facts, order)
     names = facts.names
-    level = [other for other, test in tests.items() if test and not test.significant]
+    alike = [other for other, test in tests.items() if test and not test.significant]
     behind = [other for other, test in tests.items() if test and test.better]
     found: list[Clause] = []
-    if len(level) == len(others) and all(_is_equal(facts, best, other) for other in others):
+    if len(alike) == len(others) and all(_is_equal(facts, best, other) for other in others):
         words = f"There is no difference between {_names(facts, order)} (PQ {_pc(facts.value(best))})"
-        for other in level:
+        for other in alike:
             test = tests[other]
             assert test is not None
-            said = words if other == level[0] else ""
-            found.append(Clause("level", said, best, other, values=test.values, p=test.p))
-    elif level:
-        top = [best, *level]
+            said = words if other == alike[0] else ""
+            found.append(Clause("alike", said, best, other, values=test.values, p=test.p))
+    elif alike:
+        top = [best, *alike]
         values = tuple(facts.value(run) for run in top)
         between = [test for a, b in combinations(top, 2) if (test := facts.test(a, b))]
         if any(test.significant for test in between):
-            # Each is level with the best, and yet not all with each other.
-            sure = [test for other in level if (test := tests[other])]
-            words = f"{names[best]} ({_pc(values[0])}) is level with {_names(facts, level)} "
-            words += f"({', '.join(map(_pc, values[1:]))}; {_p(min(test.p for test in sure), 'p ≥ ')})"
+            # None is told apart from the best, and yet some from each other.
+            sure = [test for other in alike if (test := tests[other])]
+            words = f"{names[best]} ({_pc(values[0])}) cannot be told apart with {facts.images} from "
+            words += f"{_names(facts, alike)} ({', '.join(map(_pc, values[1:]))}; "
+            words += f"{_p(min(test.p for test in sure), 'p ≥ ')})"
+        elif facts.none_could:
+            words = f"{_names(facts, top)} ({', '.join(map(_pc, values))}) cannot be told apart: {facts.none_could}"
         else:
             # With several the least p-value is stated: the others are larger.
-            sign = "p = " if len(level) == 1 else "p ≥ "
-            words = f"{_names(facts, top)} are level "
+            sign = "p = " if len(alike) == 1 else "p ≥ "
+            words = f"{_names(facts, top)} cannot be told apart with {facts.images} "
             words += f"({', '.join(map(_pc, values))}; {_p(min(test.p for test in between), sign)})"
-        for other in level:
+        for other in alike:
             test = tests[other]
             assert test is not None
-            first = other == level[0]
-            found.append(Clause("level", words if first else "", best, other, values=test.values, p=test.p))
+            first = other == alike[0]
+            found.append(Clause("alike", words if first else "", best, other, values=test.values, p=test.p))
         behind_all = [run for run in behind if all(_is_better(facts, one, run) for one in top)]
         if behind_all:
             subject = "both" if len(top) == 2 else "all of them"
@@ -233,7 +266,32 @@ def _ranking(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
         value = f" ({_pc(facts.value(best))})" if len(others) > 1 else ""
         word = f"{names[best]} is best{value}: better than " if len(others) > 1 else f"{names[best]} is better than "
         found.extend(_better_than(facts, [best], behind, word))
-    return [[*found[:-1], _ended(found[-1])]]
+    return [[*found[:-1], _ended(found[-1])], *_explained(facts, best, tests)]
+
+
+def _explained(facts: _Facts, best: str, tests: Mapping[str, _Test | None]) -> list[list[Clause]]:
+    """Why the best is better than one run and is not told apart from another one that is further behind."""
+    alike = [run for run, test in tests.items() if test and not test.significant]
+    behind = [run for run, test in tests.items() if test and test.better]
+    if not alike or not behind:
+        return []
+    near, far = behind[0], alike[-1]
+    sure, unsure = tests[near], tests[far]
+    assert sure is not None
+    assert unsure is not None
+    if facts.value(far) >= facts.value(near) or sure.ends[0] != sure.ends[0] or unsure.ends[0] != unsure.ends[0]:
+        return []
+    names = facts.names
+    words = (
+        f"{names[far]} is further behind than {names[near]}, but by how much is less sure: {_gap(unsure)} against "
+        f"{_gap(sure)}."
+    )
+    return [[Clause("explained", words, best, far, values=(unsure.difference, sure.difference))]]
+
+
+def _gap(test: _Test) -> str:
+    low, high = test.ends
+    return f"{signed(test.difference, 1)} ({signed(low, 1)} to {signed(high, 1)})"
 
 
 def _better_than(facts: _Facts, top: Sequence[str], behind: Sequence[str], before: str) -> list[Clause]:
@@ -263,11 +321,12 @@ def _against_baseline(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]
     base = next((run for run in order if all(facts.test(other, run) for other in order if other != run)), None)
     if base is None:
         return sentences
-    kinds: dict[str, list[tuple[str, _Test]]] = {"better": [], "level": [], "worse": []}
+    kinds: dict[str, list[tuple[str, _Test]]] = {"better": [], "alike": [], "worse": []}
     for run in order:
         if run != base and (test := facts.test(run, base)):
-            kinds["better" if test.better else "worse" if test.worse else "level"].append((run, test))
-    words = {kind: (f"is {kind}", f"are {kind}") for kind in kinds}
+            kinds["better" if test.better else "worse" if test.worse else "alike"].append((run, test))
+    words = {kind: (f"is {kind}", f"are {kind}") for kind in ("better", "worse")}
+    words["alike"] = ("cannot be told apart",) * 2
     found: list[Clause] = []
     start = f"Against {facts.names[base]} ({_pc(facts.value(base))}) "
     for kind, members in kinds.items():
@@ -276,6 +335,7 @@ def _against_baseline(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]
             if place == 0:
                 verb = words[kind][len(members) > 1]
                 said = f"{'; ' if found else start}{_names(facts, [one for one, _ in members])} {verb}"
+                said += f" with {facts.images}" if kind == "alike" else ""
             a, b = (run, base) if kind != "worse" else (base, run)
             values = test.values if kind != "worse" else test.values[::-1]
             found.append(Clause("better" if kind == "worse" else kind, said, a, b, values=values, p=test.p))
@@ -294,7 +354,7 @@ def _groups(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
     winners = {test.better for test in known.values() if test.significant}
     parts: list[Clause] = []
     last = ""
-    # What a is better on comes first, then what b is better on, then what is level.
+    # What a is better on comes first, then what b is better on, then where they cannot be told apart.
     for group, test in sorted(known.items(), key=lambda item: (not item[1].better, not item[1].worse)):
         where = group.lower()
         if test.significant:
@@ -309,9 +369,9 @@ def _groups(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
             last = winner
         else:
             numbers = f"({', '.join(map(_pc, test.values))}; {facts.said(test)})"
-            before = f"{names[a]} and {names[b]} are level on " if not parts else "; level on "
+            before = f"{names[a]} and {names[b]} cannot be told apart on " if not parts else "; not told apart on "
             before = " and on " if parts and not last else before
-            parts.append(Clause("level", f"{before}{where} {numbers}", a, b, group, values=test.values, p=test.p))
+            parts.append(Clause("alike", f"{before}{where} {numbers}", a, b, group, values=test.values, p=test.p))
     sentences = [[*parts[:-1], _ended(parts[-1])]]
     for clause in parts:
         if clause.kind == "better":
@@ -333,13 +393,14 @@ def _why(facts: _Facts, winner: str, loser: str, group: str) -> list[list[Clause
         numbers = " against ".join(map(_pc, values)) + ("" if place else " points of PQ")
         words = f"{' and ' if place else start}{verb} ({numbers})"
         clauses.append(Clause("cause", words, winner, loser, group, "lost", cause, values))
-    masks = facts.test(winner, loser, group, "SQ")
+    masks = facts.test(winner, loser, group, MATCHED_IOU)
     if masks is not None:
         kind = "finer" if masks.better else "coarser" if masks.worse else "no coarser"
-        numbers = f"(SQ {' against '.join(map(_pc, masks.values))}; {facts.said(masks)})"
+        numbers = f"(mean IoU of matches {' against '.join(map(_pc, masks.values))}; {facts.said(masks)})"
         joined = ", but its masks are " if kind == "coarser" else ", and its masks are "
         before = joined if clauses else f"On {group.lower()} the masks of {facts.names[winner]} are "
-        clauses.append(Clause(kind, f"{before}{kind} {numbers}", winner, loser, group, "SQ", "", masks.values, masks.p))
+        words = f"{before}{kind} {numbers}"
+        clauses.append(Clause(kind, words, winner, loser, group, MATCHED_IOU, "", masks.values, masks.p))
     return [[*clauses[:-1], _ended(clauses[-1])]] if clauses else []
 
 
@@ -385,6 +446,4 @@ def _p(p: float, sign: str = "p = ") -> str:
     if p > 0.995:
         # No p-value is larger, and corrected ones often get there.
         return "p = 1.00"
-    digits = 3 if p < 0.01 else 2
-    rounded = {"p ≥ ": math.floor, "p ≤ ": math.ceil}.get(sign, round)
-    return f"{sign}{rounded(round(p * 10**digits, 6)) / 10**digits:.{digits}f}"
+    return sign + deciding(p, 3 if p < 0.01 else 2, rounding={"p ≥ ": math.floor, "p ≤ ": math.ceil}.get(sign, round))

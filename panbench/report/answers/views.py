@@ -145,7 +145,7 @@ def compared(
 
 
 def members_of(runs: Sequence[Run], *, common_images: bool = False, reporter: Reporter = SILENT) -> list[Compared]:
-    """The runs of `compared` without what takes resampling: their rows have no interval and no rank. Raises as it."""
+    """The runs of `compared` without intervals and tests: their rows have no interval and no rank. Raises as it."""
     rows = comparison_rows(runs, common_images=common_images)
     for run in runs:
         run.require_images("show")

@@ -1,11 +1,12 @@
 """A gate for CI: is a run worse than a baseline on the same images, by more than a drop that is allowed?
 
 One question with three answers, because a sample of images cannot always tell: worse, not worse, or cannot tell. The
-difference, its interval and p are those of `compare`: paired, by resampling and by swapping images
-(docs/uncertainty.md). A run is worse where both say so: of few images an interval holds only about what it says, and a
-swap test never calls runs that differ by chance worse in more than the 2.5 % of cases that are meant.
+difference, its interval and p are those of `compare`: paired by image (docs/uncertainty.md). A run is worse where both
+say so: of few images an interval holds only about what it says, and a swap test never calls runs that differ by chance
+worse in more than the 2.5 % of cases that are meant.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,11 +19,12 @@ import pandas as pd
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import for_xml, with_sign
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
+from panbench.metrics.jackknife import MATCHED_IOU
 from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import weigh
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.grid import ABSENT, Grid, as_markdown
+from panbench.report.answers.grid import ABSENT, Grid, as_markdown, deciding
 from panbench.report.answers.tables import comparable_images
 from panbench.runs import Run
 
@@ -31,7 +33,7 @@ __all__ = ["METRICS", "Check", "GateResult", "check_whole", "checks", "gate", "j
 Outcome = Literal["worse", "cannot tell", "not worse"]
 
 _GROUPS = {suffix: group for group, suffix in GROUPS.items()}
-METRICS = tuple(f"{name}{suffix}" for suffix in _GROUPS for name in ("PQ", "SQ", "RQ"))
+METRICS = tuple(f"{name}{suffix}" for suffix in _GROUPS for name in ("PQ", "SQ", "RQ", MATCHED_IOU))
 
 WORSE, CANNOT_TELL = 3, 4
 """Exit codes of `panbench gate`; 4 only under --strict."""
@@ -44,7 +46,7 @@ CHANCE = 0.05
 class Check:
     """One number of a gate. Points of percent; `difference` is run − baseline, low and high its 95 % interval.
 
-    p: of swapping the two runs' answers image by image, two-sided
+    p: of `compare`, two-sided: by swapping the two runs' answers image by image, or of SQ and IoU by the jackknife
     where: "all images" or the slice; detectable: the smallest drop that these images could have shown
     value, baseline, difference and the rest are None where a run has no such number (or too few images for an interval)
     """
@@ -111,7 +113,7 @@ class GateResult:
         if check.low is None or check.high is None:
             return f"{name}: {change}, on too few images ({check.images}) for an interval, so the gate cannot tell."
         interval = f"{with_sign(check.low)} to {with_sign(check.high)}"
-        p = "" if check.p is None else f", p = {check.p:.2g}"
+        p = "" if check.p is None else f", p = {_p(check.p)}"
         found = f"{name}: {change} (95 % interval {interval}{p}, {check.images:,} images)"
         allowed = f"; a drop of {self.max_drop:g} is allowed" if self.max_drop else ""
         if check.outcome == "worse":
@@ -145,7 +147,7 @@ class GateResult:
                 number(check.value),
                 number(check.difference, signed=True),
                 ABSENT if check.low is None else f"[{number(check.low, True)}, {number(check.high, True)}]",
-                ABSENT if check.p is None else f"{check.p:.2g}",
+                ABSENT if check.p is None else _p(check.p),
                 check.outcome,
                 number(check.detectable),
             )
@@ -233,16 +235,14 @@ def gate(
     by: str | None = None,
     slices: Sequence[ImageSlices] = (),
     common_images: bool = False,
-    resamples: int = 10_000,
     permutations: int = 10_000,
 ) -> GateResult:
     """Whether a run is worse than a baseline, over all images and, with `by` or `slices`, in each slice.
 
-    worse: the drop is above `max_drop`, the 95 % interval of the paired difference lies below 0, and swapping the runs'
-        answers image by image has p ≤ 0.05
+    worse: the drop is above `max_drop`, the 95 % interval of the paired difference lies below 0, and p ≤ 0.05
     not worse: no drop at all, or an interval that excludes a drop above `max_drop`
     cannot tell: anything else, and scopes with too few images for an interval
-    metric: one of METRICS (of slices only PQ, SQ, RQ); max_drop: points of percent, 0 or more
+    metric: one of METRICS (of slices only PQ, RQ and IoU); max_drop: points of percent, 0 or more
     common_images: compare on the images that both have; otherwise other images are an error
     Each check is made at 95 %: of many slices without any change one in forty comes out worse by chance.
     Raises BadRun for a damaged run, an incomplete one (unless `common_images`) and runs that cannot be compared,
@@ -256,8 +256,13 @@ def gate(
     if by is not None and by not in SLICINGS:
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
     name, _, suffix = metric.partition("_")
+    if (by or slices) and name == "SQ":
+        raise BadArgument(
+            "The SQ of a slice has no interval: many of its categories have false positives alone, which count as 0. "
+            f"--metrics {MATCHED_IOU}, the mean IoU of the matches that both runs have, is judged in slices, too."
+        )
     if suffix and (by or slices):
-        raise BadArgument(f"Slices have PQ, SQ and RQ of all their categories, not {metric}. Give --metrics {name}.")
+        raise BadArgument(f"Slices have numbers of all their categories, not {metric}. Give --metrics {name}.")
     try:
         shared = comparable_images([run, baseline], common_images=common_images)
     except BadRun as problem:
@@ -271,15 +276,14 @@ def gate(
     )
     sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]
     group = _GROUPS[f"_{suffix}" if suffix else ""]
-    drawn = (resamples, permutations)
-    found = checks([side.whole for side in sides], [(group, "all images")], name, max_drop, drawn)
+    found = checks([side.whole for side in sides], [(group, "all images")], name, max_drop, permutations)
     sliced = [side.sliced for side in sides if side.sliced is not None]
     if sliced:
-        found += checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, drawn)
+        found += checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, permutations)
     for own in slices:
         cut = [slice_by_images(side.statistics, own) for side in sides if side.statistics is not None]
         named = [(part, f"{own.name} {part}") for part in own.images]
-        found += checks(cut, named, name, max_drop, drawn)
+        found += checks(cut, named, name, max_drop, permutations)
     return GateResult(run.name, baseline.name, metric, max_drop, tuple(found), notes)
 
 
@@ -305,20 +309,21 @@ def _read(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slices: b
     )
 
 
+def _p(p: float) -> str:
+    """A p-value with two digits, or as many as decide."""
+    return deciding(p, max(2, 1 - math.floor(math.log10(p))) if p > 0 else 2, CHANCE)
+
+
 def checks(
     sides: Sequence[ImageStatistics | Sample],
     groups: Sequence[tuple[str, str]],
     metric: str,
     max_drop: float,
-    drawn: tuple[int, int] = (10_000, 10_000),
+    permutations: int = 10_000,
     seed: int = 0,
 ) -> list[Check]:
-    """A check for each group (or slice), with its shown name; `sides` are the baseline's and the run's statistics.
-
-    drawn: how many resamples and how many swaps
-    """
-    resamples, permutations = drawn
-    found = weigh({"a": sides[0], "b": sides[1]}, permutations=permutations, resamples=resamples, seed=seed)
+    """A check for each group (or slice), with its shown name; `sides` are the baseline's and the run's statistics."""
+    found = weigh({"a": sides[0], "b": sides[1]}, permutations=permutations, seed=seed)
     table = found.differences[found.differences["metric"] == metric]
     made = []
     for group, where in groups:

@@ -22,12 +22,15 @@ class Metric(str, Enum):
     PQ = "PQ"
     SQ = "SQ"
     RQ = "RQ"
+    IoU = "IoU"
     PQ_th = "PQ_th"
     SQ_th = "SQ_th"
     RQ_th = "RQ_th"
+    IoU_th = "IoU_th"
     PQ_st = "PQ_st"
     SQ_st = "SQ_st"
     RQ_st = "RQ_st"
+    IoU_st = "IoU_st"
 
 
 @command(
@@ -40,7 +43,9 @@ def gate(
     run: Annotated[Path, typer.Argument(help="The run to judge.")],
     baseline: Annotated[Path, option("The run to compare it with.", None, "RUN")],
     max_drop: Annotated[float, option("The allowed drop, in points.", None, "POINTS")] = 0.0,
-    metrics: Annotated[Metric, option("The metric that must not drop.", None)] = Metric.PQ,
+    metrics: Annotated[
+        Metric, option("The metric that must not drop. IoU: of the matches, over categories that both match.", None)
+    ] = Metric.PQ,
     by: Annotated[
         str | None, option("Also check each slice by size, share, segments or supercategory.", None, "WHAT")
     ] = None,

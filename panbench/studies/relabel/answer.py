@@ -109,7 +109,6 @@ class Relabelling:
             "images": self.images,
             "images_left_out": self.left_out,
             "level": self.changes.level,
-            "resamples": self.changes.resamples,
             "runs": as_records(self.changes.runs),
             "pairs": as_records(self.changes.pairs),
             "ceiling": {
@@ -193,8 +192,8 @@ class Relabelling:
             words=3,
             title="Differences between runs",
             notes=(
-                "Change: how much of the difference is the labels'. Other order: how often resampled images order the "
-                "two the other way round on B; *: these images do.",
+                "Change: how much of the difference is the labels'. Other order: how often other images would order "
+                "the two the other way round on B; *: these images do.",
             ),
         )
 
@@ -316,7 +315,6 @@ def relabel(
     answers: Sequence[Answers],
     *,
     common_images: bool = False,
-    resamples: int = 10_000,
     reporter: Reporter = SILENT,
 ) -> Relabelling:
     """Scores predictions on two truths of the same images and categories, and compares all three.
@@ -339,12 +337,12 @@ def relabel(
     names = [answer.name for answer in answers]
     crossed = cross((truth_a, truth_b), [answer.panoptic for answer in answers], names, images, reporter)
     categories = truth_a.categories
-    reporter.status("Resampling")
+    reporter.status("Computing intervals")
     on = [
         {name: image_statistics(matched, categories) for name, matched in zip(names, side, strict=True)}
         for side in crossed.matched
     ]
-    changes = rank_changes(on[0], on[1], resamples=resamples)
+    changes = rank_changes(on[0], on[1])
     ceiling = [intervals(image_statistics(side, categories)) for side in crossed.between]
     everyone = set(truth_a.annotations) | set(truth_b.annotations)
     return Relabelling(

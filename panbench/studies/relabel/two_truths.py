@@ -1,25 +1,25 @@
 """The same predictions on two ground truths: does another labelling change which model is better, beyond chance?
 
-Resamples are the same images on both truths and for all runs, so a change is separated from the choice of images.
-[as metrics/uncertainty.py]
+The jackknife leaves an image out of both truths and of all runs (metrics/jackknife.py), so a change is separated from
+the choice of images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument
+from panbench.metrics.jackknife import Jackknife
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import percentiles, resampled, weigh
+from panbench.metrics.uncertainty import weigh
 
 __all__ = ["RankChanges", "rank_changes"]
 
-Float = npt.NDArray[np.float64]
+DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,18 @@ class RankChanges:
         (with the suffix _a or _b); change (PQ_b − PQ_a), low, high
     pairs: one row a pair of runs and group: run, other, group, difference_a (of run − other), low_a, high_a,
         difference_b, low_b, high_b, change (difference_b − difference_a), low, high, flipped (whether the order is the
-        other way round), flips (the share of resamples in which it is)
+        other way round), flips (the share of DRAWS from a normal distribution of the two differences in which it is)
     """
 
     runs: pd.DataFrame
     pairs: pd.DataFrame
     level: float
-    resamples: int
 
 
 def rank_changes(
     on_a: Mapping[str, ImageStatistics],
     on_b: Mapping[str, ImageStatistics],
     *,
-    resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
 ) -> RankChanges:
@@ -59,12 +57,12 @@ def rank_changes(
         raise BadArgument("rank_changes needs the same images on both truths.")
     stack = Stack.of(samples)
     n, groups = len(names), len(stack.members)
-    drawn = resampled(stack, resamples, seed)[:, 0, :groups]
+    of = [Jackknife.of(stack, run) for run in range(2 * n)]
     exact = stack.exact()[:, 0, :groups]
     standing = [_standing(side, level, seed) for side in (on_a, on_b)]
 
     runs, pairs = [], []
-    changed = percentiles(drawn[n:] - drawn[:n], level)
+    changed = [(of[n + run] - of[run]).estimate().ends(level) for run in range(n)]
     for group in range(groups):
         where = {"group": stack.scopes[group][0]}
         for run, name in enumerate(names):
@@ -80,12 +78,11 @@ def rank_changes(
                     f"rank_high_{suffix}": own["rank_high"],
                 }
             change = exact[n + run, group] - exact[run, group]
-            runs.append({**row, "change": change, "low": changed[0][run, group], "high": changed[1][run, group]})
+            runs.append({**row, "change": change, "low": changed[run][0][0, group], "high": changed[run][1][0, group]})
         for one, other in combinations(range(n), 2):
-            apart = [drawn[side * n + one, group] - drawn[side * n + other, group] for side in (0, 1)]
+            apart = [of[side * n + one] - of[side * n + other] for side in (0, 1)]
             value = [exact[side * n + one, group] - exact[side * n + other, group] for side in (0, 1)]
-            ends = percentiles(np.stack([*apart, apart[1] - apart[0]]), level)
-            known = ~np.isnan(apart[0]) & ~np.isnan(apart[1])
+            ends = [[end[0, group] for end in each.estimate().ends(level)] for each in (*apart, apart[1] - apart[0])]
             pairs.append(
                 {
                     "run": names[one],
@@ -96,22 +93,33 @@ def rank_changes(
                         for side, suffix in enumerate("ab")
                         for column, number in (
                             ("difference", value[side]),
-                            ("low", ends[0][side]),
-                            ("high", ends[1][side]),
+                            ("low", ends[side][0]),
+                            ("high", ends[side][1]),
                         )
                     },
                     "change": value[1] - value[0],
-                    "low": ends[0][2],
-                    "high": ends[1][2],
+                    "low": ends[2][0],
+                    "high": ends[2][1],
                     "flipped": bool(value[0] * value[1] < 0),
-                    "flips": float(np.mean((apart[0] * apart[1] < 0)[known])) if known.any() else np.nan,
+                    "flips": _flips(apart, group, seed),
                 }
             )
-    return RankChanges(pd.DataFrame(runs), pd.DataFrame(pairs), level, resamples)
+    return RankChanges(pd.DataFrame(runs), pd.DataFrame(pairs), level)
+
+
+def _flips(apart: Sequence[Jackknife], group: int, seed: int) -> float:
+    """How often a difference on the two truths has two signs; NaN where it is on neither."""
+    left_out = np.stack([each.left_out[0, group] for each in apart])
+    units = left_out.shape[1]
+    if np.isnan(left_out).any():
+        return float("nan")
+    covariance = np.cov(left_out, bias=True) * (units - 1)
+    centre = [each.estimate().centre[0, group] for each in apart]
+    drawn = np.random.default_rng(seed).multivariate_normal(centre, covariance, DRAWS)
+    return float((drawn[:, 0] * drawn[:, 1] < 0).mean())
 
 
 def _standing(runs: Mapping[str, ImageStatistics], level: float, seed: int) -> pd.DataFrame:
     """PQ of groups with its interval and rank, by run and group."""
-    # The fewest resamples: only intervals of differences need them, which are not asked for here.
-    table = weigh(runs, resamples=100, level=level, seed=seed).runs
+    table = weigh(runs, level=level, seed=seed).runs
     return table[(table["metric"] == "PQ") & table["group"].notna()].set_index(["run", "group"])

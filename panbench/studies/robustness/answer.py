@@ -20,7 +20,6 @@ from panbench.base.text import in_sentence, listed
 from panbench.metrics.coverage import interval_notes
 from panbench.metrics.jackknife import Jackknife
 from panbench.metrics.samples import FEWEST_IMAGES, SampleFold, Stack
-from panbench.metrics.uncertainty import resampled
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.tables import comparison_row, labels
 from panbench.runs import Run, list_runs
@@ -32,6 +31,7 @@ from panbench.studies.robustness.folders import corrupted_runs
 
 __all__ = [
     "Robustness",
+    "pq_of",
     "robustness",
     "robustness_curves",
     "robustness_grids",
@@ -39,18 +39,12 @@ __all__ = [
     "robustness_table",
 ]
 
-RESAMPLES = 1_000
-
-
-Float = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Robustness:
     """A model's PQ on clean and on corrupted images.
 
-    Each array: the value; RESAMPLES resamples of the images, the same ones in all arrays, for differences; and these
-    once more, moved and stretched to the jackknife's interval, for PQ and means of PQ (`_pq`).
+    Each jackknife leaves the same images out, so means, quotients and differences of them have intervals, too.
 
     by_corruption: PQ by corruption and severity; title: the model; images: how many
     version: of the definitions by which the images were corrupted
@@ -59,8 +53,8 @@ class Robustness:
     run: str
     title: str
     images: int
-    clean: Float
-    by_corruption: dict[Corruption, Float]
+    clean: Jackknife
+    by_corruption: dict[Corruption, Jackknife]
     notes: tuple[str, ...]
     version: int = VERSION
 
@@ -75,22 +69,21 @@ class Robustness:
         """The severities that were run of any kind."""
         return sorted({corruption.severity for corruption in self.by_corruption})
 
-    def of_kind(self, name: str) -> Float:
+    def of_kind(self, name: str) -> Jackknife:
         """The mean over the severities of a corruption."""
-        own = [values for corruption, values in self.by_corruption.items() if corruption.name == name]
-        return np.asarray(np.mean(own, axis=0))
+        return Jackknife.mean([of for corruption, of in self.by_corruption.items() if corruption.name == name])
 
     @property
-    def mPC(self) -> Float | None:
+    def mPC(self) -> Jackknife | None:
         """The mean over the corruptions of the mean over severities, the 4 extra kinds left out; None without any."""
         averaged = [self.of_kind(name) for name in self.kinds if not CORRUPTIONS[name].is_extra]
-        return np.asarray(np.mean(averaged, axis=0)) if averaged else None
+        return Jackknife.mean(averaged) if averaged else None
 
     @property
-    def rPC(self) -> Float | None:
+    def rPC(self) -> Jackknife | None:
         """mPC / clean; None without mPC or where clean PQ is 0."""
         mean = self.mPC
-        return None if mean is None or not self.clean[0] else np.asarray(mean / self.clean)
+        return None if mean is None or not pq_of(self.clean) else mean.over(self.clean)
 
     @property
     def is_complete(self) -> bool:
@@ -210,8 +203,8 @@ def robustness_curves(found: Sequence[Robustness]) -> pd.DataFrame:
                 own = [one.by_corruption.get(Corruption(name, level)) for name in names]
                 there = [values for values in own if values is not None]
                 if len(there) == len(names):
-                    mean = np.asarray(np.mean(there, axis=0))
-                    rows.append({"run": one.title, "group": group, "severity": level, **_interval_of(mean, one.images)})
+                    mean = _interval_of(Jackknife.mean(there), one.images)
+                    rows.append({"run": one.title, "group": group, "severity": level, **mean})
     return pd.DataFrame(rows, columns=["run", "group", "severity", "PQ", "low", "high"])
 
 
@@ -221,16 +214,16 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
     rows = []
     for one in found:
         cells = []
-        for values, paired in ((one.clean, False), (one.mPC, False), (one.rPC, True)):
+        for values in (one.clean, one.mPC, one.rPC):
             if values is None:
                 cells += [ABSENT, ""]
             else:
-                shown = _interval_of(values, one.images, paired=paired)
+                shown = _interval_of(values, one.images)
                 cells += [percent(shown["PQ"], digits), _span(shown["low"], shown["high"], digits)]
         rows.append((one.title, *cells))
     notes = [f"mPC: PQ, mean of {first.of_what}. rPC: mPC / clean PQ. [Michaelis et al. 2019]"]
     notes += first.cautions
-    notes.append(f"In brackets: 95 % intervals, of rPC and differences by {RESAMPLES:,} resamples of the images.")
+    notes.append("In brackets: 95 % intervals.")
     notes += interval_notes(first.images)
     notes += [note for one in found for note in one.notes]
     grids = [
@@ -250,7 +243,7 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
         ):
             if mine is None or theirs is None:
                 continue
-            better, worse, values = (b, a, theirs - mine) if theirs[0] >= mine[0] else (a, b, mine - theirs)
+            better, worse, values = (b, a, theirs - mine) if pq_of(theirs) >= pq_of(mine) else (a, b, mine - theirs)
             shown = _interval_of(values, first.images, paired=True)
             star = "*" if shown["low"] is not None and shown["low"] > 0 else ""
             lines.append(
@@ -264,7 +257,7 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
                 )
             )
     if lines:
-        note = "The same resamples of images for both sides. *: the interval lies above 0."
+        note = "Paired by image. *: the interval lies above 0."
         grids.append(Grid(("Better", "than", "in", "by", "95 % interval", ""), tuple(lines), words=3, notes=(note,)))
     grids += [_kinds_grid(one, digits) for one in found]
     return grids
@@ -274,7 +267,6 @@ def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
     """The record of `robustness --json`: fractions 0–1, None without a value."""
     table = robustness_table(found)
     return {
-        "resamples": RESAMPLES,
         "images": found[0].images,
         "mPC_of": found[0].of_what,
         "mPC_is_published_definition": found[0].is_comparable,
@@ -286,7 +278,7 @@ def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
                 "title": one.title,
                 "clean": _interval_of(one.clean, one.images),
                 "mPC": None if one.mPC is None else _interval_of(one.mPC, one.images, "mPC"),
-                "rPC": None if one.rPC is None else _interval_of(one.rPC, one.images, "rPC", paired=True),
+                "rPC": None if one.rPC is None else _interval_of(one.rPC, one.images, "rPC"),
                 "corruptions": {
                     name: {
                         "group": CORRUPTIONS[name].group,
@@ -321,7 +313,7 @@ def _of_run(run: Run, title: str) -> Robustness:
     if changed := differing_definitions([run, *beside]):
         raise BadRun(f"{changed}. Make the older ones again with --corrupt and --overwrite.")
     images = run.images
-    values: dict[Corruption, Float] = {}
+    values: dict[Corruption, Jackknife] = {}
     for other in beside:
         name, _, severity = str(other.info.arguments.get("corruption") or "").partition(":")
         if name not in CORRUPTIONS or not severity.isdigit():
@@ -351,18 +343,15 @@ def _check_alike(clean: Run, corrupted: Run) -> None:
         )
 
 
-def _pq(run: Run, images: npt.NDArray[np.int64]) -> Float:
+def _pq(run: Run, images: npt.NDArray[np.int64]) -> Jackknife:
     sample = SampleFold(run.categories, images)
     run.fold(sample, images=images)
-    # Draws depend on the number of images and the seed alone: all runs on these images get the same resamples.
-    stack = Stack.of([sample.result()])
-    drawn = resampled(stack, RESAMPLES, 0)[0, 0, 0]
-    # PQ of few images is biased and its resamples more so (metrics/jackknife.py): their percentiles are moved to the
-    # jackknife's ends. Mean PQ over corruptions is then the mean of what was moved.
-    low, high = (float(end[0, 0]) for end in Jackknife.of(stack, 0).estimate().ends(0.95))
-    least, most = np.nanquantile(drawn, [0.025, 0.975])
-    moved = low + (drawn - least) * ((high - low) / (most - least) if most > least else 0)
-    return np.concatenate([stack.exact()[0, 0, :1], drawn, moved])
+    return Jackknife.of(Stack.of([sample.result()]), 0)
+
+
+def pq_of(of: Jackknife) -> float:
+    """PQ of all categories."""
+    return float(of.value[0, 0])
 
 
 def _kinds_grid(one: Robustness, digits: int) -> Grid:
@@ -379,10 +368,10 @@ def _kinds_grid(one: Robustness, digits: int) -> Grid:
                 name.replace("_", " ") + (" (extra)" if CORRUPTIONS[name].is_extra else ""),
                 CORRUPTIONS[name].group,
                 *(
-                    percent(float(by_severity[level][0]), digits) if level in by_severity else ABSENT
+                    percent(pq_of(by_severity[level]), digits) if level in by_severity else ABSENT
                     for level in severities
                 ),
-                percent(float(one.of_kind(name)[0]), digits),
+                percent(pq_of(one.of_kind(name)), digits),
                 percent(cost["PQ"], digits),
                 _span(cost["low"], cost["high"], digits),
             )
@@ -392,22 +381,23 @@ def _kinds_grid(one: Robustness, digits: int) -> Grid:
         heads,
         tuple(rows),
         words=2,
-        title=f"{one.title}: PQ by severity (clean: {percent(float(one.clean[0]), digits)})",
+        title=f"{one.title}: PQ by severity (clean: {percent(pq_of(one.clean), digits)})",
     )
 
 
-def _interval_of(values: Float, images: int, name: str = "PQ", *, paired: bool = False) -> dict[str, float | None]:
+def _interval_of(values: Jackknife, images: int, name: str = "PQ", *, paired: bool = False) -> dict[str, float | None]:
     """The value and its 95 % interval; None for what does not exist, and without enough images.
 
-    paired: of a difference or quotient, whose bias cancels; else of PQ or a mean of PQ, within 0 and 1
+    paired: of a difference, which may be below 0
     """
-    drawn, moved = np.split(values[1:], 2)
-    value, sample = float(values[0]), drawn if paired else np.clip(moved, 0, 1)
-    sample = sample[~np.isnan(sample)]
-    low = high = None
-    if images >= FEWEST_IMAGES and len(sample):
-        low, high = (float(bound) for bound in np.quantile(sample, [0.025, 0.975]))
-    return {name: None if np.isnan(value) else value, "low": low, "high": high}
+    value, estimate = pq_of(values), values.estimate()
+    low, high = (float(end[0, 0]) for end in (estimate.ends(0.95) if paired else estimate.interval(0.95)))
+    known = images >= FEWEST_IMAGES and low == low
+    return {
+        name: None if np.isnan(value) else value,
+        "low": low if known else None,
+        "high": high if known else None,
+    }
 
 
 def _span(low: float | None, high: float | None, digits: int, *, with_sign: bool = False) -> str:

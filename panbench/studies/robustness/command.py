@@ -36,7 +36,7 @@ def robustness(
     from panbench.studies.robustness.answer import robustness_grids, robustness_record
 
     with console.Bars(transient=True) as bars:
-        bars.status("Resampling")
+        bars.status("Computing intervals")
         found = measure(find_runs(runs, bars))
     grids = robustness_grids(found)
     if as_json:

@@ -24,7 +24,7 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
             lacking.append(member.label)
             continue
         # The corruptions themselves are imported only for runs that have some.
-        from panbench.studies.robustness.answer import robustness, robustness_curves
+        from panbench.studies.robustness.answer import pq_of, robustness, robustness_curves
 
         try:
             (found,) = robustness([member.run])
@@ -46,8 +46,8 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
         if points:
             series.append((index, points))
         mean, relative = found.mPC, found.rPC
-        means = [None if values is None else float(values[0]) for values in (mean, relative)]
-        cells = [percent(float(found.clean[0]), 1), *(percent(one, 1) for one in means), found.of_what]
+        means = [None if values is None else pq_of(values) for values in (mean, relative)]
+        cells = [percent(pq_of(found.clean), 1), *(percent(one, 1) for one in means), found.of_what]
         rows.append((member.label, index, cells))
         for caution in found.cautions:
             cautions.setdefault(caution, []).append(member.label)

@@ -21,6 +21,7 @@ from panbench.base.text import for_spreadsheet, in_sentence, listed
 from panbench.metrics.coverage import interval_notes
 from panbench.metrics.samples import FEWEST_IMAGES, SampleFold
 from panbench.panoptic.types import GROUPS
+from panbench.report.answers.comparison import corrected_p, p_in_words
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -164,11 +165,14 @@ class SeedStanding:
         said = []
         for row in of_all[of_all["p"].notna()].itertuples():
             sign, better, worse = (1, row.b, row.a) if row.difference >= 0 else (-1, row.a, row.b)
-            by = f"{signed(sign * row.difference, self.digits)} points (p = {row.p_holm:.3f})"
+            by = f"{signed(sign * row.difference, self.digits)} points ({p_in_words(row.p_holm, False)})"
             if row.significant:
                 said.append(f"{better} is better than {worse} by {by}, beyond seeds and images.")
             else:
-                said.append(f"{better} and {worse} are level: {by} can be the luck of seeds and images.")
+                said.append(
+                    f"{better} and {worse} cannot be told apart with {self.found.images:,} images and these seeds: "
+                    f"{by} can be their luck."
+                )
             if math.isnan(row.needed):
                 said.append(
                     f"No number of seeds would show a difference of {detect} points between them on these images: "
@@ -216,7 +220,6 @@ class SeedStanding:
         return {
             "images": self.found.images,
             "level": self.found.level,
-            "resamples": self.found.resamples,
             "detect": self.found.detect,
             "power": POWER,
             "runs": {name: list(members) for name, members in self.runs.items()},
@@ -283,7 +286,7 @@ class SeedStanding:
                     f"PQ{GROUPS[row.group]}",
                     signed(sign * row.difference, self.digits),
                     self._interval(low, high, with_sign=True),
-                    ABSENT if pd.isna(row.p_holm) else "<0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}",
+                    corrected_p(row.p_holm, False),
                     "*" if row.significant else "",
                     ABSENT if pd.isna(row.of_seeds) else f"{100 * row.of_seeds:.0f} %",
                     ABSENT if pd.isna(row.needed) else f"{row.needed:.0f}",
@@ -297,9 +300,9 @@ class SeedStanding:
             names=tuple(self.runs),
             notes=(
                 "p: Student's t over seeds and images, corrected (Holm). *: significant at "
-                f"{100 * (1 - self.found.level):g} %. Of seeds: how much of the doubt is theirs, the rest is "
-                f"the images'. Seeds for {detect}: of each model, to find a difference of {detect} points; "
-                f"{ABSENT}: no number is enough on these images.",
+                f"{100 * (1 - self.found.level):g} %. Of seeds: the share of the variance that comes from "
+                f"seeds; the rest comes from images. Seeds for {detect}: of each model, to find a difference of "
+                f"{detect} points; {ABSENT}: no number is enough on these images.",
             ),
         )
 

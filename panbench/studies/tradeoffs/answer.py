@@ -1,6 +1,6 @@
 """PQ against time: the steps of a run (its earlier layers, or other sizes), each with its interval and its time.
 
-A step's PQ has the jackknife's interval; its difference to the run itself the paired bootstrap's and a p-value
+A step's PQ has the jackknife's interval; its difference to the run itself the paired jackknife's and a p-value
 corrected for all steps (metrics/uncertainty.py). Times were measured on some images, one at a time, the steps in turns:
 of a layer, the network cut after it, so that a time is what such a model would take.
 """
@@ -28,8 +28,6 @@ from panbench.runs.alike import differing_settings
 from panbench.studies.tradeoffs.places import LAYERS, SIZES, Kind
 
 __all__ = ["Step", "Tradeoff", "tradeoff_curves", "tradeoff_grids", "tradeoff_record", "tradeoffs"]
-
-_RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def _pq(sample: Sample) -> tuple[float | None, float | None, float | None]:
 
 def _tests(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[str, dict[str, Any]]:
     """The loss of each step but the run itself, as fields of `Step`."""
-    table = weigh(samples, baseline=own, resamples=_RESAMPLES, reporter=reporter).differences
+    table = weigh(samples, baseline=own, reporter=reporter).differences
     of_all = table[(table["group"] == "All") & (table["metric"] == "PQ")]
     return {
         # `weigh` has the run less the baseline.

@@ -6,11 +6,11 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
+from panbench.metrics.jackknife import Jackknife
 from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.panoptic.types import Category
 from panbench.report.answers.comparison import Standing
@@ -26,10 +26,8 @@ from panbench.studies.unfused.metric import (
     AP_NAMES,
     BOX_AP_NAMES,
     MIOU_NAME,
-    RESAMPLES,
     UnfusedTable,
-    draw_counts,
-    resampled_unfused,
+    jackknifed_unfused,
     thing_ids,
 )
 from panbench.studies.unfused.rows import read_unfused
@@ -101,9 +99,8 @@ def unfused_scores(run: Run) -> UnfusedScores:
     values |= measured
     images = np.sort(table.image_id)
     if len(images) >= FEWEST_IMAGES:
-        drawn = resampled_unfused(table, images, draw_counts(len(images)), run.categories)
-        for name, sample in drawn.items():
-            low[name], high[name] = _interval(sample)
+        for name, jackknife in jackknifed_unfused(table, images, run.categories).items():
+            low[name], high[name] = _ends(jackknife.estimate().interval(0.95))
     return UnfusedScores(values, low, high, "AP" in measured, MIOU_NAME in measured, ap_truth(run), _boxes_of(table))
 
 
@@ -141,7 +138,7 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
     if scores.has_miou:
         rows.append((MIOU_NAME, *cells(MIOU_NAME), "", ""))
     rows.append(("mIoU of the fused map", percent(miou), "", "", ""))
-    notes = [TOLD_APART, f"Intervals: {RESAMPLES:,} resamples of the images."]
+    notes = [TOLD_APART, "Intervals: jackknife over images."]
     if scores.has_ap:
         notes = [f"AP_pan against {scores.truth}.", f"Box AP_pan: {scores.boxes}.", *notes]
     columns = ("Before fusion", "", "95 % interval", "of boxes", "95 % interval")
@@ -198,7 +195,7 @@ def missing_note(run: Run) -> str | None:
 def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]) -> Standing:
     """A comparison with AP_pan, box AP_pan and mIoU_pan of its runs below, and their paired differences.
 
-    metrics: "ap", "miou" or both. Every run is resampled with the same images.
+    metrics: "ap", "miou" or both.
     Raises BadRun for a run without rows, and for runs whose AP has different ground truth; BadArgument for mixed data.
     """
     tables, keys = [], standing.keys
@@ -225,23 +222,22 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
         )
     names = (*((*AP_NAMES, "AP_box") if "ap" in metrics else ()), *((MIOU_NAME,) if "miou" in metrics else ()))
     images = shared_images(runs)
-    counts = draw_counts(len(images))
     categories = runs[0].categories
     values: list[dict[str, float | None]] = []
-    drawn: list[dict[str, npt.NDArray[np.float64]]] = []
+    jackknifed: list[dict[str, Jackknife]] = []
     for table in tables:
         own = table.only(images) if len(table.image_id) != len(images) else table
         values.append({**dict.fromkeys(names), **measured_before_fusion(own, categories)})
-        drawn.append(resampled_unfused(own, images, counts, categories) if len(images) >= FEWEST_IMAGES else {})
+        jackknifed.append(jackknifed_unfused(own, images, categories) if len(images) >= FEWEST_IMAGES else {})
     shown = dict(zip(keys, labels(standing.rows), strict=True))
     return replace(
         standing,
         grids=(
             *standing.grids,
             _values_grid([shown[key] for key in keys], names, values, (runs, tables), standing.digits),
-            *_differences_grid([shown[key] for key in keys], names, values, drawn, standing.digits),
+            *_differences_grid([shown[key] for key in keys], names, values, jackknifed, standing.digits),
         ),
-        details={**standing.details, "before_fusion": _details(keys, names, values, drawn)},
+        details={**standing.details, "before_fusion": _details(keys, names, values, jackknifed)},
     )
 
 
@@ -270,7 +266,7 @@ def _differences_grid(
     titles: Sequence[str],
     names: Sequence[str],
     values: Sequence[dict[str, float | None]],
-    drawn: Sequence[dict[str, npt.NDArray[np.float64]]],
+    jackknifed: Sequence[dict[str, Jackknife]],
     digits: int,
 ) -> list[Grid]:
     """AP, AP50, AP75, box AP and mIoU_pan of each pair, the better first; of more than five runs against the first."""
@@ -284,8 +280,8 @@ def _differences_grid(
                 continue
             better, worse = (b, a) if other >= one else (a, b)
             low = high = None
-            if drawn[a] and drawn[b]:
-                low, high = _interval(drawn[better][name] - drawn[worse][name])
+            if jackknifed[a] and jackknifed[b]:
+                low, high = _ends((jackknifed[better][name] - jackknifed[worse][name]).estimate().ends(0.95))
             rows.append(
                 (
                     titles[better],
@@ -298,7 +294,7 @@ def _differences_grid(
             )
     if not rows:
         return []
-    note = f"Intervals: {RESAMPLES:,} resamples, the same images for both. *: the interval lies above 0."
+    note = "Intervals: paired jackknife over images. *: the interval lies above 0."
     return [Grid(("Better", "than", "in", "by", "95 % interval", ""), tuple(rows), words=3, notes=(note,))]
 
 
@@ -306,13 +302,13 @@ def _details(
     keys: Sequence[str],
     names: Sequence[str],
     values: Sequence[dict[str, float | None]],
-    drawn: Sequence[dict[str, npt.NDArray[np.float64]]],
+    jackknifed: Sequence[dict[str, Jackknife]],
 ) -> pd.DataFrame:
     """run, metric, value, low, high: a line a value."""
     rows = []
-    for key, own, sample in zip(keys, values, drawn, strict=True):
+    for key, own, of in zip(keys, values, jackknifed, strict=True):
         for name in names:
-            low, high = _interval(sample[name]) if name in sample else (None, None)
+            low, high = _ends(of[name].estimate().interval(0.95)) if name in of else (None, None)
             rows.append({"run": key, "metric": name, "value": own[name], "low": low, "high": high})
     table = pd.DataFrame(rows)
     return table.astype({"value": float, "low": float, "high": float})
@@ -343,12 +339,9 @@ def _has(table: UnfusedTable | None, rows: str) -> bool:
     return table is not None and getattr(table, rows) is not None
 
 
-def _interval(sample: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
-    known = sample[~np.isnan(sample)]
-    if not len(known):
-        return None, None
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)
+def _ends(ends: tuple[Any, Any]) -> tuple[float | None, float | None]:
+    low, high = map(float, ends)
+    return (None, None) if low != low else (low, high)
 
 
 def _span(low: float | None, high: float | None, digits: int = 2, *, with_sign: bool = False) -> str:

@@ -11,13 +11,15 @@ only when no other fits; a crowd's IoU is the share of the detection that lies o
 detection on an ignored instance, or unmatched and of a size outside the range, counts neither way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "Boxes", "InstanceAP", "InstanceTable", "instance_ap", "resampled_ap"]
+from panbench.metrics.jackknife import Jackknife, LeftOutMeans
+
+__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "Boxes", "InstanceAP", "InstanceTable", "instance_ap", "jackknifed_ap"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -27,6 +29,8 @@ Bool = npt.NDArray[np.bool_]
 IOU_THRESHOLDS: Float = np.linspace(0.5, 0.95, 10)
 RECALLS: Float = np.linspace(0, 1, 101)
 MAX_DETECTIONS = 100
+ORDER = 0.5
+"""The bias of AP of N images falls with √N: precision is the largest of those to its right, and so of their errors."""
 AREA_RANGES: tuple[tuple[str, float, float], ...] = (
     ("all", 0, 1e10),
     ("small", 0, 32**2),
@@ -103,18 +107,19 @@ class InstanceAP:
         return {name: getattr(self, name) for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
 
 
-def instance_ap(table: InstanceTable, category_ids: Sequence[int], counts: dict[int, int] | None = None) -> InstanceAP:
-    """AP of the categories, equal to pycocotools' to rounding.
-
-    counts: how often each image is taken, by image id, 0 where it is absent; None takes each once. What a bootstrap
-        resample needs: images that are drawn twice count twice.
-    """
+def instance_ap(table: InstanceTable, category_ids: Sequence[int]) -> InstanceAP:
+    """AP of the categories, equal to pycocotools' to rounding."""
     precision = np.full((len(IOU_THRESHOLDS), len(category_ids), len(AREA_RANGES)), np.nan)
     prepared = _prepare(table)
     for column, category_id in enumerate(category_ids):
-        of_category = prepared.of_category(category_id)
+        category = prepared.of_category(category_id)
         for place, (_, low, high) in enumerate(AREA_RANGES):
-            precision[:, column, place] = _average_precision(of_category, low, high, counts)
+            ignored = category.ignored(low, high)
+            if not ignored.all():
+                hit, passed_over = _judged(category, ignored, low, high)
+                wanted = np.array([np.count_nonzero(~ignored)])
+                once = np.ones((len(category.image), 1))
+                precision[:, column, place] = _average_precision(hit, passed_over, once, wanted)[:, 0]
 
     def mean(values: Float) -> float | None:
         known = values[~np.isnan(values)]
@@ -133,46 +138,56 @@ def instance_ap(table: InstanceTable, category_ids: Sequence[int], counts: dict[
     )
 
 
-def resampled_ap(table: InstanceTable, category_ids: Sequence[int], images: Int64, counts: Int64) -> Float:
-    """(6, resamples): AP, AP50, AP75, APs, APm, APl of each resample of the images; NaN without instances.
+def jackknifed_ap(table: InstanceTable, category_ids: Sequence[int], images: Int64, units: int) -> Jackknife:
+    """(6,) AP, AP50, AP75, APs, APm, APl of all images and without each unit; NaN without instances.
 
-    images: ascending, with every image of the table; counts: (resamples, images) how often each is taken.
-    Equal to `instance_ap(table, category_ids, counts)` of each resample, to rounding. Matches do not depend on the
-    resample, so they are made once; what is left is weighing them.
+    images: ascending, with every image of the table; each `units`-th of them is one unit. Matches do not depend on what
+    is left out, so they are made once, and a category changes only where a unit holds it.
     """
     prepared = _prepare(table)
-    # A sum and a number of categories for each of the six: categories without a true instance drop out of a mean.
-    sums, known = np.zeros((6, len(counts))), np.zeros((6, len(counts)))
-    ranges = ((0, (0, 1, 2)), (1, (3,)), (2, (4,)), (3, (5,)))
-    for category_id in category_ids:
+    means = LeftOutMeans(6, len(category_ids), units)
+    for column, category_id in enumerate(category_ids):
         category = prepared.of_category(category_id)
-        det_place, gt_place = (np.searchsorted(images, ids) for ids in (category.image, category.gt_image))
-        for place, targets in ranges:
-            _, low, high = AREA_RANGES[place]
-            ignored = category.gt_iscrowd | (category.gt_area < low) | (category.gt_area > high)
+        det_unit, gt_unit = (np.searchsorted(images, ids) % units for ids in (category.image, category.gt_image))
+        held = np.union1d(det_unit, gt_unit)
+        for (_, low, high), targets in zip(AREA_RANGES, ((0, 1, 2), (3,), (4,), (5,)), strict=True):
+            ignored = category.ignored(low, high)
             if ignored.all():
                 continue
             hit, passed_over = _judged(category, ignored, low, high)
-            for start in range(0, len(counts), _RESAMPLES_AT_ONCE):
-                block = slice(start, start + _RESAMPLES_AT_ONCE)
-                taken = counts[block]
-                wanted = taken[:, gt_place[~ignored]].sum(axis=1)
-                of_each = _resampled_precision(hit, passed_over, taken[:, det_place].T.astype(np.float64), wanted)
-                there = wanted > 0
-                for target in targets:
-                    rows = {1: slice(0, 1), 2: slice(5, 6)}.get(target, slice(None))
-                    sums[target, block] += np.where(there, of_each[rows].mean(axis=0), 0.0)
-                    known[target, block] += there
-    return np.divide(sums, known, out=np.full(sums.shape, np.nan), where=known > 0)
+            # The first column leaves nothing out, each other one a unit.
+            left_out = np.concatenate([[-1], held])
+            wanted = np.count_nonzero(~ignored) - np.bincount(gt_unit[~ignored], minlength=units)[held]
+            wanted = np.concatenate([[np.count_nonzero(~ignored)], wanted])
+            found = np.concatenate(
+                [
+                    _average_precision(hit, passed_over, (det_unit[:, None] != block).astype(np.float64), of_block)
+                    for block, of_block in _blocks(left_out, wanted)
+                ],
+                axis=1,
+            )
+            for target in targets:
+                rows = {1: slice(0, 1), 2: slice(5, 6)}.get(target, slice(None))
+                values = np.where(wanted > 0, found[rows].mean(axis=0), np.nan)
+                means.add(target, column, values[0], held, values[1:])
+    return means.jackknife(ORDER)
 
 
-_RESAMPLES_AT_ONCE = 100
-# Below so many rows, a look-up of each row among the points of recall is less work than of the points in each resample.
+_AT_ONCE = 100
+# Below so many rows, a look-up of each row among the points of recall is less work than of the points in each column.
 _FEW_FOUND = 300
 
 
-def _resampled_precision(hit: Bool, passed_over: Bool, times: Float, wanted: Int64) -> Float:
-    """(thresholds, resamples) AP of one category and range. times: (detections, resamples); wanted: true instances."""
+def _blocks(left_out: Int64, wanted: Int64) -> Iterator[tuple[Int64, Int64]]:
+    for start in range(0, len(left_out), _AT_ONCE):
+        yield left_out[start : start + _AT_ONCE], wanted[start : start + _AT_ONCE]
+
+
+def _average_precision(hit: Bool, passed_over: Bool, times: Float, wanted: Int64) -> Float:
+    """(thresholds, columns) AP of one category and range.
+
+    times: (detections, columns) how often each counts; wanted: (columns,) how many true instances there are
+    """
     result = np.zeros((len(IOU_THRESHOLDS), times.shape[1]))
     if not hit.any():
         return result
@@ -191,10 +206,11 @@ def _resampled_precision(hit: Bool, passed_over: Bool, times: Float, wanted: Int
             counted = counted - passed[np.searchsorted(besides, found, side="right")]
         true = np.cumsum(times[found], axis=0)
         precision = true / np.maximum(counted, np.spacing(1))
+        # From the right, precision never rises again: the envelope that COCO integrates.
         envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         recall = true / np.maximum(wanted, 1)
         if len(found) < _FEW_FOUND:
-            # How many points of recall each row is the first to reach: all resamples at once.
+            # How many points of recall each row is the first to reach: all columns at once.
             reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=0, prepend=0)
             result[place] = (envelope * reached).sum(axis=0) / len(RECALLS)
             continue
@@ -222,6 +238,10 @@ class _Category:
     pair_det: Int64
     pair_gt: Int64
     pair_iou: Float
+
+    def ignored(self, low: float, high: float) -> Bool:
+        """Which true instances do not count in a range of sizes."""
+        return np.asarray(self.gt_iscrowd | (self.gt_area < low) | (self.gt_area > high))
 
 
 @dataclass(frozen=True)
@@ -327,29 +347,6 @@ def _first_of_each(categories: Int32, images: Int64, most: int) -> Bool:
     return first
 
 
-def _average_precision(category: _Category, low: float, high: float, counts: dict[int, int] | None) -> Float:
-    """AP at each IoU threshold for true instances in one range of sizes; NaN without any."""
-    times = _times(category.image, counts)
-    ignored = category.gt_iscrowd | (category.gt_area < low) | (category.gt_area > high)
-    wanted = float(_times(category.gt_image, counts)[~ignored].sum())
-    if wanted == 0:
-        return np.full(len(IOU_THRESHOLDS), np.nan)
-    hit, passed_over = _judged(category, ignored, low, high)
-    result = np.zeros(len(IOU_THRESHOLDS))
-    found = np.flatnonzero(hit.any(axis=1))
-    # A detection that is passed over adds nothing: it stands in the curve where the one before it does.
-    true = np.cumsum(hit[found] * times, axis=1)
-    false = np.cumsum(~(hit[found] | passed_over[found]) * times, axis=1)
-    recall = true / wanted
-    precision = true / np.maximum(true + false, np.spacing(1))
-    # From the right, precision never rises again: the envelope that COCO integrates.
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    for row, place in enumerate(found):
-        at = np.searchsorted(recall[row], RECALLS, side="left")
-        result[place] = np.append(envelope[row], 0.0)[np.minimum(at, envelope.shape[1])].mean()
-    return result
-
-
 def _judged(category: _Category, ignored: Bool, low: float, high: float) -> tuple[Bool, Bool]:
     """(thresholds, detections): which found a true instance, and which count neither way."""
     hit, passed_over = _match(category, ignored)
@@ -393,10 +390,3 @@ def _match(category: _Category, ignored: Bool) -> tuple[Bool, Bool]:
             marks[found, one] = True
             free[found, gt[best[found]]] = False
     return hit, passed_over
-
-
-def _times(images: Int64, counts: dict[int, int] | None) -> Float:
-    if counts is None:
-        return np.ones(len(images))
-    names, place = np.unique(images, return_inverse=True)
-    return np.array([counts.get(int(name), 0) for name in names], np.float64)[place] if len(images) else np.zeros(0)

@@ -3,9 +3,9 @@
 AP_pan is the mask AP of the instances that a panoptic model predicts (they may overlap), box AP_pan that of their
 boxes, mIoU_pan the mIoU of its semantic sum Σ class × mask; the mIoU of metrics/semantic.py is that of the fused map.
 
-Intervals resample whole images, as those of PQ do (uncertainty.py). AP ranks the detections of all images together,
-so a resample cannot be a sum over images: the matches, which do not depend on the other images, are made once, and a
-resample only weighs them anew. RESAMPLES bounds the cost: 1,000 in place of PQ's 10,000.
+Intervals are the jackknife's, as those of PQ are (metrics/jackknife.py). AP ranks the detections of all images
+together: the matches, which do not depend on the other images, are made once, and leaving an image out only takes its
+own away. Of more than UNITS images, so many groups are left out one by one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from panbench.metrics.jackknife import Jackknife, LeftOutMeans
 from panbench.panoptic.types import Category
 from panbench.studies.unfused.boxes import joined_boxes, kept_boxes, of_boxes
-from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, instance_ap, resampled_ap
+from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, instance_ap, jackknifed_ap
 
 __all__ = [
     "AP_NAMES",
     "BOX_AP_NAMES",
     "MIOU_NAME",
-    "RESAMPLES",
     "CategoryPixels",
     "SemanticIoU",
     "UnfusedTable",
     "concat_unfused",
-    "draw_counts",
-    "resampled_unfused",
+    "jackknifed_unfused",
     "thing_ids",
 ]
 
@@ -37,8 +36,8 @@ AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 BOX_AP_NAMES = tuple(f"{name}_box" for name in AP_NAMES)
 MIOU_NAME = "mIoU_pan"
 
-RESAMPLES = 1_000
-"""Of the images, for intervals of AP_pan and mIoU_pan."""
+UNITS = 500
+"""Of more images, each UNITS-th is put into one group, for intervals of AP_pan and mIoU_pan."""
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -150,33 +149,30 @@ def concat_unfused(tables: Sequence[UnfusedTable]) -> UnfusedTable:
     )
 
 
-def draw_counts(n_images: int, resamples: int = RESAMPLES, seed: int = 0) -> Int64:
-    """(resamples, images) how often each image is in each bootstrap resample; the same for all runs of n_images."""
-    return np.random.default_rng(seed).multinomial(n_images, np.full(n_images, 1 / n_images), size=resamples)
+def jackknifed_unfused(table: UnfusedTable, images: Int64, categories: Sequence[Category]) -> dict[str, Jackknife]:
+    """The metrics by name, AP_NAMES, BOX_AP_NAMES and MIOU_NAME, of all images and without each.
 
-
-def resampled_unfused(
-    table: UnfusedTable, images: Int64, counts: Int64, categories: Sequence[Category]
-) -> dict[str, Float]:
-    """The metrics of each resample by name, (resamples,) float64, NaN without a value.
-
-    images: ascending, the columns of `counts`; the table's rows of other images are passed over
+    images: ascending; the table's rows of other images are passed over
     """
     table = table if len(table.image_id) == len(images) else table.only(images)
-    found: dict[str, Float] = {}
+    units = min(len(images), UNITS)
+    found: dict[str, Jackknife] = {}
     if table.instances is not None:
-        ap = resampled_ap(table.instances, thing_ids(categories), images, counts)
-        found |= dict(zip(AP_NAMES, ap, strict=True))
+        tables: list[tuple[tuple[str, ...], InstanceTable]] = [(AP_NAMES, table.instances)]
         if table.instances.boxes is not None:
-            boxes = of_boxes(table.instances, table.instances.boxes)
-            found |= dict(zip(BOX_AP_NAMES, resampled_ap(boxes, thing_ids(categories), images, counts), strict=True))
+            tables.append((BOX_AP_NAMES, of_boxes(table.instances, table.instances.boxes)))
+        for names, rows in tables:
+            ap = jackknifed_ap(rows, thing_ids(categories), images, units)
+            found |= {name: ap.only(place) for place, name in enumerate(names)}
     if table.pixels is not None:
-        sums = _by_image(table.pixels, images, categories) @ counts.T.astype(np.float64)
-        iou = _iou(sums)
-        known = ~np.isnan(iou)
-        n = known.sum(axis=0)
-        total = np.where(known, iou, 0.0).sum(axis=0)
-        found[MIOU_NAME] = np.divide(total, n, out=np.full(len(counts), np.nan), where=n > 0)
+        counts = _by_image(table.pixels, images, categories)
+        of_units = np.stack([counts[..., unit::units].sum(axis=-1) for unit in range(units)], axis=-1)
+        total = counts.sum(axis=2, keepdims=True)
+        iou, without = _iou(total)[:, 0], _iou(total - of_units)
+        means = LeftOutMeans(1, len(iou), units)
+        for cell in np.flatnonzero(~np.isnan(iou)):
+            means.add(0, int(cell), float(iou[cell]), np.arange(units), without[cell])
+        found[MIOU_NAME] = means.jackknife().only(0)
     return found
 
 

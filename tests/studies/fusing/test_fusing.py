@@ -167,7 +167,7 @@ def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
     assert len(statistics) == 6
     published = pq_by(statistics[str(model.paper)]).iloc[0]
     assert published["PQ"] == run.summary()["All"]["PQ"]
-    tuned = tune(statistics, str(model.paper), resamples=100)
+    tuned = tune(statistics, str(model.paper))
     assert tuned.table["PQ"].max() >= published["PQ"]
     assert tuned.held_out["PQ"] == pytest.approx(tuned.table["PQ"].max() - tuned.flattery)
 

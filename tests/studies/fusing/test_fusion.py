@@ -46,7 +46,7 @@ def sweep():
         name: statistics(0.6 + 0.3 * of["score"] * of["overlap"], place)
         for place, (name, of) in enumerate(thresholds.items())
     }
-    return tune(found, next(iter(found)), resamples=200), thresholds
+    return tune(found, next(iter(found))), thresholds
 
 
 def test_a_sweep_shows_the_best_points_and_the_published_one(sweep):
@@ -78,7 +78,7 @@ def test_the_heat_map_marks_the_published_and_the_best_point(sweep):
 
 def test_a_sweep_of_one_threshold_is_a_line():
     found = {f"rule:score={score}": statistics(0.6 + score / 10, 0) for score in (0.5, 0.6, 0.7)}
-    tuned = tune(found, "rule:score=0.5", resamples=100)
+    tuned = tune(found, "rule:score=0.5")
     figure = heat_map(tuned, {name: {"score": float(name[-3:]), "mask": 0.5} for name in found})
     line = figure.axes[0].lines[0]
     assert list(line.get_xdata()) == [0.5, 0.6, 0.7]

@@ -64,8 +64,29 @@ def test_a_drop_that_may_be_chance_cannot_be_told_and_says_what_could(runs):
     assert (result.exit_code(strict=False), result.exit_code(strict=True)) == (0, 4)
 
 
+def test_the_same_masks_under_other_names_are_not_coarser(tmp_path):
+    """The sky is called a dog: SQ loses a category and gains one without a match, no mask has changed."""
+    base = scored(tmp_path, "base", GT, [GOOD for _ in GT])
+    renamed = scored(tmp_path, "renamed", GT, ["ppppqqqqdddd" for _ in GT])
+    assert gate(renamed, base).outcome == "worse"
+    result = gate(renamed, base, metric="IoU")
+    (check,) = result.checks
+    assert (check.difference, check.outcome) == (0, "not worse")
+    assert (check.value, check.baseline) == (100, 100)
+    # Of 40 images no interval of SQ holds, so that it cannot be called worse.
+    assert gate(renamed, base, metric="SQ").outcome == "cannot tell"
+
+
+def test_sq_of_slices_is_refused_and_the_measure_that_slices_have_is_named(runs):
+    _, made = runs
+    with pytest.raises(BadArgument, match="--metrics IoU"):
+        gate(made["worse"], made["base"], metric="SQ", by="size")
+    small = gate(made["worse"], made["base"], metric="IoU", by="size").checks[1]
+    assert (small.difference, small.outcome) == (0, "not worse")
+
+
 def test_a_drop_that_swaps_make_by_chance_is_not_called_worse(tmp_path):
-    """Five of 40 images lose their stuff and none gains: no resample is in doubt, but 2 of 32 swaps differ as much."""
+    """Five of 40 images lose their stuff and none gains: the interval has no doubt, but 2 of 32 swaps differ as much."""
     base = scored(tmp_path, "base", GT, [GOOD for _ in GT])
     five = scored(tmp_path, "five", GT, [MISSED if image <= 5 else GOOD for image in GT])
     seven = scored(tmp_path, "seven", GT, [MISSED if image <= 7 else GOOD for image in GT])

@@ -49,7 +49,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(place):
     answers = find_answers([place / f"{name}.json" for name in ("one", "two", "three")])
-    return relabel(read_truth(place / "a.json"), read_truth(place / "b.json"), answers, resamples=200)
+    return relabel(read_truth(place / "a.json"), read_truth(place / "b.json"), answers)
 
 
 def test_numbers_on_both_truths_are_those_of_score(place, found):
@@ -77,7 +77,7 @@ def test_a_truth_against_itself_is_a_ceiling_of_one_even_with_several_crowds(tmp
     path.write_text(json.dumps(document), "utf-8")
     write_side(tmp_path, "pred", images)
     truth = read_truth(path)
-    found = relabel(truth, truth, find_answers([tmp_path / "pred.json"]), resamples=100)
+    found = relabel(truth, truth, find_answers([tmp_path / "pred.json"]))
     assert found.ceiling[0].query("group == 'All' and metric == 'PQ'")["value"].item() == 1
 
 
@@ -104,7 +104,7 @@ def test_what_two_of_three_models_say_counts_less_than_what_all_say(tmp_path):
         write_side(tmp_path, name, {**gt, 1: "ppppssss", 2: second})
     truth = read_truth(tmp_path / "gt.json")
     answers = find_answers([tmp_path / f"{name}.json" for name in "zyx"])
-    table = relabel(truth, truth, answers, resamples=100).suspects[0]
+    table = relabel(truth, truth, answers).suspects[0]
     assert list(table["image_id"]) == [1, 2]
     assert table["share"].tolist() == pytest.approx([1, 1 / 3])
     assert table["answers"].tolist()[1] == (0, ord("p"), ord("p"))
@@ -122,13 +122,13 @@ def test_crowds_and_void_suspect_nothing(tmp_path):
     for name in "xy":
         write_side(tmp_path, name, dict.fromkeys(gt, "ddddppqqssss"))
     truth = read_truth(path)
-    table = relabel(truth, truth, find_answers([tmp_path / "x.json", tmp_path / "y.json"]), resamples=100).suspects[0]
+    table = relabel(truth, truth, find_answers([tmp_path / "x.json", tmp_path / "y.json"])).suspects[0]
     assert table.empty
 
 
 def test_the_order_of_models_changes_no_suspect(place, found):
     answers = find_answers([place / f"{name}.json" for name in ("three", "one", "two")])
-    again = relabel(read_truth(place / "a.json"), read_truth(place / "b.json"), answers, resamples=100)
+    again = relabel(read_truth(place / "a.json"), read_truth(place / "b.json"), answers)
     columns = ["image_id", "kind", "category_id", "suggested_id", "segment_id"]
     first, second = found.suspects[0], again.suspects[0]
     assert sorted(map(tuple, first[columns].to_numpy())) == sorted(map(tuple, second[columns].to_numpy()))
@@ -140,11 +140,11 @@ def test_changes_are_paired_and_flips_are_counted(place, found):
     for truth in "ab":
         runs = {name: score_folder(place / f"{truth}.json", place / f"{name}.json") for name in ("one", "two")}
         sides.append({name: image_statistics(run.matched, run.categories) for name, run in runs.items()})
-    # The same truth twice: nothing changes, in no resample.
-    still = rank_changes(sides[0], sides[0], resamples=200)
+    # The same truth twice: nothing changes.
+    still = rank_changes(sides[0], sides[0])
     assert (still.runs[["change", "low", "high"]] == 0).all(axis=None)
     assert not still.pairs["flipped"].any()
-    changed = rank_changes(sides[0], sides[1], resamples=200)
+    changed = rank_changes(sides[0], sides[1])
     rows = changed.runs.query("group == 'All'")
     assert (rows["change"] > 0).all()
     assert (rows["low"] <= rows["change"]).all()
@@ -258,7 +258,7 @@ def test_truths_and_predictions_without_a_segment_have_nothing_and_no_fault(tmp_
     full, empty = read_truth(tmp_path / "gt.json"), read_truth(tmp_path / "empty.json")
     silent = find_answers([tmp_path / "x.json", tmp_path / "y.json"])
     for truths in ((full, full), (empty, full), (empty, empty)):
-        found = relabel(*truths, silent, resamples=100)
+        found = relabel(*truths, silent)
         assert all(table.empty for table in found.suspects)
         write_relabelling(found, tmp_path / "out")
         json.dumps(found.record(), allow_nan=False)

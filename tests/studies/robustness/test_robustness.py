@@ -13,11 +13,11 @@ from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
+from panbench.metrics.jackknife import Jackknife
 from panbench.models.opening import open_model
 from panbench.report.answers.findings import metric_findings
 from panbench.runs import load_run
 from panbench.studies.robustness.answer import (
-    RESAMPLES,
     Robustness,
     robustness,
     robustness_curves,
@@ -48,22 +48,19 @@ def clean(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(values: dict[Corruption, float], clean: float = 0.8) -> Robustness:
-    """A model whose PQ is the same in all resamples."""
-    return Robustness(
-        "run",
-        "Model",
-        50,
-        np.full(1 + RESAMPLES, clean),
-        {one: np.full(1 + RESAMPLES, pq) for one, pq in values.items()},
-        (),
-    )
+    """A model whose PQ is the same without any image."""
+    return Robustness("run", "Model", 50, steady(clean), {one: steady(pq) for one, pq in values.items()}, ())
+
+
+def steady(pq: float) -> Jackknife:
+    return Jackknife(np.full((3, 1), pq), np.full((3, 1, 50), pq), np.zeros((3, 1, 1)), np.zeros((3, 1)))
 
 
 def test_mpc_is_the_mean_over_corruptions_of_the_mean_over_severities():
     # Michaelis et al. 2019: noise at two severities must not count twice as much as fog at one.
     one = made({Corruption("gaussian_noise", 1): 0.6, Corruption("gaussian_noise", 5): 0.2, Corruption("fog", 2): 0.5})
-    assert one.mPC[0] == pytest.approx((0.4 + 0.5) / 2)
-    assert one.rPC[0] == pytest.approx(0.45 / 0.8)
+    assert one.mPC.value[0, 0] == pytest.approx((0.4 + 0.5) / 2)
+    assert one.rPC.value[0, 0] == pytest.approx(0.45 / 0.8)
     assert not one.is_complete
     assert one.of_what == "2 of 15 corruptions at some severities"
 
@@ -77,7 +74,7 @@ def test_clean_pq_has_the_interval_that_it_has_everywhere(clean):
 
 def test_extra_kinds_are_shown_and_not_averaged():
     one = made({Corruption("fog", 2): 0.5, Corruption("saturate", 2): 0.1})
-    assert one.mPC[0] == pytest.approx(0.5)
+    assert one.mPC.value[0, 0] == pytest.approx(0.5)
     assert one.kinds == ["fog", "saturate"]
     assert made({Corruption("saturate", 2): 0.1}).mPC is None
 
@@ -201,7 +198,7 @@ def test_the_command_prints_tables_json_and_a_plot(clean, tmp_path):
 
 def test_the_difference_of_a_run_and_itself_is_nothing(clean):
     found = robustness([load_run(clean), load_run(clean)])
-    assert np.array_equal(found[0].mPC, found[1].mPC)
+    assert np.array_equal(found[0].mPC.left_out, found[1].mPC.left_out)
     differences = robustness_grids(found)[1]
     assert all(row[-1] == "" and row[3] in ("+0.0", "0.0") for row in differences.rows)
     curves = robustness_curves(found[:1])

@@ -11,7 +11,7 @@ from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import Sample
 from panbench.metrics.uncertainty import weigh
 from panbench.studies.seeds.statistics import POWER, compare_seeds, seeds_needed
-from scripts.check.simulate_coverage import Images, statistics_of, sums_of_model
+from scripts.check.simulated_trainings import Images, statistics_of, sums_of_model
 
 
 def seeds(images, gains, start=0):
@@ -45,7 +45,7 @@ def row(table, **wanted):
 
 
 def test_a_models_pq_is_the_mean_of_its_seeds_and_spread_their_deviation(models):
-    found = compare_seeds(models, resamples=200)
+    found = compare_seeds(models)
     for name, samples in models.items():
         own = [pq_of(sample) for sample in samples]
         told = row(found.models, model=name, group="All")
@@ -62,8 +62,8 @@ def test_a_models_pq_is_the_mean_of_its_seeds_and_spread_their_deviation(models)
 
 def test_of_one_seed_each_the_interval_is_that_of_images_and_there_is_no_p(images):
     one, other = seeds(images, (0.0,))[0], seeds(images, (0.5,), 9)[0]
-    found = row(compare_seeds({"a": [one], "b": [other]}, resamples=500).differences, group="All")
-    usual = weigh({"a": one, "b": other}, resamples=500, permutations=1).differences
+    found = row(compare_seeds({"a": [one], "b": [other]}).differences, group="All")
+    usual = weigh({"a": one, "b": other}, permutations=1).differences
     usual = row(usual, group="All", metric="PQ")
     assert (found["low"], found["high"]) == pytest.approx((usual["low"], usual["high"]))
     assert math.isnan(found["p"])
@@ -74,7 +74,7 @@ def test_of_one_seed_each_the_interval_is_that_of_images_and_there_is_no_p(image
 def test_seeds_widen_the_interval_and_more_of_them_narrow_it(images):
     def width(n, luck):
         gains = luck * np.linspace(-1, 1, n)
-        found = compare_seeds({"a": seeds(images, gains), "b": seeds(images, 1 + gains, 80)}, resamples=500)
+        found = compare_seeds({"a": seeds(images, gains), "b": seeds(images, 1 + gains, 80)})
         pair = row(found.differences, group="All")
         return pair["high"] - pair["low"]
 
@@ -83,7 +83,7 @@ def test_seeds_widen_the_interval_and_more_of_them_narrow_it(images):
 
 
 def test_a_model_against_itself_is_level(models):
-    found = row(compare_seeds({"a": models["a"], "b": models["a"]}, resamples=200).differences, group="All")
+    found = row(compare_seeds({"a": models["a"], "b": models["a"]}).differences, group="All")
     assert found["difference"] == 0
     assert found["p"] == 1
 
@@ -91,14 +91,14 @@ def test_a_model_against_itself_is_level(models):
 def test_seeds_that_are_one_run_add_no_doubt_of_their_own(images):
     """Copies of a run have no spread: the interval is that of its images."""
     one, other = seeds(images, (0.0,))[0], seeds(images, (0.5,), 9)[0]
-    found = row(compare_seeds({"a": [one] * 3, "b": [other] * 3}, resamples=500).differences, group="All")
-    usual = row(weigh({"a": one, "b": other}, resamples=500, permutations=1).differences, group="All", metric="PQ")
+    found = row(compare_seeds({"a": [one] * 3, "b": [other] * 3}).differences, group="All")
+    usual = row(weigh({"a": one, "b": other}, permutations=1).differences, group="All", metric="PQ")
     assert (found["low"], found["high"]) == pytest.approx((usual["low"], usual["high"]))
     assert found["of_seeds"] == pytest.approx(0)
 
 
 def test_the_same_seed_gives_the_same_numbers(models):
-    first, again = (compare_seeds(models, resamples=200).differences for _ in range(2))
+    first, again = (compare_seeds(models).differences for _ in range(2))
     assert first.equals(again)
 
 

@@ -19,7 +19,7 @@ from panbench.studies.unfused.instance_ap import (
     _match,
     _prepare,
     instance_ap,
-    resampled_ap,
+    jackknifed_ap,
 )
 
 CATEGORIES = (1, 2, 5)
@@ -233,25 +233,6 @@ def test_each_category_has_its_ap():
         )
 
 
-def test_an_image_that_is_drawn_twice_counts_twice():
-    true, found = scenes(8, images=5)
-    again = [{**t, "image_id": 100 + t["image_id"], "id": 1000 + t["id"]} for t in true if t["image_id"] == 2]
-    found_again = [{**f, "image_id": 100 + f["image_id"]} for f in found if f["image_id"] == 2]
-    # Scores that are told apart: the order of ties between copies is nobody's promise.
-    random = np.random.default_rng(0)
-    scores = random.permutation(len(found)) / len(found)
-    found = [{**f, "score": float(score)} for f, score in zip(found, scores, strict=True)]
-    found_again = [{**f, "image_id": 102} for f in found if f["image_id"] == 2]
-    twice = instance_ap(table_of(true, found), CATEGORIES, {1: 1, 2: 2, 3: 1, 4: 1, 5: 1})
-    whole = instance_ap(table_of(true + again, found + found_again), CATEGORIES)
-    assert twice.AP == pytest.approx(whole.AP, abs=0.02)
-    left_out = instance_ap(table_of(true, found), CATEGORIES, {1: 1, 3: 1, 4: 1, 5: 1})
-    rest = instance_ap(
-        table_of([t for t in true if t["image_id"] != 2], [f for f in found if f["image_id"] != 2]), CATEGORIES
-    )
-    assert left_out.as_record() == pytest.approx(rest.as_record())
-
-
 def test_without_true_instances_there_is_no_ap():
     _, found = scenes(1, images=2)
     assert set(instance_ap(table_of([], found), CATEGORIES).as_record().values()) == {None}
@@ -271,19 +252,31 @@ def test_a_pair_without_its_rows_is_refused():
         instance_ap(broken, CATEGORIES)
 
 
-@pytest.mark.parametrize("few", [0, 300], ids=["a resample at a time", "all resamples at once"])
+@pytest.mark.parametrize("few", [0, 300], ids=["a column at a time", "all columns at once"])
 @pytest.mark.parametrize("seed", range(4))
-def test_resamples_are_those_of_counting_again(seed, few, monkeypatch):
+def test_without_an_image_ap_is_that_of_the_others(seed, few, monkeypatch):
     monkeypatch.setattr("panbench.studies.unfused.instance_ap._FEW_FOUND", few)
+    monkeypatch.setattr("panbench.studies.unfused.instance_ap._AT_ONCE", 4)
     true, found = scenes(seed, images=6)
-    table = table_of(true, found)
     images = np.arange(1, 7)
-    counts = np.random.default_rng(seed).multinomial(6, np.full(6, 1 / 6), size=120)
-    drawn = resampled_ap(table, CATEGORIES, images, counts)
-    for place in (0, 1, 57, 119):
-        again = instance_ap(table, CATEGORIES, dict(zip(images.tolist(), counts[place].tolist(), strict=True)))
-        expected = [np.nan if value is None else value for value in again.as_record().values()]
-        assert drawn[:, place] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+    def without(image):
+        rows = ([row for row in side if row["image_id"] != image] for side in (true, found))
+        record = instance_ap(table_of(*rows), CATEGORIES).as_record()
+        return [np.nan if value is None else value for value in record.values()]
+
+    jackknife = jackknifed_ap(table_of(true, found), CATEGORIES, images, 6)
+    assert jackknife.value == pytest.approx(without(0), abs=1e-12, nan_ok=True)
+    for place, image in enumerate(images):
+        assert jackknife.left_out[:, place] == pytest.approx(without(image), abs=1e-12, nan_ok=True)
+
+
+def test_of_many_images_groups_are_left_out():
+    true, found = scenes(3, images=6)
+    jackknife = jackknifed_ap(table_of(true, found), CATEGORIES, np.arange(1, 7), 2)
+    even = [[row for row in side if row["image_id"] % 2 == 0] for side in (true, found)]
+    expected = instance_ap(table_of(*even), CATEGORIES)
+    assert jackknife.left_out[0, 0] == pytest.approx(expected.AP, abs=1e-12)
 
 
 def one_by_one(category, ignored):

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES
+from panbench.metrics.jackknife import MATCHED_IOU
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing, corrected_p
@@ -17,7 +18,7 @@ from panbench.report.answers.views import Compared
 
 __all__ = ["behind_the_verdict", "difference_id", "said", "score_id"]
 
-_METRICS = ("PQ", "SQ", "RQ")
+_METRICS = {"PQ": "PQ", "SQ": "SQ", "RQ": "RQ", MATCHED_IOU: "IoU of matches"}
 _CAUSES = [cause.name for cause in CAUSES]
 
 
@@ -71,7 +72,7 @@ def _cause_id(group: str, cause: str) -> str:
 
 
 def behind_the_verdict(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
-    """For all, things and stuff: PQ, SQ and RQ of the two best models with their tests, and what each cause takes.
+    """For all, things and stuff: the tests of the two best models in PQ, SQ, RQ and IoU of matches, and their causes.
 
     [] where the two were not tested. Of each group its name and rows: id, name, a, b, difference, significant,
     interval, p
@@ -101,7 +102,7 @@ def _scores(tests: Iterable[tuple[str, Any, bool]], group: str) -> Iterator[dict
         low, high = sorted((sign * test.low, sign * test.high))
         yield {
             "id": _metric_id(group, metric),
-            "name": metric,
+            "name": _METRICS[metric],
             "a": percent(a, 1),
             "b": percent(b, 1),
             "difference": signed(sign * test.difference, 1),

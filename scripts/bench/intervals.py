@@ -1,6 +1,6 @@
 """CPU seconds of intervals and comparisons on runs of COCO's shape.
 
-    python scripts/bench/bootstrap.py [--images 5000] [--categories 133] [--models 3] [--resamples 10000] [--rounds 2]
+    python scripts/bench/intervals.py [--images 5000] [--categories 133] [--models 3] [--swaps 10000] [--rounds 2]
 
 The runs are made up: how often a category occurs falls off as in COCO (some 7 categories an image, the rarest in a few
 images), each model finds its own share of the objects. Set OPENBLAS_NUM_THREADS to see the effect of numpy's own
@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 
 from panbench.metrics.jackknife import intervals
-from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import percentiles, resampled, weigh
+from panbench.metrics.uncertainty import weigh
 from panbench.panoptic.types import Category
 from scripts.bench.harness import arguments, compared, finish, in_turn
 
@@ -51,35 +50,28 @@ def made_up_runs(images: int, categories: int, models: int, seed: int = 0) -> di
 
 def main() -> None:
     """Prints a row for each kind of work."""
-    options = arguments(__doc__, images=5000, categories=133, models=3, resamples=10_000, rounds=2)
+    options = arguments(__doc__, images=5000, categories=133, models=3, swaps=10_000, rounds=2)
     runs = made_up_runs(options.images, options.categories, options.models)
     one = next(iter(runs.values()))
 
-    def by_percentiles() -> None:
-        stack = Stack.of([Sample.of(one)])
-        percentiles(resampled(stack, options.resamples, 0), 0.95)
-
-    jackknife = "intervals of one model, by the jackknife"
+    jackknife = "intervals of one model"
     spent = in_turn(
         {
             jackknife: lambda: intervals(one),
-            "the same by percentiles": by_percentiles,
-            "compare, no tests": lambda: weigh(runs, resamples=options.resamples, permutations=1),
-            "compare, with permutation tests": lambda: weigh(
-                runs, resamples=options.resamples, permutations=options.resamples
-            ),
+            "compare, intervals alone": lambda: weigh(runs, permutations=1),
+            "compare, with permutation tests": lambda: weigh(runs, permutations=options.swaps),
         },
         options.rounds,
     )
     rows = [
         {
-            f"{options.images:,} images, {options.models} models, {options.resamples:,} resamples": name,
+            f"{options.images:,} images, {options.models} models, {options.swaps:,} swaps": name,
             "CPU s": f"{min(seconds):.2f}",
-            **compared(seconds, spent[jackknife], "ratio to the jackknife", digits=1),
+            **compared(seconds, spent[jackknife], "ratio to the intervals", digits=1),
         }
         for name, seconds in spent.items()
     ]
-    finish("bootstrap", rows, options.write)
+    finish("intervals", rows, options.write)
 
 
 if __name__ == "__main__":
