@@ -86,7 +86,7 @@ def test_sq_of_slices_is_refused_and_the_measure_that_slices_have_is_named(runs)
 
 
 def test_a_drop_that_swaps_make_by_chance_is_not_called_worse(tmp_path):
-    """Five of 40 images lose their stuff and none gains: the interval has no doubt, but 2 of 32 swaps differ as much."""
+    """Five of 40 images lose their stuff and none gains: its interval is clear, but 2 of 32 swaps differ as much."""
     base = scored(tmp_path, "base", GT, [GOOD for _ in GT])
     five = scored(tmp_path, "five", GT, [MISSED if image <= 5 else GOOD for image in GT])
     seven = scored(tmp_path, "seven", GT, [MISSED if image <= 7 else GOOD for image in GT])
