@@ -47,7 +47,8 @@ def _as_everywhere(work: Callable[..., None]) -> None:
             if isinstance(info, OptionInfo):
                 if info.metavar is None:
                     info.metavar = _word_for(kind)
-                if kind is not bool:
+                # Typer keeps the first name that was given, if one was, as `default`.
+                if kind is not bool and not isinstance(info.default, str):
                     # Typer takes a metavar that spells the name, as WAY, for the name of the option.
                     info.param_decls = info.param_decls or (f"--{name.replace('_', '-')}",)
                 if name == "out" and "-o" not in (info.param_decls or ()):
