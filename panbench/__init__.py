@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from panbench.evaluation.options import EvaluateOptions
     from panbench.models.model import Model
     from panbench.models.opening import load_model
+    from panbench.panoptic.label_arrays import panoptic_map
     from panbench.panoptic.types import Category, Segment
     from panbench.report.answers.comparison import Standing
     from panbench.report.answers.from_python import compare
@@ -70,6 +71,7 @@ __all__ = [
     "load_model",
     "load_run",
     "open_dataset",
+    "panoptic_map",
     "patch_panopticapi",
     "score_folder",
 ]
@@ -88,6 +90,7 @@ _MODULES = {
     "panbench.evaluation.options": "EvaluateOptions",
     "panbench.models.model": "Model",
     "panbench.models.opening": "load_model",
+    "panbench.panoptic.label_arrays": "panoptic_map",
     "panbench.panoptic.types": "Category Segment",
     "panbench.report.answers.comparison": "Standing",
     "panbench.report.answers.from_python": "compare",

@@ -17,12 +17,11 @@ from panbench.datasets.convert import (
     Converted,
     LabelledImage,
     folder_of,
-    fresh_id,
-    segments_of_labels,
     shipped_categories,
     write_set,
 )
 from panbench.datasets.label_maps import read_label_png
+from panbench.panoptic.label_arrays import fresh_id, segments_of_labels
 
 SPLITS = {"val": "validation", "train": "training"}
 _TOP = "ADEChallengeData2016"

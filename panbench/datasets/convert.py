@@ -16,7 +16,7 @@ import shutil
 import threading
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -38,15 +38,11 @@ from panbench.datasets.label_maps import NOTHING, SemanticMaps, files_in, read_l
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, check_pixels
 from panbench.panoptic.image_ids import image_id_of
-from panbench.panoptic.types import MAX_ID, VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
+from panbench.panoptic.label_arrays import fresh_id, segments_of_labels
+from panbench.panoptic.types import VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
 
 Source = TypeVar("Source")
 Images = Literal["link", "copy", "none"]
-
-Labels = npt.NDArray[np.integer[Any]]
-
-# Pixel values that label maps use for void, unless a category has that id.
-_VOID_LABELS = (0, 255)
 
 
 @dataclass(frozen=True)
@@ -174,42 +170,6 @@ def write_set(
 
 
 # Label and instance maps
-
-
-def segments_of_labels(
-    labels: Labels,
-    instances: Labels,
-    categories: Mapping[int, Category],
-    where: str,
-    void: Collection[int] = _VOID_LABELS,
-) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
-    """The id map and segments of a map of category ids and a map of instance numbers, both (H, W).
-
-    Each pair (category, instance) is a segment; stuff is one segment whatever its instance numbers.
-    void: labels for no category, where `categories` does not claim them
-    Raises BadDataset for labels that are neither.
-    """
-    if labels.shape != instances.shape or labels.ndim != 2:
-        raise BadDataset(f"{where}: labels are {labels.shape} and instances {instances.shape}; both must be (H, W).")
-    found = np.unique(labels)
-    unknown = [int(label) for label in found if int(label) not in categories and int(label) not in void]
-    if unknown:
-        raise BadDataset(f"{where}: the labels {listed(unknown)} are neither a category nor void.")
-    stuff = np.isin(labels, [key for key, category in categories.items() if not category.isthing])
-    numbers = np.where(stuff, 0, instances).astype(np.int64)
-    if numbers.size and numbers.min() < 0:
-        raise BadDataset(f"{where}: instance numbers must not be negative.")
-    # Category and instance packed in one int64, so that one np.unique finds all segments.
-    pairs, inverse = np.unique(labels.astype(np.int64) << 32 | numbers, return_inverse=True)
-    new_ids = np.zeros(len(pairs), np.int32)
-    segments: dict[int, tuple[int, bool]] = {}
-    for row, pair in enumerate(pairs):
-        category_id = int(pair) >> 32
-        if category_id in categories:
-            segment_id = fresh_id(categories[category_id], segments)
-            new_ids[row] = segment_id
-            segments[segment_id] = (category_id, False)
-    return new_ids[inverse].reshape(labels.shape), segments
 
 
 def convert_two_channel(
@@ -602,15 +562,6 @@ def _tidy(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segmen
         x, y, width, height = (int(value) for value in boxes[row])
         segments.append(Segment(segment_id, category_id, int(areas[row]), iscrowd, (x, y, width, height)))
     return ids, tuple(segments), left_out
-
-
-def fresh_id(category: Category, taken: Collection[int]) -> int:
-    """A free segment id: the category's colour in the PNG, each further segment a shade away."""
-    red, green, blue = category.color or (37 * category.id % 256, 101 * category.id % 256, 173 * category.id % 256)
-    segment_id = red + 256 * green + 65536 * blue
-    while segment_id in taken or segment_id == VOID:
-        segment_id = (segment_id + 0x050301) & MAX_ID
-    return segment_id
 
 
 def _refuse_own_input(read: Iterable[str | os.PathLike[str] | None], pngs: Path, json_path: Path) -> None:

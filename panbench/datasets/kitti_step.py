@@ -17,11 +17,11 @@ from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets.convert import (
     Converted,
     LabelledImage,
-    segments_of_labels,
     shipped_categories,
     write_set,
 )
 from panbench.datasets.label_maps import read_label_png
+from panbench.panoptic.label_arrays import segments_of_labels
 from panbench.panoptic.types import Category
 
 SPLITS = ("val", "train")

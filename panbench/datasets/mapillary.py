@@ -18,11 +18,11 @@ from panbench.datasets.convert import (
     ImageFolder,
     LabelledImage,
     convert_panoptic,
-    segments_of_labels,
     write_set,
 )
 from panbench.datasets.instances import read_json
 from panbench.datasets.label_maps import files_in, read_label_png
+from panbench.panoptic.label_arrays import segments_of_labels
 from panbench.panoptic.types import Category
 
 SPLITS = {"val": "validation", "train": "training"}

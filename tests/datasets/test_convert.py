@@ -21,11 +21,11 @@ from panbench.datasets.convert import (
     convert_two_channel,
     panoptic_to_detection,
     read_categories,
-    segments_of_labels,
     shipped_categories,
     write_set,
 )
 from panbench.panoptic.coco import read_id_png, read_panoptic_json
+from panbench.panoptic.label_arrays import panoptic_map, segments_of_labels
 from panbench.panoptic.types import Category
 from panbench.report.answers.tables import comparison_row
 from panbench.scoring.folder import score_folder
@@ -182,6 +182,34 @@ def test_arrays_of_another_kind_are_refused(tmp_path, arrays_):
     with pytest.raises(BadDataset, match=r"x\.npz"):
         convert_arrays(tmp_path / "a", CATEGORIES, tmp_path / "out")
     assert not (tmp_path / "out" / "annotations" / "panoptic_val.json").exists()
+
+
+def test_a_panoptic_map_of_arrays_is_that_of_the_converter():
+    labels, instances = np.array([[1, 1, 187, 0]]), np.array([[1, 2, 5, 0]])
+    ids, segments = panoptic_map(instances, semantic=labels, categories=CATEGORIES)
+    expected, described = segments_of_labels(labels, instances, BY_ID, "here")
+    assert (ids == expected).all()
+    assert {one["id"]: (one["category_id"], False) for one in segments} == described
+    assert [one["area"] for one in segments] == [1, 1, 1]
+    # A thing without an instance is void; one category of things needs no semantic map.
+    ids, segments = panoptic_map(np.array([[0, 3]]), semantic=np.array([[1, 1]]), categories=CATEGORIES)
+    assert (ids[0, 0], len(segments)) == (0, 1)
+    assert panoptic_map(np.array([[0, 3]]), categories=[PERSON])[1][0]["category_id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("instances", "semantic", "categories", "sentence"),
+    [
+        (np.zeros((2, 2), int), None, CATEGORIES, "2 categories of things: semantic must say"),
+        (np.zeros((2, 2)), None, [PERSON], r"instances must be \(H, W\) whole numbers, not \(2, 2\) float64"),
+        (np.zeros((2, 2), int), np.full((2, 2), 9), [PERSON], "the labels 9 are neither a category nor void"),
+        (np.zeros((2, 2), int), np.zeros((2, 3), int), [PERSON], r"labels are \(2, 3\) and instances \(2, 2\)"),
+        (np.zeros((2, 2), int), None, [{"id": 1}], "categories must have id, name and isthing"),
+    ],
+)
+def test_arrays_that_make_no_map_are_refused(instances, semantic, categories, sentence):
+    with pytest.raises(BadArgument, match=sentence):
+        panoptic_map(instances, semantic=semantic, categories=categories)
 
 
 def test_two_folders_of_arrays_are_matched_by_file_name(tmp_path):
