@@ -1,12 +1,10 @@
 """Resumable, verified downloads over HTTP, from `file://` addresses or from plain paths.
 
-A file is downloaded to `<name>.part` beside its target; `<name>.part.state` records which bytes have arrived, so an
-interrupted or killed download resumes at the byte. Only a file of the right size and hash gets its final name.
+A file is downloaded to `<name>.part` beside its target; `<name>.part.state` records from where, so an interrupted or
+killed download resumes at the byte. Only a file of the right size and hash gets its final name.
 """
 
 import contextlib
-import dataclasses
-import email.utils
 import errno
 import json
 import os
@@ -17,10 +15,10 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
 from panbench.base.files import make_folders, sha256_of, sync_folder
@@ -33,12 +31,13 @@ from panbench.base.web import TRANSIENT_STATUS, Refused, http_client
 if TYPE_CHECKING:
     import httpx
 
+Result = TypeVar("Result")
+
 MIRRORS = {
     "COCO": ("http://images.cocodataset.org", "https://images.cocodataset.org"),
     "OPENMMLAB": ("https://download.openmmlab.com", "http://download.openmmlab.com"),
 }
 
-_SPAN_BYTES = 32 << 20
 _SYNC_BYTES = 16 << 20
 _SPARE_BYTES = 8 << 20
 # Seconds without a byte after which another process's download is not waited for. Verifying a large file takes minutes.
@@ -53,17 +52,13 @@ class RangesUnsupported(DownloadFailed):
 class _Transient(Exception):
     """A failure worth retrying; `after` is how many seconds the server asks to wait."""
 
-    def __init__(self, reason: str, after: float | None = None) -> None:
+    def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
         self.after = after
 
 
 class _StartOver(Exception):
-    """The download must start over: the file changed, or the server does not support ranges."""
-
-
-class _Stopped(Exception):
-    """Another thread failed or the user interrupted."""
+    """The download must start over: the file changed on the server."""
 
 
 def download(
@@ -73,10 +68,7 @@ def download(
     sha256: str | None = None,
     size: int | None = None,
     progress: Counting | None = None,
-    connections: int = 4,
-    window: tuple[int, int] | None = None,
     check: Callable[[Path], str | None] | None = None,
-    headers: Mapping[str, str] | None = None,
     tries: int = 6,
     sleep: Callable[[float], object] | None = None,
 ) -> Path:
@@ -89,35 +81,26 @@ def download(
 
     url: http://, https://, file:// or a plain path
     sha256: all 64 hex digits or the first few (the names of checkpoints end in the first 8)
-    size: bytes; when given, large files use several connections
     progress: called with the bytes received (including those of earlier calls) and the total, None while unknown
-    window: download only bytes window[0] up to window[1]; `size` and `sha256` then refer to the window
     check: validates the finished file before it gets its name; returns what is wrong with it, or None
-    headers: sent with each request; `Authorization` goes to the host of `url` alone, not to where it redirects
     tries: consecutive failures without progress before giving up
     Raises DownloadFailed with URL and target, OutOfSpace before the first byte or when the disk fills up.
     """
-    target = Path(target)
-    source = mirrored(os.fspath(url))
+    target, source = Path(target), mirrored(os.fspath(url))
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{4,64}", sha256):
         raise BadArgument(f"{sha256!r} is not a SHA-256: give 4 to 64 hex digits.")
-    if window is not None:
-        if not 0 <= window[0] <= window[1]:
-            raise BadArgument(f"The window {window} is not a range of bytes.")
-        size = window[1] - window[0]
-
-    def is_right() -> bool:
-        return what_is_wrong(target, sha256, size) is None and (check is None or check(target) is None)
-
-    if is_right():
+    job = _Download(source, target, sha256, size, progress, check, tries, sleep or time.sleep)
+    if job.is_right():
         return target
-    job = _Job(source, target, sha256, size, progress, connections, window, check, headers or {}, tries, sleep)
     try:
         make_folders(target.parent)
-        with _Part.opened(target) as part:
-            if not is_right():
-                job.run(part)
-            part.finished = True
+        lock = _locked(target)
+        try:
+            if not job.is_right():
+                job.run()
+        finally:
+            job.tidy()
+            lock.release()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfSpace(
@@ -196,11 +179,11 @@ class RangeReader:
         self._shown = without_secrets(self.url)
         self.fetched = 0
         self._tries, self._sleep = tries, sleep
-        self._lock = threading.Lock()
-        self._validator: str | None = None
+        self._counting = threading.Lock()
         self._path = local_path(self.url)
         self._client = None if self._path else http_client()
-        self._size: int | None = None
+        self._known: tuple[int, str | None] | None = None
+        """Size and validator, as the first answer has them."""
 
     def __enter__(self) -> "RangeReader":
         return self
@@ -215,47 +198,30 @@ class RangeReader:
 
     def size(self) -> int:
         """Bytes of the whole file. Raises RangesUnsupported when the server does not support ranges."""
-        if self._size is None:
-            if self._path:
-                try:
-                    self._size = self._path.stat().st_size
-                except OSError as error:
-                    raise DownloadFailed(f"Cannot read {self._path}: {error.strerror}.") from error
-            else:
-                self.read(0, 1)
-        assert self._size is not None
-        return self._size
+        if self._path:
+            try:
+                return self._path.stat().st_size
+            except OSError as error:
+                raise DownloadFailed(f"Cannot read {self._path}: {error.strerror}.") from error
+        if self._known is None:
+            self.read(0, 1)
+        assert self._known is not None
+        return self._known[0]
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from `start` up to `stop`, exactly. Raises DownloadFailed; RangesUnsupported see `size`."""
-        import httpx
-
         if stop <= start:
             return b""
         if self._path:
-            try:
-                with open(self._path, "rb") as handle:
-                    handle.seek(start)
-                    content = handle.read(stop - start)
-            except OSError as error:
-                raise DownloadFailed(f"Cannot read {self._path}: {error.strerror}.") from error
-            if len(content) != stop - start:
-                raise DownloadFailed(f"{self._path} ends before byte {stop:,}: it is incomplete.")
-            return content
-        failures = 0
-        while True:
-            try:
-                return self._get(start, stop)
-            except (httpx.TransportError, _Transient) as error:
-                failures += 1
-                if failures >= self._tries or not _may_pass(error):
-                    raise _failed(error)(
-                        f"Cannot read bytes {start:,}–{stop - 1:,} of {self._shown}: {_reason(error)}, "
-                        f"after {failures} {'try' if failures == 1 else 'tries'}."
-                    ) from error
-                self._sleep(_seconds(failures, error))
-            except (httpx.HTTPError, httpx.InvalidURL, Refused) as error:
-                raise DownloadFailed(f"Cannot read {self._shown}: {_reason(error)}.") from error
+            return _read_local(self._path, start, stop)
+        what = f"Cannot read bytes {start:,}–{stop - 1:,} of {self._shown}"
+        return _persist(
+            lambda: self._get(start, stop),
+            lambda: 0,
+            self._tries,
+            self._sleep,
+            lambda reason, kind: kind(f"{what}: {reason}."),
+        )
 
     def _get(self, start: int, stop: int) -> bytes:
         assert self._client is not None
@@ -264,17 +230,15 @@ class RangeReader:
             if response.status_code == 200:
                 raise RangesUnsupported(_NO_RANGES.format(url=self._shown))
             first, total = _content_range(response)
-            validator = _validator(response)
-            with self._lock:
-                if self._size is None:
-                    self._size, self._validator = total, validator
-                elif total != self._size or validator != self._validator:
-                    raise DownloadFailed(f"{self._shown} changed while it was being read. Run the same command again.")
+            found = total, _validator(response)
+            self._known = self._known or found
+            if found != self._known:
+                raise DownloadFailed(f"{self._shown} changed while it was being read. Run the same command again.")
             if first != start:
                 raise _Transient(f"requested byte {start:,}, but the server began at {first:,}")
             for block in response.iter_raw():
                 content += block
-                with self._lock:
+                with self._counting:
                     self.fetched += len(block)
                 if len(content) > stop - start:
                     break
@@ -283,346 +247,222 @@ class RangeReader:
         return bytes(content[: stop - start])
 
 
-@dataclasses.dataclass
-class _Span:
-    """A range of the file: bytes start ≤ i < done have arrived; stop is None while the length is unknown."""
-
-    start: int
-    done: int
-    stop: int | None
-
-    @property
-    def whole(self) -> bool:
-        return self.stop is not None and self.done >= self.stop
-
-
-class _Part:
-    """The unfinished file and its state: one JSON line, then one fixed-width line for each span.
-
-    A span's line is overwritten in place after its bytes are written, so the state never claims more than the file has.
-    """
-
-    _LINE = 63
-
-    def __init__(self, path: Path, state: IO[bytes]) -> None:
-        self.path = path
-        self.spans: list[_Span] = []
-        self.header: dict[str, Any] = {}
-        self.finished = False
-        self._state = state
-        self._lines_at = 0
-        self._lock = threading.Lock()
-        self._load()
-
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, target: Path) -> "Iterator[_Part]":
-        """The part of `target`, locked against other processes."""
-        path = target.with_name(target.name + ".part")
-        state_path = target.with_name(target.name + ".part.state")
-        lock = _locked(target)
-        part = None
-        try:
-            with open(state_path, "r+b" if state_path.exists() else "w+b", buffering=0) as state:
-                part = cls(path, state)
-                yield part
-        finally:
-            if part is not None and (part.finished or not part.arrived):
-                part.discard()  # after closing: Windows does not remove open files
-            lock.release()
-
-    def _load(self) -> None:
-        content = self._state.read() or b""
-        first, _, rest = content.partition(b"\n")
-        try:
-            header = json.loads(first)
-            spans = []
-            for line in rest.splitlines():
-                start, done, stop = (int(field) for field in line.split())
-                spans.append(_Span(start, done, None if stop < 0 else stop))
-            length = self.path.stat().st_size
-        except (ValueError, OSError):
-            return
-        reached = max((span.done for span in spans if span.done > span.start), default=0)
-        if isinstance(header, dict) and {"url", "total", "validator", "window"} <= header.keys() and reached <= length:
-            self.header, self.spans, self._lines_at = header, spans, len(first) + 1
-
-    def begin(self, url: str, total: int | None, window: tuple[int, int] | None, spans: list[_Span]) -> None:
-        """Discards the data and starts over with `spans`."""
-        with open(self.path, "wb"):
-            pass
-        self.header = {"url": url, "total": total, "validator": None, "window": window and list(window)}
-        self.spans = spans
-        self.save()
-
-    def save(self) -> None:
-        with self._lock:
-            first = json.dumps(self.header).encode() + b"\n"
-            self._state.seek(0)
-            self._state.truncate()
-            self._state.write(first + b"".join(self._line(span) for span in self.spans))
-            self._lines_at = len(first)
-
-    def save_span(self, span: _Span) -> None:
-        with self._lock:
-            self._state.seek(self._lines_at + self.spans.index(span) * self._LINE)
-            self._state.write(self._line(span))
-
-    def _line(self, span: _Span) -> bytes:
-        return f"{span.start:20d} {span.done:20d} {-1 if span.stop is None else span.stop:20d}\n".encode()
-
-    @property
-    def arrived(self) -> int:
-        return sum(span.done - span.start for span in self.spans)
-
-    def discard_data(self) -> None:
-        """Discards the data; the lock is kept."""
-        self.spans = []
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-
-    def discard(self) -> None:
-        """Removes part and state."""
-        for path in (self.path, self.path.with_name(self.path.name + ".state")):
-            with contextlib.suppress(OSError):
-                path.unlink()
+def _read_local(path: Path, start: int, stop: int) -> bytes:
+    try:
+        with open(path, "rb") as handle:
+            handle.seek(start)
+            content = handle.read(stop - start)
+    except OSError as error:
+        raise DownloadFailed(f"Cannot read {path}: {error.strerror}.") from error
+    if len(content) != stop - start:
+        raise DownloadFailed(f"{path} ends before byte {stop:,}: it is incomplete.")
+    return content
 
 
-@dataclasses.dataclass
-class _Job:
-    """One call of `download`."""
+@dataclass
+class _Download:
+    """One call of `download`: the unfinished file, and what its state says of where it comes from."""
 
     url: str
     target: Path
     sha256: str | None
     size: int | None
     progress: Counting | None
-    connections: int
-    window: tuple[int, int] | None
     check: Callable[[Path], str | None] | None
-    headers: Mapping[str, str]
     tries: int
-    sleep: Callable[[float], object] | None
+    sleep: Callable[[float], object]
 
     def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        # Waiting on the event, not sleeping: a pause between tries ends at once when another thread fails.
-        self._pause = self.sleep or self._stop.wait
-        self._learn_lock = threading.Lock()
-        self._report_lock = threading.Lock()
-        self._offset = self.window[0] if self.window else 0
+        self.part = self.target.with_name(self.target.name + ".part")
+        self.state = self.target.with_name(self.target.name + ".part.state")
+        self.arrived = 0
         self._shown = without_secrets(self.url)
+        self._total: int | None = None
+        self._validator: str | None = None
 
-    def run(self, part: _Part) -> None:
+    def is_right(self) -> bool:
+        """Whether the target is there, as it should be."""
+        right = what_is_wrong(self.target, self.sha256, self.size) is None
+        return right and (self.check is None or self.check(self.target) is None)
+
+    def tidy(self) -> None:
+        """Removes what nothing can resume from."""
+        if not self.arrived or not self.part.exists():
+            for path in (self.part, self.state):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def run(self) -> None:
         """Downloads, verifies and renames the file; starts over, up to `tries` times, when it changes on the server."""
-        reason = ""
-        wrong = 0
-        path = local_path(self.url)
-        for attempt in range(self.tries):
+        reason, wrong, local = "", 0, local_path(self.url)
+        for _ in range(self.tries):
             try:
-                if path is not None:
-                    self._copy(path, part)
-                else:
-                    self._fetch(part, self.connections if attempt == 0 else 1)
+                self._fetch() if local is None else self._copy(local)
             except _StartOver as error:
                 reason = str(error)
-                part.discard_data()
+                self._discard()
                 continue
-            problem = what_is_wrong(part.path, self.sha256, self.size)
+            problem = what_is_wrong(self.part, self.sha256, self.size)
             if problem is None and self.check is not None:
-                problem = self.check(part.path)
-            elif problem is None and self.sha256 is None and path is None:
-                problem = _another_kind(part.path, self.target)
+                problem = self.check(self.part)
+            elif problem is None and self.sha256 is None and local is None:
+                problem = _another_kind(self.part, self.target)
             if problem is None:
-                _publish(part.path, self.target)
-                return
+                return _publish(self.part, self.target)
             # One retry for wrong bytes: they may have been damaged in transit.
-            part.discard_data()
+            self._discard()
             reason, wrong = f"the downloaded file is not the expected one: {problem}", wrong + 1
-            if wrong == 2 or path is not None:
+            if wrong == 2 or local is not None:
                 break
-        raise self._failure(reason, None)
+        raise self._failure(reason)
 
-    def _fetch(self, part: _Part, connections: int) -> None:
-        self._plan(part, connections)
-        todo = [span for span in part.spans if not span.whole]
-        self._stop.clear()
-        self._report(part)
-        with http_client() as client:
-            if connections == 1 or len(todo) <= 1:
-                for span in todo:
-                    self._fetch_span(client, part, span)
-                return
-            with ThreadPoolExecutor(min(connections, len(todo))) as pool:
-                jobs = [pool.submit(self._fetch_span, client, part, span) for span in todo]
-                try:
-                    wait(jobs, return_when=FIRST_EXCEPTION)
-                finally:
-                    self._stop.set()
-                    for job in jobs:
-                        job.cancel()
-            errors = [job.exception() for job in jobs if not job.cancelled()]
-            for error in sorted((e for e in errors if e), key=lambda e: isinstance(e, _Stopped)):
-                raise error
+    def _discard(self) -> None:
+        self.arrived = 0
+        self.part.unlink(missing_ok=True)
 
-    def _plan(self, part: _Part, connections: int) -> None:
-        """Resumes `part` when it belongs to this file, else starts over with an empty one."""
-        same = bool(part.spans) and part.header["window"] == (list(self.window) if self.window else None)
-        if same and self.size is not None:
-            same = part.header["total"] in (None, self.size)
-        if same and part.header["url"] != self._shown:
+    def _resume(self) -> None:
+        """Takes up what arrived before when it belongs to this file, else begins an empty part."""
+        known: dict[str, Any] = {}
+        self.arrived = 0
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            known = json.loads(self.state.read_bytes())
+            same = self.size is None or known["total"] in (None, self.size)
             # The ETag of another server means nothing here: resume only if a hash will check the result.
-            same = self.sha256 is not None
-            part.header.update(url=self._shown, validator=None)
-        if not same:
-            count = -(-self.size // _SPAN_BYTES) if self.size and connections > 1 else 1
-            spans = [_Span(i * _SPAN_BYTES, i * _SPAN_BYTES, (i + 1) * _SPAN_BYTES) for i in range(count)]
-            spans[-1].stop = self.size
-            part.begin(self._shown, self.size, self.window, spans)
+            if same and (known["url"] == self._shown or self.sha256 is not None):
+                length = self.part.stat().st_size
+                # No hash would catch bytes lost in a power cut, so only those count that were synced.
+                self.arrived = length if self.sha256 is not None else min(length, int(known["synced"]))
+        self._total = self.size if self.size is not None else known.get("total") if self.arrived else None
+        self._validator = known.get("validator") if self.arrived and known.get("url") == self._shown else None
+        with open(self.part, "ab") as handle:
+            handle.truncate(self.arrived)
         if self.size is not None:
-            self._require_space(self.size - part.arrived)
+            self._require_space(self.size - self.arrived)
 
-    def _fetch_span(self, client: "httpx.Client", part: _Part, span: _Span) -> None:
-        import httpx
+    def _save(self, synced: int) -> None:
+        record = {"url": self._shown, "total": self._total, "validator": self._validator}
+        self.state.write_text(json.dumps({**record, "synced": synced}))
 
-        failures, best = 0, span.done
-        while not span.whole:
-            if self._stop.is_set():
-                raise _Stopped
-            try:
-                self._stream(client, part, span)
-                if span.stop is None:
-                    span.stop = span.done
-                    part.save_span(span)
-            except (httpx.TransportError, _Transient) as error:
-                failures = failures + 1 if span.done <= best else 1
-                best = max(best, span.done)
-                if failures >= self.tries or not _may_pass(error):
-                    reason = f"{_reason(error)}, after {failures} consecutive tries"
-                    raise self._failure(reason, part, _failed(error)) from error
-                self._pause(_seconds(failures, error))
-            except (httpx.HTTPError, httpx.InvalidURL, Refused) as error:
-                raise self._failure(_reason(error), part) from error
+    def _fetch(self) -> None:
+        self._resume()
+        self._report()
+        with http_client() as client:
+            while self._total is None or self.arrived < self._total:
+                _persist(lambda: self._stream(client), lambda: self.arrived, self.tries, self.sleep, self._failure)
 
-    def _stream(self, client: "httpx.Client", part: _Part, span: _Span) -> None:
-        """One request for the missing bytes of `span`."""
-        headers = dict(self.headers)
-        all_of_it = span.done == 0 and len(part.spans) == 1 and self.window is None
-        if not all_of_it:
-            last = "" if span.stop is None else self._offset + span.stop - 1
-            headers["Range"] = f"bytes={self._offset + span.done}-{last}"
-            if part.header["validator"]:
-                headers["If-Range"] = part.header["validator"]
+    def _stream(self, client: "httpx.Client") -> None:
+        """One request for the missing bytes."""
+        headers = {}
+        if self.arrived:
+            headers["Range"] = f"bytes={self.arrived}-{'' if self._total is None else self._total - 1}"
+            if self._validator:
+                headers["If-Range"] = self._validator
         with client.stream("GET", self.url, headers=headers) as response:
             if self.sha256 is None and self.size is None and self.check is None and _ends_anywhere(response):
                 raise Refused("the server does not say how long the file is, so a body cut short would go unnoticed")
             if response.status_code == 200:
-                if len(part.spans) > 1 or self.window is not None:
-                    if part.header["validator"] not in (None, _validator(response)):
-                        raise _StartOver("the file changed on the server")
-                    if self.window is not None:
-                        raise RangesUnsupported(_NO_RANGES.format(url=self._shown))
-                    raise _StartOver("the server ignores range requests")
                 # The server ignores ranges or the file has changed: this is the whole file, from its first byte.
-                span.done = 0
-                part.save_span(span)
-                self._learn(part, span, _length(response), _validator(response), anew=True)
+                self.arrived, self._validator, self._total = 0, None, self.size
+                self._learn(_length(response), _validator(response))
+            elif response.status_code == 416:
+                raise _StartOver("the server's file is shorter than what has arrived")
             else:
-                if response.status_code == 416:
-                    raise _StartOver("the server's file is shorter than what has arrived")
                 first, total = _content_range(response)
-                if first != self._offset + span.done:
-                    raise _Transient(f"requested byte {self._offset + span.done:,}, but the server began at {first:,}")
-                self._learn(part, span, total if self.window is None else None, _validator(response), anew=False)
-            self._write(response, part, span)
-        if span.stop is not None and span.done < span.stop:
-            raise _Transient(f"the connection closed {span.stop - span.done:,} bytes early")
+                if first != self.arrived:
+                    raise _Transient(f"requested byte {self.arrived:,}, but the server began at {first:,}")
+                self._learn(total, _validator(response))
+            self._write(response)
+        if self._total is None:
+            self._total = self.arrived
+        elif self.arrived < self._total:
+            raise _Transient(f"the connection closed {self._total - self.arrived:,} bytes early")
 
-    def _learn(self, part: _Part, span: _Span, total: int | None, validator: str | None, *, anew: bool) -> None:
+    def _learn(self, total: int | None, validator: str | None) -> None:
         """Records size and ETag from a response; raises when they contradict those of earlier responses."""
         if total is not None and self.size is not None and total != self.size:
             raise _Transient(f"the server offers {total:,} bytes where {self.size:,} are expected")
-        header = part.header
-        with self._learn_lock:
-            if not anew:
-                for known, found in ((header["validator"], validator), (header["total"], total)):
-                    if known is not None and found is not None and known != found:
-                        raise _StartOver("the file changed on the server")
-            if not anew and header["validator"] is not None and header["total"] is not None:
-                return
-            header["validator"] = validator
-            header["total"] = self.size if self.size is not None else total
-            if len(part.spans) == 1:
-                span.stop = header["total"]
-            part.save()
-        if self.size is None and span.stop is not None:
-            self._require_space(span.stop - span.done)
+        for known, found in ((self._validator, validator), (self._total, total)):
+            if known is not None and found is not None and known != found:
+                raise _StartOver("the file changed on the server")
+        self._validator, self._total = self._validator or validator, total if self._total is None else self._total
+        self._save(0 if self.sha256 is not None else self.arrived)
+        if self.size is None and self._total is not None:
+            self._require_space(self._total - self.arrived)
 
-    def _write(self, response: "httpx.Response", part: _Part, span: _Span) -> None:
-        with open(part.path, "r+b", buffering=0) as handle:
-            handle.seek(span.done)
-            saved = span.done
+    def _write(self, response: "httpx.Response") -> None:
+        with open(self.part, "r+b", buffering=0) as handle:
+            handle.seek(self.arrived)
+            handle.truncate()
+            synced = self.arrived
             try:
                 for block in response.iter_raw():
-                    if span.stop is not None:
-                        block = block[: span.stop - span.done]
-                        if not block:
-                            return
+                    block = block if self._total is None else block[: self._total - self.arrived]
+                    if not block:
+                        return
                     _write_all(handle, block)
-                    span.done += len(block)
-                    # No hash would catch bytes lost in a power cut, so the state may only claim bytes that were synced.
-                    if self.sha256 is not None:
-                        part.save_span(span)
-                    elif span.done - saved >= _SYNC_BYTES:
+                    self.arrived += len(block)
+                    if self.sha256 is None and self.arrived - synced >= _SYNC_BYTES:
                         os.fsync(handle.fileno())
-                        part.save_span(span)
-                        saved = span.done
-                    self._report(part)
-                    if self._stop.is_set():
-                        raise _Stopped
+                        synced = self.arrived
+                        self._save(synced)
+                    self._report()
             finally:
                 if self.sha256 is None:
                     os.fsync(handle.fileno())
-                part.save_span(span)
+                    self._save(self.arrived)
 
-    def _copy(self, source: Path, part: _Part) -> None:
+    def _copy(self, source: Path) -> None:
         try:
-            with open(source, "rb") as reader:
-                found = os.fstat(reader.fileno()).st_size
-                stop = self.window[1] if self.window else found
-                if found < stop or (self.size is not None and stop - self._offset != self.size):
-                    raise self._failure(f"it has {found:,} bytes, not {(self.size or 0) + self._offset:,}", None)
-                self._require_space(stop - self._offset)
-                span = _Span(0, 0, stop - self._offset)
-                part.begin(self._shown, span.stop, self.window, [span])
-                reader.seek(self._offset)
-                with open(part.path, "r+b") as writer:
-                    while not span.whole:
-                        block = reader.read(min(1 << 20, stop - self._offset - span.done))
-                        if not block:
-                            raise self._failure("it became shorter while being read", None)
-                        writer.write(block)
-                        span.done += len(block)
-                        self._report(part)
+            self._total = source.stat().st_size
+            self._require_space(self._total)
+            shutil.copyfile(source, self.part)
         except OSError as error:
             if error.filename == str(source):
-                raise self._failure(error.strerror or str(error), None) from error
+                raise self._failure(error.strerror or str(error)) from error
             raise
+        self.arrived = self._total
+        self._report()
 
     def _require_space(self, needed: int) -> None:
         require_space(self.target.parent, needed, f"{self.target} (from {self._shown})")
 
-    def _report(self, part: _Part) -> None:
+    def _report(self) -> None:
         if self.progress is not None:
-            with self._report_lock:
-                self.progress(part.arrived, self.size if self.size is not None else part.header.get("total"))
+            self.progress(self.arrived, self._total)
 
-    def _failure(self, reason: str, part: _Part | None, kind: type[DownloadFailed] = DownloadFailed) -> DownloadFailed:
+    def _failure(self, reason: str, kind: type[DownloadFailed] = DownloadFailed) -> DownloadFailed:
         sentence = f"Could not download {self._shown} to {self.target}: {reason}."
-        if part is not None and part.arrived:
-            kept = f"{part.arrived:,} bytes are kept beside it; the same command resumes there."
-            return kind(f"{sentence} {kept}")
+        if self.arrived:
+            return kind(f"{sentence} {self.arrived:,} bytes are kept beside it; the same command resumes there.")
         return kind(sentence, ways=["without a network, copy the file there yourself"])
+
+
+def _persist(
+    ask: Callable[[], Result],
+    arrived: Callable[[], int],
+    tries: int,
+    sleep: Callable[[float], object],
+    failure: Callable[[str, type[DownloadFailed]], DownloadFailed],
+) -> Result:
+    """Asks again after failures that may pass, up to so many without progress. failure: the error of a reason"""
+    import httpx
+
+    failures, best = 0, arrived()
+    while True:
+        try:
+            return ask()
+        except (httpx.TransportError, _Transient) as error:
+            failures = failures + 1 if arrived() <= best else 1
+            best = max(best, arrived())
+            if failures >= tries or isinstance(error, httpx.UnsupportedProtocol):
+                kind = Unreachable if isinstance(error, httpx.ConnectError) else DownloadFailed
+                after = f"after {failures} {'try' if failures == 1 else 'tries'}"
+                raise failure(f"{_reason(error)}, {after}", kind) from error
+            asked = error.after if isinstance(error, _Transient) else 0.0
+            # Doubles from 0.5 to 30 seconds, with jitter; at least what the server asks for.
+            sleep(max(min(asked, 120.0), min(30.0, 0.25 * 2.0**failures) * random.uniform(0.5, 1.0)))
+        except (httpx.HTTPError, httpx.InvalidURL, Refused) as error:
+            raise failure(_reason(error), DownloadFailed) from error
 
 
 def _another_kind(path: Path, target: Path) -> str | None:
@@ -650,30 +490,14 @@ def _write_all(handle: IO[bytes], block: bytes) -> None:
 
 
 def _locked(target: Path) -> Lock:
-    """The lock of a download. Waits for another process that has it, as long as that one's files change."""
+    """The lock of a download. Waits for another process that has it."""
     path = target.with_name(target.name + ".part.lock")
-    while True:
-        before = _traces(target)
-        if (lock := Lock.acquire(path, patience=_PATIENCE)) is not None:
-            return lock
-        if _traces(target) == before:
-            raise DownloadFailed(
-                f"{target} is being downloaded by {owner_of(path)}, and nothing has arrived for "
-                f"{_PATIENCE / 60:.0f} minutes. Stop that process, then run the same command again.{way_out(path)}"
-            )
-
-
-def _traces(target: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Size and time of what a download of `target` writes; they change while it goes on."""
-    found: list[tuple[int, int] | None] = []
-    for suffix in ("", ".part", ".part.state"):
-        try:
-            stat = target.with_name(target.name + suffix).stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+    if (lock := Lock.acquire(path, patience=_PATIENCE)) is None:
+        raise DownloadFailed(
+            f"{target} is being downloaded by {owner_of(path)}, for more than {_PATIENCE / 60:.0f} minutes. Wait for "
+            f"that process or stop it, then run the same command again.{way_out(path)}"
+        )
+    return lock
 
 
 def _content_range(response: "httpx.Response") -> tuple[int, int]:
@@ -714,35 +538,10 @@ def _ends_anywhere(response: "httpx.Response") -> bool:
     return response.is_success and not framed and response.http_version.startswith("HTTP/1")
 
 
-def _retry_after(response: "httpx.Response") -> float | None:
-    value = response.headers.get("Retry-After")
-    if value is None:
-        return None
+def _retry_after(response: "httpx.Response") -> float:
+    value = response.headers.get("Retry-After", "")
     # Not isdigit() alone: "²" is a digit, and not a number.
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _may_pass(error: Exception) -> bool:
-    import httpx
-
-    return not isinstance(error, httpx.UnsupportedProtocol)
-
-
-def _seconds(failures: int, error: Exception) -> float:
-    """Seconds before the next try: doubles from 0.5 to 30, with jitter; at least what the server asks for."""
-    asked: float = (error.after or 0.0) if isinstance(error, _Transient) else 0.0
-    return max(min(asked, 120.0), min(30.0, 0.25 * 2.0**failures) * random.uniform(0.5, 1.0))
-
-
-def _failed(error: Exception) -> type[DownloadFailed]:
-    import httpx
-
-    return Unreachable if isinstance(error, httpx.ConnectError) else DownloadFailed
+    return float(value[:9]) if value.isascii() and value.isdigit() else 0.0
 
 
 def _reason(error: Exception) -> str:

@@ -1,38 +1,40 @@
 """Repositories of the Hugging Face hub on this machine: listed, downloaded with consent, verified, found again.
 
-huggingface_hub asks the hub and keeps the files, in the cache that it shares with transformers (HF_HUB_CACHE, HF_HOME):
-what is there already is not downloaded again. The bytes come by panbench's own download, which resumes and verifies.
-HF_ENDPOINT puts another server in the place of huggingface.co; HF_TOKEN is sent to it (never to where it redirects) and
-never printed.
+huggingface_hub lists, downloads and keeps the files, in the cache that it shares with transformers (HF_HUB_CACHE,
+HF_HOME): what is there already is not downloaded again, and an interrupted file starts over. Each file is held against
+the size and the hash of the listing. HF_ENDPOINT puts another server in the place of huggingface.co; HF_TOKEN is sent
+to it (never to where it redirects) and never printed.
 """
 
 import hashlib
 import json
+import os
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from panbench.base.errors import WITHOUT_DOWNLOAD, BadArgument, BadCheckpoint, BadModel, DownloadFailed, Unreachable
 from panbench.base.extras import install_line
 from panbench.base.files import cache_dir, sha256_of, write_json
-from panbench.base.hub_answers import NotAHub, model_info
-from panbench.base.hub_settings import endpoint, token
 from panbench.base.secrets import redacted, without_secrets
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+    from huggingface_hub.hf_api import ModelInfo
 
 __all__ = [
     "WEIGHTS_NAMES",
+    "Listing",
     "Repository",
     "Stated",
+    "endpoint",
     "fetch",
     "here",
     "is_known",
+    "list_files",
     "look_up",
     "parse",
     "recorded",
@@ -162,6 +164,8 @@ def fetch(
     Raises BadModel for a repository, revision or file that does not exist, DownloadFailed when the hub cannot be
     reached.
     """
+    from panbench.base.download import require_space
+
     listing = listing or list_files(repository)
     files, commit = listing.files, listing.commit
     if CONFIG not in files:
@@ -169,11 +173,13 @@ def fetch(
     wanted = [name for name in _WANTED if name in files]
     heavy = _weights_among(files, repository) if weights else []
     total, before = _sum([files[name].size for name in heavy]), 0
+    if total is not None and here(repository) is None:
+        require_space(_folder(repository) or Path(), total, str(repository))
     record: dict[str, Any] = {"repository": repository.name, "commit": commit, "license": listing.license, "files": {}}
     paths = []
     for name in (*wanted, *heavy):
         counted = None if progress is None or name not in heavy else _counted(progress, before, total)
-        path = _fetch_file(repository, commit, files[name], counted)
+        path = _fetch_file(repository, files[name], counted)
         before += (files[name].size or 0) if name in heavy else 0
         sha256 = files[name].sha256 or sha256_of(path)
         record["files"][name] = {"size": path.stat().st_size, "sha256": sha256}
@@ -214,11 +220,6 @@ class _File:
     sha256: str | None
     git: str | None
 
-    @property
-    def blob(self) -> str | None:
-        """The name of its content in the hub's cache."""
-        return self.sha256 or self.git
-
     def problem(self, path: Path) -> str | None:
         """What is wrong with a file of this name, by the hub's size and hash."""
         from panbench.base.download import what_is_wrong
@@ -227,54 +228,45 @@ class _File:
         return problem or (_other_than(self.git, path) if self.git and not self.sha256 else None)
 
 
-def _fetch_file(
-    repository: Repository, commit: str, file: _File, progress: Callable[[int, int | None], None] | None
-) -> Path:
-    """The path of a file in the hub's cache, verified.
-
-    The content is downloaded to where the cache keeps it, under its hash; huggingface_hub finds it there and makes the
-    names of commit and branch for it. It would download as well, but from the first byte whenever it is interrupted.
-    """
+def _fetch_file(repository: Repository, file: _File, progress: Callable[[int, int | None], None] | None) -> Path:
+    """The path of a file in the hub's cache, verified; what arrived otherwise is removed."""
     # Imported here: who only names a model need not wait for an HTTP client.
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    from panbench.base.download import download
+    class Bar:
+        """What huggingface_hub tells of the bytes that arrive, in place of a bar of its own."""
 
-    folder = _folder(repository)
-    assert folder is not None
-    cached = try_to_load_from_cache(repository.name, file.name, revision=commit)
-    verified = None
-    if isinstance(cached, str):
-        verified = _verified(repository, file, Path(cached))
-    elif file.blob is not None and re.fullmatch("[0-9a-f]{40,64}", file.blob):
-        verified = download(
-            f"{endpoint()}/{repository.name}/resolve/{urllib.parse.quote(commit, safe='')}/{file.name}",
-            folder / "blobs" / file.blob,
-            sha256=file.sha256,
-            size=file.size,
-            progress=progress,
-            check=file.problem,
-            headers=_authorization(),
-        )
+        def __init__(self, initial: int = 0, total: int | None = None, **_: Any) -> None:
+            self.done, self.total = initial, total
+
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, more: float) -> None:
+            self.done += int(more)
+            if progress is not None:
+                progress(self.done, self.total)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: None
+
+    address: dict[str, Any] = {"repo_id": repository.name, "filename": file.name, "revision": repository.revision}
+    before = try_to_load_from_cache(**address)
     with _in_sentences(repository):
-        path = Path(
-            hf_hub_download(
-                repository.name, file.name, revision=repository.revision, endpoint=endpoint(), token=token()
-            )
-        )
-    if verified is None or path.resolve() != verified.resolve():
-        _verified(repository, file, path)
-    return path
-
-
-def _verified(repository: Repository, file: _File, path: Path) -> Path:
+        path = Path(hf_hub_download(**address, endpoint=endpoint(), token=token(), tqdm_class=cast(Any, Bar)))
     problem = file.problem(path)
-    if problem is not None:
-        raise DownloadFailed(
-            f"{path} is not the {file.name} of {repository} that the hub lists: {problem}. Delete {path.resolve()} and "
-            "run the same command again."
-        )
-    return path
+    if problem is None:
+        return path
+    if not isinstance(before, str):
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    raise DownloadFailed(
+        f"{path} is not the {file.name} of {repository} that the hub lists: {problem}. Delete {path.resolve()} and "
+        "run the same command again."
+    )
 
 
 @dataclass(frozen=True)
@@ -286,10 +278,20 @@ class Listing:
     license: str | None
 
 
+_COMMIT, _SHA256, _GIT = (re.compile(rf"[0-9a-f]{{{digits}}}") for digits in ("40,64", "64", "40,64"))
+
+
 def list_files(repository: Repository) -> Listing:
     """Asks the hub for commit, files and licence. Raises as `fetch`."""
-    info = _listing(repository)
-    return Listing(str(info.sha or repository.revision), _files(info), _license(info))
+    with _in_sentences(repository):
+        from huggingface_hub import HfApi
+
+        info = HfApi(endpoint=endpoint(), token=token()).model_info(
+            repository.name, revision=repository.revision, files_metadata=True, timeout=_ANSWER_SECONDS
+        )
+        if not _COMMIT.fullmatch(info.sha or ""):
+            raise ValueError("it names no commit")
+        return Listing(str(info.sha), _files(info), _license(info))
 
 
 def _license(info: "ModelInfo") -> str | None:
@@ -303,12 +305,19 @@ def _license(info: "ModelInfo") -> str | None:
 
 
 def _files(info: "ModelInfo") -> dict[str, _File]:
-    def file(stated: "RepoSibling") -> _File:
+    """The files of a repository by name. Raises ValueError for sizes and hashes that no hub has."""
+    found = {}
+    for stated in info.siblings or ():
         lfs = stated.lfs
         size = stated.size if lfs is None or lfs.size is None else lfs.size
-        return _File(stated.rfilename, size, None if lfs is None else lfs.sha256, stated.blob_id)
-
-    return {stated.rfilename: file(stated) for stated in info.siblings or ()}
+        file = _File(stated.rfilename, size, None if lfs is None else lfs.sha256, stated.blob_id)
+        if size is not None and not (type(size) is int and 0 <= size < 1 << 53):
+            raise ValueError(f"the size of {file.name!r} is no number of bytes")
+        for pattern, digest in ((_SHA256, file.sha256), (_GIT, file.git)):
+            if digest is not None and not pattern.fullmatch(digest):
+                raise ValueError(f"the hash of {file.name!r} is none")
+        found[file.name] = file
+    return found
 
 
 def _weights_among(files: Mapping[str, Any], repository: Repository) -> list[str]:
@@ -323,12 +332,6 @@ def _weights_among(files: Mapping[str, Any], repository: Repository) -> list[str
             # The index comes last: where it is, all of them are.
             return [*shards, index]
     raise BadCheckpoint(f"{repository} has no weights: neither {' nor '.join(WEIGHTS_NAMES)}. See {repository.page}.")
-
-
-def _listing(repository: Repository) -> "ModelInfo":
-    """Fetches the listing of a repository at a revision: commit, files with sizes and hashes, licence."""
-    with _in_sentences(repository):
-        return model_info(repository.name, repository.revision, _ANSWER_SECONDS)
 
 
 @contextmanager
@@ -374,25 +377,13 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
         raise Unreachable(
             f"{repository}: {place} cannot be reached ({reason}).", ways=[by_hand, WITHOUT_DOWNLOAD]
         ) from error
-    except NotAHub as error:
-        raise DownloadFailed(
-            f"{repository}: the answer of {place} is not that of a Hugging Face hub: {error}."
-        ) from None
-    except (errors.FileMetadataError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (errors.FileMetadataError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DownloadFailed(f"{repository}: the answer of {place} is not that of a Hugging Face hub.") from error
     except OSError as error:
         raise DownloadFailed(
             f"{repository}: the hub's cache cannot be written ({error.strerror or error}). HF_HUB_CACHE names another "
             "folder for it."
         ) from error
-
-
-def _authorization() -> dict[str, str]:
-    """The header with HF_TOKEN, or the token of the account that huggingface_hub is logged in to."""
-    from huggingface_hub.utils import build_hf_headers
-
-    stated = build_hf_headers(token=token()).get("authorization")
-    return {"Authorization": stated} if stated else {}
 
 
 def _folder(repository: Repository) -> Path | None:
@@ -413,3 +404,32 @@ def _other_than(blob: str, path: Path) -> str | None:
     content = path.read_bytes()
     found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     return None if found == blob else f"git's hash of it is {found[:12]}, not {blob[:12]}"
+
+
+def endpoint() -> str:
+    """The address of the hub: HF_ENDPOINT, else huggingface.co. Raises BadArgument if it is not an address."""
+    stated = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    if not stated:
+        return "https://huggingface.co"
+    try:
+        parts = urllib.parse.urlsplit(stated)
+        # Reading the port raises ValueError for one that is not a number.
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid or not stated.isprintable() or " " in stated:
+        raise BadArgument(
+            "HF_ENDPOINT is not the address of a server. Write https://HOST or https://HOST:PORT; characters such as "
+            "/, #, ? and @ in a password have to be percent-encoded."
+        )
+    return stated
+
+
+def token() -> str | None:
+    """HF_TOKEN without the spaces around it; None when it is not set. Raises BadArgument if it is not a token."""
+    stated = os.environ.get("HF_TOKEN", "").strip()
+    if not (stated.isascii() and stated.isprintable()) or " " in stated:
+        raise BadArgument(
+            "HF_TOKEN is not a token: it holds a space, a line break or a character that is not ASCII. Copy it again."
+        )
+    return stated or None

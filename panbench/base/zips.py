@@ -1,11 +1,10 @@
 """Members of a local or remote zip archive, one by one: the archive only needs to be readable by byte ranges.
 
-zipfile reads the archive's directory and unpacks; here are the ranges, several at a time, and what zipfile lets pass:
-names that leave the folder, links, bombs, and members that share bytes (zipfile's own check of that came with Python
-3.11.8 and 3.12.2). Each member is checked by size and CRC, and gets its final name complete or not at all.
+zipfile reads the archive's directory; here are the ranges, several at a time, and what zipfile lets pass: names that
+leave the folder, links, bombs, and members that share bytes (zipfile's own check of that came with Python 3.11.8 and
+3.12.2). Each member is checked by size and CRC, and gets its final name complete or not at all.
 """
 
-import contextlib
 import errno
 import io
 import os
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from panbench.base.download import RangeReader, download
-from panbench.base.errors import DownloadFailed, OutOfSpace
+from panbench.base.errors import DownloadFailed
 from panbench.base.files import atomic_write, leaves_folder
+from panbench.base.reporter import Counting
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
@@ -57,38 +56,13 @@ class ByteSource(Protocol):
 class Member:
     """A file in an archive. `at` … `stop` are the bytes of its record, header included; sizes in bytes."""
 
-    info: zipfile.ZipInfo
+    name: str
+    at: int
     stop: int
-
-    @property
-    def name(self) -> str:
-        """Its name as the archive has it, with its folders."""
-        return self.info.orig_filename
-
-    @property
-    def at(self) -> int:
-        """Where its record begins."""
-        return self.info.header_offset
-
-    @property
-    def packed_size(self) -> int:
-        """Bytes in the archive."""
-        return self.info.compress_size
-
-    @property
-    def size(self) -> int:
-        """Bytes once unpacked."""
-        return self.info.file_size
-
-    @property
-    def crc(self) -> int:
-        """CRC-32 of the unpacked bytes."""
-        return self.info.CRC
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether it lies in the archive as it is, not packed."""
-        return self.info.compress_type == STORED
+    packed_size: int
+    size: int
+    crc: int
+    is_stored: bool
 
 
 class Slice:
@@ -118,24 +92,23 @@ class ZipArchive:
         Raises DamagedArchive when the archive is truncated, not a zip, or not safe to unpack.
         """
         self.source, self.where = source, where
-        self._file = _SourceFile(source, where)
-        self._opening = threading.Lock()
+        file = _SourceFile(source, where)
         try:
-            self._zip = zipfile.ZipFile(self._file)
+            archive = zipfile.ZipFile(file)
         except _ZIP_ERRORS as error:
             raise DamagedArchive(
                 f"{where} is not a zip archive, or it is truncated or damaged ({error}). Fetch it again."
             ) from error
-        infos = self._zip.infolist()
-        if len(infos) != (count := self._declared()):
+        infos = archive.infolist()
+        if len(infos) != (count := self._declared(file, len(archive.comment))):
             raise DamagedArchive(f"{where} lists {len(infos)} members and declares {count}. Fetch it again.")
-        self.members = _checked(infos, self._zip.start_dir, where)
+        self.members = _checked(infos, archive.start_dir, where)
 
-    def _declared(self) -> int:
+    def _declared(self, file: "_SourceFile", comment: int) -> int:
         """How many members the end of the archive declares; zipfile does not compare it with those that it finds."""
-        end = self.source.size() - 22 - len(self._zip.comment)
-        self._file.seek(max(0, end - 76))
-        record = self._file.read(min(98, end + 22))
+        end = self.source.size() - 22 - comment
+        file.seek(max(0, end - 76))
+        record = file.read(min(98, end + 22))
         if record[-22:-18] != b"PK\x05\x06":
             raise DamagedArchive(f"{self.where} has a damaged end, or bytes after it. Fetch it again.")
         (count,) = struct.unpack_from("<H", record, len(record) - 12)
@@ -145,7 +118,9 @@ class ZipArchive:
 
     def data_start(self, member: Member) -> int:
         """The position of a member's first packed byte."""
-        header = self.source.read(member.at, min(member.at + 30, member.stop))
+        return self._data_start(member, self.source.read(member.at, min(member.at + 30, member.stop)))
+
+    def _data_start(self, member: Member, header: bytes) -> int:
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise DamagedArchive(f"{self.where}: the record of {member.name} is damaged.")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
@@ -155,9 +130,34 @@ class ZipArchive:
         return start
 
     def unpack(self, member: Member, record: bytes) -> bytes:
-        """The content of a member from its record (the bytes `at` … `stop`), checked by size and CRC."""
-        # One byte more than it should have, so that zipfile reaches the end, where it compares the CRC.
-        return b"".join(self._blocks(member, _Held(record, member.at), member.size + 1))
+        """The content of a member from its record (the bytes `at` … `stop`), checked by name, size and CRC."""
+        start = self._data_start(member, record[:30]) - member.at
+        name = record[30 : 30 + struct.unpack_from("<H", record, 26)[0]]
+        if name not in (member.name.encode(), member.name.encode("cp437", "replace")):
+            raise DamagedArchive(f"{self.where}: the record of {member.name} is damaged: it has another name.")
+        return b"".join(self._blocks(member, [record[start : start + member.packed_size]]))
+
+    def _blocks(self, member: Member, packed: Iterable[bytes]) -> Iterator[bytes]:
+        """A member's content from its packed bytes; raises DamagedArchive at the latest after the last."""
+        inflate = None if member.is_stored else zlib.decompressobj(-zlib.MAX_WBITS)
+        size = crc = 0
+        try:
+            for block in packed:
+                while block:
+                    # One byte more than it should have, and no more, whatever the stream says.
+                    most = member.size + 1 - size
+                    content = block[:most] if inflate is None else inflate.decompress(block, min(most, _BLOCK))
+                    block = b"" if inflate is None else inflate.unconsumed_tail
+                    size, crc = size + len(content), zlib.crc32(content, crc)
+                    if size > member.size:
+                        break
+                    yield content
+        except zlib.error as error:
+            raise DamagedArchive(
+                f"{self.where}: {member.name} is damaged ({error}): its size or CRC is wrong."
+            ) from error
+        if (size, crc) != (member.size, member.crc) or (inflate is not None and not inflate.eof):
+            raise DamagedArchive(f"{self.where}: {member.name} is damaged: its size or CRC is wrong.")
 
     def read(self, member: Member) -> bytes:
         """The content of one member; read once more when it arrives damaged."""
@@ -219,66 +219,33 @@ class ZipArchive:
             if not job.cancelled():
                 job.result()
 
-    def fetch(
-        self,
-        member: Member,
-        target: Path,
-        *,
-        progress: Callable[[int, int | None], None] | None = None,
-        sleep: Callable[[float], object] | None = None,
-    ) -> Path:
-        """One big member at `target`: its packed bytes are downloaded (resumable), unpacked and checked.
+    def fetch(self, member: Member, target: Path, progress: Counting | None = None) -> Path:
+        """One big member at `target`: its packed bytes come block by block, resumable, and are unpacked and checked."""
+        start, part = self.data_start(member), target.with_name(target.name + ".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        before = part.stat().st_size if part.exists() else 0
 
-        The archive's source must be a RangeReader.
-        """
-        assert isinstance(self.source, RangeReader)
-        start = self.data_start(member)
-        header = self.source.read(member.at, start)
-        packed = target if member.is_stored else target.with_name(target.name + ".deflate")
+        def blocks() -> Iterator[bytes]:
+            with open(part, "rb") as handle:
+                yield from self._blocks(member, iter(lambda: handle.read(_BLOCK), b""))
 
-        def blocks(path: Path) -> Iterator[bytes]:
-            return self._blocks(member, _HeldOnDisk(header, member.at, path))
-
-        def check(path: Path) -> str | None:
-            try:
-                for _ in blocks(path):
-                    pass
-            except DamagedArchive as error:
-                return str(error).removesuffix(".")
-            return None
-
-        if packed.exists() and check(packed) is not None:
-            packed.unlink()
-        window = (start, start + member.packed_size)
-        download(self.source.url, packed, window=window, check=check, progress=progress, sleep=sleep)
-        if not member.is_stored:
-            with atomic_write(target) as handle:
-                for block in blocks(packed):
-                    handle.write(block)
-            packed.unlink()
-        return target
-
-    def _blocks(self, member: Member, record: ByteSource, length: int = _BLOCK) -> Iterator[bytes]:
-        """A member's content from its record, in blocks; raises DamagedArchive at the latest after the last."""
-        size = 0
+        with open(part, "ab") as handle:
+            handle.truncate(min(before, member.packed_size))
+            while (done := handle.seek(0, os.SEEK_END)) < member.packed_size:
+                stop = min(done + _GROUP_BYTES, member.packed_size)
+                handle.write(self.source.read(start + done, start + stop))
+                if progress is not None:
+                    progress(stop, member.packed_size)
         try:
-            with self._file.reading(record, member):
-                # zipfile counts its open members without a lock.
-                with self._opening:
-                    handle = self._zip.open(member.info)
-                try:
-                    while block := handle.read(length):
-                        size += len(block)
-                        yield block
-                finally:
-                    with self._opening:
-                        handle.close()
-        except (*_ZIP_ERRORS, zlib.error) as error:
-            raise DamagedArchive(
-                f"{self.where}: {member.name} is damaged: its size or CRC is wrong, or its record ({error})."
-            ) from error
-        if size != member.size:
-            raise DamagedArchive(f"{self.where}: {member.name} is damaged: its size or CRC is wrong.")
+            with atomic_write(target) as unpacked:
+                unpacked.writelines(blocks())
+        except DamagedArchive:
+            part.unlink()
+            if not before:
+                raise
+            return self.fetch(member, target, progress)  # what had arrived before was not of this archive
+        part.unlink()
+        return target
 
 
 def crc_of(path: Path) -> int:
@@ -290,64 +257,16 @@ def crc_of(path: Path) -> int:
     return crc
 
 
-@dataclass(frozen=True)
-class _Held:
-    """Bytes in memory, addressed as in the archive."""
-
-    content: bytes
-    at: int
-
-    def size(self) -> int:
-        return self.at + len(self.content)
-
-    def read(self, start: int, stop: int) -> bytes:
-        return self.content[start - self.at : stop - self.at]
-
-
-@dataclass(frozen=True)
-class _HeldOnDisk:
-    """A record whose header is in memory and whose packed bytes are a file, addressed as in the archive."""
-
-    header: bytes
-    at: int
-    path: Path
-
-    def size(self) -> int:
-        return self.at + len(self.header) + self.path.stat().st_size
-
-    def read(self, start: int, stop: int) -> bytes:
-        begin = self.at + len(self.header)
-        if start < begin:
-            return self.header[start - self.at : stop - self.at]
-        with open(self.path, "rb") as handle:
-            handle.seek(start - begin)
-            return handle.read(stop - start)
-
-
 class _SourceFile(io.RawIOBase):
-    """A byte source as the seekable file that zipfile reads.
-
-    zipfile seeks and reads under a lock of its own, so threads share the position. While a thread unpacks a member,
-    what it reads comes from that member's record, and nothing outside of the record is read.
-    """
+    """A byte source as the seekable file of which zipfile reads the directory."""
 
     def __init__(self, source: ByteSource, where: str) -> None:
         super().__init__()
         self._source, self._where = source, where
         self._size = source.size()
-        tail_at = max(0, self._size - _TAIL_BYTES)
-        self._tail = _Held(source.read(tail_at, self._size), tail_at)
+        self._tail_at = max(0, self._size - _TAIL_BYTES)
+        self._tail = source.read(self._tail_at, self._size)
         self._position = 0
-        self._reading = threading.local()
-
-    @contextlib.contextmanager
-    def reading(self, record: ByteSource, member: Member) -> Iterator[None]:
-        """For this thread, reads from the record of a member alone."""
-        self._reading.now = record, member
-        try:
-            yield
-        finally:
-            self._reading.now = None
 
     def readable(self) -> bool:
         return True
@@ -368,24 +287,13 @@ class _SourceFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         start = min(self._position, self._size)
         stop = self._size if size < 0 else min(start + size, self._size)
-        content = self._bytes(start, stop)
-        self._position = start + len(content)
-        return content
-
-    def _bytes(self, start: int, stop: int) -> bytes:
-        now = getattr(self._reading, "now", None)
-        if now is not None:
-            record, member = now
-            if not member.at <= start <= stop <= member.stop:
-                raise DamagedArchive(f"{self._where}: {member.name} overlaps the member after it.")
-            found: bytes = record.read(start, stop)
-            return found
-        if start >= self._tail.at:
-            return self._tail.read(start, stop)
         if stop - start > _DIRECTORY_BYTES:
             raise DamagedArchive(
                 f"{self._where} declares a list of {stop - start:,} bytes: it is damaged or malicious."
             )
+        self._position = stop
+        if start >= self._tail_at:
+            return self._tail[start - self._tail_at : stop - self._tail_at]
         return self._source.read(start, stop)
 
 
@@ -401,23 +309,12 @@ def _groups(members: Sequence[Member], gap: int) -> Iterator[list[Member]]:
 
 
 def _write_whole(target: Path, content: bytes) -> None:
-    """Writes a temporary file, then renames it. Not synced: the caller's record of CRCs finds what a power cut lost."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    """Not synced: the caller's record of CRCs finds what a power cut lost. Raises OutOfSpace, DownloadFailed."""
     try:
-        with open(temporary, "wb") as handle:
+        with atomic_write(target, durable=False) as handle:
             handle.write(content)
-        os.replace(temporary, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutOfSpace(
-                    f"No space left while writing {target}. Free some space and run the same command again: "
-                    "files written before are complete."
-                ) from error
-            raise DownloadFailed(f"Cannot write {target}: {error.strerror or error}.") from error
-        raise
+    except OSError as error:
+        raise DownloadFailed(f"Cannot write {target}: {error.strerror or error}.") from error
 
 
 def _checked(infos: Sequence[zipfile.ZipInfo], directory_at: int, where: str) -> dict[str, Member]:
@@ -432,7 +329,15 @@ def _checked(infos: Sequence[zipfile.ZipInfo], directory_at: int, where: str) ->
         raise DamagedArchive(f"{where}: members share their bytes: damaged, or a zip bomb. Do not unpack it.")
     found: dict[str, Member] = {}
     for info in infos:
-        member = Member(info, following[info.header_offset])
+        member = Member(
+            info.orig_filename,
+            info.header_offset,
+            following[info.header_offset],
+            info.compress_size,
+            info.file_size,
+            info.CRC,
+            info.compress_type == STORED,
+        )
         if not 0 <= member.at <= member.at + 30 + member.packed_size <= member.stop:
             raise DamagedArchive(
                 f"{where}: members overlap at {member.name}: damaged, or a zip bomb. Do not unpack it."

@@ -40,7 +40,7 @@ from panbench.base.zips import ByteSource, Member, Slice, ZipArchive, crc_of
 
 SPLITS = ("val", "train", "test-dev")
 
-# Above this share, the whole archive is fetched (several connections, SHA-256) rather than single members.
+# Above this share, the whole archive is fetched (one request, SHA-256) rather than single members.
 _WHOLE_SHARE = 0.6
 _CONNECTIONS = 8
 _STATE_FOLDER = ".panbench"
@@ -417,7 +417,7 @@ class _Fetch:
             member = _found(inside, opened)
             require_space(self.root, member.size + member.packed_size, str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            opened.fetch(member, path, progress=self._counted(path.name, self._reader(archive)), sleep=self.sleep)
+            opened.fetch(member, path, progress=lambda done, total: self._report(path.name, done, total))
             tree.wrote([path.name])
         tree.save()
 
@@ -507,7 +507,7 @@ class _Fetch:
         require_space(self.root, 2 * member.size + member.packed_size, f"{member.name} with its unpacked files")
         self._temporary.mkdir(parents=True, exist_ok=True)
         kept = self._temporary / name
-        opened.fetch(member, kept, progress=self._counted(name, reader), sleep=self.sleep)
+        opened.fetch(member, kept, progress=lambda done, total: self._report(name, done, total))
         self._came_whole.add(tree.folder.name)
         return self._open_inner(str(kept), functools.partial(RangeReader, kept))
 
@@ -535,7 +535,7 @@ class _Fetch:
                 return 0
             target.unlink(missing_ok=True)
             url = f"{self.host.base}/{folder.name}/{name}"
-            download(url, target, connections=1, check=check, sleep=self.sleep)
+            download(url, target, check=check, sleep=self.sleep)
             return target.stat().st_size
 
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
@@ -617,7 +617,7 @@ class _Fetch:
     def _fetch_whole(self, archive: Archive) -> RangeReader:
         target = self._temporary / archive.name
         url = f"{self.host.base}/{archive.path}"
-        counted = self._counted(archive.name, None)
+        counted = self._counted(archive.name)
         download(url, target, sha256=archive.sha256, size=archive.size, progress=counted, sleep=self.sleep)
         before = self._readers.pop(archive.path, None)
         if before is not None:
@@ -634,13 +634,12 @@ class _Fetch:
         state = self.root / _STATE_FOLDER / f"{name or folder.name}.json"
         return _Tree(state, folder, archive)
 
-    def _counted(self, label: str, reader: RangeReader | None) -> Callable[[int, int | None], None]:
+    def _counted(self, label: str) -> Callable[[int, int | None], None]:
         """Passes progress on, and adds what this call (not an earlier one) downloaded to the bytes fetched."""
-        remote = reader is None or local_path(reader.url) is None
         last: list[int] = []
 
         def report(done: int, total: int | None) -> None:
-            if remote and last:
+            if last:
                 # A download that had to start over counts again from 0.
                 self._downloaded += done - last[0] if done >= last[0] else done
             last[:] = [done]

@@ -38,12 +38,6 @@ def pauses() -> list[float]:
     return []
 
 
-@pytest.fixture
-def small_spans(monkeypatch):
-    """Makes the file big enough to come over several connections."""
-    monkeypatch.setattr(download_module, "_SPAN_BYTES", 40_000)
-
-
 def fetch(server: FaultServer, folder: Path, pauses: list[float], **arguments) -> Path:
     return download(server.url + "/file.bin", folder / "file.bin", sleep=pauses.append, **arguments)
 
@@ -74,13 +68,6 @@ def test_a_wrong_file_under_the_name_is_replaced(server, tmp_path, pauses):
     assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
 
 
-def test_several_connections_share_a_big_file(server, tmp_path, pauses, small_spans):
-    target = fetch(server, tmp_path, pauses, sha256=SHA256, size=len(CONTENT), connections=4)
-    assert target.read_bytes() == CONTENT
-    assert len(server.log) == 8
-    assert server.sent == len(CONTENT)
-
-
 def test_progress_counts_every_byte_up_to_the_total(server, tmp_path, pauses):
     seen: list[tuple[int, int | None]] = []
     fetch(server, tmp_path, pauses, progress=lambda done, total: seen.append((done, total)))
@@ -100,22 +87,9 @@ def test_a_connection_dropped_at_random_bytes_resumes_at_the_byte(server, tmp_pa
     assert server.sent == len(CONTENT)
 
 
-def test_several_connections_survive_drops(server, tmp_path, pauses, small_spans):
-    server.faults["/file.bin"] = [Fault(drop_after=random.Random(seed).randrange(40_000)) for seed in range(6)]
-    target = fetch(server, tmp_path, pauses, sha256=SHA256, size=len(CONTENT), connections=3)
-    assert target.read_bytes() == CONTENT
-    assert server.sent == len(CONTENT)
-
-
 def test_a_server_without_ranges_gives_the_file_from_its_start_again(server, tmp_path, pauses):
     server.faults["/file.bin"] = [Fault(drop_after=100_000), Fault(ignore_range=True)]
     assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
-
-
-def test_several_connections_fall_back_to_one_without_ranges(server, tmp_path, pauses, small_spans):
-    server.always["/file.bin"] = Fault(ignore_range=True)
-    target = fetch(server, tmp_path, pauses, sha256=SHA256, size=len(CONTENT), connections=4)
-    assert target.read_bytes() == CONTENT
 
 
 def test_a_file_that_changed_between_resumes_is_not_mixed(server, tmp_path, pauses):
@@ -387,32 +361,6 @@ def test_a_wrong_or_missing_local_source_is_refused(tmp_path, content):
     assert not (tmp_path / "copy.bin").exists()
 
 
-def test_a_window_of_a_file_comes_alone(server, tmp_path, pauses):
-    server.faults["/file.bin"] = [Fault(drop_after=500)]
-    target = fetch(server, tmp_path, pauses, window=(1000, 5000))
-    assert target.read_bytes() == CONTENT[1000:5000]
-    assert requested(server) == ["bytes=1000-4999", "bytes=1500-4999"]
-    assert server.sent == 4000
-
-
-def test_a_big_window_comes_over_several_connections(server, tmp_path, pauses, small_spans):
-    server.faults["/file.bin"] = [Fault(drop_after=n) for n in (5, 500, 5000)]
-    target = fetch(server, tmp_path, pauses, window=(1000, 250_000), connections=4)
-    assert target.read_bytes() == CONTENT[1000:250_000]
-    assert server.sent == 249_000
-
-
-def test_a_window_of_a_local_file_comes_alone(tmp_path):
-    (tmp_path / "file.bin").write_bytes(CONTENT)
-    assert download(tmp_path / "file.bin", tmp_path / "copy", window=(1000, 5000)).read_bytes() == CONTENT[1000:5000]
-
-
-def test_a_window_needs_a_server_with_ranges(server, tmp_path, pauses):
-    server.always["/file.bin"] = Fault(ignore_range=True)
-    with pytest.raises(RangesUnsupported):
-        fetch(server, tmp_path, pauses, window=(1000, 5000))
-
-
 def test_a_check_can_refuse_the_finished_file(server, tmp_path, pauses):
     with pytest.raises(DownloadFailed, match="its CRC is wrong"):
         fetch(server, tmp_path, pauses, check=lambda path: "its CRC is wrong")
@@ -438,8 +386,6 @@ def test_a_proxy_of_the_environment_is_used(server, tmp_path, pauses, monkeypatc
 def test_arguments_are_checked(tmp_path):
     with pytest.raises(BadArgument, match="SHA-256"):
         download("http://127.0.0.1/x", tmp_path / "x", sha256="not hex")
-    with pytest.raises(BadArgument, match="window"):
-        download("http://127.0.0.1/x", tmp_path / "x", window=(5, 1))
     with pytest.raises(DownloadFailed, match="http, https, file"):
         download("ftp://127.0.0.1/x", tmp_path / "x")
 

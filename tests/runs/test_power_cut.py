@@ -126,7 +126,7 @@ def test_a_download_that_goes_on_after_a_power_cut_has_all_bytes(results, tmp_pa
         url = f"{server.url}/file.bin"
 
         def fetch(folder: Path) -> Path:
-            return download(url, folder / "file.bin", sha256=digest, connections=1, sleep=lambda seconds: None)
+            return download(url, folder / "file.bin", sha256=digest, sleep=lambda seconds: None)
 
         server.faults["/file.bin"] = [Fault(drop_after=30_000, block=4000), Fault(block=4000)]
         for number, left in enumerate(cuts(results, lambda: fetch(results))):

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
 from panbench.base.extras import install_line
-from panbench.base.hub_settings import endpoint
 from panbench.catalog import ModelSpec, repository_of
 from panbench.datasets.convert import shipped_categories
 from panbench.models.adapter import Adapter
@@ -57,7 +56,7 @@ _TIMM_RESNETS = {
 
 
 def _import_transformers() -> Any:
-    endpoint()  # a bad address would end the import with a traceback that quotes it
+    hub.endpoint()  # a bad address would end the import with a traceback that quotes it
     try:
         module = importlib.import_module("transformers")
     except ImportError as error:
