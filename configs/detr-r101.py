@@ -11,7 +11,7 @@ panbench = {
         "split": "val2017",
         "source": "arXiv 2112.01527v3, table 1",
     },
-    "params": None,
+    "params": 61_839_192,
     "input_size": "800×1333",
     "trained_on": "coco",
     "license": "Apache-2.0",

@@ -9,7 +9,7 @@ panbench = {
         "split": "val",
         "source": "tue-mps/eomt 7bd19dd, model_zoo/dinov2.md",
     },
-    "params": None,
+    "params": 1_171_020_951,
     "input_size": "1280²",
     "trained_on": "ade20k",
     "license": "MIT",

@@ -9,7 +9,7 @@ panbench = {
         "split": "val",
         "source": "tue-mps/eomt 7bd19dd, model_zoo/dinov2.md",
     },
-    "params": None,
+    "params": 1_163_648_151,
     "input_size": "640²",
     "trained_on": "ade20k",
     "license": "MIT",

@@ -9,7 +9,7 @@ panbench = {
         "split": "val2017",
         "source": "tue-mps/eomt 7bd19dd, model_zoo/dinov2.md",
     },
-    "params": None,
+    "params": 316_695_686,
     "input_size": "640²",
     "trained_on": "coco",
     "license": "MIT",

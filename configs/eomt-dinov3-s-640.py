@@ -9,7 +9,7 @@ panbench = {
         "split": "val2017",
         "source": "tue-mps/eomt 7bd19dd, model_zoo/dinov3.md",
     },
-    "params": None,
+    "params": 23_356_934,
     "input_size": "640²",
     "trained_on": "coco",
     "license": "MIT",

@@ -10,7 +10,7 @@ panbench = {
         "split": "val",
         "source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
     },
-    "params": None,
+    "params": 215_543_051,
     "input_size": "640×2560",
     "trained_on": "ade20k",
     "license": "CC-BY-NC-4.0",

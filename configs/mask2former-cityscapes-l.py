@@ -10,7 +10,7 @@ panbench = {
         "split": "val",
         "source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
     },
-    "params": None,
+    "params": 215_509_384,
     "input_size": "1024×2048",
     "trained_on": "cityscapes",
     "license": "CC-BY-NC-4.0",

@@ -5,7 +5,7 @@ panbench = {
     "backbone": "Swin-B",
     "weights": None,
     "published": None,
-    "params": None,
+    "params": 106_919_870,
     "input_size": "800×1333",
     "trained_on": "coco",
     "license": "CC-BY-NC-4.0",

@@ -10,7 +10,7 @@ panbench = {
         "split": "val2017",
         "source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
     },
-    "params": None,
+    "params": 215_538_682,
     "input_size": "800×1333",
     "trained_on": "coco",
     "license": "CC-BY-NC-4.0",

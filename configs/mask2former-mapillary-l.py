@@ -11,7 +11,7 @@ panbench = {
         "split": "val",
         "source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
     },
-    "params": None,
+    "params": 215_521_206,
     "input_size": "2048×2048",
     "trained_on": "mapillary",
     "license": "CC-BY-NC-4.0",

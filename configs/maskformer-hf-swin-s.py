@@ -10,7 +10,7 @@ panbench = {
         "split": "val2017",
         "source": "facebookresearch/MaskFormer da3e60d, MODEL_ZOO.md",
     },
-    "params": None,
+    "params": 63_072_080,
     "input_size": "800×1333",
     "trained_on": "coco",
     "license": "CC-BY-NC-4.0",

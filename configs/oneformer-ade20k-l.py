@@ -11,7 +11,7 @@ panbench = {
         "split": "val",
         "source": "SHI-Labs/OneFormer 4962ef6, README.md",
     },
-    "params": None,
+    "params": 218_814_220,
     "input_size": "640×2560",
     "trained_on": "ade20k",
     "license": "MIT",

@@ -5,7 +5,7 @@ panbench = {
     "backbone": "Swin-T",
     "weights": None,
     "published": None,
-    "params": None,
+    "params": 50_737_938,
     "input_size": "512×2048",
     "trained_on": "ade20k",
     "license": "MIT",

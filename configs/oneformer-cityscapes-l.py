@@ -9,7 +9,7 @@ panbench = {
         "split": "val",
         "source": "SHI-Labs/OneFormer 4962ef6, README.md",
     },
-    "params": None,
+    "params": 218_780_553,
     "input_size": "1024×2048",
     "trained_on": "cityscapes",
     "license": "MIT",

@@ -11,7 +11,7 @@ panbench = {
         "split": "val2017",
         "source": "SHI-Labs/OneFormer, README.md",
     },
-    "params": None,
+    "params": 218_784_251,
     "input_size": "800×1333",
     "trained_on": "coco",
     "license": "MIT",

@@ -47,6 +47,18 @@ FAMILIES: Mapping[str, str] = {
 A config may name an adapter of its own (`"adapter": "package.module:Class"`), and then any family.
 """
 
+YEARS: Mapping[str, int] = {
+    "panoptic-fpn": 2019,
+    "maskformer": 2021,
+    "mask2former": 2022,
+    "psf": 2022,
+    "mask-dino": 2023,
+    "oneformer": 2023,
+    "eomt": 2025,
+    "detr": 2020,
+}
+"""The year of each family's paper."""
+
 RULES = Register(
     "panbench.rules",
     {

@@ -47,7 +47,14 @@ class Line:
         text = re.sub(r"\s#\s.*", "", self.text)  # a comment
         text = re.sub(r"\[(-[^\]]*)\]", r"\1", text)  # [--an-option that may be given]
         text = re.sub(r"\b([\w-]+)(\|[\w-]+)+", r"\1", text)  # one|of|several
-        for value, variable in (("", "limit"), ("mask2former", "COCO_MODELS"), ("7", r"\w*IMAGES"), ("x", ".*?")):
+        for value, variable in (
+            ("", "limit"),
+            ("", "many"),
+            ("fp32", "precision"),
+            ("mask2former", "model"),
+            ("7", r"\w*IMAGES"),
+            ("x", ".*?"),
+        ):
             text = re.sub(rf"\{{{variable}\}}", value, text)  # the notebook's
         words = [word.rstrip("…") if len(word) > 1 else word for word in shlex.split(text)[1:]]
         # After an option `…` is its value, elsewhere it is "and so on".

@@ -1,4 +1,4 @@
-"""The repository's address stands in one place and is filled in everywhere from there."""
+"""What holds of the repository's files as a whole."""
 
 import re
 import subprocess
@@ -11,36 +11,16 @@ from scripts.bench import child
 from scripts.bench.harness import compared
 from scripts.make.benchmark_tables import MARKED, RESULTS, documented, pages
 from scripts.make.report_docs import _whole
-from scripts.make.set_repository import declared, naming_files, set_repository
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMED = re.compile(r"(?:github\.com|colab\.research\.google\.com/github)/([\w.-]+/panbench)\b")
-
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 
 
-def test_every_file_names_the_address_of_pyproject():
-    names = {name for file in naming_files() for name in NAMED.findall(file.read_text("utf-8"))}
-    assert names == {declared()}
-    assert ROOT / "notebooks" / "panbench_colab.ipynb" in naming_files()
-
-
-def test_the_release_step_fills_it_in_everywhere(tmp_path):
-    (tmp_path / "pyproject.toml").write_text('urls = {Repository = "https://github.com/OWNER/panbench"}\n')
-    (tmp_path / "a.md").write_text("[here](https://github.com/OWNER/panbench/issues), OWNER alone stays\n")
-    (tmp_path / "b.md").write_text("nothing\n")
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
-    changed = set_repository("lab/panbench-2", tmp_path)
-    assert sorted(path.name for path in changed) == ["a.md", "pyproject.toml"]
-    assert (tmp_path / "a.md").read_text() == "[here](https://github.com/lab/panbench-2/issues), OWNER alone stays\n"
-    assert declared(tmp_path) == "lab/panbench-2"
-    assert set_repository("OWNER/panbench", tmp_path)
-
-
-def test_what_is_no_address_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is not OWNER/NAME"):
-        set_repository("https://github.com/x/y")
+def test_no_file_holds_a_placeholder_for_an_address():
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in tracked.split("\0") if name and (ROOT / name).is_file()]
+    placeholder = re.compile(rb"(?:github\.com|/github)/OWNE" rb"R\b|OWNE" rb"R/\w")
+    assert [str(file.relative_to(ROOT)) for file in files if placeholder.search(file.read_bytes())] == []
 
 
 def test_documents_install_from_the_clone_or_an_address_as_long_as_no_index_has_panbench():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
@@ -139,12 +140,14 @@ class _Text:
 
     def _table(self, grid: Grid, room: int) -> RenderResult:
         widths = _fitted(grid, room)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
+        # The gap between columns is part of their width: versions of Rich differ in what they add to padded columns.
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, header_style="bold")
         for index, (name, width) in enumerate(zip(grid.columns, widths, strict=True)):
-            if index < grid.words:
-                table.add_column(Text(_folded(plain(name), width)), min_width=width, no_wrap=True)
-            else:
-                table.add_column(Text(_folded(plain(name), width)), min_width=width, justify="right", no_wrap=True)
+            is_words = index < grid.words
+            gap = index < len(widths) - 1 if is_words else index > grid.words
+            justify: Literal["left", "right"] = "left" if is_words else "right"
+            head = Text(_folded(plain(name), width))
+            table.add_column(head, min_width=width + GAP // 2 * gap, justify=justify, no_wrap=True)
         for row, cells in enumerate(grid.shown):
             shown = (
                 Text(

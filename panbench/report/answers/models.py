@@ -1,17 +1,16 @@
 """The list of models: those that can be named, and the published systems that nobody can run here."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from panbench.base.errors import BadArgument
 from panbench.base.extras import install_line
 from panbench.base.text import in_sentence, licence_in_words
-from panbench.catalog import ModelSpec, Published, address_of, extra_missing, origin, repository_of
+from panbench.catalog import YEARS, ModelSpec, Published, address_of, extra_missing, origin, repository_of
 from panbench.published import PublishedResult, published_results
 from panbench.report.answers.grid import ABSENT, Grid, as_text, count, percent
 from panbench.weights import weights_here
@@ -36,15 +35,14 @@ class Listing:
         """For a terminal: the models, the systems that are published only, and the sources by number."""
         shown: list[RenderableType] = []
         if self.specs:
-            shown.append(models_text(self.specs, self.sources))
+            shown.append(models_text(self.specs))
         if self.published_only:
             shown.append(as_text(self._published_grid()))
         notes = [f"[{number}] {source}" for number, source in enumerate(self.sources, start=1)]
-        if any("not for commercial use" in licence_in_words(spec.license or "") for spec in self.specs):
-            notes.append("CC-BY-NC: the weights are not for commercial use.")
         if self.specs:
-            notes.append("From: mmdet's zoo; the Hugging Face hub; git, a release on GitHub; ours, with panbench.")
-            notes.append("`--json` has families, backbones, input sizes, and where each licence stands.")
+            notes.append(
+                "`--json` has families, backbones, where weights and each PQ come from, and where each licence stands."
+            )
         return [*shown, "\n".join(notes)] if notes else shown
 
     def _published_grid(self) -> Grid:
@@ -105,31 +103,40 @@ def list_models(specs: Sequence[ModelSpec], words: str = "", data: str | None = 
     return Listing(kept, only)
 
 
-def models_text(specs: Sequence[ModelSpec], sources: Sequence[str] = ()) -> RenderableType:
-    """The models as a table for a terminal: training data, published PQ on it, and whether the weights are here.
+def models_text(specs: Sequence[ModelSpec]) -> RenderableType:
+    """The models as tables for a terminal, one for each training set: what one chooses by."""
+    sources = tuple(dict.fromkeys(spec.published.source for spec in specs if spec.published))
+    sets = dict.fromkeys(spec.trained_on for spec in specs)
+    tables = [part for name in sets for part in (_trained_on(name, specs, sources), "")]
+    return Group(*tables, "\n".join(_below(specs)))
 
-    sources: where the PQ are published; each row has the number of its own, from 1
-    """
+
+def _trained_on(name: str | None, specs: Sequence[ModelSpec], sources: Sequence[str]) -> RenderableType:
+    """The table of the models of one training set. sources: where PQ are published, numbered from 1."""
     rows = tuple(
         (
             spec.name,
-            spec.trained_on or ABSENT,
-            origin(spec),
-            _short_licence(spec.license),
+            "NC" if "NC" in (spec.license or "") else "",
+            str(YEARS.get(spec.family or "", ABSENT)),
             count(spec.params),
+            spec.input_size or ABSENT,
             percent(spec.published.PQ, 1) if spec.published else ABSENT,
-            str(1 + sources.index(spec.published.source))
-            if spec.published and spec.published.source in sources
-            else ABSENT,
+            str(1 + sources.index(spec.published.source)) if spec.published else ABSENT,
             ("yes" if weights_here(spec) else "no") + ("*" if extra_missing(spec) else ""),
         )
         for spec in specs
+        if spec.trained_on == name
     )
+    columns = (f"On {name or 'other data'}", "", "Year", "params", "Input", "PQ", "Src", "Here")
+    return as_text(Grid(columns, rows, words=2))
+
+
+def _below(specs: Sequence[ModelSpec]) -> list[str]:
+    """What the columns mean."""
     on = sorted({f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published})
     published = f"PQ as published on {on[0] if len(on) == 1 else 'the val of its data'}. " if on else ""
-    columns = ("Model", "Data", "From", "Licence", "params", "PQ", "Src", "Here")
-    notes = (f"{published}Here: the weights are on this machine.", *_lacking(specs))
-    return as_text(Grid(columns, rows, words=4, notes=notes))
+    commercial = ["NC: the weights are not for commercial use."] if any("NC" in str(s.license) for s in specs) else []
+    return [f"{published}Here: the weights are on this machine.", *commercial, *_lacking(specs)]
 
 
 def _lacking(specs: Sequence[ModelSpec]) -> list[str]:
@@ -197,8 +204,3 @@ def _words_of(spec: ModelSpec) -> str:
 
 def _holds(text: str, words: Sequence[str]) -> bool:
     return all(word in text.casefold() for word in words)
-
-
-def _short_licence(licence: str | None) -> str:
-    """A licence without its version, for a narrow table; `--json` has all of it."""
-    return ABSENT if licence is None else re.sub(r"-[\d.]+$", "", licence)
