@@ -52,9 +52,9 @@ def run_of(name: str, kind: str, out: Path, again: bool) -> Path:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         if kind == "layers":
-            time_layers(shown, dataset, {model.rule: home}, cpu=True)
+            time_layers(shown, dataset, {model.rule: home})
         else:
-            time_sizes(shown, dataset, {model.rule: home}, study.factors, cpu=True)
+            time_sizes(shown, dataset, {model.rule: home}, study.factors)
         torch.set_num_threads(threads)
     return home
 

@@ -268,8 +268,15 @@ def _how_timed(one: Tradeoff) -> str:
     spent = "Times: CPU time" if one.timed.get("clock") == "CPU" else "Times:"
     return (
         f"{spent} of {what}, without reading and fusion; the median of {images} images, one at a time, on "
-        f"{one.timed.get('device')} ({one.timed.get('threads')} threads), in {one.timed.get('precision')}."
+        f"{one.timed.get('device')} ({one.timed.get('threads')} threads), in {one.timed.get('precision')}"
+        f"{_load(one.timed)}."
     )
+
+
+def _load(timed: Mapping[str, Any]) -> str:
+    """How many processes wanted to run while times were measured, where the system says it."""
+    load = timed.get("load")
+    return f"; load of the machine {load:.1f}" if isinstance(load, float) else ""
 
 
 def _span(low: float | None, high: float | None, digits: int, *, with_sign: bool = False) -> str:
@@ -289,7 +296,7 @@ def tradeoff_record(found: Sequence[Tradeoff]) -> list[dict[str, Any]]:
             "images": len(one.run.images),
             "timed_on": None
             if one.timed is None
-            else {name: one.timed.get(name) for name in ("device", "threads", "precision", "clock")},
+            else {name: one.timed.get(name) for name in ("device", "threads", "precision", "clock", "load")},
             "steps": [
                 {
                     one.kind.word: int(step.number) if one.kind is LAYERS else step.number,

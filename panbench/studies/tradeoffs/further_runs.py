@@ -1,5 +1,6 @@
 """What follows the first run: runs at other sizes, and the time that each layer or size takes."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -46,13 +47,11 @@ def evaluate_sizes(
     time_sizes(model, dataset, folders, factors, reporter)
 
 
-def time_layers(
-    model: Model, dataset: Dataset, folders: "Mapping[Rule, Path]", reporter: Reporter = SILENT, *, cpu: bool = False
-) -> None:
-    """Times the network cut after each layer that has a run, and the whole one; cpu: in CPU time of all threads."""
+def time_layers(model: Model, dataset: Dataset, folders: "Mapping[Rule, Path]", reporter: Reporter = SILENT) -> None:
+    """Times the network cut after each layer that has a run, and the whole one."""
     of = layered(model)
     models: dict[str, Model] = {str(layer): cut_after(of.network, layer) for layer in of.earlier}
-    _time(LAYERS, {**models, str(of.count): of.network}, dataset, list(folders.values()), reporter, cpu=cpu)
+    _time(LAYERS, {**models, str(of.count): of.network}, dataset, list(folders.values()), reporter)
 
 
 def time_sizes(
@@ -61,21 +60,21 @@ def time_sizes(
     folders: "Mapping[Rule, Path]",
     factors: Sequence[float],
     reporter: Reporter = SILENT,
-    *,
-    cpu: bool = False,
 ) -> None:
-    """Times the network at each size, and at its own; cpu: in CPU time of all threads."""
+    """Times the network at each size, and at its own."""
     models = {f"{factor:g}": ScaledModel(model, factor) for factor in factors}
-    _time(SIZES, {**models, "1": model}, dataset, list(folders.values()), reporter, cpu=cpu)
+    _time(SIZES, {**models, "1": model}, dataset, list(folders.values()), reporter)
 
 
-def _time(
-    kind: Kind, models: Mapping[str, Model], dataset: Dataset, homes: Sequence[Path], reporter: Reporter, *, cpu: bool
-) -> None:
-    """Writes the milliseconds that each model takes for an image beside each run of `homes`."""
+def _time(kind: Kind, models: Mapping[str, Model], dataset: Dataset, homes: Sequence[Path], reporter: Reporter) -> None:
+    """Writes the milliseconds that each model takes for an image beside each run of `homes`.
+
+    On a CPU they are CPU time of all threads: other programs hardly change it, where they double the time by the clock.
+    """
     reporter.status(f"Timing {kind.plural}")
-    spent = milliseconds(models, dataset, time.process_time if cpu else time.perf_counter)
     first = next(iter(models.values()))
+    cpu = first.device.type == "cpu"
+    spent = milliseconds(models, dataset, time.process_time if cpu else time.perf_counter)
     record = {
         "schema": 1,
         "weights_sha256": first.describe().weights_sha256,
@@ -83,6 +82,7 @@ def _time(
         "threads": torch.get_num_threads(),
         "precision": first.precision,
         "clock": "CPU" if cpu else "wall",
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "milliseconds": spent,
     }
     for home in homes:

@@ -171,6 +171,9 @@ def test_the_layers_of_a_pass_are_scored_into_runs_beside_the_models_own(tmp_pat
     times = json.loads((tmp_path / "run@layers.json").read_text())
     assert list(times["milliseconds"]) == ["1", "2", "3"]
     assert {len(spent) for spent in times["milliseconds"].values()} == {4}
+    # By the clock, a loaded machine would show its load as the network's time.
+    assert times["clock"] == "CPU"
+    assert isinstance(times["load"], float)
 
 
 def test_layers_are_added_to_a_finished_run_by_resuming(tmp_path):
