@@ -1,15 +1,18 @@
 """`panbench score`: predictions of any framework."""
 
 import shlex
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from panbench.base.errors import BadArgument
 from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.cli import console
-from panbench.cli.command import SHARD, command, family, flag, option
+from panbench.cli.command import OFFSET, SHARD, command, family, flag, option
 from panbench.cli.options import options_from
 
 if TYPE_CHECKING:
@@ -22,10 +25,10 @@ app = family()
 class ScoreRequest:
     """What `panbench score` is asked for: a field an option, but for those of studies."""
 
-    gt: Annotated[
-        Path, option("The ground truth: COCO panoptic JSON, 'gt-*.json', or shards (.tar, .parquet).", metavar="FILE")
-    ]
-    pred: Annotated[Path, option("The predictions: COCO panoptic JSON, 'pred-*.json', or shards.", metavar="FILE")]
+    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE")]
+    pred: Annotated[Path | None, option("The predictions: COCO panoptic JSON.", metavar="FILE")] = None
+    semantic: Annotated[Path | None, option("Instead: semantic predictions, one-channel PNGs.", metavar="DIR")] = None
+    offset: Annotated[str, option(OFFSET, metavar="N|order|FILE")] = "0"
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")] = (
         None
     )
@@ -53,24 +56,31 @@ class ScoreRequest:
     "panbench score --gt panoptic_val2017.json --pred predictions.json",
     "panbench score --gt gt.json --pred pred.json --out results/mine",
     "panbench score --gt gt.json --pred pred.json --shard 3/8 --out results/s.3",
+    "panbench score --gt gt.json --semantic maps --out results/semantic",
 )
 @options_from(ScoreRequest, "score")
 def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOptions, ...]") -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
     from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+    from panbench.report.answers.measures import semantic_answer
     from panbench.report.answers.options import Scoring
     from panbench.report.answers.tables import comparison_row, summary_text
+    from panbench.runs import take_predictions
     from panbench.scoring.folder import as_json as scores_of
     from panbench.scoring.folder import score_folder
 
     refuse_ranks("score")
-    scoring = Scoring(request.gt, request.pred, request.gt_dir, request.pred_dir)
-    for study in studies:
-        study.check(scoring)
-    with console.Bars() as bars:
+    if (request.pred is None) == (request.semantic is None):
+        raise BadArgument("Give the predictions: --pred with a JSON, or --semantic with a folder of maps.")
+    with ExitStack() as stack:
+        bars = stack.enter_context(console.Bars())
+        pred = request.pred or _semantic(request, stack)
+        scoring = Scoring(request.gt, pred, request.gt_dir, request.pred_dir)
+        for study in studies:
+            study.check(scoring)
         run = score_folder(
             request.gt,
-            request.pred,
+            pred,
             request.gt_dir,
             request.pred_dir,
             request.out,
@@ -86,6 +96,10 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             images=request.images,
         )
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
+        if request.semantic is not None:
+            besides.append(semantic_answer(run))
+            if request.out is not None:
+                take_predictions(run, pred, pred.with_suffix(""))
     if request.as_json:
         more = {key: value for found in besides for key, value in found.record.items()}
         console.show_json({**scores_of(run), **more})
@@ -99,3 +113,20 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can analyse it.")
     else:
         console.say(f"Stored. More: `panbench metrics {shlex.quote(str(request.out))}`, `errors`, `compare`")
+
+
+def _semantic(request: ScoreRequest, stack: ExitStack) -> Path:
+    """The semantic maps as panoptic predictions, in a folder that lives as long as `stack`; their JSON."""
+    from panbench.scoring.semantic import semantic_predictions
+
+    assert request.semantic is not None
+    if request.pred_dir is not None or request.resume or request.shard is not None:
+        raise BadArgument("--semantic goes without --pred-dir, --resume and --shard.")
+    # On the disk of the run, which takes the predictions over.
+    beside = request.out.absolute().parent if request.out is not None else None
+    if beside is not None:
+        beside.mkdir(parents=True, exist_ok=True)
+    made = stack.enter_context(tempfile.TemporaryDirectory(prefix=".semantic-", dir=beside))
+    return semantic_predictions(
+        request.gt, request.semantic, Path(made), offset=request.offset, threads=request.workers
+    )

@@ -62,6 +62,10 @@ class SemanticMaps:
         self._by_stem = {path.stem: path for path in files_in(folder, ".png")}
         self._table = _table(self.categories, offset)
 
+    def has(self, file_name: str) -> bool:
+        """Whether there is a PNG of an image."""
+        return Path(file_name).stem in self._by_stem
+
     def read(self, file_name: str, size: tuple[int, int]) -> IdMap:
         """(H, W) int32: the category id of each pixel of an image, NOTHING where there is none. Raises BadDataset."""
         path = self._by_stem.get(Path(file_name).stem)

@@ -20,6 +20,7 @@ from panbench.runs.predictions import (
     check_predictions_json,
     predictions_place,
     stored_predictions,
+    take_predictions,
     write_predictions_json,
 )
 from panbench.runs.record import (
@@ -87,6 +88,7 @@ __all__ = [
     "replacement_of",
     "run_bytes",
     "stored_predictions",
+    "take_predictions",
     "unfinished_run",
     "write_predictions_json",
     "write_recorded",

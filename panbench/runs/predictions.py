@@ -8,20 +8,21 @@ from typing import Any
 
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadRun
-from panbench.base.files import sha256_of
+from panbench.base.files import sha256_of, write_json
 from panbench.panoptic.fingerprint import fingerprint_of_files
 from panbench.panoptic.image_ids import image_id_of, own_id
 from panbench.panoptic.types import PanopticSet
 from panbench.runs.folder import Run
-from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON
+from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON, RECORD
 from panbench.runs.manifest import check_recorded, write_recorded
-from panbench.runs.record import category_record
+from panbench.runs.record import PredictionsRecord, category_record
 from panbench.runs.sources import exist, paths_in, predicted
 
 __all__ = [
     "check_predictions_json",
     "predictions_place",
     "stored_predictions",
+    "take_predictions",
     "write_predictions_document",
     "write_predictions_json",
 ]
@@ -55,6 +56,19 @@ def write_predictions_document(
     ordered = sorted(annotations, key=lambda each: image_id_of(each["image_id"]))
     content = json.dumps({"annotations": ordered, "categories": categories}, ensure_ascii=False, allow_nan=False) + "\n"
     return write_recorded(run, PREDICTIONS_JSON, content.encode())
+
+
+def take_predictions(run: Run, path: Path, folder: Path) -> None:
+    """Moves predictions that a run scored, a JSON and its PNGs, into the run folder, and records them there."""
+    assert run.path is not None
+    assert run.info.predictions is not None
+    document = json.loads(path.read_bytes())
+    folder.replace(run.path / PREDICTIONS)
+    kept = write_predictions_document(
+        run.path, document["annotations"], [category_record(category) for category in run.categories]
+    )
+    record = PredictionsRecord(str(kept.absolute()), str((run.path / PREDICTIONS).absolute()), sha256_of(kept))
+    write_json(run.path / RECORD, replace(run.info, predictions=record).to_json())
 
 
 def predictions_place(run: Run) -> tuple[Path, Path] | None:

@@ -28,6 +28,7 @@ from panbench.report.answers.grid import Grid, percent
 from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import comparison_row, headline
 from panbench.runs import Run
+from panbench.scoring.semantic import NO_INSTANCES
 
 __all__ = ["AFTER_STUDIES", "MEASURES", "Measure", "Measured", "Question", "as_records", "measured", "pixels"]
 
@@ -175,7 +176,19 @@ def _weighted(question: Question) -> Measured:
 
 
 def _semantic(question: Question) -> Measured:
-    found = question.semantic
+    return _of_pixels(question.semantic)
+
+
+def semantic_answer(run: Run) -> Measured:
+    """mIoU and its kin of a run of semantic maps, with what its PQ is not."""
+    fold = PixelFold(run.categories)
+    run.fold(fold)
+    found = _of_pixels(fold.scores())
+    grid = Grid(("Measure", *GROUPS), found.rows, notes=(NO_INSTANCES,))
+    return Measured(grids=(grid,), record={**found.record, "note": NO_INSTANCES})
+
+
+def _of_pixels(found: SemanticScores) -> Measured:
     rows = (
         ("mIoU", percent(found.mIoU), percent(found.mIoU_th), percent(found.mIoU_st)),
         ("frequency-weighted IoU", percent(found.fwIoU), "", ""),

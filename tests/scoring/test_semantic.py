@@ -1,0 +1,74 @@
+"""`score --semantic`: one-channel predictions have PQ of stuff and mIoU, and the answer says what things are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import ran, refused
+
+from panbench.datasets.convert import LabelledImage, write_set
+from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.types import Category
+from panbench.runs import load_run
+
+CATEGORIES = (Category(1, "person", True), Category(90, "sky", False), Category(149, "road", False))
+TRUTH = np.array([[5, 6, 7, 7, 8, 8]], np.int32)
+SEGMENTS = {5: (1, False), 6: (1, False), 7: (90, False), 8: (149, False)}
+FOUND = np.array([[1, 1, 90, 149, 149, 149]], np.uint8)
+
+
+@pytest.fixture
+def files(tmp_path) -> tuple[Path, Path]:
+    """Two persons, sky and road; a map that joins the persons, and takes half of the sky for road."""
+    names = ["town_1.png", "town_2.png"]
+    made = write_set(tmp_path / "set", "val", CATEGORIES, names, lambda name: LabelledImage(name, TRUTH, SEGMENTS))
+    (tmp_path / "maps").mkdir()
+    for name in names:
+        Image.fromarray(FOUND).save(tmp_path / "maps" / name)
+    return made.json, tmp_path / "maps"
+
+
+def test_stuff_and_miou_are_scored_and_things_are_said_to_be_joined(files, tmp_path):
+    gt, maps = files
+    found = json.loads(ran("score", "--gt", gt, "--semantic", maps, "--json").stdout)
+    # Sky: IoU 1/2 is no match. Road: 2 of 3 pixels.
+    assert found["Stuff"]["PQ"] == pytest.approx((0 + 2 / 3) / 2)
+    assert found["semantic"]["mIoU"] == pytest.approx((1 + 1 / 2 + 2 / 3) / 3)
+    assert (found["per_category"]["1"]["FP"], found["per_category"]["1"]["FN"]) == (2, 4)
+    assert "every thing category is one segment an image" in ran("score", "--gt", gt, "--semantic", maps).stdout
+
+
+def test_the_stored_run_keeps_the_maps_as_its_predictions(files, tmp_path):
+    gt, maps = files
+    ran("score", "--gt", gt, "--semantic", maps, "--out", tmp_path / "runs" / "mine")
+    run = load_run(tmp_path / "runs" / "mine")
+    written = json.loads((run.path / "predictions.json").read_text())["annotations"]
+    assert {annotation["image_id"] for annotation in written} == {"town_1", "town_2"}
+    assert read_id_png(run.path / "predictions" / "town_1.png").tolist() == [[1, 1, 2, 3, 3, 3]]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
+    ran("runs", "verify", run.path)
+    again = ran("score", "--gt", gt, "--pred", run.path / "predictions.json", "--json").stdout
+    assert json.loads(again)["All"] == run.summary()["All"]
+
+
+def test_values_and_offset_are_those_of_fuse(files):
+    gt, maps = files
+    for path in maps.iterdir():
+        Image.fromarray(FOUND - 1).save(path)
+    assert "with --offset 1 (as COCO-Stuff's" in refused("score", "--gt", gt, "--semantic", maps)
+    scores = ran("score", "--gt", gt, "--semantic", maps, "--offset", 1, "--json").stdout
+    assert json.loads(scores)["semantic"]["mIoU"] == pytest.approx((1 + 1 / 2 + 2 / 3) / 3)
+
+
+def test_a_missing_map_is_a_missing_prediction(files):
+    gt, maps = files
+    (maps / "town_2.png").unlink()
+    assert "no prediction for 1 of 2 images: town_2." in refused("score", "--gt", gt, "--semantic", maps)
+
+
+def test_one_kind_of_predictions_is_asked_for(files):
+    gt, maps = files
+    for options in ((), ("--pred", "pred.json", "--semantic", maps)):
+        assert "Give the predictions: --pred with a JSON, or --semantic" in refused("score", "--gt", gt, *options)
