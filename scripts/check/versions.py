@@ -51,10 +51,17 @@ def main() -> None:
     parser.add_argument("what", choices=("floors", "colab", "typer"))
     parser.add_argument("tests", nargs="*")
     parser.add_argument("--torch", default=pin("torch", ROOT / "constraints.txt"))
-    parser.add_argument("--python", default=shutil.which("python3.13") or sys.executable)
+    parser.add_argument("--python", default=colabs_python())
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix=f"panbench-{given.what}.") as scratch:
         {"floors": floors, "colab": colab, "typer": typers}[given.what](Path(scratch), given)
+
+
+def colabs_python() -> str:
+    """Python 3.13, which Colab has, if there is one that starts; this one otherwise (the log names it)."""
+    found = shutil.which("python3.13")
+    works = found is not None and subprocess.run([found, "--version"], capture_output=True).returncode == 0
+    return found if found is not None and works else sys.executable
 
 
 def pin(package: str, file: Path) -> str:
