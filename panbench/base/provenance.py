@@ -59,6 +59,15 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself, as far as Linux says."""
+    try:
+        words = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+
+
 def peak_host_memory() -> int | None:
     """Peak memory of this process in bytes; None where the system does not report it (Windows)."""
     try:

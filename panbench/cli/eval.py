@@ -41,13 +41,15 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
     with console.Bars(lines=True) as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.several import check_before, evaluate_models, what_runs
+        from panbench.evaluation.several import check_before, evaluate_models, unused_bf16, what_runs
         from panbench.evaluation.tools.doctor import unused_gpu
 
         check_before(work.dataset, work.folders, work.opening, work.options, work.rules)
     console.say(what_runs(work.specs, work.dataset, work.opening, work.options))
     if request.device == "auto" and (reason := unused_gpu()) is not None:
         console.note(reason)
+    if (faster := unused_bf16(work.specs, work.opening)) is not None:
+        console.note(faster)
     try:
         outcomes = evaluate_models(
             work.specs,

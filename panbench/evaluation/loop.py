@@ -32,13 +32,13 @@ from panbench.panoptic import pixels
 from panbench.panoptic.types import Scene
 from panbench.runs import digest_of
 
-__all__ = ["Loop", "Report", "block_is_full", "images_for_rate", "lanes_of", "worker_threads"]
+__all__ = ["HEAVY_PARAMETERS", "Loop", "Report", "block_is_full", "images_for_rate", "lanes_of", "worker_threads"]
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
 """A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
 
-_HEAVY_PARAMETERS = 20_000_000
+HEAVY_PARAMETERS = 20_000_000
 
 
 def block_is_full(images: int, since: float) -> bool:
@@ -54,7 +54,7 @@ def lanes_of(model: Model, threads: int) -> int:
     model's size decides and no measurement, as the number of threads decides how sums are rounded.
     """
     params = model.describe().params
-    light = params is None or params < _HEAVY_PARAMETERS
+    light = params is None or params < HEAVY_PARAMETERS
     return 2 if model.device.type == "cpu" and threads > 1 and light else 1
 
 

@@ -5,7 +5,11 @@ import types
 import pytest
 import torch
 
+from panbench.base import provenance
 from panbench.base.errors import BadArgument
+from panbench.catalog import find_model
+from panbench.evaluation.opening import Opening
+from panbench.evaluation.several import unused_bf16
 from panbench.evaluation.tools import doctor
 from panbench.models import feeding
 from panbench.models.devices import check_precision, choose_device, lower_precision
@@ -98,6 +102,28 @@ def test_metal_is_not_used_unasked_and_it_is_said_why(monkeypatch):
     assert choose_device("mps").type == "mps"
     assert "no test runs on Metal (MPS); --device mps tries it" in str(doctor.unused_gpu())
     assert "no test runs on Metal" in doctor._torch([])["mps"]
+
+
+@pytest.mark.parametrize(
+    ("models", "opening", "flags", "said"),
+    [
+        (["mask2former-r50"], {}, "flags : fma avx512_bf16 sse", True),
+        (["mask2former-tiny", "maskformer-r50"], {}, "Features : fp asimd bf16", True),
+        (["mask2former-tiny"], {}, "flags : avx512_bf16", False),  # bf16 gains a light model nothing
+        (["mask2former-r50"], {}, "flags : fma avx512f", False),
+        (["mask2former-r50"], {"precision": "bf16"}, "flags : avx512_bf16", False),
+        (["mask2former-r50"], {"precision": "ieee"}, "flags : avx512_bf16", False),
+    ],
+)
+def test_bf16_of_a_cpu_is_said_and_never_chosen_unasked(models, opening, flags, said, monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    monkeypatch.setattr(provenance, "Path", lambda _: tmp_path / "cpuinfo")
+    asked = Opening(device="cpu", **opening)
+    sentence = unused_bf16([find_model(name) for name in models], asked)
+    assert (sentence is not None) == said
+    assert Opening().precision == "fp32"
+    if sentence:
+        assert sentence.startswith("This CPU has bf16: --precision bf16 takes about half the time")
 
 
 def test_what_asks_for_no_gpu_by_name_is_done_on_the_one_that_was_chosen(monkeypatch):
