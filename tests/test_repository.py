@@ -1,5 +1,6 @@
 """What holds of the repository's files as a whole."""
 
+import csv
 import re
 import subprocess
 from pathlib import Path
@@ -132,3 +133,23 @@ def test_work_in_a_process_of_its_own_is_measured_without_its_preparation():
 def test_a_command_that_fails_ends_its_benchmark_with_what_it_said():
     with pytest.raises(SystemExit, match="There is no command"):
         child.in_child(child.panbench, "no-such-command")
+
+
+def test_the_readmes_numbers_are_those_of_tests_and_of_the_tables_that_scripts_wrote():
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    source = (ROOT / "tests" / "metrics" / "test_pq.py").read_text("utf-8")
+    examples, each = re.search(
+        r"max_examples=(\d+).*\n@given\(st.lists\(scene\(\), min_size=(\d+).*\ndef test_random_scenes_score_as", source
+    ).groups()
+    assert f"on {int(examples) * int(each):,} random scenes" in text
+    rows = {row["500 images"]: row for row in table("score")}
+    assert f"a {float(rows['panbench, cold']['× by the clock']):.1f}th of panopticapi's time" in text
+    three = {"Panoptic FPN R50", "MaskFormer R50", "Mask2Former R50"}
+    ratios = [float(row["ratio"]) for row in table("families") if row["model"] in three]
+    assert len(ratios) == 3
+    assert f"{min(ratios):.1f} to {max(ratios):.1f} times as fast as in mmdet's own loop" in text
+
+
+def table(name: str) -> list[dict[str, str]]:
+    with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
