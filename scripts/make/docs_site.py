@@ -11,15 +11,30 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "build" / "demo.html"
-_LINK = re.compile(r"(\]\()([^)\s:]+)(#[^)\s]*)?(\))")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
+
+
+def on_config(config: Any) -> Any:
+    """Makes the demo's report where `make demo` has run, and leaves its page out of the navigation elsewhere."""
+    if not DEMO.is_file() and (ROOT / "results" / "demo").is_dir():
+        from panbench.report.answers.tables import find_runs
+        from panbench.report.pages.page.document import write_report
+
+        DEMO.parent.mkdir(exist_ok=True)
+        write_report(find_runs([ROOT / "results" / "demo"]), DEMO)
+    if not DEMO.is_file():
+        start = next(section["Start"] for section in config["nav"] if "Start" in section)
+        start[:] = [page for page in start if not isinstance(page, dict)]
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds the generated pages to those of docs/."""
     from mkdocs.structure.files import File
 
-    for name, content in generated_pages(config["repo_url"]).items():
-        files.append(File.generated(config, name, content=content))
+    for name, content in generated_pages(config["repo_url"] or "").items():
+        if name != "demo.md" or DEMO.is_file():
+            files.append(File.generated(config, name, content=content))
     if DEMO.is_file():
         files.append(File.generated(config, "report/demo.html", abs_src_path=str(DEMO)))
     return files
@@ -29,7 +44,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Turns links to files outside of docs/ into the repository's addresses."""
     if page.file.generated_by:
         return markdown
-    return outward(markdown, Path("docs") / Path(page.file.src_uri).parent, config["repo_url"])
+    return outward(markdown, Path("docs") / Path(page.file.src_uri).parent, config["repo_url"] or "")
 
 
 def generated_pages(repository: str) -> dict[str, str]:
@@ -63,13 +78,8 @@ def examples_page() -> str:
 
 
 def demo_page() -> str:
-    """Where the site has the report of `make demo` that scripts/make/report_docs.py has written into build/."""
-    made = "make demo && .venv/bin/python scripts/make/report_docs.py"
-    leads = (
-        f"[Open the report](report/demo.html): one file, as `{made}` makes it."
-        if DEMO.is_file()
-        else f"This build of the site was made without it. `{made}` makes it before `make docs`."
-    )
+    """Where the site has the report of `make demo`."""
+    leads = "[Open the report](report/demo.html): one file, as `panbench report results/demo` makes it."
     return f"# The demo's report\n\nThree small models on the generated scenes of `make demo`. {leads}\n"
 
 
@@ -77,20 +87,23 @@ def outward(markdown: str, folder: Path, repository: str) -> str:
     """A document's Markdown with links as the site has them: below docs/ relative to it, elsewhere the repository's.
 
     folder: that of the document, relative to the repository; links are resolved from there
+    repository: its address; without one such links become their text
     """
 
     def link(match: re.Match[str]) -> str:
-        target, anchor = match[2], match[3] or ""
+        text, target, anchor = match[1], match[2], match[3] or ""
         path = Path(*_resolved(folder / target))
         if path.parts[:1] == ("docs",):
             below = path.relative_to("docs").as_posix()
             inside = folder.parts[:1] == ("docs",)
-            return match[0] if inside else f"{match[1]}{below}{anchor}{match[4]}"
+            return match[0] if inside else f"[{text}]({below}{anchor})"
         names = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
         if path.as_posix() in names:
-            return f"{match[1]}{names[path.as_posix()]}{anchor}{match[4]}"
+            return f"[{text}]({names[path.as_posix()]}{anchor})"
+        if not repository:
+            return text
         kind = "tree" if (ROOT / path).is_dir() else "blob"
-        return f"{match[1]}{repository}/{kind}/main/{path.as_posix()}{anchor}{match[4]}"
+        return f"[{text}]({repository}/{kind}/main/{path.as_posix()}{anchor})"
 
     return _LINK.sub(link, markdown)
 
