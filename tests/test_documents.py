@@ -167,7 +167,7 @@ def test_each_command_line_of_a_document_is_one_that_panbench_takes(line):
         ("panbench evaluate --model mask2former", "there is no command `panbench evaluate`"),
         ("panbench eval --model mask2former --batches 2", "No such option"),
         ("panbench compare results/a --format html", "is not one of"),
-        ("panbench score --gt a.json", "Missing option"),
+        ("panbench score --pred a.json", "Missing option"),
         ("panbench compare results/a --by colour", "--by colour"),
     ],
 )
