@@ -54,6 +54,7 @@ class Format(str, Enum):
     two_channel = "two-channel"
     arrays = "arrays"
     panoptic = "panoptic"
+    shards = "shards"
     detection = "detection"
 
 
@@ -238,13 +239,17 @@ def coconut(
     data_app,
     "convert",
     "panbench data convert two-channel maps/ --categories coco --out data/mine",
+    "panbench data convert shards val-000.tar val-001.tar --out data/mine",
     "panbench data convert detection panoptic_val2017.json --out detection.json",
 )
 def convert(
     format: Annotated[
         Format, typer.Argument(help="What SOURCE is; `detection` writes a panoptic set as COCO detection.")
     ],
-    source: Annotated[Path, typer.Argument(help="A folder (two-channel, arrays) or a JSON (the others).")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="A folder (two-channel, arrays), a JSON (the others), or shards.", metavar="SOURCE"),
+    ],
     out: Annotated[Path, typer.Option(help="The new set's root; for detection the JSON to write.")],
     categories: Annotated[
         str | None, typer.Option(help="coco, ade20k, cityscapes, mapillary, or a JSON with id, name and isthing.")
@@ -267,10 +272,30 @@ def convert(
 
     instances: COCO instance JSON, and semantic PNGs where there are any; without, a set of things only. two-channel:
     PNGs with category and instance. arrays: .npz with `labels` and `instances`. panoptic: a JSON that is almost
-    COCO's. detection: the reverse.
+    COCO's. shards: tar files of WebDataset, Parquet of the hub, JSON lines. detection: the reverse.
     """
     from panbench.datasets import convert as converters
 
+    if format is Format.shards:
+        from panbench.datasets.shards import convert_shards
+
+        given = None if categories is None else converters.categories_named(categories)
+        with console.Bars(transient=True) as bars:
+            _show_converted(
+                convert_shards(
+                    sources,
+                    out,
+                    split,
+                    given,
+                    images_from=images_from,
+                    overwrite=overwrite,
+                    progress=counter(bars, "Unpacking shards"),
+                )
+            )
+        return
+    if len(sources) > 1:
+        raise BadArgument(f"`data convert {format.value}` takes one SOURCE, not {len(sources)}.")
+    (source,) = sources
     if format is Format.detection:
         if out.exists() and not overwrite:
             raise BadArgument(f"{out} already exists. Give another name, or --overwrite.")
@@ -313,6 +338,10 @@ def _converted(function: Callable[..., "Converted"], *arguments: Any, **options:
         made = function(
             *positional, images=images.value, overwrite=overwrite, progress=counter(bars, "Converting"), **options
         )
+    _show_converted(made)
+
+
+def _show_converted(made: "Converted") -> None:
     _print(f"{made.root}: {_counted(made.n_images, 'image')}, {_counted(made.n_segments, 'segment')}.")
     for words, count in made.left_out.items():
         _print(f"Left out: {count:,} {words}.")

@@ -1,6 +1,7 @@
 """Datasets in COCO's panoptic format on disk: mmdet's folder layout, or any folder of images beside a JSON."""
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, cast
 from panbench.base.addresses import is_elsewhere, path_at
 from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.text import listed
+from panbench.datasets.fetch import SPLITS, archives_below
 from panbench.panoptic.coco import read_panoptic_json
 from panbench.panoptic.fingerprint import fingerprint_of_set
 from panbench.panoptic.types import Category, Exif, PanopticSet, Scene
@@ -100,6 +102,9 @@ def open_folder(
                     raise error.without("--gt-dir") from None  # the layout names the folder
     found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
     there = f"It has the splits {', '.join(found)}." if found else _how_to_fetch(root)
+    if not is_elsewhere(root) and split in SPLITS and (archives := archives_below(root, split)) is not None:
+        line = shlex.join(["panbench", "data", "coco", "--split", split, "--root", str(root), "--from", str(archives)])
+        there = f"It has COCO's archives: `{line}` unpacks just {split}."
     raise FilesMissing(f"{root} has no annotations/panoptic_{split}.json. {there}")
 
 

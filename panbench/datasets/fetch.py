@@ -135,6 +135,8 @@ class CocoMissing:
     bytes: int
     command: str
     split: str = "val"
+    archives: Path | None = None
+    """A folder that has some of COCO's archives, from which `command` unpacks."""
 
     @property
     def title(self) -> str:
@@ -157,6 +159,8 @@ class CocoMissing:
     @property
     def way(self) -> str:
         """The command that fetches it, and the size, as a way out of an error."""
+        if self.archives is not None:
+            return f"unpack just {self.split} of the archives in {self.archives} with `{self.command}`"
         return f"fetch them (about {_readable(self.bytes)}) with `{self.command}`"
 
 
@@ -185,6 +189,8 @@ def coco_missing(
     command += ["--split", split] if split != "val" else []
     command += ["--limit", str(limit)] if limit is not None else []
     command += ["--root", str(root)] if Path(root) != Path("data/coco") else []
+    archives = archives_below(Path(root), split)
+    command += ["--from", str(archives)] if archives is not None else []
     image_bytes = COCO.images[split].size / _N_IN_ARCHIVE[split]
     annotation_bytes = COCO.annotations.size / (N_IMAGES["val"] + N_IMAGES["train"])
     json_here = json_path.is_file()
@@ -201,7 +207,16 @@ def coco_missing(
     if not json_here:
         # The JSON's share of the archive is unknown; a third is a safe estimate.
         size += COCO.image_info.size if split == "test-dev" else N_IMAGES[split] * annotation_bytes / 3
-    return CocoMissing(Path(root), not json_here, images_missing, pngs_missing, round(size), shlex.join(command), split)
+    what = (Path(root), not json_here, images_missing, pngs_missing, round(size), shlex.join(command), split, archives)
+    return CocoMissing(*what)
+
+
+def archives_below(root: Path, split: str) -> Path | None:
+    """The folder that has some of the archives of a split, as COCO publishes them; None where there are none."""
+    listing = COCO.image_info if split == "test-dev" else COCO.annotations
+    names = (COCO.images[split].name, listing.name)
+    places = (root, root / "annotations", root / "archives")
+    return next((place for place in places if any((place / name).is_file() for name in names)), None)
 
 
 def fetch_coco(

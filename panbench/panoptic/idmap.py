@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from panbench.panoptic import pixels
 from panbench.panoptic.native import native
-from panbench.panoptic.run_lengths import MARK, ids_of_run_lengths, size_of_run_lengths
 from panbench.panoptic.types import MAX_ID
 
 deflate: Any = None
@@ -157,13 +156,11 @@ def read_header(content: bytes) -> PngHeader:
 def decode_id_png(
     content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> npt.NDArray[np.int32]:
-    """The (H, W) int32 id map in the bytes of a PNG, alpha is ignored, or in run lengths (run_lengths.py).
+    """The (H, W) int32 id map in the bytes of a PNG, alpha is ignored.
 
     shape: (H, W) that it must have, None for any; max_pixels: a larger one is refused before it is decoded
     Raises ValueError saying what is wrong: not a PNG, truncated, damaged, not 8-bit RGB, too large, wrong shape.
     """
-    if content.startswith(MARK):
-        return _of_run_lengths(content, shape, max_pixels)
     header, filtered = _inflated(content, shape, max_pixels)
     runs = _compiled_runs(header, filtered)
     if runs is not None:
@@ -175,8 +172,6 @@ def decode_id_runs(
     content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> IdRuns:
     """The runs of the id map in the bytes of a PNG; otherwise as `decode_id_png`."""
-    if content.startswith(MARK):
-        return IdRuns.of_map(_of_run_lengths(content, shape, max_pixels))
     header, filtered = _inflated(content, shape, max_pixels)
     runs = _compiled_runs(header, filtered)
     if runs is not None:
@@ -184,12 +179,6 @@ def decode_id_runs(
     pixels = _pixels(content, header, filtered).ravel()
     ends = _run_ends(pixels)
     return IdRuns((header.height, header.width), ends, (pixels[ends - 1] & np.uint32(MAX_ID)).astype(np.int32))
-
-
-def _of_run_lengths(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> Int32:
-    size, segments = size_of_run_lengths(content)
-    _check_size(size, shape, max_pixels)
-    return ids_of_run_lengths(size, segments)
 
 
 def _inflated(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> tuple[PngHeader, bytes | bytearray]:

@@ -1,6 +1,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -9,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from panbench.base.download import download
-from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
+from panbench.base.errors import BadArgument, BadDataset, DownloadFailed, OutOfSpace, Unreachable
 from panbench.base.reporter import Silent
 from panbench.catalog import find_model
 from panbench.datasets import fetch as fetch_module
+from panbench.datasets import open_dataset
 from panbench.datasets.fetch import CocoFolder, coco_missing, fetch_coco, panoptic_categories
 from panbench.weights import weights_here
 from scripts.make.coco_mimic import Fault, FaultServer, Mimic, build_mimic
@@ -464,3 +467,19 @@ def test_the_mimic_is_a_zip_in_a_zip(either_mimic, tmp_path):
 
 def test_single_files_of_the_host_download_too(server, mimic, tmp_path):
     download(server.url + VAL, tmp_path / "val2017.zip", sha256=mimic.host.images["val"].sha256)
+
+
+@pytest.mark.parametrize("name", ["coco", "mine"])
+def test_archives_in_place_are_answered_with_the_command_that_unpacks_just_val(mimic, tmp_path, name):
+    root = tmp_path / name
+    root.mkdir()
+    (root / "val2017.zip").write_bytes(mimic.files[VAL])
+    (root / "panoptic_annotations_trainval2017.zip").write_bytes(mimic.files[ANNOTATIONS])
+    with pytest.raises(BadDataset) as caught:
+        open_dataset(root)
+    (line,) = re.findall(r"`(panbench data coco .*?)`", str(caught.value))
+    assert "just val" in str(caught.value)
+    words = shlex.split(line)
+    assert (words[words.index("--root") + 1], words[words.index("--from") + 1]) == (str(root), str(root))
+    fetch_coco(root, archives_from=root, host=mimic.host)
+    assert len(open_dataset(root).scenes) == 12
