@@ -26,19 +26,17 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
 from panbench.evaluation.sinks import Later, SeenImage, Sink
 from panbench.models.candidates import NonFiniteOutput, check_classes
-from panbench.models.devices import AUTOCAST, lower_precision, memory_errors
+from panbench.models.devices import AUTOCAST, HEAVY_PARAMETERS, lower_precision, memory_errors
 from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.panoptic import pixels
 from panbench.panoptic.types import Scene
 from panbench.runs import digest_of
 
-__all__ = ["HEAVY_PARAMETERS", "Loop", "Report", "block_is_full", "images_for_rate", "lanes_of", "worker_threads"]
+__all__ = ["Loop", "Report", "block_is_full", "images_for_rate", "lanes_of", "worker_threads"]
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
 """A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
-
-HEAVY_PARAMETERS = 20_000_000
 
 
 def block_is_full(images: int, since: float) -> bool:
@@ -167,6 +165,7 @@ class Loop:
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(pixels.one_thread())
+                stack.enter_context(self.model.evaluating())
                 for sink in reversed(self.sinks):
                     stack.callback(sink.close)
                 self._run(plan)

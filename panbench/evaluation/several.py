@@ -146,8 +146,7 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
 
 def unused_bf16(specs: Sequence[ModelSpec], opening: Opening) -> str | None:
     """A sentence on a precision that would be faster for a heavy model on this CPU; None where none would."""
-    from panbench.evaluation.loop import HEAVY_PARAMETERS
-    from panbench.models.devices import choose_device
+    from panbench.models.devices import HEAVY_PARAMETERS, choose_device
 
     heavy = any((spec.params or 0) >= HEAVY_PARAMETERS for spec in specs)
     if not heavy or opening.precision != "fp32" or choose_device(opening.device).type != "cpu":

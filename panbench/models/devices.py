@@ -13,6 +13,7 @@ from panbench.base.errors import BadArgument
 
 __all__ = [
     "AUTOCAST",
+    "HEAVY_PARAMETERS",
     "check_precision",
     "choose_device",
     "keep_as_autocast_has_them",
@@ -26,6 +27,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32 = {"ieee": (False, False), "tf32": (True, True)}
 """Whether CUDA's convolutions and its matrix products may use TF32; for the others PyTorch's default, (True, False)."""
 
+
+HEAVY_PARAMETERS = 20_000_000
+"""A network of so many is heavy: its products take most of the time, and keep all cores of a CPU busy."""
 
 _OF_BF16 = (8, 0)
 """The compute capability from which cards have bf16 and TF32."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from panbench.base.errors import BadArgument, BadModel
-from panbench.models import synthetic
+from panbench.models import onednn, synthetic
 from panbench.models.adapter import Adapter
 from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, Output, check_classes
 from panbench.models.checkpoints import Checkpoint
@@ -79,11 +79,17 @@ class HostedModel(Model):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The size that the model's own image processor has, where its paper has another, and whether it is used."""
-        size = self.adapter.processor_size
-        if size is None:
-            return {}
-        return {"processor_size": f"{size[0]}×{size[1]}", "processor_size_used": self._as_its_processor}
+        """By what linear layers run, where not by PyTorch's choice. The size that the model's own image processor has,
+        where its paper has another, and whether it is used."""
+        found: dict[str, Any] = {"linear": "oneDNN"} if self.is_packed else {}
+        if (size := self.adapter.processor_size) is not None:
+            found |= {"processor_size": f"{size[0]}×{size[1]}", "processor_size_used": self._as_its_processor}
+        return found
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether linear layers are packed for an evaluation (onednn.py)."""
+        return not self.compiled and onednn.serves(self.device, self.precision, self.parameters)
 
     def as_its_processor(self) -> Model:
         """The same network on images as its own image processor resizes them."""
@@ -180,6 +186,10 @@ class HostedModel(Model):
             self._planted = None
 
         return forget
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """Linear layers run packed, where that is faster."""
+        return onednn.packed(self.module) if self.is_packed else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def numerics(self) -> Iterator[None]:

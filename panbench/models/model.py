@@ -8,6 +8,7 @@ A family of networks is an `Adapter` (adapter.py); `HostedModel` (host.py) makes
 from `Model`, or has its abstract members (`adopted`), is a model as well. A model in front of another is `Wrapped`.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,10 @@ class Model(ABC):
             return {category.id: category.id for category in categories}
         return match_categories(self.spec.title, self.class_names, self.isthing, categories)
 
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """Entered while one evaluation runs, for what is kept for it alone."""
+        return contextlib.nullcontext()
+
     def scaled(self, factor: float) -> "Model":
         """The model on images `factor` times as large. Raises BadArgument where that cannot be done."""
         raise BadArgument(f"{self.spec.title} is not a network alone, and --size needs one.")
@@ -194,6 +199,10 @@ class Wrapped(Model):
         """The inner model's."""
         return self.inner.category_ids(categories)
 
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """The inner model's."""
+        return self.inner.evaluating()
+
     def attend(self, scene: Scene, **wishes: Any) -> Any:
         """What the inner model's queries looked at."""
         return self.inner.attend(scene, **wishes)
@@ -225,7 +234,7 @@ REQUIRED = ("class_names", "isthing", "device", "rule", "spec", "describe", "loa
 _OPTIONAL = frozenset(
     {
         *("versions", "settings", "paper", "stated_rules", "load_pixels", "batch_key", "settle", "category_ids"),
-        *("attend", "plant_segments"),
+        *("attend", "plant_segments", "evaluating"),
     }
 )
 

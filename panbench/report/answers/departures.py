@@ -21,7 +21,7 @@ __all__ = ["departures"]
 # Recorded in `arguments` and either reported below or without influence on PQ.
 _KNOWN = frozenset(
     "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta "
-    "corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "
+    "linear corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "
     "ap_gt_sha256 batch_size definitions processor_size processor_size_used".split()
 )
 
