@@ -14,6 +14,9 @@ from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, Runs, command, flag, option, run_folders
 from panbench.cli.words import is_meant
 
+_LAID_OUT = 300
+"""So many runs at most are laid out for the width of the terminal."""
+
 
 class _Runs(Commands):
     """A group with `list` as its default: `panbench runs results` lists, `panbench runs rm` does not."""
@@ -40,15 +43,21 @@ def list_stored(
     ] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size."""
+    """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size.
+
+    All comes from run.json; of a run's parts only the sizes are looked at. `panbench runs verify` reads them.
+    """
     with console.working("Reading runs"):
+        from panbench.report.answers.grid import as_markdown
         from panbench.report.answers.stored import runs_grid, stored_runs
 
         found = stored_runs(folder)
     if as_json:
         console.show_json([vars(run) for run in found])
     elif found:
-        console.show_grids([runs_grid(found, folder)])
+        grid = runs_grid(found, folder)
+        # Rich takes a millisecond to lay out a row.
+        console.show_grids([grid]) if len(found) <= _LAID_OUT else console.write(f"{as_markdown(grid)}\n")
     else:
         console.say(f"There are no runs in {folder}.")
 

@@ -5,7 +5,7 @@ from its parts. docs/run_folder.md has the schema.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -265,15 +265,18 @@ class Run:
         return summarise(self.pq())
 
 
-def load_run(path: str | os.PathLike[str]) -> Run:
-    """The run in a folder (or of a run.json). Raises BadRun when there is none, it is foreign or of another schema."""
+def load_run(path: str | os.PathLike[str], only: Collection[str] = ()) -> Run:
+    """The run in a folder (or of a run.json). Raises BadRun when there is none, it is foreign or of another schema.
+
+    only: as of `read_info`
+    """
     folder = Path(path)
     if folder.name == "run.json" and not folder.is_dir():
         folder = folder.parent
     # Reading never renames: whoever writes the run next, or `panbench runs finish`, ends what was cut short.
     if sentence := cut_short(folder) or moved_away(folder):
         raise BadRun(f"{folder} is being replaced right now. Ask again." if is_locked(folder) else sentence)
-    return Run(read_info(folder), folder)
+    return Run(read_info(folder, only), folder)
 
 
 def list_runs(folder: str | os.PathLike[str]) -> list[Run]:

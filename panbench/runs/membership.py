@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -65,10 +65,19 @@ class Membership:
         if self._info.status == "running":
             return ()
         gone = set(self._listed) - {part.name for part in part_files(self.folder)}
-        return tuple(
-            f"{self.folder / name}, which held {self._listed[name].images:,} images, is missing."
-            for name in sorted(gone)
-        )
+        return tuple(map(self._gone, sorted(gone)))
+
+    def other_sizes(self) -> Iterator[str]:
+        """A sentence for each part that run.json lists and that is missing or of another size: no part is read."""
+        for name, record in self._listed.items():
+            try:
+                if (self.folder / name).stat().st_size != record.size:
+                    yield f"{self.folder / name}, which held {record.images:,} images, has another size than it had."
+            except OSError:
+                yield self._gone(name)
+
+    def _gone(self, name: str) -> str:
+        return f"{self.folder / name}, which held {self._listed[name].images:,} images, is missing."
 
     def records(self) -> tuple[PartRecord, ...]:
         """The admitted parts as run.json lists them."""

@@ -11,7 +11,7 @@ import math
 import shlex
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -378,8 +378,11 @@ class RunInfo:
             raise BadRun(f"{wrong}.") from None
 
 
-def read_info(folder: Path) -> RunInfo:
-    """The record of the run in a folder. Raises BadRun: missing, damaged, foreign, of another schema."""
+def read_info(folder: Path, only: Collection[str] = ()) -> RunInfo:
+    """The record of the run in a folder. Raises BadRun: missing, damaged, foreign, of another schema.
+
+    only: the fields that are looked at, if not all: the others have their defaults
+    """
     path = folder / "run.json"
     try:
         if not folder.exists():
@@ -403,7 +406,7 @@ def read_info(folder: Path) -> RunInfo:
             f"reads schema {SCHEMA}. Use the version that wrote it, or make the run again."
         )
     try:
-        return RunInfo.from_json(content)
+        return RunInfo.from_json({name: content[name] for name in only if name in content} if only else content)
     except BadRun as problem:
         raise BadRun(f"{path} is damaged: {problem} Restore the file, or make the run again.") from None
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shlex
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,11 +197,11 @@ def _identity(folder: Path) -> str | None:
 def run_bytes(path: Path) -> int:
     """How many bytes the files of a run folder take."""
     size = 0
-    for file in path.rglob("*"):
-        # While a run is written, temporary files come and go.
-        with contextlib.suppress(FileNotFoundError):
-            state = file.stat()
-            size += state.st_size if stat.S_ISREG(state.st_mode) else 0
+    for place, _, files in os.walk(path):
+        for name in files:
+            # While a run is written, temporary files come and go.
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(os.path.join(place, name)).st_size
     return size
 
 

@@ -92,8 +92,8 @@ MUTANTS = (
         "unsynced_bytes_claimed",
         "a download that goes on after a power cut has all its bytes",
         "panbench/base/download.py",
-        "                    os.fsync(handle.fileno())\n                part.save_span(span)",
-        "                    pass\n                part.save_span(span)",
+        "                    os.fsync(handle.fileno())\n                    self._save(self.arrived)",
+        "                    self._save(self.arrived)",
         (f"{CUT}::test_a_download_that_goes_on_after_a_power_cut_has_all_bytes",),
     ),
     Mutant(

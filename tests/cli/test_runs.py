@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def test_runs_are_listed_and_damaged_ones_named(tmp_path):
     found = {Path(one["path"]).name: one for one in json.loads(panbench("runs", run.parent, "--json").stdout)}
     assert (found["a"]["PQ"], found["a"]["images"], found["a"]["status"]) == (1.0, 3, "done")
     assert (found["lost"]["status"], found["torn"]["status"]) == ("incomplete", "damaged")
+
+
+def test_a_list_of_runs_reads_their_records_and_only_looks_at_the_sizes_of_parts(tmp_path):
+    run = scored(tmp_path)
+    for name, change in {"same-size": lambda content: b"x" * len(content), "cut": lambda content: content[:-1]}.items():
+        part = Path(shutil.copytree(run, run.parent / name)) / "parts" / "0000-000000.parquet"
+        part.write_bytes(change(part.read_bytes()))
+    found = {Path(one["path"]).name: one for one in json.loads(panbench("runs", run.parent, "--json").stdout)}
+    assert {name: (one["status"], one["images"]) for name, one in found.items()} == {
+        "a": ("done", 3),
+        "same-size": ("done", 3),
+        "cut": ("incomplete", 3),
+    }
+    assert "has another size" in found["cut"]["problem"]
+    assert panbench("runs", "verify", run.parent / "same-size").exit_code == 1
+
+
+def test_a_list_of_very_many_runs_is_a_plain_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("panbench.cli.runs._LAID_OUT", 0)
+    assert re.search(r"^\| a +\| .*\| done +\| .*\| 100.00 \| +3 \|", ran("runs", scored(tmp_path).parent).stdout, re.M)
 
 
 def test_a_comparison_of_a_folder_names_its_damaged_runs(tmp_path):

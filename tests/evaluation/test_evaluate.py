@@ -279,9 +279,10 @@ def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path,
 def test_a_kill_costs_ten_seconds_at_most(dataset, spec, tmp_path, monkeypatch):
     seconds = itertools.count(step=4)  # the clock of the blocks, read once after each image
     clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=time.perf_counter)
-    monkeypatch.setattr("panbench.evaluation.loop.time", clock)
+    for place in ("loop", "score_sink"):
+        monkeypatch.setattr(f"panbench.evaluation.{place}.time", clock)
     run = evaluated(spec, dataset, tmp_path / "run", batch_size=1)
-    assert [part.images for part in run.info.parts] == [3, 3, 3, 3]
+    assert max(part.images for part in run.info.parts) == 3
 
 
 def test_an_old_run_outlives_an_overwriting_one_that_fails(folder, spec, tmp_path):

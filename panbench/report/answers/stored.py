@@ -10,7 +10,6 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.studies import named
 from panbench.base.text import listed, size_in_words
 from panbench.report.answers.data_files import DataFiles
-from panbench.report.answers.folded import known_summary
 from panbench.report.answers.grid import ABSENT, Grid, percent
 from panbench.report.answers.kept_files import kept_files
 from panbench.runs import (
@@ -39,6 +38,8 @@ __all__ = [
 ]
 
 VERIFIED, DAMAGED = "verified", "damaged"
+_LISTED = ("id", "status", "model", "dataset", "images", "summary", "parts", "started")
+"""The fields of run.json that a list of runs shows, or needs to."""
 
 
 @dataclass(frozen=True)
@@ -188,22 +189,32 @@ def run_places(folder: Path) -> Iterator[Path]:
 
 
 def stored_run(path: Path) -> StoredRun:
-    """What a run's folder holds, or why it cannot be read."""
+    """What a run's record says, or why it cannot be read.
+
+    Of its parts only the sizes are looked at, which tell lost and torn ones; what is in them is `verify`'s. A run that
+    is being written has no sums in its record yet: its parts are read.
+    """
     try:
-        run = load_run(path)
+        run = load_run(path, _LISTED)
         info = run.info
         data = f"{info.dataset.name or ABSENT} {info.dataset.split or ''}".strip()
-        incomplete = info.status == "done" and bool(run.faults)
+        if info.status == "running":
+            run = load_run(path)
+            images, quality, problem = len(run.images), run.summary()["All"]["PQ"] if len(run.images) else None, ""
+        else:
+            images = info.images.scored or sum(part.images for part in info.parts)
+            quality = None if info.summary is None else info.summary.All.PQ
+            problem = " ".join(run.members.other_sizes()) if info.status == "done" else ""
         return StoredRun(
             str(path),
             None if info.model is None else info.model.title or info.model.name,
             data,
-            known_summary(run)["All"]["PQ"] if len(run.images) else None,
-            len(run.images),
-            "incomplete" if incomplete else info.status,
+            quality,
+            images,
+            "incomplete" if problem else info.status,
             info.started,
             run_bytes(path),
-            f"{path}: {' '.join(run.faults)}" if incomplete else None,
+            f"{path}: {problem}" if problem else None,
         )
     except BadRun as problem:
         return StoredRun(str(path), problem=str(problem))
