@@ -277,9 +277,12 @@ def test_weights_that_are_not_there_are_named(toy: Path) -> None:
         open_model(spec_from_config(toy), weights="absent.pth", device="cpu")
 
 
-def test_a_network_that_cannot_be_compiled_says_why(toy: Path) -> None:
-    with pytest.raises(BadArgument, match="no module named backbone"):
-        open_model(spec_from_config(toy), weights="random", device="cpu", compiled=True)
+def test_of_a_network_without_a_backbone_all_is_compiled(toy: Path, monkeypatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda part, **_: compiled.append(part) or part)
+    model = open_model(spec_from_config(toy), weights="random", device="cpu", compiled=True)
+    assert model.compiled
+    assert [part.__self__ for part in compiled] == [model.module]
 
 
 def factory(folder: Path, body: str, name: str = "functions_in_test") -> str:
