@@ -15,7 +15,17 @@ from panbench.base.errors import BadDataset
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TextId", "as_metadata", "image_id_of", "own_id", "remember", "typed", "with_own_ids"]
+__all__ = [
+    "TextId",
+    "as_metadata",
+    "image_id_of",
+    "name_of",
+    "own_id",
+    "remember",
+    "text_names",
+    "typed",
+    "with_own_ids",
+]
 
 _LOWEST = 1 << 52
 _KEY = b"panbench.image_ids"
@@ -54,6 +64,16 @@ def with_own_ids(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.assign(image_id=frame["image_id"].map(own_id)) if _texts else frame
 
 
+def text_names(image_ids: Iterable[int]) -> dict[int, str]:
+    """The text of each image id that is one, for a page's scripts."""
+    return {number: _texts[number] for number in map(int, image_ids) if number in _texts}
+
+
+def name_of(image_id: int) -> dict[str, str]:
+    """`name` of a record whose image id is text; nothing for a number."""
+    return {"name": _texts[int(image_id)]} if int(image_id) in _texts else {}
+
+
 def typed(text: str) -> int:
     """The image id that a user typed: a text that is known or a number, else a text."""
     text = text.strip()
@@ -62,7 +82,7 @@ def typed(text: str) -> int:
 
 def as_metadata(image_ids: Iterable[int]) -> dict[bytes, bytes]:
     """The texts of some images for `remember`; empty where ids are numbers."""
-    found = {number: _texts[number] for number in map(int, image_ids) if number in _texts}
+    found = text_names(image_ids)
     return {_KEY: json.dumps(found).encode()} if found else {}
 
 

@@ -1,6 +1,7 @@
 """Image ids that are text (Cityscapes, ADE20K): scored as any, and printed and exported as the JSON has them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def test_a_stored_run_has_the_text_wherever_it_is_read(folder):
     worst = sorted(known)[0]
     (folder / "slices.csv").write_text(f"image_id,night\n{worst},yes\n")
     assert "\nyes " in ran("metrics", folder / "run", "--slices", folder / "slices.csv").stdout
+
+
+def test_a_page_has_the_text_for_its_scripts(folder):
+    ran(*score(folder, "--out", folder / "run"))
+    ran("report", folder / "run", "--out", folder / "page.html")
+    page = (folder / "page.html").read_text("utf-8")
+    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    assert set(data["image_names"].values()) == {str(image) for image in load_run(folder / "run").image_ids()}
+    assert {int(number) for number in data["image_names"]} == set(data["images"]["ids"])
+    assert all(error["name"].startswith("frankfurt_") for error in data["wall"]["errors"])
 
 
 def test_shards_of_text_merge_to_the_run_of_one_go(folder):

@@ -11,6 +11,7 @@ import pandas as pd
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.lost_intervals import lost_difference
 from panbench.metrics.slices import SLICINGS, Slicing
+from panbench.panoptic.image_ids import text_names
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
@@ -95,6 +96,7 @@ def _counted(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, 
             }
             for name, table in views.all_slices(members).items()
         ],
+        "image_names": text_names(pq.index),
         "images": {"ids": pq.index.tolist(), "PQ": [_numbers(pq[run]) for run in by_run]},
         "listed": pairs_listed(len(members)),
         "only": only_numbers(members),

@@ -11,6 +11,7 @@ from PIL import Image, features
 
 from panbench.base.errors import BadDataset
 from panbench.panoptic import pixels
+from panbench.panoptic.image_ids import name_of
 from panbench.report.figures.cutting import SIDE, Crop, Cutter, Polygon, PricedError
 from panbench.report.figures.pictures import Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
 from panbench.runs import Run
@@ -68,6 +69,7 @@ class Packer:
         answers = [None if source is None else _answers(source, image_id, truth) for source in sources]
         return {
             "id": image_id,
+            **name_of(image_id),
             "file": self.pictures.file_name(image_id),
             "why": list(reasons),
             "width": size[0],

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from panbench.metrics.errors import CAUSES, codes
 from panbench.metrics.fixes import SIZES, of_cell
 from panbench.metrics.image_slices import ImageSlices
+from panbench.panoptic.image_ids import name_of
 from panbench.report.answers.fixes import FIRST
 from panbench.report.answers.views import Compared
 from panbench.report.figures.crops import errors_of
@@ -160,6 +161,7 @@ def error_record(error: PricedError, categories: Mapping[int, int]) -> dict[str,
     """What an error is, for the scripts. categories: the place of each by its id."""
     return {
         "image": error.image_id,
+        **name_of(error.image_id),
         "cause": [cause.name for cause in CAUSES].index(error.cause),
         "category": categories[error.category_id],
         "size": SIZES.index(error.size),

@@ -52,7 +52,7 @@ function sayScores() {
 function sayErrors() {
   const open = ({ image }) => { location.href = `${report}#${new URLSearchParams({ image })}`; };
   const inWords = (error) => el("li", {}, el("button", { type: "button", class: "tile", onclick: () => open(error) },
-    el("span", { class: "words" }, el("strong", {}, errorName(error)), ` ${wins(error.gain)} · image ${error.image}`)));
+    el("span", { class: "words" }, el("strong", {}, errorName(error)), ` ${wins(error.gain)} · image ${error.name ?? error.image}`)));
   tiles.replaceChildren(...now.errors.map((error) => (error.photo ? errorTile(error, open) : inWords(error))));
   faults.replaceChildren(...now.faults.map((sentence) => el("p", { class: "note" }, sentence)));
   document.getElementById("new-errors").hidden = !now.errors.length;

@@ -1,6 +1,9 @@
 // Building blocks: elements from text alone (never from HTML), numbers as people read them, markers, tooltip, status.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+
+/** An image's id as its dataset has it: text, where numbers stand for text. */
+const imageName = (id) => data.image_names?.[id] ?? id;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element. Properties named on… are listeners, `class`, `aria-…` and the rest attributes; children are text or nodes. */

@@ -31,7 +31,7 @@ function onlyView(container, open) {
       return el("button", { type: "button", class: "link", onclick: () => open(key, onlyTitle(one, other), image) }, whole(count));
     };
     place.replaceChildren(tableOf("Images in which one finds what the other does not", ["Image", ...both.map(({ one }) => el("span", {}, "only ", modelLabel(one)))],
-      images.slice(0, LISTED).map((image) => [el("span", { class: "whole" }, `Image ${image}`), ...both.map((side) => cell(side, image))]), { id: "only-images" }));
+      images.slice(0, LISTED).map((image) => [el("span", { class: "whole" }, `Image ${imageName(image)}`), ...both.map((side) => cell(side, image))]), { id: "only-images" }));
     if (images.length > LISTED) place.append(el("p", { class: "note" }, `The ${LISTED} images with most of ${whole(images.length)}.`));
   }
   container.append(el("div", { class: "bar" }, pair.box()), said, place);

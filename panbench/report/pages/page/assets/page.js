@@ -122,7 +122,7 @@ function imageView(container) {
     said.textContent = several
       ? `${data.models[b].label} is better on ${whole(better)} images, ${data.models[a].label} on ${whole(worse)}; ${whole(held.length - better - worse)} are even.`
       : `${whole(held.length)} images.`;
-    const open = (index) => (canOpen ? el("button", { type: "button", class: "link", onclick: () => openImage(ids[index]) }, `Image ${ids[index]}`) : `Image ${ids[index]}`);
+    const open = (index) => (canOpen ? el("button", { type: "button", class: "link", onclick: () => openImage(ids[index]) }, `Image ${imageName(ids[index])}`) : `Image ${imageName(ids[index])}`);
     table.replaceChildren(several
       ? el("div", {}, el("h3", {}, "Where they differ most"), tableOf("Images with the largest difference",
         ["Image", el("span", {}, modelLabel(a)), el("span", {}, modelLabel(b)), "A − B"],
@@ -134,12 +134,12 @@ function imageView(container) {
   function openImage(id) {
     hideTooltip();
     if (gallery?.has(id)) return gallery.open(id);
-    if (canOpen) said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
+    if (canOpen) said.replaceChildren(`Image ${imageName(id)} has no picture in this file. To add it: `, command(`${data.command} --image ${imageName(id)}`));
   }
 
   const describe = (index) => (several
-    ? `Image ${ids[index]}\n${data.models[a].label}: PQ ${percent(PQ[a][index])}\n${data.models[b].label}: PQ ${percent(PQ[b][index])}`
-    : `Image ${ids[index]}\nPQ ${percent(PQ[a][index])}`) + (!canOpen ? "" : gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
+    ? `Image ${imageName(ids[index])}\n${data.models[a].label}: PQ ${percent(PQ[a][index])}\n${data.models[b].label}: PQ ${percent(PQ[b][index])}`
+    : `Image ${imageName(ids[index])}\nPQ ${percent(PQ[a][index])}`) + (!canOpen ? "" : gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
 
   chart(plot, (width) => {
     const canvasWidth = several ? Math.min(width, 640) : width;

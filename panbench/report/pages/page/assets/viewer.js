@@ -295,7 +295,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     state.zoom = 1;
     state.center = [0.5, 0.5];
     const image = images[index];
-    heading.textContent = `Image ${image.id}`;
+    heading.textContent = `Image ${image.name ?? image.id}`;
     about.replaceChildren(`${image.file}${image.why.length ? ` · shown for: ${image.why.join("; ")}` : ""} · PQ: `,
       ...data.models.flatMap((_, model) => [el("span", {}, model ? ", " : "", modelLabel(model), ` ${percent(scores[index][model])}`)]));
     findPlaces(image);
@@ -328,7 +328,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     hideTooltip();
     repaint = () => {};
     node.removeAttribute("aria-busy");
-    stage.replaceChildren(el("p", { class: "note", role: "alert" }, `The photograph of image ${image.id} could not be loaded.`));
+    stage.replaceChildren(el("p", { class: "note", role: "alert" }, `The photograph of image ${image.name ?? image.id} could not be loaded.`));
     lists.replaceChildren();
   }
 
@@ -581,7 +581,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
           const canvas = compose(image, number, mapOf, picture, width, height,
             { style: { color: number === TRUTH ? "category" : "verdict", opacity: 0.55, outlined: true } });
           return el("div", {}, canvas, el("span", {}, number > 0 ? [modelLabel(number - 1), ` PQ ${percent(scores[index][number - 1])}: ${errorsInWords(image, number - 1)}`] : nameOf(number)));
-        })), el("figcaption", {}, `Image ${image.id} (${image.file}), shown for: ${image.why.join("; ")}. Of models: what was found is grey, what is false is filled with stripes (/), what was missed has a broken outline and thin stripes (\\).`));
+        })), el("figcaption", {}, `Image ${image.name ?? image.id} (${image.file}), shown for: ${image.why.join("; ")}. Of models: what was found is grey, what is false is filled with stripes (/), what was missed has a broken outline and thin stripes (\\).`));
       };
       picture.src = image.photo;
     }),

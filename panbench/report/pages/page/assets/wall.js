@@ -70,7 +70,7 @@ const cropLegend = () => el("ul", { class: "legend crops" },
 function errorTile(error, open, beside = null) {
   const answer = beside === null ? null : error.beside[beside];
   const other = beside === null ? "" : `${data.models[beside].label}: ${answer ? answer[0] : "kept no predictions"}`;
-  const words = [error.iou === null ? null : `IoU ${fixed(error.iou, 2)}`, wins(error.gain), `image ${error.image}`].filter(Boolean).join(" · ");
+  const words = [error.iou === null ? null : `IoU ${fixed(error.iou, 2)}`, wins(error.gain), `image ${error.name ?? error.image}`].filter(Boolean).join(" · ");
   return el("li", {}, el("button", { type: "button", class: "tile", "data-image": error.image, onclick: () => open(error) },
     el("span", { class: "crops" },
       cropPicture(error, error.predicted, `${data.models[error.model].label}: ${errorName(error)}`),
@@ -84,7 +84,7 @@ function errorOpener(gallery, said) {
   return (error) => {
     said.replaceChildren();
     if (gallery?.has(error.image)) return gallery.openError(error);
-    said.replaceChildren(`Image ${error.image} is not among the examples of this file. To add it: `, command(`${data.command} --image ${error.image}`));
+    said.replaceChildren(`Image ${error.name ?? error.image} is not among the examples of this file. To add it: `, command(`${data.command} --image ${error.name ?? error.image}`));
     said.scrollIntoView({ block: "nearest" });
   };
 }
