@@ -274,6 +274,6 @@ def test_no_cell_shows_a_librarys_warning(executed):
 @pytest.mark.slow
 def test_the_output_of_commands_is_lines_and_not_bars_drawn_again(executed):
     outputs = executed.outputs_of("panbench(")[1:]
-    assert len(outputs) == 2
+    assert len(outputs) == 6
     for output in outputs:
         assert "\\u001b" not in output
