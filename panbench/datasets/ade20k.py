@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadDataset
 from panbench.datasets.convert import (
     Converted,
     LabelledImage,
+    check_split,
     folder_of,
     shipped_categories,
     write_set,
 )
 from panbench.datasets.label_maps import read_label_png
-from panbench.panoptic.label_arrays import fresh_id, segments_of_labels
+from panbench.panoptic.label_arrays import segments_of_labels
 
 SPLITS = {"val": "validation", "train": "training"}
 _TOP = "ADEChallengeData2016"
@@ -45,8 +46,7 @@ def convert_ade20k(
         it, or the archives
     options: as `panbench.datasets.convert.write_set`
     """
-    if split not in SPLITS:
-        raise BadArgument(f"ADE20K has the splits {' and '.join(SPLITS)}, not {split!r}.")
+    check_split("ADE20K", split, SPLITS)
     found = {name: _folder(Path(source), name, split) for name in ("images", "annotations", "annotations_instance")}
     for name, place in found.items():
         if place is None and not (name == "images" and options.get("images") == "none"):
@@ -77,21 +77,12 @@ def convert_ade20k(
         # −1 is void here, because 0 is a category.
         background = semantic.astype(np.int32) - 1
         background[~np.isin(background, stuff_ids)] = -1
-        ids, segments = segments_of_labels(background, np.zeros_like(background), by_id, str(path), void=(-1,))
-        numbers = instances[..., 0].astype(np.int32) << 8 | instances[..., 1]
-        for number in np.unique(numbers):
-            thing, instance = int(number) >> 8, int(number) & 255
-            if instance == 0:
-                continue
-            if thing == 0:
-                raise BadDataset(f"{instance_path} has the instance {instance} without a category.")
-            category = by_id[thing_ids[thing - 1]]
-            segment_id = fresh_id(category, segments)
-            segments[segment_id] = (category.id, False)
-            ids[numbers == number] = segment_id
+        things, numbers = instances[..., 0], instances[..., 1]
+        if (nameless := numbers[things == 0]).any():
+            raise BadDataset(f"{instance_path} has the instance {nameless.max()} without a category.")
+        labels = np.where(numbers > 0, np.array([-1, *thing_ids], np.int32)[things], background)
+        ids, segments = segments_of_labels(labels, numbers, by_id, str(path), void=(-1,))
         picture = folders["images"] / f"{path.stem}.jpg" if "images" in folders else None
-        if picture is not None and not picture.is_file():
-            raise BadDataset(f"{picture} was not found.")
         return LabelledImage(f"{path.stem}.jpg", ids, segments, picture)
 
     return write_set(root, split, categories, files, read, **options)

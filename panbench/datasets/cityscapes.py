@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadDataset
 from panbench.datasets.convert import (
     Converted,
     LabelledImage,
+    check_split,
     folder_of,
     shipped_categories,
     write_set,
@@ -35,8 +36,7 @@ def convert_cityscapes(
     options: as `panbench.datasets.convert.write_set`
     Image ids are the images' names, as cityscapesscripts has them; segment ids are the values of the pixels.
     """
-    if split not in SPLITS:
-        raise BadArgument(f"Cityscapes has ground truth for {' and '.join(SPLITS)}, not for {split!r}.")
+    check_split("Cityscapes", split, SPLITS)
     source = Path(source)
     labels, pictures = (
         folder_of(source, f"{name}/{split}", [f"{name}_trainvaltest.zip"]) for name in ("gtFine", "leftImg8bit")
@@ -68,8 +68,6 @@ def convert_cityscapes(
         ids[~np.isin(ids, list(segments))] = 0
         stem = path.name.removesuffix(_SUFFIX)
         picture = pictures and pictures / path.parent.name / f"{stem}_leftImg8bit.png"
-        if picture is not None and not picture.is_file():
-            raise BadDataset(f"{picture} was not found.")
         return LabelledImage(f"{stem}.png", ids, segments, picture)
 
     return write_set(root, split, categories, files, read, **options)

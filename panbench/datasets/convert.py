@@ -16,7 +16,7 @@ import shutil
 import threading
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -135,6 +135,8 @@ def write_set(
             names[png] = labelled.name
         _write_png(pngs / png, ids, overwrite)
         if images != "none" and labelled.image_path is not None:
+            if not labelled.image_path.is_file():
+                raise BadDataset(f"{labelled.image_path} was not found.")
             _place(labelled.image_path, image_folder / labelled.name, copy=images == "copy", overwrite=overwrite)
         image_id = str(Path(labelled.name).with_suffix("")) if labelled.image_id is None else labelled.image_id
         image = ImageInfo(image_id_of(image_id), labelled.name, ids.shape[0], ids.shape[1])
@@ -507,6 +509,12 @@ def categories_named(name: str) -> tuple[Category, ...]:
 
 
 # Small things
+
+
+def check_split(dataset: str, split: str, splits: Collection[str]) -> None:
+    """Raises BadArgument for a split that a dataset does not have, or has no public ground truth of."""
+    if split not in splits:
+        raise BadArgument(f"{dataset} has ground truth for {' and '.join(splits)}, not for {split!r}.")
 
 
 class ImageFolder:

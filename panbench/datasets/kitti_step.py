@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadDataset
 from panbench.datasets.convert import (
     Converted,
     LabelledImage,
+    check_split,
     shipped_categories,
     write_set,
 )
@@ -55,8 +56,7 @@ def convert_kitti_step(
     source: the folder that holds panoptic_maps and KITTI's images, as training/image_02 or images/SPLIT
     options: as `panbench.datasets.convert.write_set`
     """
-    if split not in SPLITS:
-        raise BadArgument(f"KITTI-STEP has ground truth for {' and '.join(SPLITS)}, not for {split!r}.")
+    check_split("KITTI-STEP", split, SPLITS)
     source = Path(source)
     maps = _first_folder(source, [f"{name}/{split}" for name in _MAPS])
     files = [] if maps is None else sorted(maps.glob("*/*.png"))
@@ -83,8 +83,6 @@ def convert_kitti_step(
         groups = {int(each) for each in np.unique(ids[np.isin(labels, _THINGS) & (instances == 0)])}
         segments = {each: (category, each in groups) for each, (category, _) in segments.items()}
         picture = None if pictures is None else pictures / path.parent.name / path.name
-        if picture is not None and not picture.is_file():
-            raise BadDataset(f"{picture} was not found.")
         return LabelledImage(f"{path.parent.name}_{path.name}", ids, segments, picture)
 
     return write_set(root, split, categories, files, read, **options)

@@ -17,6 +17,7 @@ from panbench.datasets.convert import (
     Converted,
     ImageFolder,
     LabelledImage,
+    check_split,
     convert_panoptic,
     write_set,
 )
@@ -47,8 +48,7 @@ def convert_mapillary(
     release: one of RELEASES; None takes the newest that is there
     Image ids are the JSON's, or the images' names. options: as `convert.write_set`
     """
-    if split not in SPLITS:
-        raise BadArgument(f"Mapillary Vistas has the splits {' and '.join(SPLITS)}, not {split!r}.")
+    check_split("Mapillary Vistas", split, SPLITS)
     if release is not None and release not in RELEASES:
         raise BadArgument(f"Mapillary Vistas has the releases {' and '.join(RELEASES)}, not {release!r}.")
     folder = Path(source) / SPLITS[split]
