@@ -12,7 +12,7 @@ from typing import cast
 
 from panbench.base.errors import BadArgument
 
-__all__ = ["is_address", "is_elsewhere", "path_at", "refuse_address"]
+__all__ = ["is_address", "is_elsewhere", "open_recorded", "path_at", "recorded_path", "refuse_address"]
 
 # `Path` makes one slash of two. A letter alone is a drive of Windows.
 _FORM = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}(?!/)")
@@ -49,6 +49,28 @@ def path_at(text: "str | os.PathLike[str]") -> Path:
     if scheme == "file":
         return Path("/" + rest)
     return cast(Path, address_of(f"{scheme}://{'/'.join(filter(None, rest.split('/')))}"))
+
+
+_recorded_are_open = False
+
+
+def open_recorded(allowed: bool = True) -> None:
+    """Lets `recorded_path` open addresses in this process, or not; at first it does not."""
+    global _recorded_are_open
+    _recorded_are_open = allowed
+
+
+def recorded_path(text: "str | os.PathLike[str]") -> Path:
+    """The path that a run's record names, which may be a stranger's: its addresses are asked only if that was allowed.
+
+    Where it was not, whoever reads such a path gets an OSError that says so.
+    """
+    path = path_at(text)
+    if _recorded_are_open or not is_elsewhere(path):
+        return path
+    from panbench.base.elsewhere import OfRun
+
+    return cast(Path, OfRun.closed(path))
 
 
 def _member_and_archive(name: str) -> tuple[str, str]:

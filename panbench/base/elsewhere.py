@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import httpx
     from typing_extensions import Self
 
-__all__ = ["MOST_BYTES", "WAITS", "Address", "InZip", "OfWeb", "address_of", "is_bomb"]
+__all__ = ["MOST_BYTES", "WAITS", "Address", "InZip", "OfRun", "OfWeb", "address_of", "is_bomb"]
 
 Result = TypeVar("Result")
 
@@ -223,6 +223,41 @@ def _check(answer: "httpx.Response", address: str) -> None:
 def _client(process: int) -> "httpx.Client":
     """The client of a process: connections do not survive a fork."""
     return http_client()
+
+
+class OfRun(Address):
+    """An address that a run's record names, which nobody asks: reading what lies there is refused in a sentence."""
+
+    __slots__ = ()
+
+    @classmethod
+    def closed(cls, path: Any) -> Any:
+        """The same path, unless it is a member of a local zip."""
+        local = isinstance(path, InZip) and isinstance(path.archive, Path)
+        return path if local else cls._from_upath(path.__wrapped__)
+
+    def read_bytes(self) -> bytes:
+        """Raises PermissionError."""
+        why = "no address of a run is opened without --from-addresses, which sends your credentials there"
+        raise PermissionError(errno.EACCES, why, str(self))
+
+    def is_file(self) -> bool:
+        """True: who reads it is told."""
+        return True
+
+    is_dir = is_file
+
+    def glob(self, pattern: str, **_: Any) -> "Iterator[Self]":
+        """Nothing."""
+        yield from ()
+
+    def iterdir(self) -> "Iterator[Self]":
+        """Nothing."""
+        yield from ()
+
+    def missing_of(self, names: Sequence[str]) -> list[str]:
+        """None."""
+        return []
 
 
 class InZip(Address):

@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 
 from panbench import __version__
 from panbench.base import program
+from panbench.base.addresses import open_recorded
 from panbench.base.errors import PanbenchError
 from panbench.base.extras import EXTRA_OF, install_line
 from panbench.base.places import load
@@ -35,7 +36,10 @@ from panbench.cli.words import usage_sentence
 INTERRUPTED = 130
 
 # Options that are taken anywhere on the line, and what they set.
-_ANYWHERE = {"--debug": "debug", "--quiet": "quiet", "-q": "quiet", "--verbose": "verbose", "-v": "verbose"}
+_ANYWHERE = {
+    **{"--debug": "debug", "--quiet": "quiet", "-q": "quiet", "--verbose": "verbose", "-v": "verbose"},
+    "--from-addresses": "addresses",
+}
 
 _EPILOG = """Example:
   panbench eval --model mask2former-tiny --limit 20
@@ -164,6 +168,7 @@ class _Program(Commands):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         ctx.meta.update({_ANYWHERE[word]: True for word in args if word in _ANYWHERE})
         console.set_quiet(bool(ctx.meta.get("quiet")))
+        open_recorded(bool(ctx.meta.get("addresses")))
         return super().parse_args(ctx, [word for word in args if word not in _ANYWHERE])  # type: ignore[arg-type]
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
@@ -225,6 +230,9 @@ def _options(
     version: Annotated[bool, flag("--version", "Print the version.", callback=_version, is_eager=True)] = False,
     quiet: Annotated[bool, flag("--quiet", "No progress bars and no hints; anywhere on the line.")] = False,
     verbose: Annotated[bool, flag("--verbose", "Also show warnings of libraries; anywhere on the line.")] = False,
+    from_addresses: Annotated[
+        bool, flag("--from-addresses", "Open addresses that a run names (s3://, https://); anywhere on the line.")
+    ] = False,
     debug: Annotated[bool, flag("--debug", "Show the traceback of an error; anywhere on the line.")] = False,
 ) -> None:
     pass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from panbench.base.addresses import open_recorded
 from panbench.base.errors import BadArgument
 from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.cli import console
@@ -95,6 +96,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             reporter=bars,
             images=request.images,
         )
+        open_recorded()  # those of the line that has just been scored
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
         if request.semantic is not None:
             besides.append(semantic_answer(run))

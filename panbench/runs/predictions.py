@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from panbench.base.addresses import path_at
-from panbench.base.errors import BadRun
+from panbench.base.addresses import recorded_path
+from panbench.base.errors import BadDataset, BadRun
 from panbench.base.files import sha256_of, write_json
 from panbench.panoptic.fingerprint import fingerprint_of_files
 from panbench.panoptic.image_ids import image_id_of, own_id
@@ -77,21 +77,25 @@ def predictions_place(run: Run) -> tuple[Path, Path] | None:
         return run.path / PREDICTIONS_JSON, run.path / PREDICTIONS
     scored = run.info.predictions
     if scored is not None and scored.json and exist(scored.json):
-        return path_at(scored.json), path_at(scored.folder)
+        return recorded_path(scored.json), recorded_path(scored.folder)
     return None
 
 
 def check_predictions_json(run: Run, path: Path) -> bool:
     """Whether the predictions' JSON is what the run recorded of it; False when it recorded nothing.
 
-    Raises BadRun for one that differs.
+    Raises BadRun for one that differs, BadDataset for one that cannot be read.
     """
     if run.path is not None and path == run.path / PREDICTIONS_JSON and check_recorded(run.path, PREDICTIONS_JSON):
         return True
     scored = run.info.predictions
     if scored is None or Path(scored.json).name != path.name:
         return False
-    if fingerprint_of_files(map(sha256_of, paths_in(path))) != scored.sha256:
+    try:
+        found = fingerprint_of_files(map(sha256_of, paths_in(path)))
+    except OSError as problem:
+        raise BadDataset(f"{path} cannot be read: {problem.strerror or problem}.") from None
+    if found != scored.sha256:
         raise BadRun(
             f"{path} is not what {run.name} was made from (its SHA-256 differs). Restore it, or score it again."
         )

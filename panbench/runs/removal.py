@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from panbench.base.addresses import path_at
+from panbench.base.addresses import recorded_path
 from panbench.base.errors import BadRun
 from panbench.base.studies import named
 from panbench.panoptic.parts import metadata_of, part_files
@@ -128,7 +128,7 @@ def _own_predictions(path: Path, info: RunInfo | None) -> Iterator[str]:
     names = _values(path / PREDICTIONS_JSON, ("annotations",))
     yield from names
     if info is not None and (info.status != "done" or not names) and info.dataset.gt:
-        images = _values(path_at(info.dataset.gt), ("images", "annotations"))
+        images = _values(recorded_path(info.dataset.gt), ("images", "annotations"))
         yield from (PurePosixPath(name).with_suffix(".png").as_posix() for name in images if PurePosixPath(name).name)
 
 

@@ -6,8 +6,9 @@ Of a run that was merged from runs on JSONs of their own they are several, joine
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import cast
 
-from panbench.base.addresses import path_at
+from panbench.base.addresses import is_elsewhere, recorded_path
 from panbench.panoptic.coco import joined_set, png_folder, read_panoptic_json, read_png_names, read_predictions_json
 from panbench.panoptic.types import PanopticSet
 
@@ -23,8 +24,10 @@ def joined_text(paths: Iterable[str]) -> str:
 
 def paths_in(text: str | os.PathLike[str]) -> list[Path]:
     """The paths that a text of run.json stands for: one, or those that were joined."""
+    if not isinstance(text, str) and is_elsewhere(text):
+        return [cast(Path, text)]
     text = os.fspath(text)
-    return [path_at(text)] if os.path.lexists(text) else [path_at(piece) for piece in text.split(_PLUS)]
+    return [recorded_path(text)] if os.path.lexists(text) else [recorded_path(piece) for piece in text.split(_PLUS)]
 
 
 def exist(text: str | os.PathLike[str]) -> bool:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from support import panbench, refused
+from support import panbench, ran, refused
 
 from panbench.base import elsewhere, web
 from panbench.base.addresses import path_at
@@ -63,7 +63,7 @@ class TestZips:
         run = load_run(tmp_path / "run")
         assert_same(run, plain)
         assert run.info.dataset.gt_dir == f"zip://gt::{tmp_path}/gt.zip"
-        verified = panbench("runs", "verify", tmp_path / "run")
+        verified = ran("runs", "verify", tmp_path / "run")
         assert "The files of 16 images are unchanged" in verified.output
 
     def test_a_zip_in_a_zip_is_read_too(self, tmp_path):
@@ -245,3 +245,44 @@ def test_an_id_png_of_a_zip_is_named_by_its_address(tmp_path):
     zip_of(tmp_path / "a.zip", {"1.png": b"no png"})
     with pytest.raises(Exception, match=r"zip://1\.png::.*a\.zip \(image 7\)"):
         read_id_png(path_at(f"zip://1.png::{tmp_path}/a.zip"), image_id=7)
+
+
+class TestAddressesOfAStrangersRun:
+    """run.json of a scored folder whose paths are replaced by addresses of a server that counts what it is asked."""
+
+    @pytest.fixture
+    def stranger(self, server, tmp_path) -> Path:
+        score_folder(SCENES / "gt.json", SCENES / "pred.json", out=tmp_path / "run", images=SCENES / "gt")
+        place = tmp_path / "run" / "run.json"
+        place.write_text(place.read_text().replace(str(SCENES), server.url))
+        assert server.url in place.read_text()
+        return tmp_path / "run"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            ["runs", "verify", "RUN"],
+            ["report", "RUN", "--out", "page.html"],
+            ["show", "overlay", "RUN", "--image", "1", "--out", "one.png"],
+            ["errors", "RUN"],
+            ["metrics", "RUN"],
+            ["compare", "RUN", "RUN"],
+            ["export", "fiftyone", "RUN", "--out", "export"],
+            ["runs", "list", "."],
+            ["score", "--gt", SCENES / "gt.json", "--pred", SCENES / "pred.json", "--out", "RUN", "--overwrite"],
+            ["runs", "delete", "RUN", "--yes"],
+        ],
+        ids=lambda line: " ".join(map(str, line[:2])),
+    )
+    def test_reading_it_asks_nobody(self, line, stranger, server, tmp_path):
+        server.asked.clear()
+        panbench(*(str(stranger) if word == "RUN" else word for word in line), cwd=tmp_path)
+        assert server.asked == []
+
+    def test_what_was_not_asked_is_said_with_the_option_that_asks(self, stranger, server):
+        verified = ran("runs", "verify", stranger)
+        assert "could not be checked" in verified.output
+        assert "--from-addresses" in verified.output
+        opened = ran("runs", "verify", stranger, "--from-addresses")
+        assert "The files of 16 images are unchanged" in opened.output
+        assert server.asked

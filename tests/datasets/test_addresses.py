@@ -55,10 +55,10 @@ def test_the_run_names_the_addresses_and_is_verified_and_shown_from_there(scenes
     assert run.info.dataset.gt == "memory://scenes/gt.json"
     assert run.info.dataset.gt_dir == "memory://scenes/gt"
     assert run.info.predictions.folder == "memory://scenes/pred"
-    verified = ran("runs", "verify", run.path)
+    verified = ran("runs", "verify", run.path, "--from-addresses")
     assert "The files of 16 images are unchanged" in verified.output
     fsspec.filesystem("memory").pipe("/scenes/gt/" + sorted(SCENES.glob("gt/*.png"))[0].name, b"other")
-    changed = panbench("runs", "verify", run.path)
+    changed = panbench("--from-addresses", "runs", "verify", run.path)
     assert changed.exit_code != 0
     assert "memory://scenes/gt/" in changed.output
 

@@ -122,11 +122,11 @@ def test_the_run_keeps_the_address_and_no_credentials_and_is_verified_from_there
     run = score(BUCKET, tmp_path / "run")
     assert run.info.dataset.gt == "s3://bucket/gt.json"
     assert "a-secret-of-the-test" not in (run.path / "run.json").read_text()
-    verified = ran("runs", "verify", run.path)
+    verified = ran("runs", "verify", run.path, "--from-addresses")
     assert "The files of 16 images are unchanged" in verified.output
     name = sorted(SCENES.glob("gt/*.png"))[0].name
     store.client.put_object(Bucket="bucket", Key=f"gt/{name}", Body=b"other")
-    assert f"s3://bucket/gt/{name}" in panbench("runs", "verify", run.path).output
+    assert f"s3://bucket/gt/{name}" in panbench("runs", "verify", run.path, "--from-addresses").output
 
 
 @pytest.mark.parametrize("status", ["503 Slow Down", "500 Internal Server Error", "429 Too Many Requests"])

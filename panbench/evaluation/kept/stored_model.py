@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from panbench.base.addresses import path_at
+from panbench.base.addresses import recorded_path
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.studies import added
 from panbench.catalog import ModelSpec
@@ -120,7 +120,7 @@ def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
     truth = ground_truth(record.gt, record.gt_dir)
     dataset = dataset_of_set(
         truth,
-        path_at(record.images or "."),
+        recorded_path(record.images or "."),
         name=record.name or truth.path.stem,
         split=record.split or "",
         image_ids=image_ids,

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from panbench.base.addresses import path_at
+from panbench.base.addresses import path_at, recorded_path
 from panbench.base.errors import BadDataset
 from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.types import PanopticSet
@@ -29,9 +29,9 @@ class DataFiles:
         self.moved = images, gt, gt_dir
         self._run = run.name
         self._turned = run.info.arguments.get("exif") != "ignore"
-        self._images = path_of(images or dataset.images)
-        self._gt = path_of(gt or dataset.gt)
-        self._gt_dir = path_of(gt_dir or (dataset.gt_dir if gt is None else None))
+        self._images = path_at(images) if images else path_of(dataset.images)
+        self._gt = path_at(gt) if gt else path_of(dataset.gt)
+        self._gt_dir = path_at(gt_dir) if gt_dir else None if gt else path_of(dataset.gt_dir)
 
     @cached_property
     def panoptic(self) -> PanopticSet:
@@ -60,4 +60,4 @@ class DataFiles:
 
 def path_of(value: Any) -> Path | None:
     """A path that a record holds; None where it holds none."""
-    return path_at(value) if isinstance(value, (str, os.PathLike)) and str(value) else None
+    return recorded_path(value) if isinstance(value, (str, os.PathLike)) and str(value) else None

@@ -74,6 +74,9 @@ def _predictions(run: Run, hashes: dict[str, str], progress: Callable[[int, int]
                 yield f"No hash was recorded for {place[0]}.", False
         except BadRun as problem:
             yield str(problem), True
+        except BadDataset as problem:
+            yield f"The predictions could not be checked: {problem}", False
+            return
     if digests:
         yield from _pngs(run, None if place is None else place[0], folder, digests, progress)
     elif folder.is_dir():

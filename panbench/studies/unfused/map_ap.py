@@ -7,11 +7,11 @@ COCO instance JSON, which may overlap, the predicted PNGs are read once more.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from panbench.base.addresses import recorded_path
 from panbench.base.errors import PredictionMismatch
 from panbench.datasets.instances import InstanceSet, read_instances
 from panbench.panoptic.coco import read_annotation_columns, read_id_png
@@ -60,9 +60,10 @@ def _against(
 ) -> InstanceTable:
     """The detections of a run's maps with the true instances of another file, and the pixels that they share."""
     assert run.info.predictions is not None
-    check_predictions_json(run, Path(run.info.predictions.json))
+    json, folder = recorded_path(run.info.predictions.json), recorded_path(run.info.predictions.folder)
+    check_predictions_json(run, json)
     digests = run.files.predictions()
-    pred = read_annotation_columns(run.info.predictions.json, run.info.predictions.folder, predictions=True)
+    pred = read_annotation_columns(json, folder, predictions=True)
     row_of = {image_id: row for row, image_id in enumerate(pred.image_ids)}
     gt: list[tuple[int, int, int, float, int, bool]] = []
     pairs: list[tuple[int, int, int, int]] = []
