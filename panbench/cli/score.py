@@ -63,7 +63,6 @@ class ScoreRequest:
 def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOptions, ...]") -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
     from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
-    from panbench.report.answers.measures import semantic_answer
     from panbench.report.answers.options import Scoring
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.runs import take_predictions
@@ -99,6 +98,8 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         open_recorded()  # those of the line that has just been scored
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
         if request.semantic is not None:
+            from panbench.report.answers.measures import semantic_answer
+
             besides.append(semantic_answer(run))
             if request.out is not None:
                 take_predictions(run, pred, pred.with_suffix(""))

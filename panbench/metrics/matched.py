@@ -14,11 +14,10 @@ import math
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
@@ -35,6 +34,9 @@ from panbench.panoptic.overlap import (
     take,
 )
 from panbench.panoptic.types import VOID, Category
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["FN", "FP", "IGNORED", "TP", "VERDICTS", "Fold", "Matched", "Together", "positions"]
 

@@ -3,18 +3,24 @@
 metrics/matched.py has the rules of matching. Means run over the categories that have a TP, FP or FN.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from panbench.base.errors import BadDataset
 from panbench.base.text import listed
 from panbench.metrics.matched import FN, FP, VERDICTS, Matched, numbered, positions
 from panbench.panoptic.types import Category, in_groups
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# pandas is imported by the functions that make frames: `panbench score` prints its table without it.
 
 __all__ = [
     "CategorySums",
@@ -58,7 +64,7 @@ class Sums:
     FN: Counts
 
     @staticmethod
-    def zeros(n: int) -> "Sums":
+    def zeros(n: int) -> Sums:
         """n rows of zeros."""
         return Sums(np.zeros(n), *(np.zeros(n, np.int64) for _ in range(3)))
 
@@ -81,7 +87,7 @@ class Sums:
             "RQ": panoptic_quality(self.TP, self.TP, self.mistakes),
         }
 
-    def and_also(self, place: Int, iou: Float, wrong: Int, missed: Int) -> "Sums":
+    def and_also(self, place: Int, iou: Float, wrong: Int, missed: Int) -> Sums:
         """The sums with further matches, given as rows and IoUs, and further FPs and FNs of each row."""
         n = len(self.TP)
         # bincount adds in the order of its terms, image by image, as panopticapi does; the sum so far comes first.
@@ -89,7 +95,7 @@ class Sums:
         iou_sum = np.bincount(places, weights=terms, minlength=n).astype(np.float64)
         return Sums(iou_sum, self.TP + np.bincount(place, minlength=n), self.FP + wrong, self.FN + missed)
 
-    def take(self, rows: npt.NDArray[Any]) -> "Sums":
+    def take(self, rows: npt.NDArray[Any]) -> Sums:
         """The chosen rows, by mask or by number."""
         return Sums(self.iou_sum[rows], self.TP[rows], self.FP[rows], self.FN[rows])
 
@@ -104,6 +110,8 @@ def match_segments(matched: Matched) -> pd.DataFrame:
     Columns: image_id, gt_id, pred_id, category_id, pixels, union, iou. Crowds are left out. A pair is a true positive
     at threshold t when iou > t; from 0.5 on each segment is in at most one. Ordered by image_id, gt_id, pred_id.
     """
+    import pandas as pd
+
     pair = matched.pair
     return pd.DataFrame(
         {
@@ -125,6 +133,8 @@ def segment_verdicts(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFra
     and predictions more than half on void and crowd); iou: the matched pair's, NaN without a match; matched_id: the
     other side's id, 0 without a match.
     """
+    import pandas as pd
+
     segments, hits = matched.segments, matched.hits(iou_threshold)
     gt, pred = matched.gt[hits], matched.pred[hits]
     iou = np.full(len(segments), np.nan)
@@ -177,6 +187,8 @@ class CategorySums:
 
     def table(self, iou_threshold: float = 0.5) -> pd.DataFrame:
         """`pq_table` of all that was added."""
+        import pandas as pd
+
         sums = self._sums[self.thresholds.index(iou_threshold)]
         return pd.DataFrame(
             {
@@ -188,6 +200,11 @@ class CategorySums:
                 **sums.columns(),
             }
         )
+
+    def summary(self) -> dict[str, dict[str, float | int | None]]:
+        """`summarise` of the table of the first threshold."""
+        isthing = np.array([category.isthing for category in self.categories], np.bool_)
+        return means_of_groups(self._sums[0].scores(), self._sums[0].counted, isthing)
 
     def _count(self, matched: Matched, threshold: float) -> tuple[Int, Float, Int, Int]:
         hits = matched.hits(threshold)
@@ -246,6 +263,8 @@ def per_image_statistics(matched: Matched, iou_threshold: float = 0.5) -> pd.Dat
     PQ of any set of images is a quotient of sums of these rows: intervals, splits and merging need nothing else.
     Ordered by image_id, then category_id.
     """
+    import pandas as pd
+
     image_id, category_id, sums = image_sums(matched, iou_threshold)
     counts = {"iou_sum": sums.iou_sum, "TP": sums.TP, "FP": sums.FP, "FN": sums.FN}
     return pd.DataFrame({"image_id": image_id, "category_id": category_id, **counts})
@@ -286,6 +305,8 @@ class ImageFold:
 
     def table(self) -> pd.DataFrame:
         """The images of all blocks, by ascending id."""
+        import pandas as pd
+
         return pd.concat(self._parts, ignore_index=True).sort_values("image_id", kind="stable", ignore_index=True)
 
 

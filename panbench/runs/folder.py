@@ -260,9 +260,11 @@ class Run:
 
     @cached_property
     def _summary(self) -> dict[str, dict[str, float | int | None]]:
-        from panbench.metrics.pq import summarise
+        from panbench.metrics.pq import CategorySums
 
-        return summarise(self.pq())
+        sums = CategorySums(self.categories)
+        self.fold(sums)
+        return sums.summary()
 
 
 def load_run(path: str | os.PathLike[str], only: Collection[str] = ()) -> Run:

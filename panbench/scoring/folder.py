@@ -26,7 +26,7 @@ from panbench.base.errors import (
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.threads import available_cores
 from panbench.metrics.matched import Matched
-from panbench.metrics.pq import CategorySums, summarise
+from panbench.metrics.pq import CategorySums
 from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.fingerprint import fingerprint_of_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
@@ -54,7 +54,6 @@ from panbench.runs import (
 )
 from panbench.runs.alike import differing_settings
 from panbench.scoring.counting import CountSettings, Fault, count_images, told_faults
-from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.pairing import Plan
 
 __all__ = ["as_json", "score_folder"]
@@ -168,6 +167,9 @@ def as_json(run: Run) -> dict[str, Any]:
     `{"All": {"PQ", "SQ", "RQ", "n"}, "Things": …, "Stuff": …, "per_category": {"<id>": {"name", "isthing", "PQ", "SQ",
     "RQ", "TP", "FP", "FN"}}}` with every category of the ground truth; one that occurs nowhere has zeros.
     """
+    from panbench.metrics.pq import summarise
+    from panbench.scoring.evaluator import category_numbers
+
     table = run.pq()
     per_category = {str(category_id): numbers for category_id, numbers in category_numbers(table).items()}
     return {**summarise(table), "per_category": per_category}
@@ -209,13 +211,13 @@ class _Store:
         n = images.expected or 0
         images = replace(images, scored=n)
         if self._out is None:
-            summary = SummaryRecord.of(summarise(self._sums.table()))
+            summary = SummaryRecord.of(self._sums.summary())
             info = replace(self._info, images=replace(images, gt_faults=self.faults), summary=summary)
             return Run(replace(info, **clock.seconds(n)), table=concat(self._tables))
         writer = self._written(self._out)
         # What an earlier sitting wrote was not added up here.
         stored = None if self._sums_hold else Run(writer.info, writer.path)
-        summary = SummaryRecord.of(summarise(self._sums.table()) if stored is None else stored.summary())
+        summary = SummaryRecord.of(self._sums.summary() if stored is None else stored.summary())
         faults = self.faults if stored is None else stored.ground_truth_faults()
         clock.stop("write")
         return writer.finish("done", images=replace(images, gt_faults=faults), summary=summary, **clock.seconds(n))

@@ -64,9 +64,9 @@ MUTANTS = (
         "summary_believed",
         "numbers come from the parts, not from run.json",
         "panbench/runs/folder.py",
-        "        return summarise(self.pq())",
+        "        return sums.summary()",
         "        found = self.info.summary\n"
-        "        return {name: vars(one) for name, one in vars(found).items()} if found else summarise(self.pq())",
+        "        return {name: vars(one) for name, one in vars(found).items()} if found else sums.summary()",
         (f"{RUNS}::TestChanged::test_numbers_come_from_the_parts_not_from_run_json",),
     ),
     Mutant(

@@ -495,3 +495,22 @@ print(as_json(run)["All"]["n"])
 """
     done = python("-c", program)
     assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
+
+
+def test_a_table_is_printed_without_pandas_scipy_and_pyarrow(tmp_path):
+    """They take most of the time from the command to its first number."""
+    sides = [write_side(tmp_path, side, {1: "ppd", 2: "ps."}) for side in ("gt", "pred")]
+    done = python("-c", LOADED, "score", "--gt", sides[0], "--pred", sides[1])
+    assert "| All    | 100.00 |" in done.stdout
+    assert done.stdout.endswith("\nset()\n")
+
+
+LOADED = """
+import sys
+from panbench.cli.app import main
+sys.argv[0] = "panbench"
+try:
+    main()
+finally:
+    print({"pandas", "scipy", "pyarrow", "torch", "matplotlib"} & set(sys.modules))
+"""

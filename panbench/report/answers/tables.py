@@ -24,9 +24,8 @@ from rich.text import Text
 from panbench.base.errors import BadArgument, BadRun, Way
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
-from panbench.metrics.pq import CategorySums, summarise
+from panbench.metrics.pq import CategorySums
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.folded import known_summary
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -282,7 +281,7 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
     if images is not None and narrowed:
         summary = _summary_on(run, images)
     elif len(held):
-        summary = known_summary(run)
+        summary = _summary_of(run)
     whole = info.status == "done" and scored == info.images.expected and not info.images.missing and not run.faults
     selected = _is_subset(info)
     # Of a scored folder this would be the speed of scoring, beside the speeds of models.
@@ -547,10 +546,18 @@ def _flat(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
     }
 
 
+def _summary_of(run: Run) -> Mapping[str, Mapping[str, Any]]:
+    if not run.in_blocks:
+        return run.summary()
+    from panbench.report.answers.folded import known_summary
+
+    return known_summary(run)
+
+
 def _summary_on(run: Run, images: npt.NDArray[np.int64]) -> dict[str, Any]:
     sums = CategorySums(run.categories)
     run.fold(sums, images=images)
-    return summarise(sums.table())
+    return sums.summary()
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
