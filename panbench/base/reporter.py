@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 __all__ = ["SILENT", "Collected", "NoticesOnly", "Reporter", "Silent", "Unit", "counter"]
 
-Unit = Literal["images", "files", "bytes", "settings", "swaps"]
+Unit = Literal["images", "files", "bytes", "settings", "swaps", "shards"]
 
 
 class Reporter(Protocol):

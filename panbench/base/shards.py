@@ -25,7 +25,7 @@ def parse_shard(text: str) -> Shard:
         raise BadArgument(f"--shard is {text!r}; give the number of the shard and of all shards, as in 3/16.")
     shard = Shard(int(number), int(count))
     if not 1 <= shard.number <= shard.of:
-        slurm = " For Slurm: `sbatch --array=1-8`." if shard.number == 0 else ""
+        slurm = f" For Slurm: `sbatch --array=1-{shard.of}`." if shard.number == 0 else ""
         raise BadArgument(f"There is no shard {shard}. Shards are numbered from 1 to {shard.of}.{slurm}")
     return shard
 

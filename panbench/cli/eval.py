@@ -60,6 +60,7 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
             reporters=lambda: console.Bars(lines=True),
             finished=_show_outcome(work, bool(ctx.meta.get("debug")), request.as_json),
             rules=work.rules,
+            spread=work.spread,
         )
     except KeyboardInterrupt as interruption:
         place = work.folders[0] if len(work.folders) == 1 else request.out or "results"

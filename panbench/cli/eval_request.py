@@ -93,6 +93,9 @@ class EvalRequest:
         ),
     ] = None
     shard: Annotated[str | None, option(SHARD, _RUN, "I/N")] = None
+    gpus: Annotated[int | None, option("Share the images out to this many GPUs of this machine.", _RUN, "N", min=1)] = (
+        None
+    )
     out: Annotated[
         Path | None,
         option(

@@ -36,6 +36,7 @@ from panbench.panoptic.image_ids import typed
 if TYPE_CHECKING:
     from panbench.evaluation.several import Opening
     from panbench.panoptic.types import Category
+    from panbench.runs.sharded import Spread
 
 __all__ = ["Prepared", "prepare"]
 
@@ -46,6 +47,7 @@ class Prepared:
 
     rules: as `--rule` names them; folders: those of `run_folders`
     is_timed_only: photographs without ground truth, of which nothing is scored
+    spread: what makes the shards, if not this process
     """
 
     specs: Sequence[ModelSpec]
@@ -55,6 +57,7 @@ class Prepared:
     opening: "Opening"
     options: EvaluateOptions
     is_timed_only: bool
+    spread: "Spread | None" = None
 
 
 def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared:
@@ -63,6 +66,7 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     Raises PanbenchError for all that can be refused without it.
     """
     _refuse_contradictions(request)
+    spread = _spread(request, studies)
     specs = choose_models(request.model or [], request.config, request.checkpoint, request.things)
     _refuse_for_several(request, specs)
     check_checkpoint(request.checkpoint)
@@ -109,7 +113,7 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         compiled=compiled,
         download=download,
     )
-    return Prepared(specs, dataset, folders, rules, opening, options, _is_timed_only(request))
+    return Prepared(specs, dataset, folders, rules, opening, options, _is_timed_only(request), spread)
 
 
 _MOST_KEPT_UNASKED = 10_000
@@ -158,6 +162,26 @@ def _refuse_contradictions(request: EvalRequest) -> None:
     refuse_overwrite_and_resume(request.overwrite, request.resume)
     if request.shard is not None and _is_timed_only(request):
         raise BadArgument("Without --gt the model is only timed, which shards cannot be. Leave --shard out.")
+    if request.gpus is not None and request.device not in ("auto", "cuda"):
+        raise BadArgument(f"--gpus shares out to GPUs, and --device is {request.device}. Leave one out.")
+
+
+def _spread(request: EvalRequest, studies: Sequence[StudyOptions]) -> "Spread | None":
+    """What makes the shards of the evaluation, where it is not this process. Raises BadArgument for what has none."""
+    spreads = [spread for study in studies if (spread := study.spread()) is not None]
+    if request.gpus is not None:
+        from panbench.evaluation.sharded import cards_of, run_on_cards
+
+        spreads.append(lambda work, reporter: run_on_cards(work, reporter, cards_of(request.gpus or 1)))
+    if not spreads:
+        return None
+    if len(spreads) > 1 or request.shard is not None:
+        raise BadArgument("--shard, --gpus and --engine each share out the images. Give one of them.")
+    if _is_timed_only(request):
+        raise BadArgument("Without --gt the model is only timed, which shards cannot be. Leave --gpus or --engine out.")
+    if any(study.further_runs for study in studies):
+        raise BadArgument("Further runs, as of --corrupt, --layers and --size, are not shared out: give --shard I/N.")
+    return spreads[0]
 
 
 def _refuse_for_several(request: EvalRequest, specs: Sequence[ModelSpec]) -> None:

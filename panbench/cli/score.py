@@ -1,11 +1,12 @@
 """`panbench score`: predictions of any framework."""
 
 import shlex
+import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +19,8 @@ from panbench.cli.options import options_from
 
 if TYPE_CHECKING:
     from panbench.report.answers.options import ScoreOptions
+    from panbench.runs import Run
+    from panbench.runs.sharded import Spread
 
 app = family()
 
@@ -72,29 +75,36 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
     refuse_ranks("score")
     if (request.pred is None) == (request.semantic is None):
         raise BadArgument("Give the predictions: --pred with a JSON, or --semantic with a folder of maps.")
+    settings: dict[str, Any] = {
+        "gt_dir": request.gt_dir,
+        "pred_dir": request.pred_dir,
+        "threads": request.workers,
+        "ignore_extra": request.ignore_extra,
+        "allow_missing": request.allow_missing,
+        "boundary": request.boundary,
+        "max_pixels": request.max_pixels or DEFAULT_MAX_PIXELS,
+        "images": request.images,
+    }
+    spreads = [spread for study in studies if (spread := study.spread()) is not None]
     with ExitStack() as stack:
         bars = stack.enter_context(console.Bars())
         pred = request.pred or _semantic(request, stack)
         scoring = Scoring(request.gt, pred, request.gt_dir, request.pred_dir)
         for study in studies:
             study.check(scoring)
-        run = score_folder(
-            request.gt,
-            pred,
-            request.gt_dir,
-            request.pred_dir,
-            request.out,
-            threads=request.workers,
-            ignore_extra=request.ignore_extra,
-            allow_missing=request.allow_missing,
-            boundary=request.boundary,
-            max_pixels=request.max_pixels or DEFAULT_MAX_PIXELS,
-            overwrite=request.overwrite,
-            resume=request.resume,
-            shard=None if request.shard is None else parse_shard(request.shard),
-            reporter=bars,
-            images=request.images,
-        )
+        if spreads:
+            run = _in_shards(request, settings, spreads[0], bars)
+        else:
+            run = score_folder(
+                request.gt,
+                pred,
+                out=request.out,
+                overwrite=request.overwrite,
+                resume=request.resume,
+                shard=None if request.shard is None else parse_shard(request.shard),
+                reporter=bars,
+                **settings,
+            )
         open_recorded()  # those of the line that has just been scored
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
         if request.semantic is not None:
@@ -125,11 +135,28 @@ def _semantic(request: ScoreRequest, stack: ExitStack) -> Path:
     assert request.semantic is not None
     if request.pred_dir is not None or request.resume or request.shard is not None:
         raise BadArgument("--semantic goes without --pred-dir, --resume and --shard.")
-    # On the disk of the run, which takes the predictions over.
+    made = _folder_beside(request, stack)
+    return semantic_predictions(request.gt, request.semantic, made, offset=request.offset, threads=request.workers)
+
+
+def _folder_beside(request: ScoreRequest, stack: ExitStack) -> Path:
+    """A folder for predictions that lives as long as `stack`: on the disk of the run, which takes them over."""
     beside = request.out.absolute().parent if request.out is not None else None
     if beside is not None:
         beside.mkdir(parents=True, exist_ok=True)
-    made = stack.enter_context(tempfile.TemporaryDirectory(prefix=".semantic-", dir=beside))
-    return semantic_predictions(
-        request.gt, request.semantic, Path(made), offset=request.offset, threads=request.workers
-    )
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".made-", dir=beside)))
+
+
+def _in_shards(request: ScoreRequest, settings: dict[str, Any], spread: "Spread", bars: "console.Bars") -> "Run":
+    """The run whose shards others score. Raises BadArgument without a place for it."""
+    from panbench.scoring.sharded import ShardedScoring
+
+    if request.pred is None or request.out is None or request.shard is not None:
+        raise BadArgument("--engine makes the shards of a stored run: give --pred and --out, and leave --shard out.")
+    again: dict[str, Any] = {
+        "overwrite": request.overwrite,
+        "resume": request.resume,
+        "command": ("panbench", *sys.argv[1:]),
+    }
+    (run,) = spread(ShardedScoring(request.gt, request.pred, request.out, settings, **again), bars)
+    return run

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.models.rules import Rule
     from panbench.runs import RunInfo, RunWriter
+    from panbench.runs.sharded import Spread
 
 __all__ = [
     "DEFAULTS",
@@ -125,6 +126,10 @@ class StudyOptions:
 
         model: as `wrapped` by all studies; folders: of the runs that are done, by rule; options: theirs
         """
+
+    def spread(self) -> "Spread | None":
+        """What makes the shards of an evaluation elsewhere, in place of this process."""
+        return None
 
     def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
         """Sentences that `panbench eval` ends with, such as the command that reads the runs."""

@@ -17,9 +17,11 @@ from panbench.catalog import ModelSpec, is_shipped
 from panbench.datasets import Dataset
 from panbench.evaluation.opening import Opening, opened_model
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.sharded import ShardedEvaluation
 from panbench.models.unopened import stated_names
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
+from panbench.runs.sharded import Spread
 
 if TYPE_CHECKING:
     from panbench.models.model import Model
@@ -178,23 +180,27 @@ def evaluate_models(
     reporters: Callable[[], AbstractContextManager[Reporter]],
     finished: Callable[[Outcome], Any],
     rules: Sequence[str] = (),
+    spread: Spread | None = None,
 ) -> list[Outcome]:
     """Opens each model and evaluates it into its folders; the outcomes in order, as `run_models` gives them.
 
     rules: fusion rules as `--rule` names them, each with a run of its own from one forward pass; () is the model's own
     folders: those of `run_folders`
     reporters: makes the reporter of one evaluation
+    spread: has other processes make the shards of each evaluation
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.evaluate import evaluate_rules
     from panbench.evaluation.shown import as_asked, run_further, with_those_beside
 
     of_each = len(rules) or 1
-    ahead = _opened_ahead(specs, dataset, opening, options)
+    ahead = _opened_ahead(specs, dataset, opening, options) if spread is None else {}
 
     def run(index: int, spec: ModelSpec) -> list[Run]:
         own = folders[index * of_each : (index + 1) * of_each]
         with reporters() as reporter:
+            if spread is not None:
+                return spread(ShardedEvaluation(spec, dataset, tuple(own), opening, options, tuple(rules)), reporter)
             opened = ahead.pop(spec) if spec in ahead else opened_model(spec, opening, reporter)
             chosen, model = as_asked(opened, dataset, rules, options)
             del opened

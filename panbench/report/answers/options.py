@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from panbench.report.answers.grid import Grid
     from panbench.report.answers.measures import Measured
     from panbench.runs import Run
+    from panbench.runs.sharded import Spread
 
 __all__ = ["Answer", "CompareOptions", "Comparing", "ExportOptions", "ScoreOptions", "Scoring", "given_options"]
 
@@ -41,6 +42,10 @@ class ScoreOptions:
 
     def check(self, scoring: Scoring) -> None:
         """Raises PanbenchError, before anything is scored, for files that the options do not fit."""
+
+    def spread(self) -> "Spread | None":
+        """What scores in shards elsewhere, in place of this process."""
+        return None
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
         """Tables below that of PQ, and keys of `--json`; None if no option asks for any."""

@@ -1,0 +1,144 @@
+"""`--gpus`: a process for each card makes a shard; one that dies is named and resumed, and the run is whole."""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from support import Recorder, evaluated, refused
+
+from panbench.base.errors import BadRun
+from panbench.base.reporter import Reporter, Silent
+from panbench.base.shards import Shard
+from panbench.catalog import find_model
+from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.evaluation.opening import Opening
+from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.sharded import ATTEMPTS, ShardedEvaluation, run_on_cards
+from panbench.runs import load_run
+from panbench.scoring.folder import score_folder
+from panbench.scoring.sharded import ShardedScoring
+
+SPEC = find_model("mask2former-tiny")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("scenes")
+    shapes.generate(root, count=7, size=(64, 96))
+    return open_dataset(root)
+
+
+class Killing(Silent):
+    """Kills its own process once two images are stored."""
+
+    def progress(self, task: str, done: int, total: int | None, unit: str = "images") -> None:
+        if done >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Evaluation(ShardedEvaluation):
+    """The process of the second shard dies once, when it has stored two images."""
+
+    place: Path = Path()
+    threads: int = 1
+
+    def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
+        import torch
+
+        from panbench.evaluation import loop
+
+        loop.BLOCK_IMAGES = 1
+        torch.set_num_threads(self.threads)
+        if shard.number == 2 and not (self.place / "died").exists():
+            (self.place / "died").touch()
+            reporter = Killing()
+        super().run_shard(shard, folders, reporter)
+
+
+@pytest.mark.slow
+def test_a_run_on_cards_of_which_a_process_dies_is_that_of_one_process(dataset, tmp_path):
+    import torch
+
+    whole = evaluated(SPEC, dataset, tmp_path / "whole", save_predictions=True)
+    recorder, options = Recorder(), EvaluateOptions(save_predictions=True)
+    threads = torch.get_num_threads()
+    home, opening = tmp_path / "m", Opening(device="cpu")
+    work = Evaluation(SPEC, dataset, (home,), opening, options, place=tmp_path, threads=threads)
+    (run,) = run_on_cards(work, recorder, ["0", "1"])
+    assert "Shard 2/2 died (signal SIGKILL) and is resumed." in recorder.notices
+    assert run.info.status == "done"
+    assert run.table.to_arrow().equals(whole.table.to_arrow())
+    assert run.summary() == whole.summary()
+    for png in (whole.path / "predictions").iterdir():
+        assert (run.path / "predictions" / png.name).read_bytes() == png.read_bytes()
+    assert {(count[0], count[2]) for count in recorder.counts[-2:]} == {(SPEC.title, 7)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["died", "m", "whole"]
+
+
+@dataclass(frozen=True)
+class Scoring(ShardedScoring):
+    """Writes down which card each shard sees; the process of the second dies so often."""
+
+    place: Path = Path()
+    deaths: int = 0
+
+    def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
+        (self.place / f"card of {shard.number}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        died = len(list(self.place.glob("died *")))
+        if shard.number == 2 and died < self.deaths:
+            (self.place / f"died {died}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().run_shard(shard, folders, reporter)
+
+
+def scoring(dataset: Dataset, place: Path, **settings) -> Scoring:
+    return Scoring(Path(dataset.gt), Path(dataset.gt), place / "s", {}, place=place, **settings)
+
+
+def test_each_shard_sees_its_card_alone_and_one_bar_counts_all(dataset, tmp_path):
+    recorder = Recorder()
+    (run,) = run_on_cards(scoring(dataset, tmp_path, deaths=1), recorder, ["4", "GPU-7"])
+    assert [(tmp_path / f"card of {n}").read_text() for n in (1, 2)] == ["4", "GPU-7"]
+    assert recorder.notices == ["Shard 2/2 died (signal SIGKILL) and is resumed."]
+    whole = score_folder(dataset.gt, dataset.gt, out=tmp_path / "whole")
+    assert run.table.to_arrow().equals(whole.table.to_arrow())
+    assert run.summary() == whole.summary()
+    assert recorder.counts[-1] == ("Scoring", 7, 7, "images")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card of 1", "card of 2", "died 0", "s", "whole"]
+
+
+def test_a_shard_that_cannot_live_is_named_and_the_others_are_kept_for_resume(dataset, tmp_path):
+    work = scoring(dataset, tmp_path, deaths=ATTEMPTS)
+    with pytest.raises(BadRun, match=rf"s, shard 2/2 died {ATTEMPTS} times \(signal SIGKILL\).*--resume continues"):
+        run_on_cards(work, Recorder(), ["0", "1"])
+    assert load_run(tmp_path / "s.1").info.status == "done"
+    assert not (tmp_path / "s").exists()
+    (run,) = run_on_cards(replace(work, resume=True), Recorder(), ["0", "1"])
+    assert len(run.images) == 7
+    (again,) = run_on_cards(replace(work, resume=True), Recorder(), ["0", "1"])
+    assert again.info.id == run.info.id
+
+
+def test_what_a_shard_refuses_ends_all_in_its_sentence(dataset, tmp_path):
+    work = replace(scoring(dataset, tmp_path), pred=tmp_path / "nowhere.json")
+    with pytest.raises(BadRun, match="nowhere"):
+        run_on_cards(work, Recorder(), ["0"])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--gpus", "64"), "--gpus 64, and PyTorch sees"),
+        (("--gpus", "2", "--shard", "1/2"), "each share out the images"),
+        (("--gpus", "2", "--device", "cpu"), "--device is cpu"),
+        (("--gpus", "2", "--corrupt", "fog:1"), "are not shared out: give --shard"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(dataset, tmp_path, options, sentence):
+    line = ("eval", "--model", SPEC.name, "--data", dataset.images.parent, "--out", tmp_path / "m")
+    assert sentence in refused(*line, *options)
+    assert list(tmp_path.iterdir()) == []
