@@ -410,16 +410,6 @@ def choose_model(
     return specs[0]
 
 
-def renamed(spec: ModelSpec, name: str) -> ModelSpec:
-    """The same model under another name: as it is in its row, with hyphens for spaces in its run's folder.
-
-    Raises BadArgument.
-    """
-    if not name.strip() or name.startswith(".") or set(name) & set('/\\:*?"<>|\0'):
-        raise BadArgument(f"--name {name!r} cannot be the name of a folder. Use letters, digits, -, _ and spaces.")
-    return dataclasses.replace(spec, name="-".join(name.split()), title=name, aliases=())
-
-
 def download_size(spec: ModelSpec) -> int | None:
     """About how many bytes a model's weights have; None where the config does not tell."""
     # The model zoos' checkpoints hold float32 weights and little else.

@@ -210,7 +210,7 @@ def test_the_lines_that_need_only_shapes_run_in_their_order(tmp_path, monkeypatc
         run.add(said)
         if words[0] == "eval":
             # Some of the 200 scenes, among them those that other lines name.
-            words += ["--image-ids", IMAGES, "--overwrite"]
+            words += ["--limit", IMAGES, "--overwrite"]
         ran(*words)
         for option, word in itertools.pairwise(words):
             if option == "--out":

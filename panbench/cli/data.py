@@ -81,7 +81,7 @@ def coco(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images and their ground truth.")] = None,
     root: Annotated[Path, typer.Option(help="The folder of the set.")] = Path("data/coco"),
     instances: Annotated[
-        bool, typer.Option("--instances", help="Also instances_SPLIT2017.json: what `eval --ap-gt` takes.")
+        bool, typer.Option("--instances", help="Also instances_SPLIT2017.json: what `eval --metrics ap=FILE` takes.")
     ] = False,
     keep_archives: Annotated[
         bool, typer.Option("--keep-archives", help="Keep whole archives in ROOT/archives.")

@@ -43,7 +43,6 @@ class EvalRequest:
     config: Config = None
     checkpoint: Checkpoint = None
     things: Things = None
-    name: Annotated[str | None, option("The model's name in its run folder and in tables.", _MODEL, "NAME")] = None
     data: Annotated[
         str | None,
         option(
@@ -58,11 +57,17 @@ class EvalRequest:
         Path | None, option("A folder of images, with --gt; without --gt the model is only timed.", _DATA, "DIR")
     ] = None
     gt: Annotated[
-        Path | None, option("A panoptic JSON, with --images; 'gt-*.json' for several.", _DATA, "FILE.json")
+        Path | None,
+        option(
+            "A panoptic JSON, with --images; with its folder of id PNGs where that is elsewhere.", _DATA, "FILE[,DIR]"
+        ),
     ] = None
-    gt_dir: Annotated[Path | None, option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None
-    limit: Annotated[int | None, option("Only the first N images.", _DATA, "N", min=1)] = None
-    image_ids: Annotated[str | None, option("Only these: 139,285 or @FILE with one id per line.", _DATA, "IDS")] = None
+    limit: Annotated[
+        str | None,
+        option(
+            "Only the first N images, or those with these ids: 139,285 or @FILE with one id a line.", _DATA, "N|IDS"
+        ),
+    ] = None
     exif: Annotated[Orientation, exif_option(_DATA)] = Orientation.apply
     download: Download = False
     device: Device = "auto"
@@ -111,7 +116,7 @@ class EvalRequest:
         bool | None,
         flag(
             "--save-predictions/--no-save-predictions",
-            "Keep COCO panoptic PNGs and JSON. Default: of up to 10,000 images, unless --image-ids names them.",
+            "Keep COCO panoptic PNGs and JSON. Default: of up to 10,000 images, unless --limit names them by id.",
             _RUN,
         ),
     ] = None

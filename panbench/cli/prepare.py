@@ -15,7 +15,6 @@ from panbench.catalog import (
     choose_models,
     is_shipped,
     random_seed,
-    renamed,
     resolve_models,
     split_names,
     split_rules,
@@ -68,15 +67,12 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     _refuse_contradictions(request)
     spread = _spread(request, studies)
     specs = choose_models(request.model or [], request.config, request.checkpoint, request.things)
-    _refuse_for_several(request, specs)
     check_checkpoint(request.checkpoint)
     rules = [] if request.rule is None else split_rules(request.rule)
     options = _options(request, studies)
     specs, data = _with_data(request, specs)
     for study in studies:
         study.check_models(specs)
-    if request.name is not None:
-        specs = [renamed(specs[0], request.name)]
 
     def check(categories: "Sequence[Category]") -> None:
         if not any(study.maps_categories for study in studies):
@@ -131,7 +127,7 @@ def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence
         for folder in folders:
             if (folder / "run.json").exists():
                 return bool(load_run(folder).info.arguments.get("save_predictions"))
-    is_part = request.image_ids is not None
+    is_part = _limit(request.limit)[1] is not None
     few = 0 < len(dataset.scenes) <= _MOST_KEPT_UNASKED
     return few and dataset.has_ground_truth and not is_part and shared_name(dataset) is None
 
@@ -184,12 +180,6 @@ def _spread(request: EvalRequest, studies: Sequence[StudyOptions]) -> "Spread | 
     return spreads[0]
 
 
-def _refuse_for_several(request: EvalRequest, specs: Sequence[ModelSpec]) -> None:
-    """Raises BadArgument for options that fit one model only, when there are several."""
-    if request.name is not None and len(specs) > 1:
-        raise BadArgument(f"--name names one model, not {len(specs)}. Name one --model, or leave --name out.")
-
-
 def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[ModelSpec], str | None]:
     """The models, without those of a pattern that are of other data, and the name of the dataset; None for files."""
     if request.images is not None or request.gt is not None:
@@ -216,22 +206,23 @@ def _opened(
 
     check: refuses categories that the models do not have
     """
-    ids = None if request.image_ids is None else _image_ids(request.image_ids)
+    limit, ids = _limit(request.limit)
     split = split_of(request.data)
+    gt, gt_dir = _ground_truth(request.gt)
 
     def opened(download: bool) -> Dataset:
         if _is_timed_only(request) and request.images is not None:
             from panbench.evaluation.tools.photographs import photograph_dataset
 
-            return photograph_dataset([request.images], (), limit=request.limit, exif=request.exif.choice)
+            return photograph_dataset([request.images], (), limit=limit, exif=request.exif.choice)
         with console.Bars() as bars:
             return open_dataset(
                 data,
                 images=request.images,
-                gt=request.gt,
-                gt_dir=request.gt_dir,
+                gt=gt,
+                gt_dir=gt_dir,
                 split=split,
-                limit=request.limit,
+                limit=limit,
                 image_ids=ids,
                 exif=request.exif.choice,
                 download=download,
@@ -239,7 +230,7 @@ def _opened(
             )
 
     missing = missing_for(
-        specs, weights=weights_named(request.checkpoint), data=data, split=split, limit=request.limit, image_ids=ids
+        specs, weights=weights_named(request.checkpoint), data=data, split=split, limit=limit, image_ids=ids
     )
     dataset: Dataset | None = None
     if missing.data is None and not (data or "").startswith("shapes"):
@@ -248,6 +239,12 @@ def _opened(
         check(dataset.categories)
     download = may_download(missing, request.download)
     return dataset or opened(download), download
+
+
+def _ground_truth(given: Path | None) -> tuple[Path | None, Path | None]:
+    """The JSON and the folder of id PNGs that `--gt FILE[,DIR]` names; None for the folder beside the JSON."""
+    file, comma, folder = str(given or "").rpartition(".json,")
+    return (Path(f"{file}.json"), Path(folder)) if comma and folder else (given, None)
 
 
 def _refuse_other_categories(
@@ -272,17 +269,25 @@ def _refuse_other_categories(
         raise BadModel(" ".join(misfits))
 
 
-def _image_ids(text: str) -> list[int]:
-    """The ids of `1,2,3`, or of a file after `@` with ids separated by commas, spaces or line ends."""
+def _limit(text: str | None) -> tuple[int | None, list[int] | None]:
+    """How many images `--limit` takes, or which: `20`; `139,285`; `@FILE` with ids apart by commas, spaces or lines."""
+    if text is None:
+        return None, None
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text), None
     if text.startswith("@"):
         try:
             text = Path(text[1:]).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BadArgument(f"--image-ids {text}: the file cannot be read ({error}).") from None
+            raise BadArgument(f"--limit {text}: the file cannot be read ({error}).") from None
+    elif "," not in text:
+        raise BadArgument(
+            f"--limit is {text!r}; give a number of images, ids such as 139,285, or @FILE with one a line."
+        )
     words = text.replace(",", " ").split()
     if not words:
-        raise BadArgument("--image-ids: there are no ids. Give some such as 139,285, or @FILE with one per line.")
-    return [typed(word) for word in words]
+        raise BadArgument("--limit: there are no ids. Give some such as 139,285, or @FILE with one per line.")
+    return None, [typed(word) for word in words]
 
 
 def _batch_size(text: str) -> "int | Literal['auto']":

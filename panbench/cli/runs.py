@@ -147,7 +147,7 @@ def merge(
 ) -> None:
     """Merge the runs of shards into one run of all their images.
 
-    Shards are made by `--shard I/N` of eval and score, or by `eval --image-ids`. Their settings must be equal, and no
+    Shards are made by `--shard I/N` of eval and score, or by `eval --limit @FILE`. Their settings must be equal, and no
     image may be in two of them. The run is the one that a single process would have made.
     """
     from panbench.report.answers.tables import comparison_row, summary_text

@@ -235,7 +235,7 @@ def fetch_coco(
 
     split: val, train, or test-dev (images and the list of images with panoptic categories; its ground truth is secret)
     limit: only the first so many images in the order of the JSON, and their ground truth
-    instances: also instances_<split>2017.json, the ground truth of AP in papers (`eval --ap-gt`)
+    instances: also instances_<split>2017.json, the ground truth of AP in papers (`eval --metrics pq,ap=FILE`)
     keep_archives: leave the archives that had to be fetched whole in <root>/archives
     archives_from: a folder of archives fetched before; they are verified, read in place and left there
     reporter: gets bytes downloaded, files verified, and notices

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support import panbench, ran, refused
 from panbench.catalog import find_model
 from panbench.cli import console
 from panbench.datasets import shapes
+from panbench.runs import load_run
 from scripts.make.coco_mimic import FaultServer
 
 TINY = find_model("mask2former-tiny")
@@ -91,13 +93,14 @@ def test_two_models_of_one_name_are_refused_with_both_files(mine, tmp_path):
     assert str(TINY.config) in said
 
 
-def test_a_name_is_given_to_the_folder_and_the_row(scenes, tmp_path):
-    result = ran("eval", "--model", TINY.name, "--name", "my model", "--data", scenes, *FAST)
-    assert "| my model" in result.stdout
-    assert (tmp_path / "results" / "scenes-my-model" / "run.json").is_file(), "folders have no spaces"
-    several = panbench("eval", "--model", f"{TINY.name},maskformer-tiny", "--name", "x", "--data", scenes)
-    assert (several.exit_code, "--name names one model, not 2" in several.stderr) == (2, True)
-    assert panbench("eval", "--model", TINY.name, "--name", "../x", "--data", scenes).exit_code == 2
+def test_id_pngs_that_are_elsewhere_are_named_behind_their_json(scenes, tmp_path):
+    gt = scenes / "annotations" / "panoptic_val.json"
+    alone = shutil.copy(gt, tmp_path / "gt.json")
+    line = ("eval", "--model", TINY.name, "--images", scenes / "val", "--limit", "1", *FAST, "--out", "run", "--gt")
+    assert "gt" in refused(*line, alone)
+    ran(*line, f"{alone},{scenes / 'annotations' / 'panoptic_val'}")
+    ran(*line[:-3], "--out", "beside", "--gt", gt)
+    assert load_run(tmp_path / "run").summary() == load_run(tmp_path / "beside").summary()
 
 
 def test_a_pattern_stands_for_the_models_that_it_fits():

@@ -136,7 +136,7 @@ class StoredEnsemble(Wrapped):
                 raise BadRun(
                     f"{first.name} and {run.name} kept candidates of different images "
                     f"({len(self.image_ids)} and {len(member.stored.image_ids)}). Evaluate them with the same "
-                    "--limit or --image-ids."
+                    "--limit."
                 )
             self._places.append(np.array([self.class_names.index(name) for name in member.class_names], np.int64))
         if reason := why_not_averaged(runs):

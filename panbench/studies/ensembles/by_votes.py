@@ -259,7 +259,7 @@ def _shared_images(runs: Sequence[Run], members: Sequence[PanopticSet], truth: P
         if len(run.image_ids()) != len(shared):
             raise BadRun(
                 f"{run.name} has {len(run.image_ids())} images and the runs have {len(shared)} in common. An ensemble "
-                "takes runs of the same images: evaluate them with the same --limit or --image-ids."
+                "takes runs of the same images: evaluate them with the same --limit."
             )
     return [image_id for image_id in truth.annotations if image_id in shared]
 

@@ -31,7 +31,7 @@ def run_on_ray(work: Sharded, reporter: Reporter, tasks: int, address: str | Non
         return [load_run(home) for home in work.homes]
     was_running = ray.is_initialized()
     if not was_running:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
         # A GPU a task where the cluster has some; Ray lets the worker see that one alone.
         gpus = 1 if ray.cluster_resources().get("GPU") else 0

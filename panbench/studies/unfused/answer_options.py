@@ -8,7 +8,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.base.studies import Option
 from panbench.report.answers.options import CompareOptions, ScoreOptions, Scoring
-from panbench.studies.unfused.options import METRICS, ApGroundTruth, parse_metrics
+from panbench.studies.unfused.options import METRICS, ground_truth_of_ap, parse_metrics
 
 if TYPE_CHECKING:
     from panbench.report.answers.comparison import Standing
@@ -30,16 +30,16 @@ class MapScores(ScoreOptions):
     metrics: Annotated[
         str,
         Option(
-            "Also ap: the mask AP of the things in the maps, each of which needs a score.", "pq,ap", METRICS_OF_MAPS
+            "Also ap: the mask AP of the things in the maps, each of which needs a score; ap=FILE.json against a COCO "
+            "instance JSON.",
+            "pq,ap[=FILE]",
+            METRICS_OF_MAPS,
         ),
     ] = "pq"
-    ap_gt: ApGroundTruth = None
 
     def __post_init__(self) -> None:
-        """Raises BadArgument for another metric, and for a ground truth of AP where AP is not asked for."""
-        with_ap = self._with_ap
-        if self.ap_gt is not None and not with_ap:
-            raise BadArgument("--ap-gt is the ground truth of AP. Add --metrics pq,ap.")
+        """Raises BadArgument for another metric."""
+        _ = self._with_ap
 
     @property
     def _with_ap(self) -> bool:
@@ -67,9 +67,10 @@ class MapScores(ScoreOptions):
         from panbench.studies.unfused.answer import map_grid
         from panbench.studies.unfused.map_ap import ap_of_map
 
-        found = ap_of_map(run, self.ap_gt, counter(reporter, "AP"))
+        ap_gt = ground_truth_of_ap(self.metrics)
+        found = ap_of_map(run, ap_gt, counter(reporter, "AP"))
         name = scoring.gt.name
-        truth = f"the thing segments of {name}" if self.ap_gt is None else f"the instances of {self.ap_gt.name}"
+        truth = f"the thing segments of {name}" if ap_gt is None else f"the instances of {ap_gt.name}"
         record = {"AP_map": found.as_record(), "AP_map_gt": truth}
         return Measured(grids=(map_grid(found, truth),), record=record)
 

@@ -17,21 +17,24 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.runs import RunWriter
 
-__all__ = ["METRICS", "ApGroundTruth", "UnfusedOptions", "parse_metrics"]
+__all__ = ["METRICS", "UnfusedOptions", "ground_truth_of_ap", "parse_metrics"]
 
 METRICS = ("pq", "ap", "miou")
 """What `--metrics` takes: PQ of the fused map; before fusion AP_pan of instances and mIoU_pan of the semantic sum."""
 
-ApGroundTruth = Annotated[
-    Path | None,
-    Option("AP's ground truth: a COCO instance JSON. Default: the things of the panoptic one.", "FILE.json"),
-]
-"""The option --ap-gt of `eval` and of `score`."""
+
+def ground_truth_of_ap(text: str) -> Path | None:
+    """The COCO instance JSON that `pq,ap=FILE.json` names; None for the things of the panoptic ground truth."""
+    files = [word.partition("=")[2].strip() for word in text.split(",") if word.strip().lower().startswith("ap=")]
+    return Path(files[0]) if files and files[0] else None
 
 
 def parse_metrics(text: str, known: Sequence[str] = METRICS) -> tuple[str, ...]:
-    """The metrics that `pq,ap,miou` names, in that order; PQ is always among them. Raises BadArgument."""
-    named = [word.strip().lower() for word in text.split(",") if word.strip()]
+    """The metrics that `pq,ap=FILE.json,miou` names, in that order; PQ is always among them. Raises BadArgument."""
+    given = [word.strip().partition("=") for word in text.split(",") if word.strip()]
+    if others := [name for name, equals, _ in given if equals and name.lower() != "ap"]:
+        raise BadArgument(f"--metrics {text}: {others[0]} takes no file. AP's ground truth is named so: ap=FILE.json.")
+    named = [name.strip().lower() for name, _, _ in given]
     unknown = [word for word in named if word not in known]
     if unknown or not named:
         what = f"there is no metric {unknown[0]!r}" if unknown else "no metric is named"
@@ -42,29 +45,28 @@ def parse_metrics(text: str, known: Sequence[str] = METRICS) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class UnfusedOptions(StudyOptions):
-    """The metrics that are measured beside PQ, and the ground truth of AP.
-
-    ap_gt: a COCO instance JSON; None takes the thing segments of the panoptic JSON
-    """
+    """The metrics that are measured beside PQ, and the ground truth of AP."""
 
     panel: ClassVar[str] = "Before fusion"
 
     metrics: Annotated[
         str,
         Option(
-            "Also of the network before fusion, in the same pass: ap (AP_pan of things) and miou (mIoU_pan).",
-            "pq,ap,miou",
+            "Also of the network before fusion, in the same pass: ap (AP_pan of things; ap=FILE.json against a COCO "
+            "instance JSON) and miou (mIoU_pan).",
+            "pq,ap[=FILE],miou",
             METRICS,
         ),
     ] = "pq"
-    ap_gt: ApGroundTruth = None
 
     def __post_init__(self) -> None:
-        """Raises BadArgument for an unknown metric, and for a ground truth of AP where AP is not asked for."""
-        measured = self.measured
-        if self.ap_gt is not None and "ap" not in measured:
-            more = "Add --metrics pq,ap." if measured == ("pq",) else "Add ap to --metrics."
-            raise BadArgument(f"--ap-gt is the ground truth of AP. {more}")
+        """Raises BadArgument for an unknown metric."""
+        parse_metrics(self.metrics)
+
+    @property
+    def ap_gt(self) -> Path | None:
+        """The ground truth of AP: a COCO instance JSON; None takes the thing segments of the panoptic JSON."""
+        return ground_truth_of_ap(self.metrics)
 
     @property
     def measured(self) -> tuple[str, ...]:

@@ -86,9 +86,9 @@ def test_ap_of_a_map_against_an_instance_json(files, tmp_path):
         "annotations": annotations,
     }
     (tmp_path / "instances.json").write_text(json.dumps(document))
-    command = ["score", "--gt", truth, "--pred", predictions, "--metrics", "pq,ap", "--json"]
-    against = json.loads(panbench(*command, "--ap-gt", tmp_path / "instances.json").stdout)
-    assert against["AP_map"] == json.loads(panbench(*command).stdout)["AP_map"]
+    command = ["score", "--gt", truth, "--pred", predictions, "--json", "--metrics"]
+    against = json.loads(panbench(*command, f"pq,ap={tmp_path / 'instances.json'}").stdout)
+    assert against["AP_map"] == json.loads(panbench(*command, "pq,ap").stdout)["AP_map"]
     assert against["AP_map_gt"] == "the instances of instances.json"
 
 

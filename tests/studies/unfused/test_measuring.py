@@ -205,7 +205,7 @@ def test_the_papers_truth_is_an_instance_json(dataset, folder, tmp_path):
     }
     (tmp_path / "instances.json").write_text(json.dumps(document))
     model = open_model(find_model("mask2former-tiny"))
-    options = EvaluateOptions(studies=(UnfusedOptions("pq,ap", tmp_path / "instances.json"),))
+    options = EvaluateOptions(studies=(UnfusedOptions(f"pq,ap={tmp_path / 'instances.json'}"),))
     own = evaluate(model, dataset, tmp_path / "own", options)
     panoptic = evaluate(model, dataset, tmp_path / "panoptic", EvaluateOptions(studies=(UnfusedOptions("pq,ap"),)))
     record = metric_findings(own).record
@@ -264,8 +264,9 @@ def test_metrics_that_cannot_be_measured_are_refused_before_anything_is_written(
     refused = panbench("eval", "--model", "mask2former-tiny", "--metrics", "pq,mota", "--out", tmp_path / "run")
     assert refused.exit_code == 2
     assert "there is no metric 'mota'. They are pq, ap, miou" in refused.output
-    with pytest.raises(BadArgument, match="--ap-gt is the ground truth of AP"):
-        UnfusedOptions(ap_gt=Path("instances.json"))
+    with pytest.raises(BadArgument, match="miou takes no file"):
+        UnfusedOptions("pq,miou=instances.json")
+    assert UnfusedOptions("pq,ap=My Instances.json,miou").ap_gt == Path("My Instances.json")
     maps = FunctionModel(find_model("mask2former-tiny"), lambda image: (np.zeros(image.shape[:2], np.int32), []))
     with pytest.raises(BadArgument, match="gives finished id maps"):
         evaluate(maps, dataset, tmp_path / "run", EvaluateOptions(studies=MEASURED))

@@ -15,7 +15,7 @@ def test_metrics_that_cannot_be_measured_are_refused_without_pytorch(tmp_path):
         tmp_path,
         [
             ([*line, "--metrics", "mota"], "there is no metric 'mota'"),
-            ([*line, "--ap-gt", "x.json"], "--ap-gt is the ground truth of AP. Add --metrics pq,ap."),
+            ([*line, "--metrics", "pq=x.json"], "pq takes no file. AP's ground truth is named so: ap=FILE.json."),
             ([*line, "--images", "photos", "--metrics", "ap"], "--metrics ap and miou need ground truth"),
         ],
     )
