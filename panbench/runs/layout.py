@@ -47,7 +47,7 @@ CORE_NAMES = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HA
 
 def candidate_name(image_id: int) -> str:
     """The file of an image's candidates, relative to the run folder."""
-    return f"{CANDIDATES}/{image_id}.parquet"
+    return f"{CANDIDATES}/{int(image_id)}.parquet"
 
 
 def candidate_files(run: Path) -> list[Path]:

@@ -123,11 +123,13 @@ def test_a_model_runs_on_images_that_are_called_by_text(tmp_path):
     change(gt, rename)
     dataset = open_dataset(str(tmp_path / "set"), image_ids=[typed("scene 2"), typed("scene 3")])
     model = open_model(find_model("mask2former-tiny"))
-    run = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(save_predictions=True))
+    run = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(save_predictions=True, keep_candidates=True))
     written = json.loads((run.path / "predictions.json").read_text())["annotations"]
     assert {annotation["image_id"] for annotation in written} == {"scene 2", "scene 3"}
     again = score_folder(gt, run.path / "predictions.json", allow_missing=True)
     assert again.info.images.missing == 1
+    ran("fuse", run.path, "--rule", "maskformer", "--out", tmp_path / "fused")
+    assert [str(image) for image in load_run(tmp_path / "fused").image_ids()] == [str(i) for i in run.image_ids()]
     ran("show", "side-by-side", run.path, "--image", "scene 2", "--out", tmp_path / "a.png")
 
 
