@@ -600,34 +600,6 @@ class _Reader:
         return found
 
     def annotation(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
-        return self._plain(record, taken, counted) or self._checked(record, index, taken, counted)
-
-    def _plain(self, record: Any, taken: Container[int], counted: bool) -> Annotation | None:
-        """A record as nearly all are; None for anything unusual, which `_checked` reads or names field by field."""
-        try:
-            image_id, name, described = record["image_id"], record["file_name"], record["segments_info"]
-            if type(image_id) is not int or not -(2**31) <= image_id <= 2**62 or image_id in taken:
-                return None
-            if type(name) is not str or leaves_folder(name) or type(described) is not list:
-                return None
-            segments = []
-            for one in described:
-                own, category_id, area = one["id"], one["category_id"], 0 if counted else one["area"]
-                iscrowd = one.get("iscrowd", 0)
-                if not (type(own) is type(category_id) is type(area) is int) or one.get("score") is not None:
-                    return None
-                if not (1 <= own <= MAX_ID and 0 <= category_id <= _MAX_CATEGORY_ID and 0 <= area <= 2**62):
-                    return None
-                if iscrowd not in (0, 1) and not counted:
-                    return None
-                segments.append(Segment(own, category_id, area, iscrowd == 1, _box(one.get("bbox"))))
-        except (KeyError, TypeError, AttributeError):
-            return None
-        if len({segment.id for segment in segments}) < len(segments):
-            return None
-        return Annotation(image_id, name, tuple(segments))
-
-    def _checked(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
         where = f"annotations[{index}]"
         image_id = self.image_id(record, "image_id", where)
         where = f"{where} (image {image_id})"
