@@ -1,5 +1,6 @@
 """`panbench report`, `panbench show …` and `panbench predict`: pages, pictures and plots."""
 
+import re
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -182,11 +183,9 @@ def overlay(
 def side_by_side(
     runs: Runs,
     image: Annotated[
-        int | None, typer.Option("--image", parser=typed, metavar="ID", help="The image's id; or --worst.")
-    ] = None,
-    worst: Annotated[
-        int | None, typer.Option("--worst", min=1, metavar="N", help="The N images of lowest PQ of the first run.")
-    ] = None,
+        str,
+        typer.Option("--image", metavar="ID|worst:N", help="The image's id, or the N of lowest PQ of the first run."),
+    ],
     out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
     columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
     view: _View = View.panoptic,
@@ -203,10 +202,9 @@ def side_by_side(
     """Show an image, its ground truth and the predictions of runs side by side."""
     from panbench.report.figures.pictures import side_by_side_figure
 
-    if (image is None) == (worst is None):
-        raise BadArgument("Give either --image or --worst.")
     loaded = _load(runs)
-    for one in [image] if image is not None else _worst_images(loaded[0], worst or 0):
+    asked = re.fullmatch(r"worst:(\d+)", image)
+    for one in [typed(image)] if asked is None else _worst_images(loaded[0], int(asked[1])):
         photo, layers = _layers([TRUTH, *loaded], one, loaded[0], images, gt, gt_dir, view, missed)
         figure = side_by_side_figure(
             photo,
@@ -220,7 +218,7 @@ def side_by_side(
         )
         target = out or Path("side-by-side.png")
         own_name = f"{target.stem}-{_in_name(one)}{target.suffix}"
-        _save(figure, target if out and worst is None else target.with_name(own_name), loaded, dpi)
+        _save(figure, target if out and asked is None else target.with_name(own_name), loaded, dpi)
 
 
 @command(

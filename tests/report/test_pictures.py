@@ -380,5 +380,5 @@ def test_a_small_photograph_that_is_turned_or_torn_is_read_as_any_other(make_run
 def test_the_worst_images_of_a_run_are_drawn_by_their_number(shared_runs, tmp_path):
     run = shared_runs[0]
     table = scores_of_images(run.matched).sort_values("PQ", kind="stable")
-    ran("show", "side-by-side", run.path, "--worst", 2, "--out", tmp_path / "worst.png")
+    ran("show", "side-by-side", run.path, "--image", "worst:2", "--out", tmp_path / "worst.png")
     assert {path.name for path in tmp_path.iterdir()} == {f"worst-{image}.png" for image in table["image_id"][:2]}
