@@ -90,6 +90,10 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         bars = stack.enter_context(console.Bars())
         pred = request.pred or _semantic(request, stack)
         scoring = Scoring(request.gt, pred, request.gt_dir, request.pred_dir)
+        made = [each for study in studies if (each := study.remade(scoring, lambda: _made(request, stack), bars))]
+        if made:
+            pred, settings["pred_dir"] = made[0].json, None
+            scoring = Scoring(request.gt, pred, request.gt_dir)
         for study in studies:
             study.check(scoring)
         if spreads:
@@ -111,8 +115,8 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             from panbench.report.answers.measures import semantic_answer
 
             besides.append(semantic_answer(run))
-            if request.out is not None:
-                take_predictions(run, pred, pred.with_suffix(""))
+        if pred != request.pred and request.out is not None:
+            take_predictions(run, pred, pred.with_suffix(""), made[0].record if made else {})
     if request.as_json:
         more = {key: value for found in besides for key, value in found.record.items()}
         console.show_json({**scores_of(run), **more})
@@ -133,14 +137,19 @@ def _semantic(request: ScoreRequest, stack: ExitStack) -> Path:
     from panbench.scoring.semantic import semantic_predictions
 
     assert request.semantic is not None
-    if request.pred_dir is not None or request.resume or request.shard is not None:
-        raise BadArgument("--semantic goes without --pred-dir, --resume and --shard.")
-    made = _folder_beside(request, stack)
+    if request.pred_dir is not None:
+        raise BadArgument("--semantic goes without --pred-dir.")
+    made = _made(request, stack)
     return semantic_predictions(request.gt, request.semantic, made, offset=request.offset, threads=request.workers)
 
 
-def _folder_beside(request: ScoreRequest, stack: ExitStack) -> Path:
-    """A folder for predictions that lives as long as `stack`: on the disk of the run, which takes them over."""
+def _made(request: ScoreRequest, stack: ExitStack) -> Path:
+    """A folder for predictions that are made here; it lives as long as `stack`.
+
+    It is on the disk of the run, which takes them over. Raises BadArgument for what would need them another time.
+    """
+    if request.resume or request.shard is not None:
+        raise BadArgument("--semantic and --category-map make predictions, and go without --resume and --shard.")
     beside = request.out.absolute().parent if request.out is not None else None
     if beside is not None:
         beside.mkdir(parents=True, exist_ok=True)

@@ -151,6 +151,13 @@ def map_segments(
     return mapped, {segment_id: areas[segment_id] for segment_id, _, _ in segments if segment_id in areas}
 
 
+def source_set(source: str | os.PathLike[str]) -> str | None:
+    """The set that a category map says it is from, such as "coco"; None where it does not say."""
+    _, document = _document(source)
+    name = document.get("from") if isinstance(document, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def shipped_maps() -> tuple[str, ...]:
     """Names of the maps that ship with the package."""
     folder = resources.files("panbench.datasets").joinpath("maps")

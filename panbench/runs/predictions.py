@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from panbench.base.addresses import recorded_path
@@ -58,8 +59,11 @@ def write_predictions_document(
     return write_recorded(run, PREDICTIONS_JSON, content.encode())
 
 
-def take_predictions(run: Run, path: Path, folder: Path) -> None:
-    """Moves predictions that a run scored, a JSON and its PNGs, into the run folder, and records them there."""
+def take_predictions(run: Run, path: Path, folder: Path, record: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Moves predictions that a run scored, a JSON and its PNGs, into the run folder, and records them there.
+
+    record: further fields of run.json
+    """
     assert run.path is not None
     assert run.info.predictions is not None
     document = json.loads(path.read_bytes())
@@ -67,8 +71,8 @@ def take_predictions(run: Run, path: Path, folder: Path) -> None:
     kept = write_predictions_document(
         run.path, document["annotations"], [category_record(category) for category in run.categories]
     )
-    record = PredictionsRecord(str(kept.absolute()), str((run.path / PREDICTIONS).absolute()), sha256_of(kept))
-    write_json(run.path / RECORD, replace(run.info, predictions=record).to_json())
+    taken = PredictionsRecord(str(kept.absolute()), str((run.path / PREDICTIONS).absolute()), sha256_of(kept))
+    write_json(run.path / RECORD, replace(run.info, predictions=taken, **record).to_json())
 
 
 def predictions_place(run: Run) -> tuple[Path, Path] | None:

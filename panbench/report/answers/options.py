@@ -7,7 +7,7 @@ that cannot be used are refused by `__post_init__` (BadArgument). Help imports t
 large. Every hook has a default that adds nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from panbench.runs import Run
     from panbench.runs.sharded import Spread
 
-__all__ = ["Answer", "CompareOptions", "Comparing", "ExportOptions", "ScoreOptions", "Scoring", "given_options"]
+__all__ = [
+    "Answer",
+    "CompareOptions",
+    "Comparing",
+    "ExportOptions",
+    "Remade",
+    "ScoreOptions",
+    "Scoring",
+    "given_options",
+]
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,14 @@ class Scoring:
     pred: Path
     gt_dir: Path | None = None
     pred_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Remade:
+    """Predictions that a study made of those given: their JSON, with its PNGs beside it; and fields of run.json."""
+
+    json: Path
+    record: Mapping[str, Any]
 
 
 class ScoreOptions:
@@ -45,6 +62,13 @@ class ScoreOptions:
 
     def spread(self) -> "Spread | None":
         """What scores in shards elsewhere, in place of this process."""
+        return None
+
+    def remade(self, scoring: Scoring, folder: Callable[[], Path], reporter: Reporter) -> "Remade | None":
+        """Predictions to score in place of those that were given; None for those.
+
+        folder: makes an empty folder, which the run takes over
+        """
         return None
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":

@@ -8,5 +8,8 @@ STUDY = Study(
     "transfer",
     "A model on data of other categories, through an explicit map.",
     order=900,
-    options={"eval": "panbench.studies.transfer.options:MapOptions"},
+    options={
+        "eval": "panbench.studies.transfer.options:MapOptions",
+        "score": "panbench.studies.transfer.options:MapScores",
+    },
 )

@@ -1,20 +1,47 @@
-"""`panbench eval --category-map`: a model is evaluated on data of other categories than its own."""
+"""`--category-map` of `panbench eval` and `score`: a model, or predictions, on data of other categories."""
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from panbench.base.reporter import Reporter
 from panbench.base.studies import Option
 from panbench.datasets.category_map import CategoryMap, read_category_map, recorded_map
 from panbench.evaluation.options import Evaluation, Joined, StudyOptions
+from panbench.report.answers.options import Remade, ScoreOptions, Scoring
 from panbench.runs import CategoryMapRecord, RunInfo
 
 if TYPE_CHECKING:
     from panbench.datasets import Dataset
     from panbench.models.model import Model
 
-__all__ = ["MapOptions", "RecordedMap"]
+__all__ = ["MapOptions", "MapScores", "RecordedMap"]
+
+
+MapFile = Annotated[
+    str | None, Option("Which category is which: a JSON, or a name such as coco_to_cityscapes.", "FILE|NAME")
+]
+"""The option --category-map."""
+
+
+def _settings(mapping: CategoryMap) -> dict[str, str]:
+    """The map's name, and a hash of its pairs."""
+    pairs = json.dumps(sorted(mapping.ids.items())).encode()
+    return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
+
+
+def _in_words(mapping: CategoryMap, own: Mapping[int, str]) -> CategoryMapRecord:
+    """The map for run.json. own: the name of each source category"""
+    named = {category.id: category.name for category in mapping.target}
+    return CategoryMapRecord(
+        name=mapping.name,
+        categories={own[source]: named[target] for source, target in mapping.ids.items()},
+        unmapped_model=(*mapping.dropped, *mapping.unmapped_source),
+        unmapped_dataset=tuple(mapping.unmapped_target),
+    )
 
 
 class _Mapping(StudyOptions):
@@ -26,13 +53,7 @@ class _Mapping(StudyOptions):
 
     def in_words(self, mapping: CategoryMap, model: "Model") -> CategoryMapRecord:
         """The map for run.json."""
-        named = {category.id: category.name for category in mapping.target}
-        return CategoryMapRecord(
-            name=mapping.name,
-            categories={model.class_names[label]: named[target] for label, target in mapping.ids.items()},
-            unmapped_model=(*mapping.dropped, *mapping.unmapped_source),
-            unmapped_dataset=tuple(mapping.unmapped_target),
-        )
+        return _in_words(mapping, dict(enumerate(model.class_names)))
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
         """The model in front of the map."""
@@ -49,9 +70,7 @@ class _Mapping(StudyOptions):
             return Joined({"category_map": None, "category_map_sha256": None})
         for sentence in mapping.sentences:
             evaluation.reporter.notice(sentence)
-        pairs = json.dumps(sorted(mapping.ids.items())).encode()
-        settings = {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
-        return Joined(settings, record={"category_map": self.in_words(mapping, model)})
+        return Joined(_settings(mapping), record={"category_map": self.in_words(mapping, model)})
 
 
 @dataclass(frozen=True)
@@ -60,9 +79,7 @@ class MapOptions(_Mapping):
 
     panel: ClassVar[str] = "Data of other categories"
 
-    category_map: Annotated[
-        str | None, Option("Which category is which: a JSON, or a name such as coco_to_cityscapes.", "FILE|NAME")
-    ] = None
+    category_map: MapFile = None
 
     @property
     def maps_categories(self) -> bool:
@@ -99,3 +116,23 @@ class RecordedMap(_Mapping):
     def in_words(self, mapping: CategoryMap, model: "Model") -> CategoryMapRecord:
         """As the run has it."""
         return self.record
+
+
+@dataclass(frozen=True)
+class MapScores(ScoreOptions):
+    """The map through which predictions are scored."""
+
+    panel: ClassVar[str] = "Predictions of other categories"
+
+    category_map: MapFile = None
+
+    def remade(self, scoring: Scoring, folder: Callable[[], Path], reporter: Reporter) -> Remade | None:
+        """The predictions in the ground truth's categories."""
+        if self.category_map is None:
+            return None
+        from panbench.studies.transfer.mapped_predictions import write_mapped
+
+        path, mapping, own = write_mapped(self.category_map, scoring, folder(), reporter)
+        for sentence in mapping.sentences:
+            reporter.notice(sentence)
+        return Remade(path, {"category_map": _in_words(mapping, own)})

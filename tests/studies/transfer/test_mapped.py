@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import Recorder, evaluated
+from support import Recorder, evaluated, panbench, ran, refused
 
 from panbench.base.errors import BadModel, BadRun
 from panbench.base.reporter import Silent, Unit
@@ -13,7 +13,7 @@ from panbench.catalog import find_model
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.kept.stored_model import StoredModel
 from panbench.report.answers.tables import comparison_row
-from panbench.runs import CategoryMapRecord
+from panbench.runs import CategoryMapRecord, load_run
 from panbench.scoring.folder import score_folder
 from panbench.studies.ensembles.options import ViewOptions
 from panbench.studies.fusing.runs import fuse_run
@@ -150,3 +150,35 @@ def test_a_model_is_seen_in_views_and_sizes_through_the_map(theirs, mapping, tmp
     sized = evaluated(TINY, theirs, tmp_path / "sizes", studies=(TradeoffOptions(size="0.5,1"), MapOptions(mapping)))
     assert sized.summary() == plain.summary()
     assert sorted(path.name for path in tmp_path.glob("sizes@*")) != []
+
+
+@pytest.fixture
+def own_predictions(scenes, tmp_path):
+    """The model's predictions in its own categories."""
+    return evaluated(TINY, open_dataset(scenes), tmp_path / "own", save_predictions=True).path / "predictions.json"
+
+
+def test_predictions_are_scored_through_the_map_as_the_model_is_evaluated(theirs, mapping, own_predictions, tmp_path):
+    mapped = evaluated(TINY, theirs, tmp_path / "mapped", studies=(MapOptions(mapping),), save_predictions=True)
+    line = ("score", "--gt", theirs.gt, "--pred", own_predictions, "--category-map", mapping)
+    said = ran(*line, "--out", tmp_path / "scored")
+    assert "No prediction can be of these categories of the dataset: cloud." in said.stderr
+    scored = load_run(tmp_path / "scored")
+    assert scored.summary() == mapped.summary()
+    assert scored.table.to_arrow().equals(mapped.table.to_arrow())
+    assert scored.info.category_map == mapped.info.category_map
+    for png in (mapped.path / "predictions").iterdir():
+        assert (scored.path / "predictions" / png.name).read_bytes() == png.read_bytes()
+    assert panbench("runs", "verify", scored.path).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mapped", "own", "scored", "to_theirs.json"]
+    assert json.loads(ran(*line, "--json").stdout)["All"]["PQ"] == mapped.summary()["All"]["PQ"]
+
+
+def test_predictions_without_categories_are_those_of_the_set_that_the_map_is_from(theirs, mapping, own_predictions):
+    document = json.loads(own_predictions.read_text())
+    del document["categories"]
+    own_predictions.write_text(json.dumps(document))
+    line = ("score", "--gt", theirs.gt, "--pred", own_predictions, "--category-map")
+    assert "lists no categories" in refused(*line, mapping)
+    assert "the dataset has no category" in refused(*line, "coco_to_cityscapes")
+    assert "go without --resume and --shard" in refused(*line, mapping, "--out", mapping.parent / "s", "--resume")
