@@ -111,6 +111,17 @@ class CompareRequest:
         """Decimals of percentages."""
         return self.digits if self.digits is not None else 1 if self.kind is Format.latex else 2
 
+    def refuse_idle(self) -> None:
+        """Raises BadArgument for options that do nothing beside the others."""
+        if self.raw and self.kind is not Format.csv:
+            raise BadArgument(f"--raw is about cells of CSV, and the format is {self.kind.value}. Leave it out.")
+        if self.digits is not None and self.kind in (Format.csv, Format.json, Format.parquet):
+            raise BadArgument(f"--digits is for people: {self.kind.value} has fractions in full. Leave it out.")
+        if self.baseline and not (self.intervals or self.by or self.slices or self.per_category):
+            raise BadArgument(
+                "--baseline is for differences, which --no-intervals leaves out. Leave out one of the two."
+            )
+
     @property
     def more(self) -> tuple[str, ...]:
         """The given options that ask for more than a table of PQ with intervals."""
@@ -143,6 +154,7 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
     """
     if request.kind is Format.parquet and request.out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
+    request.refuse_idle()
     one_thread_for_blas()
     with console.working("Reading runs"):
         from panbench.report.answers.comparison import standing

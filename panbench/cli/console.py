@@ -273,10 +273,10 @@ def _progress_columns() -> "list[ProgressColumn]":
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.fields["speed"]
-            if speed is None:
+            speed, unit = task.fields["speed"], task.fields["unit"]
+            # A run's rate is the one in its record: images that are done together would look like a higher one here.
+            if speed is None or unit == "images":
                 return Text("")
-            unit = task.fields["unit"]
             shown = f"{decimal(int(speed))}/s" if unit == "bytes" else f"{speed:.1f} {unit}/s"
             return Text(shown, style="progress.data.speed")
 

@@ -69,6 +69,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "shared-image": ("warning", "a photograph is named by two images: it counts twice"),
     "void-image": ("warning", "no pixel of the image is labelled"),
     "much-void": ("warning", "more than half of the image is void"),
+    "mostly-void": ("warning", "predictions on void are not counted; if 0 is background, give it a category"),
     "extra-png": ("warning", "an id PNG that the JSON does not name"),
     "no-images": ("warning", "the folder of images was not found; scoring does not need it, running a model does"),
 }
@@ -300,6 +301,8 @@ class _Check:
         for count in counts:
             if MANY_CROWDS <= count.segments == count.crowds:
                 self._add("only-crowds", f"All {count.segments:,} segments of {count.name!r} are crowds.")
+        if void and np.mean(void) > 0.5:
+            self._add("mostly-void", f"{np.mean(void):.0%} of the ground truth is void.")
         return CheckReport(
             json=self.json,
             pngs=self.pngs,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from panbench.base.text import in_sentence
 from panbench.metrics.samples import FEWEST_IMAGES
 
 __all__ = ["coverage_note", "interval_notes", "measured_coverage"]
@@ -38,14 +39,16 @@ def measured_coverage(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[in
 
 
 def coverage_note(images: int, metrics: Sequence[str] = ("PQ",)) -> str | None:
-    """A sentence on the coverage of intervals from this many images; None if it is about nominal."""
-    simulated, lowest, highest = measured_coverage(images, metrics)
-    if images >= FULL_IMAGES and lowest >= LEAST:
+    """A sentence on the coverage of intervals from this many images, by measure; None if it is about nominal."""
+    of_metrics = {metric: measured_coverage(images, (metric,)) for metric in metrics}
+    simulated = next(iter(of_metrics.values()))[0]
+    if images >= FULL_IMAGES and min(lowest for _, lowest, _ in of_metrics.values()) >= LEAST:
         return None
     fewer = "; fewer hold less often" if images < simulated else ""
+    rates = [f"of {name} in {100 * low:.0f} to {100 * high:.0f} %" for name, (_, low, high) in of_metrics.items()]
     return (
-        f"In simulations 95 % intervals from {simulated:,} images held the truth in {100 * lowest:.0f} to "
-        f"{100 * highest:.0f} % of data sets{fewer} (docs/simulations.md)."
+        f"In simulations 95 % intervals from {simulated:,} images held the truth {in_sentence(rates)} of data sets"
+        f"{fewer} (docs/simulations.md)."
     )
 
 
@@ -54,7 +57,8 @@ def interval_notes(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[str, 
     if images < FEWEST_IMAGES:
         return (f"Fewer than {FEWEST_IMAGES} images: no intervals.",)
     how = (
-        f"Intervals: jackknife over {images:,} images, corrected for the bias of few: a PQ may lie low in its interval."
+        f"Intervals: jackknife over {images:,} images, corrected for the bias of small samples, so PQ can lie near the "
+        "lower end of its interval."
     )
     often = coverage_note(images, metrics)
     return (how,) if often is None else (how, often)

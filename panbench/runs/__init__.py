@@ -3,7 +3,7 @@
 `lock` lets one writer in, `replacing` puts a new run in the place of an old one, `hashes` tells which files a run read.
 """
 
-from panbench.runs.folder import Run, list_runs, load_run, looks_like_run, read_runs
+from panbench.runs.folder import Run, in_results, list_runs, load_run, looks_like_run, read_runs
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
 from panbench.runs.layout import (
     CANDIDATES,
@@ -76,6 +76,7 @@ __all__ = [
     "check_room",
     "digest_of",
     "finish_replacement",
+    "in_results",
     "list_runs",
     "load_run",
     "looks_like_run",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from panbench.metrics.matched import Fold, Matched
 
-__all__ = ["Run", "list_runs", "load_run", "looks_like_run"]
+__all__ = ["Run", "in_results", "list_runs", "load_run", "looks_like_run"]
 
 
 class Run:
@@ -267,12 +267,19 @@ class Run:
         return sums.summary()
 
 
+def in_results(path: Path) -> Path:
+    """A folder; one in results/ where a name alone is given and only there is such a folder."""
+    named = Path("results") / path
+    return named if path.parent == Path() and path != Path() and not path.exists() and named.is_dir() else path
+
+
 def load_run(path: str | os.PathLike[str], only: Collection[str] = ()) -> Run:
-    """The run in a folder (or of a run.json). Raises BadRun when there is none, it is foreign or of another schema.
+    """The run in a folder (or of a run.json); a name alone is looked up in results/, too.
 
     only: as of `read_info`
+    Raises BadRun when there is none, it is foreign or of another schema.
     """
-    folder = Path(path)
+    folder = in_results(Path(path))
     if folder.name == "run.json" and not folder.is_dir():
         folder = folder.parent
     # Reading never renames: whoever writes the run next, or `panbench runs finish`, ends what was cut short.

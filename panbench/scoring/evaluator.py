@@ -19,6 +19,7 @@ import numpy.typing as npt
 from panbench.base import provenance
 from panbench.base.errors import BadArgument
 from panbench.base.text import kind_of, listed
+from panbench.metrics.absent import AbsentFold
 from panbench.metrics.jackknife import intervals as score_intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
@@ -128,14 +129,16 @@ class Evaluator:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What a reader of the numbers should know: of how many segments the area was counted."""
+        """What a reader of the numbers should know: counted areas, what is never predicted, and much void."""
         segments, images = sum(self._counted), sum(1 for count in self._counted if count)
-        if not segments:
-            return ()
-        return (
+        counted = (
             f"The areas of {segments:,} ground-truth segments in {images:,} images were counted from their maps, as "
             "their `area` was absent.",
         )
+        absent = AbsentFold(self.categories)
+        absent.add(absent.look(Matched.of(self._in_order())))
+        said = tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in absent.sentences())
+        return (*(counted if segments else ()), *said)
 
     def compute(self) -> dict[str, Any]:
         """PQ, SQ and RQ (fractions, 0–1) of the images so far.

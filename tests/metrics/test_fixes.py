@@ -257,6 +257,20 @@ def test_of_very_many_images_groups_are_left_out_and_the_gain_stays(random_scene
     assert width[known].between(0.5, 2).all()
 
 
+def test_of_very_many_images_and_more_than_1213_categories_cells_are_the_same(random_scenes, monkeypatch):
+    tables = random_scenes(11, images=60)
+    others = tuple(Category(1000 + number, f"other {number}", True) for number in range(1300))
+    monkeypatch.setattr("panbench.metrics.fixes.EXACT_IMAGES", 40)
+    monkeypatch.setattr("panbench.metrics.fixes.UNITS", 30)
+
+    def of(categories):
+        fold = FixFold(categories, tables.matched.image_ids)
+        fold.add(fold.look(tables.matched))
+        return fold.cells()
+
+    pd.testing.assert_frame_equal(of((*others, *tables.categories)), of(tables.categories))
+
+
 def test_sky_that_is_never_found_wins_by_being_found():
     tables = draw(*[("aass", "aa..")] * 12)
     (cell,) = cells(tables).itertuples()

@@ -6,7 +6,7 @@ import pytest
 
 from panbench.metrics.errors import CAUSES, lost_influence, lost_pq
 from panbench.metrics.jackknife import freedom
-from panbench.metrics.lost_intervals import lost_difference
+from panbench.metrics.lost_intervals import LEAST_IMAGES, lost_difference
 from panbench.panoptic.types import Category
 
 CATEGORIES = tuple(Category(number, f"category {number}", number < 3) for number in (1, 2, 3, 4))
@@ -48,7 +48,8 @@ def test_the_influence_of_an_image_is_what_leaving_it_out_changes():
     assert np.allclose(influence.sum(axis=1), 0, atol=1e-12)
 
 
-def test_the_interval_is_that_of_the_jackknife():
+def test_the_interval_is_that_of_the_jackknife(monkeypatch):
+    monkeypatch.setattr("panbench.metrics.lost_intervals.LEAST_IMAGES", 80)
     a, b = errors_of(80, seed=2, missed=0.2), errors_of(80, seed=3, missed=0.1)
     images = np.arange(80)
     difference = lost_of(a) - lost_of(b)
@@ -65,22 +66,22 @@ def test_the_interval_is_that_of_the_jackknife():
 
 
 def test_a_model_does_not_differ_from_itself_and_few_images_say_nothing():
-    errors = errors_of(30, seed=4, missed=0.2)
-    influence = lost_influence(errors, CATEGORIES, np.arange(30))
+    errors = errors_of(LEAST_IMAGES, seed=4, missed=0.2)
+    influence = lost_influence(errors, CATEGORIES, np.arange(LEAST_IMAGES))
     low, high = lost_difference(np.zeros(len(CAUSES)), influence, influence)
     assert not low.any()
     assert not high.any()
-    few = errors[errors["image_id"] < 9]
-    influence = lost_influence(few, CATEGORIES, np.arange(9))
+    few = errors[errors["image_id"] < LEAST_IMAGES - 1]
+    influence = lost_influence(few, CATEGORIES, np.arange(LEAST_IMAGES - 1))
     assert np.isnan(lost_difference(np.zeros(len(CAUSES)), influence, influence)).all()
 
 
 @pytest.mark.slow
 def test_chance_alone_is_rarely_sure_of_a_difference():
     """Two models that err alike: of 40 pairs about one in twenty differs for sure in what is missed."""
-    images, sure = np.arange(40), 0
+    images, sure = np.arange(LEAST_IMAGES), 0
     for seed in range(40):
-        a, b = errors_of(40, 100 + 2 * seed, missed=0.15), errors_of(40, 101 + 2 * seed, missed=0.15)
+        a, b = (errors_of(LEAST_IMAGES, 100 + side + 2 * seed, missed=0.15) for side in (0, 1))
         ends = lost_difference(lost_of(a) - lost_of(b), *(lost_influence(one, CATEGORIES, images) for one in (a, b)))
         sure += int(ends[0][MISSED] > 0 or ends[1][MISSED] < 0)
     assert sure <= 5

@@ -307,7 +307,9 @@ def test_few_images_are_told_with_how_often_their_intervals_hold():
     assert 0.5 < lowest <= highest <= 1
     notes = interval_notes(30)
     assert "jackknife over 30 images" in notes[0]
-    assert f"from 20 images held the truth in {100 * lowest:.0f} to {100 * highest:.0f} % of data sets" in notes[1]
+    assert (
+        f"from 20 images held the truth of PQ in {100 * lowest:.0f} to {100 * highest:.0f} % of data sets" in notes[1]
+    )
     assert interval_notes(9) == ("Fewer than 10 images: no intervals.",)
     assert "fewer hold less often" in interval_notes(12)[1]
     assert len(interval_notes(5000)) == 1

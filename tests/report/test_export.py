@@ -83,6 +83,19 @@ def test_coco_results_are_what_pycocotools_loads(run, tmp_path):
     assert areas == {(1, 1, 0.9): 4, (1, 1, 0.8): 1, (2, 2, 0.7): 4, (3, 1, 0.9): 5}
 
 
+def test_coco_results_have_the_areas_of_masks_in_pycocotools(tmp_path):
+    """A box as well would make pycocotools take the box's area, and with it another size and AP."""
+    from pycocotools.coco import COCO
+
+    holed = scored(tmp_path, "holed", {1: "pp.pqqqq"}, ["p..pqqqq"])
+    out = exported(holed, "coco-results", tmp_path / "coco")
+    truth = COCO()
+    truth.dataset = {"images": [{"id": 1, "height": 1, "width": 8}], "categories": [{"id": 1}], "annotations": []}
+    truth.createIndex()
+    loaded = truth.loadRes(str(out / "results.json"))
+    assert sorted(int(found["area"]) for found in loaded.dataset["annotations"]) == [2, 4]
+
+
 def test_fiftyones_files_are_coco_json_with_verdicts(run, tmp_path):
     out = exported(run, "fiftyone", tmp_path / "fo")
     truth, found = (json.loads((out / f"{name}.json").read_text()) for name in ("ground_truth", "predictions"))

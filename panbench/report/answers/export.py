@@ -132,8 +132,8 @@ def _coco_results(run: Run, out: Path) -> list[Path]:
         {
             "image_id": own_id(image_id),
             "category_id": segment["category_id"],
+            # Without a box: pycocotools would take its area for the mask's, and with it another size.
             "segmentation": segment["segmentation"],
-            "bbox": segment["bbox"],
             # pycocotools ranks by score; without one all are alike.
             "score": 1.0 if segment["score"] is None else segment["score"],
         }

@@ -20,6 +20,7 @@ from panbench.metrics.pq import ImageFold
 from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS
+from panbench.report.answers.absences import absent
 from panbench.report.answers.fixes import fix_grid, fix_record
 from panbench.report.answers.grid import ABSENT, Grid, percent
 from panbench.report.answers.measures import AFTER_STUDIES, MEASURES, Question, as_records, measured
@@ -140,6 +141,9 @@ def error_findings(
     ]
     run.fold(fixes, *narrowed)
     lost, worst, cells = fixes.explained.lost(), fixes.explained.worst(images), fixes.cells()
+    if not absent(run).has_predictions and not run.in_blocks:
+        # There is nothing to choose from: all is missed.
+        cells = cells.head(0)
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
     def cell(cause: str, group: str, column: str) -> float | None:

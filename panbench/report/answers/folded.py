@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.reporter import SILENT, Reporter
+from panbench.metrics.absent import AbsentFold
 from panbench.metrics.errors import assign_causes, mistaken
 from panbench.metrics.fixes import FixFold
 from panbench.metrics.matched import Matched, positions
@@ -27,7 +28,7 @@ from panbench.panoptic.overlap import OverlapTable, concat
 from panbench.panoptic.types import Category
 from panbench.runs import Run
 
-__all__ = ["SAMPLED", "Folded", "folded", "known_summary", "sample_of"]
+__all__ = ["SAMPLED", "Folded", "folded", "known_absent", "known_summary", "sample_of"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -59,6 +60,7 @@ class Folded:
     sample: Sample
     scores: Float
     rows: OverlapTable
+    absent: AbsentFold
 
 
 _known: weakref.WeakKeyDictionary[Run, dict[bytes, Folded]] = weakref.WeakKeyDictionary()
@@ -83,6 +85,11 @@ def known_summary(run: Run) -> dict[str, dict[str, float | int | None]]:
     return run.summary() if found is None else summarise(found.table)
 
 
+def known_absent(run: Run) -> AbsentFold | None:
+    """What is not there in a run, where its sums are known."""
+    return next((one.absent for one in _known.get(run, {}).values()), None)
+
+
 def sample_of(images: Int) -> Int:
     """SAMPLED of the images, drawn at random, always the same of as many; all where there are no more.
 
@@ -99,7 +106,8 @@ def _passed(run: Run, images: Int, reporter: Reporter) -> Folded:
     sums, sample, pixels = CategorySums(categories), SampleFold(categories, images), PixelFold(categories)
     fixes, rest = FixFold(categories, images, of_images=False), _Rest(categories, images)
     slices = {name: SliceFold(categories, name) for name in SLICINGS}
-    run.fold(sums, fixes, sample, pixels, rest, *slices.values(), images=images)
+    missing = AbsentFold(categories)
+    run.fold(sums, fixes, sample, pixels, rest, missing, *slices.values(), images=images)
     return Folded(
         table=sums.table(),
         segments=rest.segments,
@@ -107,6 +115,7 @@ def _passed(run: Run, images: Int, reporter: Reporter) -> Folded:
         cells=fixes.cells(),
         errors=fixes.errors(),
         now=fixes.now(),
+        absent=missing,
         slices={name: one.table() for name, one in slices.items()},
         pixels=pixels.confusion(),
         mistaken=rest.mistaken(),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from panbench.base.errors import BadRun
-from panbench.runs import looks_like_run
+from panbench.runs import in_results, looks_like_run
 
 __all__ = ["folders_named", "is_pattern", "spelled_out"]
 
@@ -21,7 +21,7 @@ def folders_named(argument: Path) -> list[Path]:
     Raises BadRun for a pattern that no run fits.
     """
     if not is_pattern(argument):
-        return [argument]
+        return [in_results(argument)]
     places = [argument] if argument.parent != Path() else [argument, Path("results") / argument]
     for place in places:
         fitting = [path for path in sorted(map(Path, glob.glob(str(place)))) if path.is_dir()]
@@ -31,10 +31,10 @@ def folders_named(argument: Path) -> list[Path]:
 
 
 def spelled_out(arguments: Sequence[Path]) -> list[Path]:
-    """The folders that arguments with a pattern name, each once; without a pattern the arguments unchanged.
+    """The folders that arguments with a pattern name, each once; without a pattern the arguments, found in results/.
 
     Raises BadRun for a pattern that no run fits.
     """
     if not any(map(is_pattern, arguments)):
-        return list(arguments)
+        return list(map(in_results, arguments))
     return list(dict.fromkeys(folder for argument in arguments for folder in folders_named(argument)))

@@ -26,6 +26,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
 from panbench.metrics.pq import CategorySums
 from panbench.panoptic.types import GROUPS
+from panbench.report.answers.absences import absent
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -173,8 +174,9 @@ class FoundRuns:
 def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILENT) -> list[Run]:
     """The runs in these folders, each a run or a folder of runs.
 
-    A pattern, as 'results/coco-*', names all runs that fit; files beside runs are left out. Raises BadRun for a path
-    that is no run and holds none, and for a pattern that no run fits.
+    A pattern, as 'results/coco-*', names all runs that fit. Files beside several runs are left out with a notice, as a
+    shell's pattern names them, too. Raises BadRun for another file, for a path that is no run and holds none, and for a
+    pattern that no run fits.
     reporter: gets a notice for each run in a folder of runs that cannot be read, and for runs further down
     """
     found = look_for_runs(paths)
@@ -186,11 +188,14 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILE
 def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
     """Like `find_runs`, and also returns what was left out."""
     given = spelled_out([Path(path) for path in paths])
-    several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
+    files = [path for path in given if path.is_file() and path.name != "run.json"]
+    folders = [path.parent for path in given if path.is_dir()]
+    # What a shell's `results/*` names may be passed over; a file that was typed is refused by `load_run`.
+    passed = [file for file in files if folders.count(file.parent) > 1]
     runs: list[Run] = []
     unreadable: list[str] = []
-    further: list[str] = []
-    for path in several or given:
+    further = [f"Left out, as they are not runs: {listed(list(map(str, passed)), 5)}."] if passed else []
+    for path in (path for path in given if path not in passed):
         if not path.is_dir() or looks_like_run(path):
             runs.append(load_run(path))
             continue
@@ -684,6 +689,8 @@ def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[st
     if selected:
         notes.append(f"a subset: {_number(counts.expected)} of {_number(info.dataset.n_images)} images")
     notes.extend(run.notices)
+    if scored and info.dataset.has_ground_truth:
+        notes.extend(absent(run).sentences(None if info.rule is None else str(info.rule)))
     if common is not None:
         notes.append(f"on the {common:,} images that all runs have")
     return notes

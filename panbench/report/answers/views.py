@@ -30,6 +30,7 @@ from panbench.metrics.slices import (
 from panbench.panoptic.overlap import OverlapTable, concat
 from panbench.panoptic.types import Category
 from panbench.published import gflops_of
+from panbench.report.answers.absences import absent
 from panbench.report.answers.comparison import Standing, standing
 from panbench.report.answers.folded import SAMPLED, Folded, folded, known_summary
 from panbench.report.answers.tables import ComparisonRow, comparison_rows, labels, shared_images
@@ -114,8 +115,11 @@ class Compared:
     def to_fix(self) -> pd.DataFrame:
         """What to fix first: causes by category and size, with what mending them would win; computed once."""
         if self.folded is not None:
-            return self.folded.cells
-        return cells_to_fix(self.explained.errors, self.matched, self.categories)
+            cells = self.folded.cells
+        else:
+            cells = cells_to_fix(self.explained.errors, self.matched, self.categories)
+        # Without a prediction there is nothing to choose from: all is missed.
+        return cells if absent(self.run).has_predictions else cells.head(0)
 
     @cached_property
     def sliced(self) -> dict[str, ImageStatistics]:

@@ -45,7 +45,9 @@ def relabel(
     out: Annotated[Path | None, option("Write a page with pictures, JSON and CSV into this folder.", None, "DIR")] = (
         None
     ),
-    pictured: Annotated[int, option("Suspects on the page, of each truth.", None, "N", min=0)] = 60,
+    pictured: Annotated[int | None, option("Suspects on the page, of each truth. Default: 60.", None, "N", min=0)] = (
+        None
+    ),
     images: Annotated[Path | None, option("The photographs. Default: where the runs had them.", None, "DIR")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,6 +61,9 @@ def relabel(
 
     if out is not None and out.exists() and not out.is_dir():
         raise BadArgument(f"{out} is a file. Give a folder with --out.")
+    for name, given in (("--pictured", pictured), ("--images", images)):
+        if given is not None and out is None:
+            raise BadArgument(f"{name} is about the page, which --out DIR writes. Give it, or leave {name} out.")
     paths = [*(runs or []), *(more or [])]
     truth_a, truth_b = read_truth(gt_a, gt_dir_a), read_truth(gt_b, gt_dir_b)
     with console.Bars(transient=True) as bars, TemporaryDirectory(prefix="panbench-") as folder:
@@ -69,7 +74,9 @@ def relabel(
         wrote = []
         if out is not None:
             photos = images or next((path for answer in answers if (path := answer.photos)), None)
-            wrote = write_relabelling(found, out, images=photos, pictured=pictured, reporter=bars)
+            wrote = write_relabelling(
+                found, out, images=photos, pictured=60 if pictured is None else pictured, reporter=bars
+            )
     if as_json:
         console.show_json(found.record())
     else:

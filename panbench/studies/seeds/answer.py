@@ -40,7 +40,7 @@ from panbench.runs import Run, load_run, looks_like_run
 from panbench.runs.alike import FACTS, Fact, differing
 from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
 
-__all__ = ["Named", "SeedStanding", "named_by", "seed_standing", "why_not_seeds"]
+__all__ = ["Named", "SeedStanding", "named_by", "quoted_form", "seed_standing", "why_not_seeds"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,23 @@ def named_by(arguments: Sequence[Path]) -> Named:
     if reasons or all(len(own) == 1 for own in runs.values()):
         return Named({}, folders, tuple(reasons))
     return Named(_by_model(runs), folders)
+
+
+def quoted_form(paths: Sequence[Path]) -> str | None:
+    """A sentence on runs that look like seeds of models whose patterns the shell has spelled out; None for others."""
+    heads: dict[Path, list[Path]] = {}
+    for path in paths:
+        head = _name_without_seed(path.name)
+        if head is None:
+            return None
+        heads.setdefault(path.parent / head, []).append(path)
+    if max(map(len, heads.values())) < 2 or len(heads) < 2:
+        return None
+    patterns = " ".join(f"'{path.parent / re.sub('[0-9]+$', '*', path.name)}'" for path, *_ in heads.values())
+    return (
+        f"These {len(paths)} runs look like seeds of {len(heads)} models and are compared one by one, as the shell "
+        f"spelled the patterns out. Quoted, they are compared as models: `panbench compare {patterns}`."
+    )
 
 
 def _by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run, ...]]:

@@ -49,6 +49,20 @@ def test_a_pattern_without_a_folder_is_looked_for_in_results(folder, tmp_path, m
     assert set(named_by([Path("m2f@seed*")]).models) == {"m2f"}
 
 
+def test_patterns_that_the_shell_spelled_out_are_noticed_with_their_quoted_form(folder):
+    runs = sorted(folder.glob("m2f@seed?")) + sorted(folder.glob("pfpn@seed?"))
+    said = panbench("compare", *runs, "--no-intervals").stderr
+    assert "These 6 runs look like seeds of 2 models and are compared one by one" in " ".join(said.split())
+    assert f"'{folder}/m2f@seed*' '{folder}/pfpn@seed*'" in " ".join(said.split())
+    alone = panbench("compare", *runs[:3], "--no-intervals").stderr
+    assert "look like seeds" not in alone
+
+
+def test_detect_without_models_by_seeds_is_refused(folder):
+    said = refused("compare", folder / "m2f@seed0", folder / "pfpn@seed0", "--detect", "0.5")
+    assert "--detect counts the seeds that a difference needs" in said
+
+
 def evaluated(folder, name, seed=0, **model):
     """A copy of a scored run that says which model it is of."""
     shutil.copytree(folder / f"m2f@seed{seed}", folder / name)

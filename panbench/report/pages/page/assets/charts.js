@@ -264,7 +264,7 @@ function causeTable(container, open) {
     if (low === null || !takes(cause)) return value;
     return el("div", {}, low > 0 || high < 0 ? el("strong", {}, value) : value, el("div", { class: "meaning" }, `[${signed(low, 2)}, ${signed(high, 2)}]`));
   }
-  if (several) container.append(el("div", { class: "bar" }, pair.box(), el("span", { class: "quiet" }, "A − B: + where the first loses more to a cause, with its 95 % interval; bold where that excludes 0.")));
+  if (several) container.append(el("div", { class: "bar" }, pair.box(), el("span", { class: "quiet" }, `A − B: + where the first loses more to a cause${Object.values(intervals).flat(2).some((end) => end !== null) ? ", with its 95 % interval; bold where that excludes 0" : "; 95 % intervals need 200 images"}.`)));
   container.append(rove(place));
   container.append(el("p", { class: "note" }, "gain: PQ won if this cause alone were mended. FP: false positives, FN: missed segments, found: found with an inexact mask."));
   if (unused.length) container.append(el("p", { class: "note" }, `No errors of these causes: ${unused.join(", ")}.`));
