@@ -12,7 +12,7 @@ GT = dict.fromkeys(range(1, 13), "ppppqqqqssss")
 ALWAYS = {
     "compare": {
         "--by", "--common-images", "--format", "--intervals", "--json", "--metrics", "--mixed", "--out",
-        "--per-category", "--published", "--slices", "--tradeoffs", "--tradeoff-plot",
+        "--per-category", "--pixels", "--published", "--slices", "--tradeoffs", "--tradeoff-plot",
     },
     "metrics": {"--by", "--slices", "--per-category", "--per-image", "--json"},
     "errors": {"--most", "--slices", "--per-category", "--json"},

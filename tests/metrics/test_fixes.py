@@ -15,6 +15,7 @@ from panbench.metrics.fixes import FixFold, cells_to_fix, of_cell, priced_errors
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
+from panbench.panoptic.types import Category
 
 SEEDS = st.integers(0, 2**32 - 1)
 FOUND_AROUND = ("merged", "duplicate", "hallucinated")
