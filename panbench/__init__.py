@@ -106,7 +106,18 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names.s
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        module = importlib.import_module(_HOMES[name])
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from panbench.base.errors import BadModel
+        from panbench.base.extras import install_line
+
+        raise BadModel(
+            f"panbench.{name} runs models, and PyTorch is not installed. Install with: {install_line('models')}"
+        ) from None
+    value = globals()[name] = getattr(module, name)
     return value
 
 

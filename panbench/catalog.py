@@ -273,12 +273,18 @@ def is_shipped(spec: ModelSpec) -> bool:
     return spec.config is not None and spec.config.parent.resolve() == configs_folder().resolve()
 
 
+# The page of a model: the address that people copy.
+_PAGE_OF_HUB = re.compile(r"(?:https?://)?huggingface\.co/([\w.-]+/[\w.-]+)/?(?:tree/[\w.-]+/?)?")
+
+
 def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> ModelSpec:
     """The model of this name or alias; capitals and `_` for `-` do not matter. Raises BadModel naming the nearest.
 
     `package.module:factory` is the model that this function returns, when it is opened; `hf:owner/name[@revision]` is
     one of the Hugging Face hub, `./folder` one that transformers saved.
     """
+    if page := _PAGE_OF_HUB.fullmatch(name.strip()):
+        name = f"hf:{page[1]}"
     if name.strip().startswith("hf:"):
         _refuse_folder_as_repository(name.strip().removeprefix("hf:"))
         return _as_in_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)

@@ -85,8 +85,7 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
     if path is None or spec.weights is None:
         raise BadCheckpoint(f"The config of {spec.title} names no weights.", ways=OTHER_WEIGHTS)
     if "://" not in spec.weights:
-        if not path.is_file():
-            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}.", ways=OTHER_WEIGHTS)
+        refuse_missing_file(spec)
         return path
     problem = _problem(path)
     if problem is None:
@@ -117,6 +116,12 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
     except DownloadFailed as error:
         without = (WITHOUT_DOWNLOAD,) if isinstance(error, Unreachable) else ()
         raise error.with_ways(*OTHER_WEIGHTS, *without) from error
+
+
+def refuse_missing_file(spec: ModelSpec) -> None:
+    """Raises BadCheckpoint where a model's weights are to be a file of this machine, and there is none."""
+    if spec.weights is not None and "://" not in spec.weights and not Path(spec.weights).is_file():
+        raise BadCheckpoint(f"There is no weights file {spec.weights} for {spec.title}.", ways=OTHER_WEIGHTS)
 
 
 def refuse_differences(spec: ModelSpec) -> None:

@@ -1,5 +1,8 @@
 """What computing can be asked for by name, known without PyTorch."""
 
+import importlib.metadata
+import sys
+
 from panbench.base.errors import BadArgument
 
 __all__ = [
@@ -10,6 +13,7 @@ __all__ = [
     "STAGES",
     "check_device_name",
     "check_precision_name",
+    "refuse_device",
     "split_precision",
 ]
 
@@ -35,6 +39,20 @@ def check_device_name(name: str) -> str:
     if name != "auto" and (kind not in DEVICES[1:] or (index and not index.isdigit())):
         raise BadArgument(f"--device {name} is unknown; it is auto, cpu, cuda, cuda:N or mps.")
     return name
+
+
+def refuse_device(name: str) -> None:
+    """Raises BadArgument where the installed PyTorch, by its version alone, cannot have a device."""
+    if name.partition(":")[0] != "cuda" or "torch" in sys.modules:
+        return  # once PyTorch is loaded it is asked itself
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if version.endswith("+cpu"):
+        raise BadArgument(
+            f"--device {name}: this PyTorch has no CUDA. Use --device cpu, or install a CUDA build of PyTorch."
+        )
 
 
 def check_precision_name(name: str) -> str:

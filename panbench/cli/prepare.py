@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from panbench.base.computing import split_precision
+from panbench.base.computing import refuse_device, split_precision
 from panbench.base.errors import BadArgument, BadModel, refuse_overwrite_and_resume
 from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.catalog import (
@@ -155,6 +155,7 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
 
 def _refuse_contradictions(request: EvalRequest) -> None:
     refuse_ranks("eval")
+    refuse_device(request.device)
     refuse_overwrite_and_resume(request.overwrite, request.resume)
     if request.shard is not None and _is_timed_only(request):
         raise BadArgument("Without --gt the model is only timed, which shards cannot be. Leave --shard out.")

@@ -491,6 +491,8 @@ def predict(
     specs = choose_models(model or [], config, checkpoint, things)
     check_checkpoint(checkpoint)
     find_photographs(images)
+    if (out / "annotations").is_dir() or (out.is_dir() and any(out.samefile(path) for path in images if path.is_dir())):
+        raise BadArgument(f"{out} is a folder of data. Pictures go into a folder of their own: --out DIR.")
     rules = [None] if rule is None else split_rules(rule)
     download = may_download_weights(specs, checkpoint, download)
 

@@ -1,6 +1,7 @@
 """Datasets: images and their panoptic ground truth."""
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,9 @@ def open_dataset(
     except FilesMissing as error:
         missing = missing_files(name, split=split, limit=limit, image_ids=image_ids)
         if missing is None:
+            known = ("shapes", "coco", "cityscapes", "ade20k", "mapillary", "kitti-step", *DATASETS)
+            if near := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
+                raise FilesMissing(f"There is no dataset {name}. Did you mean {near[0]}?") from None
             raise
         if not download:
             by_option = Way("add --download to this command", "--download")

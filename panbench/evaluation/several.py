@@ -20,7 +20,7 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.sharded import ShardedEvaluation
 from panbench.models.unopened import stated_names
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
-from panbench.runs import Run
+from panbench.runs import Run, check_room
 from panbench.runs.sharded import Spread
 
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ def run_folders(
     doubled = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
     if doubled:
         raise BadArgument(f"Two models would write to {doubled[0]}. Rename one config file, or run them one by one.")
+    for folder in folders:
+        if not (folder / "run.json").exists():
+            # A file, or a folder of something else.
+            check_room(folder)
     taken = [str(folder) for folder in folders if keep and (folder / "run.json").exists()]
     if taken:
         raise BadRun(

@@ -10,6 +10,7 @@ from panbench.models.labels import is_unnamed
 from panbench.models.mmdet.stated import refuse_other_detector
 from panbench.models.transformers.families import family_of
 from panbench.models.transformers.settings import read_json
+from panbench.weights import refuse_missing_file
 
 __all__ = ["refuse_unopenable", "stated_names"]
 
@@ -30,6 +31,8 @@ def refuse_unopenable(specs: Sequence[ModelSpec], weights: str) -> None:
 
 
 def _refuse(spec: ModelSpec, weights: str) -> None:
+    if weights != RANDOM:
+        refuse_missing_file(spec)
     if "folder" in spec.settings:
         family_of(read_json(Path(spec.settings["folder"]) / hub.CONFIG, spec.title), spec.title)
         if weights != RANDOM:

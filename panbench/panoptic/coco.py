@@ -534,6 +534,10 @@ class _Reader:
         slashed = Path(str(self.path).replace("\\", "/"))
         if slashed != self.path and slashed.exists():
             return f"Did you mean {slashed}, with / between folders?"
+        if os.name != "nt" and (drive := re.match(r"([A-Za-z]):[\\/]", str(self.path))):
+            return (
+                f"This is a path of Windows. From Linux under Windows, drive {drive[1]}: is /mnt/{drive[1].lower()}/."
+            )
         beside = [path.name for path in self.path.parent.glob("*.json")]
         if near := difflib.get_close_matches(self.path.name, beside, n=1, cutoff=0.8):
             return f"Did you mean {self.path.with_name(near[0])}?"
