@@ -179,6 +179,7 @@ class _Program(Commands):
         if not (ctx.meta.get("debug") or ctx.meta.get("verbose")):
             # What our libraries warn their own developers of says nothing to who runs panbench.
             warnings.filterwarnings("ignore", module=r"(torch|mmdet|mmengine|mmcv)\b")
+            warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         for sentence in broken_studies():
             console.note(sentence)
         try:

@@ -29,7 +29,7 @@ from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
 from panbench.models.rules.given import Given
 from panbench.panoptic.idmap import count_ids
-from panbench.panoptic.types import MAX_ID, Category, Scene
+from panbench.panoptic.types import MAX_ID, MAX_SCORE, Category, Scene
 from panbench.runs import ModelRecord
 
 
@@ -156,8 +156,8 @@ def _score(given: Any, where: str) -> float | None:
         score = float(given) if not isinstance(given, str | bytes) else math.nan
     except (TypeError, ValueError, RuntimeError, OverflowError):
         score = math.nan
-    if not math.isfinite(score):
-        raise BadModel(f"{where} returned the score {given!r}; it must be a finite number, or be left out.")
+    if not abs(score) <= MAX_SCORE:
+        raise BadModel(f"{where} returned the score {given!r}; it must be a finite number of 32 bits, or left out.")
     return score
 
 

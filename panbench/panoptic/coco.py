@@ -27,6 +27,7 @@ from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id
 from panbench.panoptic.image_ids import image_id_of, own_id
 from panbench.panoptic.types import (
     MAX_ID,
+    MAX_SCORE,
     Annotation,
     AnnotationColumns,
     Category,
@@ -697,8 +698,8 @@ class _Reader:
         score = record.get("score")
         if score is None:
             return None
-        if type(score) not in (int, float) or not math.isfinite(score):
-            raise self.refuse(f"{where}.score must be a finite number, not {score!r}.")
+        if type(score) not in (int, float) or not abs(score) <= MAX_SCORE:
+            raise self.refuse(f"{where}.score must be a finite number, not {score!r} (32 bits hold it).")
         return float(score)
 
 

@@ -292,6 +292,8 @@ def check_columns(found: pa.Schema) -> pa.Schema:
     schema = arrow_schema()
     if missing := [name for name in schema.names if name not in found.names]:
         raise ValueError(f"lacks the columns {', '.join(missing)}")
+    if repeated := [name for name in schema.names if found.names.count(name) > 1]:
+        raise ValueError(f"has the columns {', '.join(repeated)} more than once")
     return schema
 
 

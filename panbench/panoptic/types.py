@@ -14,6 +14,7 @@ import numpy.typing as npt
 __all__ = [
     "GROUPS",
     "MAX_ID",
+    "MAX_SCORE",
     "VOID",
     "Annotation",
     "AnnotationColumns",
@@ -33,6 +34,9 @@ VOID = 0
 
 
 MAX_ID = (1 << 24) - 1
+
+MAX_SCORE = float(np.finfo(np.float32).max)
+"""Scores are stored in 32 bits; NaN and infinities compare as larger."""
 
 
 IdMap = npt.NDArray[np.int32]

@@ -141,8 +141,8 @@ def _read(path: Path) -> "pa.Table":
 
     with pyarrow.parquet.ParquetFile(path) as file:
         table = file.read(use_threads=False)
-    if "image_id" not in table.schema.names:
-        raise ValueError("it lacks the column image_id")
+    if table.schema.names.count("image_id") != 1:
+        raise ValueError("it has no column image_id, or two")
     return table.replace_schema_metadata(without_run(table.schema.metadata or {}))
 
 

@@ -149,6 +149,7 @@ def test_what_it_raises_before_the_first_image_is_its_own(folder, source, said):
         ),
         ("ids, [{'id': 1, 'category_id': 1, 'score': float('nan')}]", "returned the score nan"),
         ("ids, [{'id': 1, 'category_id': 1, 'score': np.inf}]", "returned the score inf"),
+        ("ids, [{'id': 1, 'category_id': 1, 'score': 1e300}]", "returned the score 1e+300; it must be a finite number"),
         ("ids, [{'id': 1, 'category_id': 1, 'score': [1, 2]}]", "returned the score [1, 2]"),
         ("ids, [(1, 1)]", "returned the segment (1, 1); it needs `id` and `category_id`"),
         ("ids, [{'id': 1, 'category_id': 1.5}]", "must be whole numbers"),

@@ -207,6 +207,7 @@ BAD = [
     (changed("annotations.0.segments_info.0.iscrowd", "1"), "iscrowd must be 0 or 1, not '1'"),
     (changed("annotations.0.segments_info.0.iscrowd", None), "iscrowd must be 0 or 1, not None"),
     (changed("annotations.0.segments_info.0.score", float("nan")), "score must be a finite number, not nan"),
+    (changed("annotations.0.segments_info.0.score", 1e300), r"score must be a finite number, not 1e\+300"),
     (changed("annotations.0.segments_info.0.score", "high"), "score must be a finite number, not 'high'"),
 ]
 

@@ -1,9 +1,11 @@
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import ExifTags, Image
 from support import ran
 
@@ -382,3 +384,10 @@ def test_the_worst_images_of_a_run_are_drawn_by_their_number(shared_runs, tmp_pa
     table = scores_of_images(run.matched).sort_values("PQ", kind="stable")
     ran("show", "side-by-side", run.path, "--image", "worst:2", "--out", tmp_path / "worst.png")
     assert {path.name for path in tmp_path.iterdir()} == {f"worst-{image}.png" for image in table["image_id"][:2]}
+
+
+def test_a_figure_of_names_with_control_characters_is_xml(tmp_path):
+    figure = Figure()
+    figure.suptitle("a\x01\x0b\uffff cat")
+    save_figure(figure, tmp_path / "it.svg")
+    assert "cat" in "".join(ElementTree.parse(tmp_path / "it.svg").getroot().itertext())

@@ -1,5 +1,6 @@
 """A run from a stranger is data: nothing that its files say leads out of its folder, whatever command reads them."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from little_runs import everything, finished, one_row, scored, write_side
 from support import panbench, refused
@@ -84,8 +87,6 @@ def _spoiled(value: Any, wrong: str) -> Iterator[Any]:
 
 def _rich_run(folder: Path) -> Path:
     """A scored run with predictions, a side table and every kind of file that names others."""
-    import pyarrow as pa
-
     given = scored(folder, "made", {2: "ppd"}, {2: "ppd"})
     writer = RunWriter.create(folder / "host", given.info)
     writer.write_part(one_row(2))
@@ -143,3 +144,19 @@ def test_hashes_that_name_files_elsewhere_make_none_of_them_the_runs(tmp_path, u
 @pytest.mark.parametrize("name", ["unfused", "my_table-2.v1", "0000-000000.parquet"])
 def test_names_that_panbench_and_studies_give_are_taken(name):
     assert is_own_name(name)
+
+
+@pytest.mark.parametrize("folder", ["parts", "colours"])
+def test_a_file_with_a_column_twice_is_left_out_with_a_sentence(tmp_path, folder):
+    run = _rich_run(tmp_path)
+    (path,) = (run / folder).iterdir()
+    table = pq.read_table(path)
+    twice = pa.Table.from_arrays([*table.columns, table.column("image_id")], names=[*table.schema.names, "image_id"])
+    pq.write_table(twice.replace_schema_metadata(table.schema.metadata), path)
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    record["parts" if folder == "parts" else folder][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (run / "run.json").write_text(json.dumps(record), "utf-8")
+    result = panbench("runs", "verify", run)
+    assert result.exit_code == 1
+    assert "was left out" in " ".join(result.stdout.split())
+    assert "fault of panbench" not in result.output

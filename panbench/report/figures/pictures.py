@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.files import atomic_write
-from panbench.base.text import listed
+from panbench.base.text import for_xml, listed
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.image_ids import own_id
@@ -477,6 +477,7 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str], *, dpi: float = 
     dpi: of a PNG, and of the photographs within a vector file. Raises BadArgument for another ending.
     """
     import matplotlib as mpl
+    from matplotlib.text import Text
 
     target = Path(path)
     form = target.suffix.lower().removeprefix(".")
@@ -489,6 +490,8 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str], *, dpi: float = 
     }[form]
     # Type 42 fonts: journals refuse matplotlib's default, Type 3.
     settings: dict[str, Any] = {"svg.hashsalt": "panbench", "pdf.fonttype": 42, "svg.fonttype": "none"}
+    for text in figure.findobj(Text):
+        text.set_text(for_xml(text.get_text()))  # type: ignore[attr-defined]
     with mpl.rc_context(cast(Any, settings)), atomic_write(target) as handle:
         figure.savefig(handle, format=form, dpi=dpi, metadata=metadata)
 
