@@ -37,6 +37,7 @@ __all__ = [
     "images_of",
     "in_order",
     "metadata_of",
+    "opened_part",
     "part_files",
     "read_part",
     "read_parts",
@@ -56,6 +57,9 @@ ROWS_AT_ONCE = 3_000_000
 ROWS_A_BLOCK = 600_000
 """Some 10,000 images: large enough that NumPy's calls do not count, and a few dozen MB while they are matched."""
 
+
+MOST_ROWS = 20_000_000
+"""A file that declares more is none of a run: 10,000 images have some 600,000. A forged one of 4 kB takes gigabytes."""
 
 FEW_PARTS = 16
 """So many parts are never too many."""
@@ -324,12 +328,21 @@ def _attempt(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) 
         return f"{path} is foreign and was left out: it {problem}."
 
 
-def read_part(path: Path) -> OverlapTable:
-    """The rows of a part. Raises ValueError or OSError if the file is not a part."""
+@contextmanager
+def opened_part(path: Path) -> Iterator[Any]:
+    """A Parquet file of a run. Raises ValueError for more rows than any part has, before they are in memory."""
     import pyarrow.parquet
 
     # Not read_table: it would take a folder named `a=b` on the way for a column.
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
+        if (rows := file.metadata.num_rows) > MOST_ROWS:
+            raise ValueError(f"declares {rows:,} rows, more than the limit of {MOST_ROWS:,} a file")
+        yield file
+
+
+def read_part(path: Path) -> OverlapTable:
+    """The rows of a part. Raises ValueError or OSError if the file is not a part."""
+    with opened_part(path) as file:
         remember(file.schema_arrow.metadata)
         return OverlapTable.from_arrow(file.read(use_threads=False))
 
@@ -350,9 +363,7 @@ def _count(path: Path) -> int:
 
 def _look(path: Path) -> tuple[int, Int, bool]:
     """The rows of a part, its images, and whether it has boundary overlaps. Only two columns are read."""
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(readable(path)) as file:
+    with opened_part(path) as file:
         check_columns(file.schema_arrow)
         remember(file.schema_arrow.metadata)
         ids = file.read(columns=["image_id"], use_threads=False).column("image_id").to_numpy()

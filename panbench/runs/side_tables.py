@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base.files import atomic_write
-from panbench.panoptic.parts import FEW_PARTS, IMAGES_A_PART, NotAdmitted, part_files
+from panbench.panoptic.parts import FEW_PARTS, IMAGES_A_PART, NotAdmitted, opened_part, part_files
 from panbench.runs.membership import Membership, without_run
 from panbench.runs.record import PartRecord, RunInfo
 
@@ -137,9 +137,7 @@ def compact_side_table(rows: SideTable, metadata: Mapping[bytes, bytes]) -> None
 
 def _read(path: Path) -> "pa.Table":
     """The rows of a file, without what it says of its run. Raises ValueError or OSError for what is no such file."""
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with opened_part(path) as file:
         table = file.read(use_threads=False)
     if table.schema.names.count("image_id") != 1:
         raise ValueError("it has no column image_id, or two")

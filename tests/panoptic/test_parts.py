@@ -5,6 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from panbench.base.errors import BadRun
@@ -142,3 +144,26 @@ def test_the_number_of_open_files_is_bounded(tmp_path, monkeypatch):
     with LargeParts(folder).blocks(40) as blocks:
         assert len(blocks) <= 3
     assert_same(streamed(folder, 40), read_parts(folder)[0])
+
+
+def test_a_part_that_declares_more_rows_than_any_has_is_left_out_before_it_is_in_memory(tmp_path, monkeypatch):
+    folder = written(tmp_path / "parts", [1, 2], [3])
+    forged = folder / "0009-000000.parquet"
+    rows = reading.read_part(folder / "0000-000000.parquet").to_arrow()
+    monkeypatch.setattr(reading, "MOST_ROWS", 2 * len(rows))
+    pq.write_table(pa.concat_tables([rows] * 3), forged)
+    read = []
+    monkeypatch.setattr(OverlapTable, "from_arrow", watched(OverlapTable.from_arrow, read))
+    table, notices = read_parts(folder)
+    assert set(table.image_ids.tolist()) == {1, 2, 3}
+    assert [str(forged) in notice and "more than the limit of" in notice for notice in notices] == [True]
+    assert len(read) == 2
+    assert any("more than the limit of" in notice for notice in LargeParts(folder).notices)
+
+
+def watched(function, calls: list):
+    def call(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return call
