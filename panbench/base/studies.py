@@ -22,10 +22,14 @@ from typing import Any
 from panbench.base.places import BrokenPlace, load
 from panbench.base.text import kind_of
 
-__all__ = ["GROUP", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "named"]
+__all__ = ["GROUP", "SHOW", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "named"]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
+
+
+SHOW = "show"
+"""The panel of commands that a study adds to `panbench show`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class StudyCommand:
     """A command that a study adds to the program.
 
     summary: its line in `panbench --help`; place: of its `typer.Typer`, made by `panbench.cli.command.family`
-    panel: the group of commands in `panbench --help` that it stands in
+    panel: the group of commands in `panbench --help` that it stands in; SHOW for a command of `panbench show`
     """
 
     name: str

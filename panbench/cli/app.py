@@ -26,7 +26,7 @@ from panbench.base.addresses import open_recorded
 from panbench.base.errors import PanbenchError
 from panbench.base.extras import EXTRA_OF, install_line
 from panbench.base.places import load
-from panbench.base.studies import broken_studies, find_studies
+from panbench.base.studies import SHOW, broken_studies, find_studies
 from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, OPTIONS, Commands, flag
 from panbench.cli.pipes import flushed, quiet_when_closed
@@ -100,7 +100,7 @@ def _declared() -> dict[str, _Declared]:
         _Declared(command.panel, command.name, command.summary, command.place)
         for study in find_studies()
         for command in study.commands
-        if command.name not in ours
+        if command.name not in ours and command.panel != SHOW
     ]
     found = [*core, *added]
     panels = [*_PANELS, *(one.panel for one in found if one.panel not in _PANELS)]

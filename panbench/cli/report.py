@@ -10,14 +10,12 @@ import typer
 
 from panbench.base import program
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.studies import named
+from panbench.base.places import load
+from panbench.base.studies import SHOW, find_studies, named
 from panbench.base.threads import one_thread_for_blas
 from panbench.catalog import (
-    WITHOUT_QUERIES,
     check_checkpoint,
-    choose_model,
     choose_models,
-    no_queries,
     random_seed,
     split_rules,
     weights_named,
@@ -29,7 +27,6 @@ from panbench.cli.command import (
     Config,
     Device,
     Download,
-    Model,
     Models,
     Orientation,
     OwnSlices,
@@ -307,89 +304,6 @@ def errors(
     _save(figure, out or Path(f"errors-{loaded[0].name}.png"), loaded, dpi)
 
 
-@command(
-    show_app,
-    "attention",
-    "panbench show attention --model mask2former-tiny --photo photo.jpg",
-    "panbench show attention --run results/mine --image 139 --category person",
-)
-def attention(
-    model: Model = None,
-    config: Config = None,
-    checkpoint: Checkpoint = None,
-    photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Use this run's model and weights, with --image.")
-    ] = None,
-    image: Annotated[
-        int | None, typer.Option("--image", parser=typed, metavar="ID", help="The id of an image of --run.")
-    ] = None,
-    query: Annotated[
-        list[int] | None, typer.Option("--query", metavar="N", help="A query, from 0; repeatable.")
-    ] = None,
-    category: Annotated[
-        str | None, typer.Option("--category", metavar="NAME", help="The queries that found this category.")
-    ] = None,
-    most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="How many queries, by score.")] = 4,
-    layer: Annotated[
-        list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; repeatable.")
-    ] = None,
-    things: Things = None,
-    download: Download = False,
-    device: Device = "auto",
-    out: Annotated[Path, _out("attention.png")] = Path("attention.png"),
-    width: _Width = 7.0,
-    dpi: _Dpi = 200,
-    images: _Images = None,
-    gt: _Gt = None,
-    gt_dir: _GtDir = None,
-) -> None:
-    """Show what a transformer's queries look at, layer by layer, and the mask that each layer leads to."""
-    named = model is not None or config is not None
-    # A run brings its model; its config is a Python file, which only runs when it is named or comes with panbench.
-    unfit = model is not None if run is not None else not named
-    if (run is None) == (photo is None) or (run is None) != (image is None) or unfit:
-        raise BadArgument("Give --model and --photo, or --run and --image.")
-    spec = choose_model(model, config, checkpoint, things) if named else None
-    weights = weights_named(checkpoint)
-    check_checkpoint(checkpoint)
-    if run is not None and checkpoint is not None and weights == "auto":
-        # Of a run, whose own weights would come first.
-        weights = str(checkpoint)
-    if spec is not None:
-        if spec.family in WITHOUT_QUERIES:
-            raise no_queries(spec.title)
-        download = may_download_weights([spec], checkpoint, download)
-
-    from panbench.evaluation.tools.photographs import attention_of
-    from panbench.runs import load_run
-
-    if photo is not None and out.exists() and out.samefile(photo):
-        raise BadArgument(f"{out} is the photograph. Give another --out.")
-
-    with console.Bars() as bars:
-        figure = attention_of(
-            run=run,
-            image=image,
-            spec=spec,
-            photo=photo,
-            weights=weights,
-            seed=random_seed(checkpoint) or 0,
-            device=device,
-            download=download,
-            queries=query or (),
-            category=category,
-            most=most,
-            layers=layer or (),
-            width=width,
-            images=images,
-            gt=gt,
-            gt_dir=gt_dir,
-            reporter=bars,
-        )
-    _save(figure, out, [] if run is None else [load_run(run)], dpi)
-
-
 def _plot_kinds(incomplete: str) -> list[str]:
     from panbench.report.figures.plots import kinds
 
@@ -583,6 +497,10 @@ def _layers(
     return pictures.photo(image), [viewed(layer, view.value, source.categories) for layer in layers]
 
 
+for _study in find_studies():
+    for _command in _study.commands:
+        if _command.panel == SHOW:
+            show_app.add_typer(load(_command.place))
 app.add_typer(show_app)
 
 

@@ -128,7 +128,7 @@ def test_own_models_are_taken_by_every_command_that_runs_one(scenes, tmp_path):
     own = ("--config", TINY.config, "--checkpoint", TINY.weights)
     ran("predict", photo, *own, "--out", "out")
     ran("bench", *own, "--size", "64x96", "--count", "1", "--warm-up", "0", "--device", "cpu")
-    ran("show", "attention", *own, "--photo", photo, "--most", "1")
+    ran("show", "attention", "--model", TINY.config, "--photo", photo, "--query", "0")
     for command in (("predict", photo), ("bench",), ("show", "attention", "--photo", photo)):
         assert panbench(*command).exit_code == 2
 

@@ -296,7 +296,7 @@ def test_the_config_that_a_run_names_is_never_run(tmp_path):
         categories=(BALL,),
     )
     RunWriter.create(tmp_path / "run", info).finish("done")
-    assert "which panbench runs only when you name it: add --config FILE" in words(
+    assert "which panbench runs only when you name it: add --model FILE.py" in words(
         refused("show", "attention", "--run", tmp_path / "run", "--image", "1", "--out", tmp_path / "a.png")
     )
     assert not (tmp_path / "ran").exists()

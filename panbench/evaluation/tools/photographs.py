@@ -1,38 +1,34 @@
-"""Photographs through any model: overlays, id PNGs and a COCO panoptic JSON; and what a model's queries look at."""
+"""Photographs through any model: overlays, id PNGs and a COCO panoptic JSON."""
 
 import hashlib
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.reporter import SILENT, Reporter
-from panbench.catalog import PAPER, WITHOUT_QUERIES, ModelSpec, find_model, load_catalog, no_queries
+from panbench.catalog import PAPER, ModelSpec
 from panbench.datasets import Dataset
 from panbench.evaluation.several import slug
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.photo import inspect_photo
 from panbench.panoptic.photo_files import find_photographs
 from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet, Scene
-from panbench.report.figures.attention import attention_figure
 from panbench.report.figures.pictures import (
     Layer,
-    Pictures,
     overlay_figure,
     read_photo,
     save_figure,
     side_by_side_figure,
     viewed,
 )
-from panbench.runs import ModelRecord, load_run
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-__all__ = ["attention_of", "photograph_dataset", "segment_photographs", "segment_side_by_side"]
+__all__ = ["photograph_dataset", "segment_photographs", "segment_side_by_side"]
 
 PHOTOGRAPHS = "photographs"
 """The split of a dataset of photographs without ground truth."""
@@ -222,83 +218,6 @@ def _refuse_to_replace(
                 raise BadArgument(f"{path} is one of the photographs that are read. Give another --out.")
             if path.exists() and not overwrite:
                 raise BadArgument(f"{path} already exists. Give another --out, or --overwrite to replace it.")
-
-
-def attention_of(
-    *,
-    run: Path | None = None,
-    image: int | None = None,
-    spec: ModelSpec | None = None,
-    photo: Path | None = None,
-    weights: str = "auto",
-    seed: int = 0,
-    device: str = "auto",
-    download: bool = False,
-    queries: Sequence[int] = (),
-    category: str | None = None,
-    most: int = 4,
-    layers: Sequence[int] = (),
-    width: float = 7.0,
-    images: Path | None = None,
-    gt: Path | None = None,
-    gt_dir: Path | None = None,
-    reporter: Reporter = SILENT,
-) -> "Figure":
-    """The figure of what queries look at: of the model `spec` in `photo`, or of a run's model in one of its images.
-
-    A run's model is the catalog's of its name, or `spec`, with the run's own weights unless `weights` names others. The
-    other arguments are those of
-    `models.attention.attended_queries` and `report.attention.attention_figure`.
-    """
-    if run is not None:
-        assert image is not None
-        stored = load_run(run)
-        described = stored.info.model
-        if described is None or not described.config:
-            raise BadRun(f"{stored.name} holds scored predictions: there is no model to look into.")
-        pictures = Pictures(stored, images=images, gt=gt, gt_dir=gt_dir)
-        shown = pictures.photo(image)
-        path = pictures.path(image)
-        if weights == "auto":
-            if described.random_weights or described.weights is None:
-                raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name a --checkpoint.")
-            weights = described.weights
-            if not Path(weights).is_file():
-                raise BadRun(f"The weights of {stored.name}, {weights}, were not found. Name them with --checkpoint.")
-        spec = spec or _spec_of(described)
-    else:
-        assert spec is not None
-        assert photo is not None
-        path, shown = photo, read_photo(photo)
-    if spec.family in WITHOUT_QUERIES:
-        raise no_queries(spec.title)
-    # Imports torch, which takes seconds: run, photograph and family are checked first.
-    from panbench.models.opening import open_model
-    from panbench.models.predict import scene_of
-
-    opened = open_model(
-        spec, weights=weights, seed=seed, device=device, speedups=False, download=download, reporter=reporter
-    )
-    scene = scene_of(path, image or 1, *shown.shape[:2])
-    if run is not None and stored.info.arguments.get("exif") == "ignore":
-        scene = replace(scene, exif="ignore")
-    if not hasattr(opened, "attend"):
-        raise BadModel(f"{spec.title} shows no attention: panbench does not know where it looks.")
-    found = opened.attend(scene, queries=queries, category=category, most=most, layers=layers)
-    return attention_figure(shown, found, width=width)
-
-
-def _spec_of(described: ModelRecord) -> ModelSpec:
-    """The model of a run, by its name in the catalog.
-
-    The config that run.json names is not run: it is a Python file, and a run, which may come from anybody, is data.
-    """
-    if described.name in load_catalog():
-        return find_model(str(described.name))
-    raise BadModel(
-        f"The run's model {described.name} is not in the catalog. Its config, {described.config}, is a Python file, "
-        "which panbench runs only when you name it: add --config FILE."
-    )
 
 
 def photograph_dataset(

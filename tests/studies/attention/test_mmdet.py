@@ -7,7 +7,7 @@ from panbench.catalog import find_model
 from panbench.models.mmdet.attention import attend
 from panbench.models.opening import open_model
 from panbench.models.predict import model_categories, scene_of
-from panbench.report.figures.attention import attention_figure
+from panbench.studies.attention.figure import attention_figure
 
 
 @pytest.fixture(scope="module")

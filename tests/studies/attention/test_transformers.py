@@ -15,7 +15,7 @@ from panbench.models.opening import open_model
 from panbench.models.predict import scene_of
 from panbench.models.rules.resize import upsample
 from panbench.panoptic.types import Scene
-from panbench.report.figures.attention import attention_figure
+from panbench.studies.attention.figure import attention_figure
 from tests.models.transformers.test_adapter import BUILDERS, opened, saved
 
 MASKED = ("mask2former", "oneformer", "eomt", "eomt_dinov3")
