@@ -76,7 +76,24 @@ def imported(path: Path) -> list[tuple[str, int, bool]]:
         assert node.level == 0, f"{path}:{node.lineno}: import by the full name, `from panbench…`"
         names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "panbench" else [node.module]
         found.extend((name or "", node.lineno, for_types) for name in names)
+    found.extend((name, line, False) for name, line in by_name(parsed(path)))
     return found
+
+
+def by_name(tree: ast.Module) -> list[tuple[str, int]]:
+    """The modules of ours that `importlib.import_module` is given as a literal, with their lines."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    given = [
+        (call.args[0], call.lineno) for call in calls if ast.unparse(call.func).rpartition(".")[2] == "import_module"
+    ]
+    words = [(node.value, line) for node, line in given if isinstance(node, ast.Constant)]
+    return [(word, line) for word, line in words if isinstance(word, str) and word.split(".")[0] == "panbench"]
+
+
+def test_an_import_by_name_is_an_import():
+    text = "import importlib\nimportlib.import_module('panbench.base.zips')\nimport_module(name)\n"
+    assert by_name(ast.parse(text)) == [("panbench.base.zips", 2)]
+    assert by_name(parsed(PACKAGE / "evaluation" / "tools" / "doctor.py")), "or the check looks at nothing"
 
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "_configs")
