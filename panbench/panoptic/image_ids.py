@@ -7,6 +7,7 @@ long as the process lives; a part of a run has those of its images in its metada
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,9 @@ def name_of(image_id: int) -> dict[str, str]:
 
 
 def typed(text: str) -> int:
-    """The image id that a user typed: a text that is known or a number, else a text."""
+    """The image id that a user typed: a number, else a text; in double quotes a text of digits."""
     text = text.strip()
-    return int(text) if text.lstrip("-").isdigit() and text not in _texts.values() else image_id_of(text)
+    return int(text) if re.fullmatch("-?[0-9]+", text) else image_id_of(text.strip('"'))
 
 
 def as_metadata(image_ids: Iterable[int]) -> dict[bytes, bytes]:

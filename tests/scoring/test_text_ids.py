@@ -140,3 +140,6 @@ def test_a_text_stands_for_one_number_everywhere():
     assert 2**52 <= number < 2**53
     assert (str(number), f"{number}", own_id(int(number))) == ("frankfurt_000000_000294",) * 3
     assert (own_id(139), typed("139"), typed("frankfurt_000000_000294")) == (139, 139, number)
+    # A number that is typed stays one, whatever texts this process has seen.
+    assert (typed('"139"'), typed("139")) == (image_id_of("139"), 139)
+    assert typed("0001_000294") == image_id_of("0001_000294")
