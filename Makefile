@@ -80,7 +80,7 @@ floors colab: $(VENV)/.dev
 engines: .venv-engines/.installed
 	.venv-engines/bin/python -m pytest -n 0 -m "ray or s3" $(ARGS) tests/datasets/test_object_store.py tests/studies/on_ray
 
-BENCHMARKS := score score_memory patch metrics intervals report data_check fetch fuse rules memory \
+BENCHMARKS := score score_memory patch metrics intervals report fuse rules memory \
 	start serve
 ONLY := $(BENCHMARKS)
 

@@ -1,6 +1,7 @@
 """scripts/check/mutants.py cannot rot: what it changes stands in the code, and what must notice is there."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,22 @@ def test_who_must_notice_is_there(check: str) -> None:
 def test_there_are_28_promises_and_the_page_names_them_all() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) == 28
     assert table(MUTANTS) in PAGE.read_text("utf-8")
+
+
+def test_each_promise_names_tests_that_exist() -> None:
+    text = re.sub(r"<!-- (mutants|signals).*?<!-- /\1 -->", "", PAGE.read_text("utf-8"), flags=re.DOTALL)
+    promises = re.findall(r"^- \*\*.*?(?=^\n|^- \*\*|\Z)", text, re.DOTALL | re.MULTILINE)
+    assert len(promises) >= 20
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "tests").rglob("test_*.py")]
+    kinds = ast.FunctionDef | ast.ClassDef
+    known = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, kinds)}
+    for promise in promises:
+        _, told, tests = promise.partition("Test:")
+        assert told, promise
+        for place in re.findall(r"`([\w./:]+)`", tests):
+            file, *names = place.split("::") if place.startswith("tests/") else ("tests", place)
+            assert (ROOT / file).exists(), place
+            assert set(names) <= known, place
 
 
 def test_a_mutant_that_no_longer_fits_is_refused(tmp_path: Path) -> None:

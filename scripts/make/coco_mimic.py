@@ -1,6 +1,6 @@
 """A small mimic of the COCO host: archives with the same nesting, and a server on 127.0.0.1 that can misbehave.
 
-Tests and scripts/bench/fetch.py use it; the real host cannot be reached from where they run.
+Tests use it; the real host cannot be reached from where they run.
 """
 
 import dataclasses
