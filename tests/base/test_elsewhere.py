@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from sharded import zip_of
 from support import panbench, ran, refused
 
 from panbench.base import elsewhere, web
@@ -21,13 +22,6 @@ from panbench.runs import load_run
 from panbench.scoring.folder import score_folder
 
 SCENES = Path(__file__).resolve().parents[1] / "reference" / "pq_scenes"
-
-
-def zip_of(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 def scenes_of(side: str) -> dict[str, bytes]:
