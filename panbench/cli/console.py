@@ -184,16 +184,14 @@ class Bars:
     """A Reporter on stderr: a bar for each task with its rate and time left, and notices above the bars.
 
     transient: the bars vanish when they are done
-    lines: what goes on (`status`) is also printed where there is no terminal, as lines
     """
 
-    def __init__(self, *, transient: bool = False, lines: bool = False) -> None:
+    def __init__(self, *, transient: bool = False) -> None:
         from rich.progress import Progress
 
         self._tasks: dict[str, Any] = {}
         self._first: dict[str, tuple[float, int]] = {}
         self._now: Any = None
-        self._lines = lines
         # Results in a pipe or file stay there: rich would print what is written to stdout beside the bars, to stderr.
         self._bars = Progress(
             *_progress_columns(),
@@ -241,10 +239,8 @@ class Bars:
         if self._bars.console.is_terminal:
             self._hide_status()
             self._bars.start()
-            self._now = self._bars.add_task(plain(words), total=None, unit="status", speed=None)
+            self._now = self._bars.add_task(plain(redacted(words)), total=None, unit="status", speed=None)
             self._bars.refresh()
-        elif self._lines:
-            say(f"{words} …")
 
     def _hide_status(self) -> None:
         if self._now is not None:
@@ -256,7 +252,7 @@ class Bars:
 
     def _add(self, title: str, total: int | None, unit: Unit) -> None:
         self._bars.start()
-        self._tasks[title] = self._bars.add_task(plain(title), total=total, unit=unit, speed=None)
+        self._tasks[title] = self._bars.add_task(plain(redacted(title)), total=total, unit=unit, speed=None)
 
 
 def _progress_columns() -> "list[ProgressColumn]":

@@ -1,6 +1,7 @@
 """`panbench eval`: models on a dataset."""
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
         from panbench.cli.prepare import prepare
 
     work = prepare(request, studies)
-    with console.Bars(lines=True) as bars:
+    with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
         from panbench.evaluation.several import check_before, evaluate_models, unused_bf16, what_runs
@@ -57,7 +58,8 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
             work.folders,
             work.opening,
             work.options,
-            reporters=lambda: console.Bars(lines=True),
+            # In a log, the bars of several models are lines between their results.
+            reporters=lambda: console.Bars(transient=len(work.specs) > 1 and not sys.stderr.isatty()),
             finished=_show_outcome(work, bool(ctx.meta.get("debug")), request.as_json),
             rules=work.rules,
             spread=work.spread,
@@ -80,7 +82,7 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
 
 def _show_outcome(work: "Prepared", debug: bool, as_json: bool) -> "Callable[[Outcome], None]":
     """Prints what became of one model; with `as_json` only that it failed."""
-    from panbench.report.answers.tables import comparison_row, speed_text, summary_text
+    from panbench.report.answers.tables import SUBSET, comparison_row, speed_text, summary_text
 
     def show(outcome: "Outcome") -> None:
         if outcome.run is None:
@@ -94,7 +96,9 @@ def _show_outcome(work: "Prepared", debug: bool, as_json: bool) -> "Callable[[Ou
         row = comparison_row(outcome.run)
         # A run for each rule: the table says which.
         title = f"{row.title} [{(row.rule or '').partition(':')[0]}]" if len(work.rules) > 1 else row.title
-        console.show(summary_text(title, outcome.run.summary(), row.notes))
+        # What is so of all is said once, in the line before them and below the table of all.
+        notes = [note for note in row.notes if len(work.specs) == 1 or not note.startswith(SUBSET)]
+        console.show(summary_text(title, outcome.run.summary(), notes))
         console.show("")
 
     return show
@@ -128,8 +132,9 @@ def _say_next(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
         console.say("Only timed: without --gt nothing is scored. `panbench predict` makes pictures.")
     elif work.dataset.has_ground_truth:
         named = shlex.join(map(str, stored))
-        console.say(f"Again at any time: `panbench compare {named}`")
-        console.say(f"Why PQ is lost: `panbench errors {named}`. On a page: `panbench report {named}`")
+        console.say(
+            f"Again at any time: `panbench compare {named}`; `errors` says why PQ is lost, `report` makes a page."
+        )
     else:
         console.say(f"For COCO's server: `panbench export coco-server {shlex.quote(str(stored[0]))} --out FILE.zip`")
     for sentence in (sentence for study in work.options.studies for sentence in study.next_steps(stored)):

@@ -168,7 +168,10 @@ def unused_bf16(specs: Sequence[ModelSpec], opening: Opening) -> str | None:
 def _models_and_images(specs: Sequence[ModelSpec], dataset: Dataset) -> str:
     models = specs[0].title if len(specs) == 1 else f"{len(specs)} models"
     number = len(dataset.scenes)
-    what = f"image{'s' * (number != 1)} of {' '.join(filter(None, (dataset.name, dataset.split)))}"
+    of_all = f"of {dataset.n_images:,} " if dataset.n_images and dataset.n_images > number else ""
+    what = (
+        f"{of_all}image{'s' * (number != 1 or bool(of_all))} of {' '.join(filter(None, (dataset.name, dataset.split)))}"
+    )
     if not dataset.categories:
         what = f"photograph{'s' * (number != 1)} of {dataset.name}"
     return f"{models} on {number:,} {what}"

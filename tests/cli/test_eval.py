@@ -13,6 +13,8 @@ from support import panbench, ran, refused
 from panbench.catalog import find_model
 from panbench.cli import console
 from panbench.datasets import shapes
+from panbench.models import opening
+from panbench.models.opening import open_model
 from panbench.runs import load_run
 from scripts.make.coco_mimic import FaultServer
 
@@ -55,7 +57,7 @@ def test_a_model_runs_on_the_data_that_it_was_trained_on(tmp_path):
 
 def test_one_line_says_what_will_run(scenes):
     result = panbench("eval", "--model", TINY.name, "--data", scenes, *FAST)
-    assert "Mask2Former tiny on 1 image of scenes val: " in result.stderr
+    assert "Mask2Former tiny on 1 of 2 images of scenes val: " in result.stderr
     assert re.search(r", \d+ threads?; PyTorch 2\.", result.stderr)
     assert "fp32, batch size 1." in result.stderr
 
@@ -121,6 +123,19 @@ def test_categories_of_all_models_are_checked_before_the_first_one_runs(scenes, 
     command = ("eval", "--model", TINY.name, "--config", other, "--checkpoint", "random", "--data", scenes, *FAST)
     assert "other and the dataset have different categories" in refused(*command)
     assert not (tmp_path / "results").exists()
+
+
+def test_several_models_say_in_a_log_one_line_before_their_results_and_one_after(scenes, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        opening, "open_model", lambda spec, **rest: opened.append(spec.name) or open_model(spec, **rest)
+    )
+    result = ran("eval", "--model", f"{TINY.name},maskformer-tiny", "--data", scenes, *FAST)
+    before, after = result.stderr.splitlines()
+    assert before.startswith("2 models on 1 of 2 images of scenes val: ")
+    assert after.startswith("Again at any time: `panbench compare results/scenes-mask2former-tiny results/")
+    assert result.stdout.lower().count("a subset: 1 of 2 images") == 1
+    assert opened == [TINY.name, "maskformer-tiny"]
 
 
 def test_own_models_are_taken_by_every_command_that_runs_one(scenes, tmp_path):

@@ -83,8 +83,8 @@ def test_tracebacks_and_results_show_none_either(monkeypatch, capsys):
     console.say(f"Hint {TOKEN}")
     console.show(f"Result {TOKEN}")
     console.show_json({"said": TOKEN})
-    with console.Bars(lines=True) as bars:
-        bars.status(f"Building {TOKEN}")
+    with console.Bars() as bars:
+        bars.progress(f"Building {TOKEN}", 1, 1)
         bars.notice(f"Skipped {TOKEN}")
     shown = "".join(capsys.readouterr())
     assert TOKEN not in shown

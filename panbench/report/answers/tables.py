@@ -661,6 +661,10 @@ def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> fl
     return published.PQ
 
 
+SUBSET = "a subset: "
+"""How the note on a run of some images begins."""
+
+
 def _is_subset(info: RunInfo) -> bool:
     expected, listed = info.images.expected, info.dataset.n_images
     return expected is not None and listed is not None and expected < listed
@@ -687,7 +691,7 @@ def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[st
     if counts.skipped:
         notes.append(f"{counts.skipped:,} images skipped")
     if selected:
-        notes.append(f"a subset: {_number(counts.expected)} of {_number(info.dataset.n_images)} images")
+        notes.append(f"{SUBSET}{_number(counts.expected)} of {_number(info.dataset.n_images)} images")
     notes.extend(run.notices)
     if scored and info.dataset.has_ground_truth:
         notes.extend(absent(run).sentences(None if info.rule is None else str(info.rule)))
