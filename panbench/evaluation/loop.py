@@ -32,7 +32,7 @@ from panbench.panoptic import pixels
 from panbench.panoptic.types import Scene
 from panbench.runs import digest_of
 
-__all__ = ["Loop", "Report", "block_is_full", "images_for_rate", "lanes_of", "worker_threads"]
+__all__ = ["Loop", "Report", "block_is_full", "lanes_of", "worker_threads"]
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
@@ -59,13 +59,6 @@ def lanes_of(model: Model, threads: int) -> int:
 def worker_threads(asked: int | None) -> int:
     """How many threads load images, and as many score: as asked for, else as many as cores, at most 8."""
     return asked or default_threads()
-
-
-def images_for_rate(model: Model, batch_size: int, workers: int) -> int:
-    """The fewest images of one size from which the loop measures a rate."""
-    lanes = lanes_of(model, torch.get_num_threads())
-    before = batches_before_rate(lanes, lanes * batch_size, lanes=lanes, workers=workers)
-    return (before + lanes) * batch_size
 
 
 def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:

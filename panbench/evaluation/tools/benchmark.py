@@ -31,9 +31,10 @@ from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.fits import refuse_unfit
-from panbench.evaluation.loop import images_for_rate, worker_threads
+from panbench.evaluation.loop import lanes_of, worker_threads
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.pace import batches_before_rate
 from panbench.evaluation.plan import plan_batches
 from panbench.evaluation.shown import rules_of
 from panbench.evaluation.tools.photographs import photograph_dataset
@@ -377,7 +378,7 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
         gflops=None if context.flops is None else context.flops / 1e9,
         gmacs=None if context.flops is None else context.flops / 2e9,
         images_per_second=info.images_per_second,
-        images_for_rate=images_for_rate(model, row.batch_size, workers),
+        images_for_rate=_images_for_rate(model, row.batch_size, workers),
         loop_seconds=info.seconds.wall,
         latency_mean=float(np.mean(latencies)),
         latency_p50=float(percentiles[0]),
@@ -391,6 +392,13 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
         pixels_differ=differ,
         pq_difference=None if pq is None or context.reference_pq is None else pq - context.reference_pq,
     )
+
+
+def _images_for_rate(model: Model, batch_size: int, workers: int) -> int:
+    """The fewest images of one size from which the loop measures a rate."""
+    lanes = lanes_of(model, torch.get_num_threads())
+    before = batches_before_rate(lanes, lanes * batch_size, lanes=lanes, workers=workers)
+    return (before + lanes) * batch_size
 
 
 def _flops_at_reference(context: _Context, model: Model) -> int:
