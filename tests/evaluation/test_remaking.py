@@ -40,6 +40,7 @@ def test_the_command_is_the_recorded_one_where_the_run_lies_now(tmp_path, record
     [
         ["eval", "touch PWNED; #", "--resume"],
         ["touch", "panbench", "eval"],
+        ["touch", "eval", "-m", "mask2former-tiny"],
         ["panbench", "touch PWNED; #", "eval"],
         ["panbench", "score", "eval"],
         ["panbench", "eval", "-m", "a\nrm -r x\n"],
