@@ -75,7 +75,7 @@ def open_dataset(
         missing = missing_files(name, split=split, limit=limit, image_ids=image_ids)
         if missing is None:
             known = ("shapes", "coco", "cityscapes", "ade20k", "mapillary", "kitti-step", *DATASETS)
-            if near := difflib.get_close_matches(name, known, n=1, cutoff=0.7):
+            if name not in known and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.7)):
                 raise FilesMissing(f"There is no dataset {name}. Did you mean {near[0]}?") from None
             raise
         if not download:
