@@ -43,7 +43,7 @@ def browser() -> Iterator[Any]:
 
 BLANK = "about:blank"
 
-READY = "html[data-ready]:not(:has(#viewer[aria-busy])) #chart-causes svg"
+READY = "html[data-ready]:not(:has(#viewer[aria-busy])) #cause-bars tr"
 
 
 def wait_until_ready(page: Any, ready: str = READY) -> None:
@@ -188,3 +188,8 @@ def wait_for_picture(page) -> None:
 def redraw(page) -> None:
     """Returns once a page has drawn what depends on its width: in the second frame all of the first is done."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
+
+def speak_of(page, model: str) -> None:
+    """Chooses the model that the page speaks of, by its label."""
+    page.get_by_label("Model", exact=True).select_option(label=model)

@@ -62,6 +62,13 @@ class View(str, Enum):
     semantic = "semantic"
 
 
+class Coloring(str, Enum):
+    """How a judged map is coloured."""
+
+    errors = "errors"
+    categories = "categories"
+
+
 class Picture(str, Enum):
     """Formats of pictures."""
 
@@ -79,8 +86,8 @@ _Width = Annotated[float, typer.Option("--width", metavar="INCHES", help="Width 
 _Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots per inch of a PNG.")]
 _Names = Annotated[bool, typer.Option("--names/--no-names", help="Write the categories on the segments.")]
 _Scores = Annotated[bool, typer.Option("--scores", help="Write the scores, too.")]
-_Missed = Annotated[
-    bool, typer.Option("--missed/--no-missed", help="Draw the true segments that a run missed over its answer.")
+_Coloring = Annotated[
+    Coloring, typer.Option("--colors", help="errors: what is wrong, over the photograph; categories: all segments.")
 ]
 _Opacity = Annotated[float, typer.Option("--opacity", min=0, max=1, metavar="0-1", help="Of the segments' colours.")]
 _Images = Annotated[Path | None, _path_option("--images", "The folder of images.")]
@@ -154,7 +161,7 @@ def overlay(
     out: Annotated[Path | None, _out("overlay-RUN-ID.png")] = None,
     truth: Annotated[bool, typer.Option("--truth", help="Show the ground truth instead.")] = False,
     view: _View = View.panoptic,
-    missed: _Missed = True,
+    colors: _Coloring = Coloring.errors,
     names: _Names = True,
     scores: _Scores = False,
     opacity: _Opacity = 0.5,
@@ -169,9 +176,16 @@ def overlay(
     from panbench.runs import load_run
 
     loaded = load_run(run)
-    photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir, view, missed)
+    photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir, view)
     figure = overlay_figure(
-        photo, layers[0], loaded.categories, width=width, opacity=opacity, names=names, scores=scores
+        photo,
+        layers[0],
+        loaded.categories,
+        width=width,
+        opacity=opacity,
+        names=names,
+        scores=scores,
+        coloring=colors.value,
     )
     _save(figure, out or Path(f"overlay-{'truth' if truth else loaded.name}-{_in_name(image)}.png"), [loaded], dpi)
 
@@ -186,7 +200,7 @@ def side_by_side(
     out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
     columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
     view: _View = View.panoptic,
-    missed: _Missed = True,
+    colors: _Coloring = Coloring.errors,
     names: _Names = True,
     scores: _Scores = False,
     opacity: _Opacity = 0.6,
@@ -202,7 +216,7 @@ def side_by_side(
     loaded = _load(runs)
     asked = re.fullmatch(r"worst:(\d+)", image)
     for one in [typed(image)] if asked is None else _worst_images(loaded[0], int(asked[1])):
-        photo, layers = _layers([TRUTH, *loaded], one, loaded[0], images, gt, gt_dir, view, missed)
+        photo, layers = _layers([TRUTH, *loaded], one, loaded[0], images, gt, gt_dir, view)
         figure = side_by_side_figure(
             photo,
             layers,
@@ -212,6 +226,7 @@ def side_by_side(
             opacity=opacity,
             names=names,
             scores=scores,
+            coloring=colors.value,
         )
         target = out or Path("side-by-side.png")
         own_name = f"{target.stem}-{_in_name(one)}{target.suffix}"
@@ -230,7 +245,6 @@ def diff(
     image: _Image,
     out: Annotated[Path | None, _out("diff-ID.png")] = None,
     view: _View = View.panoptic,
-    missed: _Missed = True,
     names: _Names = True,
     width: _Width = 7.0,
     dpi: _Dpi = 200,
@@ -246,7 +260,7 @@ def diff(
     loaded = _load([Path(one) for one in (a, b) if one != TRUTH])
     waiting = iter(loaded)
     wanted = [TRUTH if one == TRUTH else next(waiting) for one in (a, b)]
-    photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir, view, missed)
+    photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir, view)
     figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
     _save(figure, out or Path(f"diff-{image}.png"), loaded, dpi)
 
@@ -280,7 +294,7 @@ def errors(
     gt: _Gt = None,
     gt_dir: _GtDir = None,
 ) -> None:
-    """Cut a run's dearest errors out of their images, by the PQ that mending each would win."""
+    """Cut a run's costliest errors out of their images, by the PQ that fixing each would win."""
     from panbench.report.answers.own_slices import images_of_slice, slices_for
     from panbench.report.answers.views import compared
     from panbench.report.figures.crops import errors_figure
@@ -476,7 +490,6 @@ def _layers(
     gt: Path | None,
     gt_dir: Path | None,
     view: View,
-    missed: bool,
 ) -> "tuple[Photo, list[Layer]]":
     """The photograph of an image, and the layers of runs; TRUTH in place of a run is the ground truth."""
     from panbench.report.figures.pictures import Pictures, RunPictures, viewed
@@ -491,7 +504,7 @@ def _layers(
     layers = [
         RunPictures(source).truth(image, pictures)
         if isinstance(run, str)
-        else RunPictures(run).prediction(image, pictures, missed=missed)
+        else RunPictures(run).prediction(image, pictures)
         for run in wanted
     ]
     return pictures.photo(image), [viewed(layer, view.value, source.categories) for layer in layers]

@@ -1,4 +1,4 @@
-"""What mending errors would win, in points of PQ: of one error alone, and of all errors of a cause, category and size.
+"""What mending errors would win, in points of PQ: of one error alone, and of all errors of a cause and size.
 
 metrics/errors.py gives each false positive, miss and imperfect mask a cause. The fix of a cause mends what belongs
 together: a prediction over two objects is one error though it is several segments. So an *error* here is what one fix
@@ -8,9 +8,10 @@ belongs to it (a hallucination), of the prediction.
 To mend an error is to do to the counts what its cause's fix does (CAUSES): false positives go, misses become matches,
 a mask becomes exact. `gain` is PQ of All then, minus PQ of All now: the PQ of each category that the error touches is
 computed again from Σ IoU, TP, FP and FN. A category that only had false positives counts as 1 once they are gone. The
-errors of a cause, category and size are a *cell*; to mend a cell is to mend all of its errors. Cells share out all
-errors, but their gains do not add up: a category's PQ is a quotient, and mending one thing changes what the next is
-worth.
+errors of a cause and size are a *cell*; to mend a cell is to mend all of its errors. Cells share out all errors, but
+their gains do not add up: a category's PQ is a quotient, and mending one thing changes what the next is worth. Within
+a cell the categories add up. Cells are not cut by category: on COCO each then holds a few errors of a few images, and
+what leads one half of the images does not lead the other.
 
 The interval of a gain is that of PQ (metrics/jackknife.py): gain of all images and without each of them.
 """
@@ -18,7 +19,7 @@ The interval of a gain is that of PQ (metrics/jackknife.py): gain of all images 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -37,16 +38,13 @@ from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.overlap import find_rows
 from panbench.panoptic.types import VOID, Category
 
-__all__ = ["MOST_CELLS", "SIZES", "FixFold", "cells_to_fix", "of_cell", "priced_errors"]
+__all__ = ["SIZES", "FixFold", "cells_to_fix", "of_cell", "priced_errors"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 SIZES = tuple(name.split(" ")[0] for name in SLICINGS["size"].names)
 """Small, medium and large, as COCO has them (`SLICINGS["size"]`)."""
-
-MOST_CELLS = 25
-"""So many cells are listed, with intervals: further ones are worth little and would make the list unreadable."""
 
 _NAMES = tuple(cause.name for cause in CAUSES)
 
@@ -57,7 +55,7 @@ _OF_PREDICTION = tuple(cause.name in ("merged", "duplicate", "hallucinated") for
 def priced_errors(
     errors: pd.DataFrame, matched: Matched, categories: Sequence[Category], totals: tuple[Float, Float] | None = None
 ) -> pd.DataFrame:
-    """Each error with what mending it alone would win, the dearest first.
+    """Each error with what fixing it alone would win, the costliest first.
 
     errors: from `assign_causes` of `matched`
     totals: Σ IoU and TP + (FP + FN)/2 of each category, of all images that PQ is of where `matched` has only some
@@ -69,21 +67,21 @@ def priced_errors(
     count, rows = len(found.cell), errors.iloc[found.wrong]
     now = _Now.of(found.base, len(categories)) if totals is None else _Now(*totals)
     gain = now.gains(found.number, found.delta, count)
-    cause, place, size = _parts_of(found.cell, len(categories))
+    cause, size = np.divmod(found.cell, len(SIZES))
     sides = {f"{name}s": _members(rows[name].to_numpy(np.int64), found.number, count) for name in ("gt_id", "pred_id")}
     first = rows.iloc[found.first]
     table = pd.DataFrame(
         {
             "image_id": first["image_id"].to_numpy(np.int64),
             "cause": pd.Categorical.from_codes(cause, [one.name for one in CAUSES]),
-            "category_id": np.array([one.id for one in categories], np.int64)[place],
+            "category_id": np.array([one.id for one in categories], np.int64)[found.category],
             "size": pd.Categorical.from_codes(size, SIZES),
             **sides,
             "iou": np.where(first["verdict"] == "TP", first["iou"], np.nan),
             "gain": gain,
         }
     )
-    order = np.lexsort((found.cell, -np.round(gain, 12)))
+    order = np.lexsort((size, found.category, cause, -np.round(gain, 12)))
     return table.iloc[order].reset_index(drop=True)
 
 
@@ -92,24 +90,25 @@ def cells_to_fix(
     matched: Matched,
     categories: Sequence[Category],
     *,
-    most: int = MOST_CELLS,
+    fewest: int = FEWEST_IMAGES,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """The cells (cause, category, size) whose mending would win most, the best first; at most `most`.
+    """The cells (cause, size) by what mending them would win, the best first.
 
-    errors: from `assign_causes` of `matched`
-    Columns: cause, category_id, name, size, gain, low, high (its interval; NaN where fewer than 10 images hold such an
-    error), errors, images (that hold one). Cells that win nothing are left out.
+    errors: from `assign_causes` of `matched`; fewest: cells with an error in fewer images are left out, as are those
+    that win nothing
+    Columns: cause, size, gain, low, high (its interval), errors, images (that hold one), and categories: of each in
+    which PQ rises (category_id, gain, errors), the most first. Their gains add up to the cell's.
     """
     part = _Changes.of(errors, matched, categories).by_cell()
-    return _cells([part], categories, matched.image_ids, most, level)
+    sums = _CellSums.of([part], len(categories), matched.image_ids)
+    return _listed(sums, categories, fewest, level)
 
 
-def of_cell(errors: pd.DataFrame, cause: str, category_id: int, size: str) -> npt.NDArray[np.bool_]:
-    """Which rows of `priced_errors` are of a cause, category and size."""
+def of_cell(errors: pd.DataFrame, cause: str, size: str) -> npt.NDArray[np.bool_]:
+    """Which rows of `priced_errors` are of a cause and size."""
     of_cause = codes(errors["cause"], _NAMES) == _NAMES.index(cause)
-    of_size = codes(errors["size"], SIZES) == SIZES.index(size)
-    return of_cause & of_size & (errors["category_id"].to_numpy() == category_id)
+    return of_cause & (codes(errors["size"], SIZES) == SIZES.index(size))
 
 
 class FixFold:
@@ -140,50 +139,49 @@ class FixFold:
         else:
             self._grouped.add(changes)
 
-    def cells(self, most: int = MOST_CELLS, level: float = 0.95) -> pd.DataFrame:
+    def cells(self, fewest: int = FEWEST_IMAGES, level: float = 0.95) -> pd.DataFrame:
         """`cells_to_fix` of all that was added."""
-        return _listed(self._sums(most), self.categories, most, level)
+        return _listed(self._sums(), self.categories, fewest, level)
 
     def errors(self) -> int:
         """How many errors were added."""
-        return self._sums(0).errors.sum().item() if self._grouped is None else self._grouped.errors
+        return self._sums().errors.sum().item() if self._grouped is None else self._grouped.errors.sum().item()
 
     def now(self) -> tuple[Float, Float]:
         """Σ IoU and TP + (FP + FN)/2 of each category, as `priced_errors` takes them."""
-        now = self._sums(0).now if self._grouped is None else self._grouped.now
+        now = self._sums().now if self._grouped is None else self._grouped.now
         return now.iou, now.whole
 
-    def _sums(self, most: int) -> _CellSums:
+    def _sums(self) -> _CellSums:
         if self._grouped is None:
             return _CellSums.of(self._parts, len(self.categories), self.images)
-        return self._grouped.sums(most)
+        return self._grouped.sums()
 
 
-def _cells(
-    parts: Sequence[_Part], categories: Sequence[Category], images: Int, most: int, level: float
-) -> pd.DataFrame:
-    return _listed(_CellSums.of(parts, len(categories), images), categories, most, level)
-
-
-def _listed(sums: _CellSums, categories: Sequence[Category], most: int, level: float) -> pd.DataFrame:
+def _listed(sums: _CellSums, categories: Sequence[Category], fewest: int, level: float) -> pd.DataFrame:
     if not 0 < level < 1:
         raise BadArgument(f"level must lie between 0 and 1, not {level}.")
-    chosen = sums.best(most)
+    chosen = sums.best(fewest)
     low, high = sums.intervals(chosen, level)
-    cause, place, size = _parts_of(sums.cells[chosen], len(categories))
+    cause, size = np.divmod(sums.cells[chosen], len(SIZES))
     return pd.DataFrame(
         {
-            "cause": np.array([one.name for one in CAUSES], object)[cause],
-            "category_id": np.array([one.id for one in categories], np.int64)[place],
-            "name": np.array([one.name for one in categories], object)[place],
+            "cause": np.array(_NAMES, object)[cause],
             "size": np.array(SIZES, object)[size],
-            "gain": sums.gain[chosen],
+            "gain": sums.gain[chosen].sum(axis=1),
             "low": low,
             "high": high,
-            "errors": sums.errors[chosen],
+            "errors": sums.errors[chosen].sum(axis=1),
             "images": sums.images[chosen],
+            "categories": [_of_categories(sums.gain[one], sums.errors[one], categories) for one in chosen.tolist()],
         }
     )
+
+
+def _of_categories(gain: Float, errors: Int, categories: Sequence[Category]) -> tuple[tuple[int, float, int], ...]:
+    """(category_id, gain, errors) of the categories of a cell that gain, the most first."""
+    order = np.argsort(-np.round(gain, 12), kind="stable")
+    return tuple((categories[one].id, gain[one].item(), errors[one].item()) for one in order if gain[one] > 1e-12)
 
 
 @dataclass(frozen=True)
@@ -240,11 +238,22 @@ class _Now:
 
     def gains(self, number: Int, delta: _Sums, count: int) -> Float:
         """(count,) ΔPQ of All of each of the numbered groups of changes."""
+        group, _, gained = self._gained(number, delta)
+        return np.bincount(group, gained, count).astype(np.float64)
+
+    def gains_by_category(self, number: Int, delta: _Sums, count: int) -> Float:
+        """(count, categories): the same, by the category whose PQ rises."""
+        found = np.zeros((count, len(self.whole)))
+        group, touched, gained = self._gained(number, delta)
+        found[group, touched] = gained
+        return found
+
+    def _gained(self, number: Int, delta: _Sums) -> tuple[Int, Int, Float]:
         (group, touched), place = numbered([number, delta.category])
         iou, whole = (np.bincount(place, one, len(group)) for one in (delta.iou, delta.whole))
         before = _pq(self.iou[touched], self.whole[touched])
         gained = _pq(self.iou[touched] + iou, self.whole[touched] + whole) - before
-        return np.bincount(group, gained, count).astype(np.float64) / max(self.held, 1)
+        return group, touched, gained / max(self.held, 1)
 
 
 def _pq(iou: Float, whole: Float) -> Float:
@@ -258,13 +267,13 @@ class _Part:
     """What mending changes in some images.
 
     base: one row an image and category; delta: one row an image, category and cell; cell: of each row of `delta`
-    errors: (cell, image) of each error
+    errors: (cell, image, category) of each error
     """
 
     base: _Sums
     delta: _Sums
     cell: Int
-    errors: tuple[Int, Int]
+    errors: tuple[Int, Int, Int]
 
 
 @dataclass(frozen=True)
@@ -273,7 +282,8 @@ class _Changes:
 
     base: one row a TP, FP and FN; wrong: those of them that belong to an error
     delta: one row for each of `wrong`; number: the error of each
-    cell: of each error, cause, category and size in one number; first: the row of `wrong` that stands for it
+    cell: of each error, cause and size in one number; category: its position; first: the row of `wrong` that stands
+    for it
     """
 
     base: _Sums
@@ -281,6 +291,7 @@ class _Changes:
     delta: _Sums
     number: Int
     cell: Int
+    category: Int
     first: Int
 
     @staticmethod
@@ -304,14 +315,13 @@ class _Changes:
         order = _by(number, later)
         first = order[np.searchsorted(number[order], np.arange(int(number.max(initial=-1)) + 1))]
         size = SLICINGS["size"].place(area[first])
-        cell = (cause[first] * len(categories) + delta.category[first]) * len(SIZES) + size
-        return _Changes(base, wrong, delta, number, cell, first)
+        return _Changes(base, wrong, delta, number, cause[first] * len(SIZES) + size, delta.category[first], first)
 
     def by_cell(self) -> _Part:
         """All that cells need of it."""
         base, _ = self.base.grouped(self.base.image, self.base.category)
         delta, (_, _, cell) = self.delta.grouped(self.delta.image, self.delta.category, self.cell[self.number])
-        return _Part(base, delta, cell, (self.cell, self.delta.image[self.first]))
+        return _Part(base, delta, cell, (self.cell, self.delta.image[self.first], self.category))
 
 
 def _by(first: Int, then: Int) -> Int:
@@ -320,11 +330,6 @@ def _by(first: Int, then: Int) -> Int:
     if (int(first.max(initial=0)) + 1) * (high - low + 1) >= 1 << 63:
         return np.lexsort((then, first))
     return np.argsort(first * (high - low + 1) + (then - low), kind="stable")
-
-
-def _parts_of(cell: Int, categories: int) -> tuple[Int, Int, Int]:
-    """The positions of cause, category and size."""
-    return cell // len(SIZES) // categories, cell // len(SIZES) % categories, cell % len(SIZES)
 
 
 def _areas(image: Int, gt_id: Int, pred_id: Int, matched: Matched) -> Int:
@@ -352,7 +357,7 @@ def _members(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
 class _CellSums:
     """What mending each cell changes, unit by unit. A unit is an image, or of very many a group of them, as `Sample`'s.
 
-    cells: those with an error; gain, errors, images: of each
+    cells: those with an error; images: of each; gain, errors: of each by category
     base: one row a unit and category; delta: one row a unit, category and cell, whose place in `cells` is in `place`
     """
 
@@ -371,16 +376,18 @@ class _CellSums:
         base, delta = (_Sums.joined([getattr(part, name) for part in parts]) for name in ("base", "delta"))
         now = _Now.of(base, categories)
         cells, place = np.unique(np.concatenate([part.cell for part in parts]), return_inverse=True)
-        of_errors, image = (np.concatenate(column) for column in zip(*(part.errors for part in parts), strict=True))
+        columns = zip(*(part.errors for part in parts), strict=True)
+        of_errors, image, category = (np.concatenate(column) for column in columns)
         of_errors = np.searchsorted(cells, of_errors)
+        errors = np.bincount(of_errors * categories + category, minlength=len(cells) * categories)
         (held, _), _ = numbered([of_errors, image])
         unit = np.arange(len(images)) % (UNITS if len(images) > EXACT_IMAGES else max(len(images), 1))
         by_unit, _ = base.grouped(unit[np.searchsorted(images, base.image)], base.category)
         changes, keys = delta.grouped(unit[np.searchsorted(images, delta.image)], delta.category, place)
         return _CellSums(
             cells=cells,
-            gain=now.gains(place, delta, len(cells)),
-            errors=np.bincount(of_errors, minlength=len(cells)),
+            gain=now.gains_by_category(place, delta, len(cells)),
+            errors=errors.reshape(-1, categories),
             images=np.bincount(held, minlength=len(cells)),
             now=now,
             base=by_unit,
@@ -389,11 +396,12 @@ class _CellSums:
             units=int(unit.max(initial=-1)) + 1,
         )
 
-    def best(self, most: int) -> Int:
-        """The places of the cells that win most, the best first, then as CAUSES and categories are ordered."""
+    def best(self, fewest: int) -> Int:
+        """The places of cells with an error in at least `fewest` images, by what they win, then as CAUSES are."""
         # Equal gains can differ in the last bit: what was added up in another order is no better.
-        order = np.lexsort((self.cells, -np.round(self.gain, 12)))
-        return order[self.gain[order] > 1e-12][:most]
+        gain = np.round(self.gain.sum(axis=1), 12)
+        order = np.lexsort((self.cells, -gain))
+        return order[(gain[order] > 1e-12) & (self.images[order] >= fewest)]
 
     def intervals(self, chosen: Int, level: float) -> tuple[Float, Float]:
         """(low, high) of the gain of some cells; NaN where fewer than FEWEST_IMAGES images hold one of its errors."""
@@ -401,7 +409,8 @@ class _CellSums:
             return np.zeros(0), np.zeros(0)
         found = [self._without_each(place) for place in chosen.tolist()]
         left_out, corrections = (np.stack(column) for column in zip(*found, strict=True))
-        low, high = Jackknife(self.gain[chosen], left_out, corrections, np.zeros(len(chosen))).estimate().ends(level)
+        gain = self.gain[chosen].sum(axis=1)
+        low, high = Jackknife(gain, left_out, corrections, np.zeros(len(chosen))).estimate().ends(level)
         enough = self.images[chosen] >= FEWEST_IMAGES
         # Mending never lowers PQ: what was missed becomes a match with an IoU above half of any PQ.
         return tuple(np.where(enough, np.clip(end, 0, 1), np.nan) for end in (low, high))  # type: ignore[return-value]
@@ -445,15 +454,17 @@ class _CellSums:
 class _Grouped:
     """`_CellSums` of images that come block by block, in little memory: units are groups of images.
 
-    What an image adds to a cell is kept, in 18 bytes, as which cells are listed is only known at the end. All else is
-    added up term by term in the order of `_CellSums.of`, so the numbers are the same.
+    What an image adds to a cell is kept, in 18 bytes. All else is added up term by term in the order of `_CellSums.of`,
+    so the numbers are the same.
     """
 
     def __init__(self, categories: int, images: Int) -> None:
+        cells = len(CAUSES) * len(SIZES)
         self._images, self._categories = images, categories
-        self._base = [np.zeros(UNITS * categories) for _ in range(3)]
-        self._now = _Now(np.zeros(categories), np.zeros(categories))
-        self._errors, self._with_error = np.zeros((2, len(CAUSES) * categories * len(SIZES)), np.int64)
+        self._base = np.zeros((3, UNITS * categories))
+        self.now = _Now(np.zeros(categories), np.zeros(categories))
+        self.errors = np.zeros((cells, categories), np.int64)
+        self._with_error = np.zeros(cells, np.int64)
         self._kept: list[tuple[npt.NDArray[Any], ...]] = []
 
     def add(self, part: _Part) -> None:
@@ -462,11 +473,12 @@ class _Grouped:
         place = np.searchsorted(self._images, base.image) % UNITS * self._categories + base.category
         for sums, values in zip(self._base, (base.iou, base.hits, base.mistakes), strict=True):
             np.add.at(sums, place, values.astype(np.float64))
-        np.add.at(self._now.iou, base.category, base.iou)
-        np.add.at(self._now.whole, base.category, base.whole)
-        (held, _), number = numbered(part.errors)
-        self._errors += np.bincount(held[number], minlength=len(self._errors))
-        self._with_error += np.bincount(held, minlength=len(self._errors))
+        np.add.at(self.now.iou, base.category, base.iou)
+        np.add.at(self.now.whole, base.category, base.whole)
+        cell, image, category = part.errors
+        np.add.at(self.errors, (cell, category), 1)
+        (held, _), _ = numbered([cell, image])
+        self._with_error += np.bincount(held, minlength=len(self._with_error))
         unit = np.searchsorted(self._images, delta.image) % UNITS
         # Of 1,214 categories or more there are more cells than two bytes count.
         cell = part.cell.astype(np.int16 if len(self._errors) < 1 << 15 else np.int32)
@@ -474,42 +486,25 @@ class _Grouped:
         small = [[column.astype(np.int16) for column in pair] for pair in (where, counts)]
         self._kept.append((*small[0], cell, *small[1], delta.iou))
 
-    @property
-    def now(self) -> _Now:
-        """PQ's sums of each category."""
-        return self._now
-
-    @property
-    def errors(self) -> int:
-        """How many errors were added."""
-        return int(self._errors.sum())
-
-    def sums(self, most: int) -> _CellSums:
-        """The sums of all cells, with what changes unit by unit of the `most` best alone."""
-        n = self._categories
-        unit, category, cell, hits, mistakes, iou = (
-            np.concatenate([block[column] for block in self._kept]) for column in range(6)
-        )
-        key = cell.astype(np.int64) * n + category
-        added = [np.bincount(key, values, len(self._errors) * n) for values in (iou, hits + mistakes / 2)]
-        touched = np.flatnonzero(np.bincount(key, minlength=len(self._errors) * n))
-        del key
-        of = touched % n
-        after = _pq(self._now.iou[of] + added[0][touched], self._now.whole[of] + added[1][touched])
-        gained = after - _pq(self._now.iou[of], self._now.whole[of])
-        gain = np.bincount(touched // n, gained, len(self._errors)) / max(self._now.held, 1)
-        cells = np.flatnonzero(self._errors)
+    def sums(self) -> _CellSums:
+        """The sums of all cells."""
+        columns = [np.concatenate([block[column] for block in self._kept]) for column in range(6)]
+        unit, category, cell, hits, mistakes = (column.astype(np.int64) for column in columns[:5])
+        delta = _Sums(unit, category, columns[5], hits, mistakes)
+        cells = np.flatnonzero(self._with_error)
         held = np.flatnonzero(self._base[1] + self._base[2])
-        hit, mistaken = (sums[held].astype(np.int64) for sums in self._base[1:])
-        base = _Sums(held // n, held % n, self._base[0][held], hit, mistaken)
-        none = np.zeros(0, np.int64)
-        nothing = _Sums(none, none, np.zeros(0), none, none)
-        found = (cells, gain[cells], self._errors[cells], self._with_error[cells], self._now, base)
-        known = _CellSums(*found, nothing, none, UNITS)
-        listed = np.zeros(len(self._errors), np.bool_)
-        listed[cells[known.best(most)]] = True
-        rows = np.flatnonzero(listed[cell])
-        whole = [column[rows].astype(np.int64) for column in (unit, category, hits, mistakes)]
-        own = _Sums(whole[0], whole[1], iou[rows], whole[2], whole[3])
-        changes, keys = own.grouped(own.image, own.category, np.searchsorted(cells, cell[rows].astype(np.int64)))
-        return replace(known, delta=changes, place=keys[2])
+        iou, hit, mistaken = self._base[:, held]
+        base = _Sums(*np.divmod(held, self._categories), iou, hit.astype(np.int64), mistaken.astype(np.int64))
+        place = np.searchsorted(cells, cell)
+        changes, keys = delta.grouped(unit, category, place)
+        return _CellSums(
+            cells=cells,
+            gain=self.now.gains_by_category(place, delta, len(cells)),
+            errors=self.errors[cells],
+            images=self._with_error[cells],
+            now=self.now,
+            base=base,
+            delta=changes,
+            place=keys[2],
+            units=UNITS,
+        )

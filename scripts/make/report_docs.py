@@ -40,13 +40,12 @@ def take_pictures(page: Path, docs: Path) -> list[Path]:
         browser = started.chromium.launch(executable_path=found, args=ARGUMENTS)
         wide = _open(browser, page, 1600, "light")
         written.append(_save(_whole(wide), docs / "report" / "1600-light.webp"))
-        # The README's picture is the top of the page: verdict, table, intervals and differences.
+        # The README's picture is the first screen.
         box = wide.locator("#overview").bounding_box()
         assert box is not None
         top = wide.screenshot(clip={"x": 0, "y": 0, "width": 1600, "height": box["y"] + box["height"]}, full_page=True)
         written.append(_save(top, docs / "pictures" / "report.png", width=1200))
         wide.get_by_role("button", name="Side by side").click()
-        wide.get_by_role("button", name="Verdicts").click()
         wide.wait_for_timeout(800)
         wide.evaluate("document.getElementById('contents').style.position = 'static'")
         written.append(_save(wide.locator("#viewer").screenshot(), docs / "report" / "viewer.webp"))
@@ -57,7 +56,7 @@ def take_pictures(page: Path, docs: Path) -> list[Path]:
         printed.evaluate("window.dispatchEvent(new Event('beforeprint'))")
         printed.emulate_media(media="print")
         printed.wait_for_timeout(800)
-        box = printed.locator("#overview").bounding_box()
+        box = printed.locator("#fix-words").bounding_box()
         assert box is not None
         first_page: Any = {"x": 0, "y": 0, "width": 702, "height": box["y"] + box["height"]}
         written.append(_save(printed.screenshot(clip=first_page, full_page=True), docs / "report" / "print.webp"))
@@ -77,7 +76,7 @@ def draw_pictures(runs: Path, docs: Path) -> list[Path]:
     pictures, both = layers(5, "panoptic-fpn-tiny", "mask2former-tiny")
     truth = RunPictures(loaded["panoptic-fpn-tiny"]).truth(5, pictures)
     beside = docs / "pictures" / "shapes-side-by-side.png"
-    save_figure(side_by_side_figure(pictures.photo(5), [truth, *both], categories), beside)
+    save_figure(side_by_side_figure(pictures.photo(5), [truth, *both], categories, columns=2), beside)
     pictures, (a, b) = layers(105, "mask2former-tiny", "maskformer-tiny")
     apart = docs / "report" / "diff.png"
     save_figure(diff_figure(pictures.photo(105), a, b, categories), apart)
@@ -88,9 +87,9 @@ def _open(browser: "Browser", page: Path, width: int, scheme: Any, height: int =
     """The report in a window; scrolled through once, so that what is painted when it comes near is there."""
     opened = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
     opened.goto(page.resolve().as_uri())
-    opened.locator("#chart-causes svg").first.wait_for(state="attached")
+    opened.locator("#cause-bars tr").first.wait_for(state="attached")
     opened.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
-    for part in ("#gallery", "#viewer"):
+    for part in ("#wall-view", "#viewer", ".thumbs"):
         opened.locator(part).scroll_into_view_if_needed()
         opened.wait_for_timeout(1500)
     opened.evaluate("window.scrollTo(0, 0)")

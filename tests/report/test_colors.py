@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from panbench.metrics.errors import CAUSES
-from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, LIGHT, MARKERS, styles_of
+from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, ERRORS, LIGHT, MARKERS, styles_of
 
 # Machado, Oliveira and Fernandes 2009, severity 1: what a reader without one kind of cone sees, in linear RGB.
 SEEN = {
@@ -35,6 +35,45 @@ def contrast(one: str, other: str) -> float:
     return (bright + 0.05) / (dark + 0.05)
 
 
+def delta_e(one: np.ndarray, other: np.ndarray) -> float:
+    """CIEDE2000 of two colours in CIELAB [Sharma, Wu and Dalal 2005]."""
+    (L1, a1, b1), (L2, a2, b2) = one, other
+    mean_c = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    stretch = 1.5 - 0.5 * np.sqrt(mean_c**7 / (mean_c**7 + 25.0**7))
+    c1, c2 = np.hypot(stretch * a1, b1), np.hypot(stretch * a2, b2)
+    h1, h2 = (np.degrees(np.arctan2(b, stretch * a)) % 360 for a, b in ((a1, b1), (a2, b2)))
+    turn = (h2 - h1 + 180) % 360 - 180 if c1 * c2 else 0.0
+    hue = h1 + turn / 2 if c1 * c2 else h1 + h2
+    L, c = (L1 + L2) / 2, (c1 + c2) / 2
+    of_hue = [(-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.2, 4, -63)]
+    t = 1 + sum(share * np.cos(np.radians(times * hue + shift)) for share, times, shift in of_hue)
+    parts = (
+        (L2 - L1) / (1 + 0.015 * (L - 50) ** 2 / np.sqrt(20 + (L - 50) ** 2)),
+        (c2 - c1) / (1 + 0.045 * c),
+        2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2)) / (1 + 0.015 * c * t),
+    )
+    bend = np.radians(60 * np.exp(-(((hue % 360 - 275) / 25) ** 2)))
+    rotation = -2 * np.sqrt(c**7 / (c**7 + 25.0**7)) * np.sin(bend)
+    return float(np.sqrt(sum(part**2 for part in parts) + rotation * parts[1] * parts[2]))
+
+
+def test_the_difference_of_colours_is_that_of_its_published_pairs():
+    # Sharma, Wu and Dalal 2005, table 1: pairs 1, 7, 17 and 25.
+    for one, other, expected in (
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 0, 0), (50, -1, 2), 2.3669),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ):
+        assert delta_e(np.array(one), np.array(other)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("reader", SEEN)
+def test_kinds_of_errors_are_told_apart_by_every_reader(reader):
+    seen = [lab(np.clip(linear(color) @ np.array(SEEN[reader]).T, 0, 1)) for color in ERRORS.values()]
+    assert min(delta_e(a, b) for a, b in combinations(seen, 2)) >= 15
+
+
 @pytest.mark.parametrize("reader", SEEN)
 @pytest.mark.parametrize("colors", [LIGHT, DARK], ids=["light", "dark"])
 def test_eight_models_are_told_apart_by_every_reader(colors, reader):
@@ -63,11 +102,20 @@ def test_colours_differ_in_grey_and_from_the_paper(colors, paper):
 NAMES = ("panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny")
 
 
-def test_a_model_keeps_its_colour_in_any_order_and_beside_any_other():
-    of_all = dict(zip(NAMES, styles_of(NAMES), strict=True))
+def test_the_same_models_look_the_same_in_any_order():
     for number in (1, 2, 3):
-        for shown in permutations(NAMES, number):
-            assert styles_of(shown) == [of_all[name] for name in shown]
+        for names in combinations(NAMES, number):
+            of_all = dict(zip(names, styles_of(names), strict=True))
+            for shown in permutations(names):
+                assert styles_of(shown) == [of_all[name] for name in shown]
+
+
+def test_causes_have_one_hue_on_either_page():
+    for light, dark in zip(CAUSES_LIGHT, CAUSES_DARK, strict=True):
+        (_, a1, b1), (_, a2, b2) = lab(linear(light)), lab(linear(dark))
+        if min(np.hypot(a1, b1), np.hypot(a2, b2)) > 12:
+            turn = np.degrees(np.arctan2(b2, a2) - np.arctan2(b1, a1))
+            assert abs((turn + 180) % 360 - 180) < 20, (light, dark)
 
 
 @pytest.mark.parametrize("number", [2, 8])

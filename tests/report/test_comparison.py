@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from functools import cache
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_a_clear_difference_is_significant_and_marked():
     # The ball's PQ goes from 0 to 1 and the sky's stays: half of it in the mean.
     assert versus["PQ_difference"] == 0.5
     assert versus["significant"]
-    differences = compared.grids[2]
+    differences = compared.grids[1]
     assert differences.rows[0][:4] == ("Good", "Poor", "PQ", "+50.00")
     assert differences.rows[0][-1] == "*"
 
@@ -150,8 +151,8 @@ def test_json_and_csv_hold_the_details_that_were_asked_for():
 
 def test_markdown_and_latex_hold_every_table():
     compared = standing([run("a", balls=5), run("b", balls=15)], per_category=True)
-    assert compared.markdown().count("\n| :--") == len(compared.grids) == 4
-    assert compared.latex().count(r"\begin{tabular}") == 4
+    assert compared.markdown().count("\n| :--") == len(compared.grids) == 3
+    assert compared.latex().count(r"\begin{tabular}") == 3
 
 
 def test_latex_has_half_the_interval_beside_pq_and_sets_off_the_value_alone():
@@ -181,7 +182,7 @@ def test_latex_has_both_ends_of_an_interval_that_is_skewed():
 
 def test_of_equal_runs_none_is_called_better():
     compared = standing([run("a", balls=10), run("b", balls=10), run("c", balls=15)])
-    differences = compared.grids[2]
+    differences = compared.grids[1]
     assert {(row[0], row[1], row[2]) for row in differences.rows} == {
         ("C", "A", "PQ"),
         ("C", "B", "PQ"),
@@ -200,7 +201,7 @@ def test_a_difference_too_small_to_print_is_not_printed_as_none():
     small = standing([run("a", balls=1999, skies=2000, images=2000), run("b", balls=2000, skies=2000, images=2000)])
     assert 0 < small.rows[1].versus[0]["PQ_difference"] < 0.0005
     coarse = standing([run("a", balls=1999, skies=2000, images=2000), run("b", 2000, 2000, 2000)], digits=1)
-    assert coarse.grids[2].rows[0][3] == "<0.1"
+    assert coarse.grids[1].rows[0][3] == "<0.1"
 
 
 def test_parquet_holds_types_and_the_details_that_were_asked_for():
@@ -247,7 +248,28 @@ def test_the_cause_of_missed_balls_is_that_they_are_missed():
     assert things["lost"].sum() == pytest.approx(0.6)
     places = dict(next(grid.rows for grid in found.grids if grid.columns[1] == "Images where it costs most"))
     assert places["missed"] == "6, 7"
-    assert places["split"] == "–"
+    # Causes without an error are named below the first table alone.
+    assert "split" not in places
+    assert "No errors of these causes: " in found.grids[0].notes[-1]
+    assert "split" in found.grids[0].notes[-1]
+
+
+def test_causes_are_sorted_by_what_they_take_and_add_up_as_printed():
+    found = error_findings(run("a", balls=5, skies=13))
+    parts = [float(row[4]) for row in found.grids[0].rows]
+    assert parts == sorted(parts, reverse=True)
+    printed = float(re.search(r"PQ ([\d.]+)", found.grids[0].title)[1])
+    assert round(sum(parts), 2) == round(100 - printed, 2)
+
+
+def test_the_comparison_has_pq_once_the_best_first_with_p_beside():
+    compared = standing([run("poor", balls=0), run("good", balls=20)])
+    grid = compared.grids[0]
+    assert grid.columns[:5] == ("Model", "PQ", "95 % interval", "ranks at 95 %", "p")
+    assert [row[0] for row in grid.rows] == ["Good", "Poor"]
+    assert [row[4] for row in grid.rows] == ["–", "<0.001"]
+    assert (0, 1) in grid.best
+    assert sum(column == "PQ" for one in compared.grids for column in one.columns) == 1
 
 
 def test_an_unknown_slicing_of_the_metrics_is_refused():
@@ -261,7 +283,7 @@ def test_many_runs_are_set_against_each_other_in_matrices():
         for name, balls, skies in (("a", 5, 20), ("b", 15, 12), ("c", 15, 12), ("d", 1, 1))
     ]
     compared = standing(runs)
-    tables = {grid.columns[0]: grid for grid in compared.grids[2:]}
+    tables = {grid.columns[0]: grid for grid in compared.grids[1:]}
     assert list(tables) == ["PQ: row - column", "PQ_th: row - column", "PQ_st: row - column"]
     value = {row.title: {"PQ": row.PQ, "PQ_th": row.PQ_th, "PQ_st": row.PQ_st} for row in compared.rows}
     tests = compared.comparison.differences
@@ -313,7 +335,7 @@ def test_few_images_are_told_with_how_often_their_intervals_hold():
     assert interval_notes(9) == ("Fewer than 10 images: no intervals.",)
     assert "fewer hold less often" in interval_notes(12)[1]
     assert len(interval_notes(5000)) == 1
-    assert notes[1] in standing([run("a", balls=5, images=30), run("b", balls=15, images=30)]).grids[1].notes
+    assert notes[1] in standing([run("a", balls=5, images=30), run("b", balls=15, images=30)]).grids[0].notes
 
 
 def test_measured_coverage_is_what_is_promised():

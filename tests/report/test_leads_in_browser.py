@@ -1,7 +1,9 @@
 """A lead opens the model, the colours and the segments that it speaks of, lit and near; the next one is a key away."""
 
+import re
+
 import pytest
-from browsing import open_anew, wait_in_page
+from browsing import open_anew, speak_of, wait_in_page
 
 # The second model misses a ball in every image (ids 20 and 21 are balls), and takes the cat of images 8 and 10 for one.
 
@@ -31,22 +33,30 @@ def seen(page, selector: str) -> dict:
     }
 
 
-def test_a_cause_opens_its_model_by_verdict_with_its_segments_lit_and_near(open_report):
+def error_seen(page, cause: str) -> dict:
+    """Opens the first error of a cause of the second model from the wall, and tells what the viewer then shows."""
+    speak_of(page, "second")
+    page.locator("#wall-view").get_by_label("Cause", exact=True).select_option(cause)
+    return seen(page, "#wall-view .tile")
+
+
+def test_an_error_opens_its_model_by_errors_with_its_segments_lit_and_near(open_report):
     page = open_report()
-    cause = "[data-lead^='cause:1:'][title$='to: missed']"
-    shown = seen(page, cause)
-    assert (shown["left"], shown["right"], shown["colours"]) == ("Ground truth", "second", "Verdicts")
+    page.locator("#viewer").get_by_role("button", name="Categories").click()
+    shown = error_seen(page, "missed")
+    assert (shown["left"], shown["right"], shown["colours"]) == ("Ground truth", "second", "Errors")
     assert told(page) == "1 of 1: ball: missed, 36 pixels"
     # In the list of the truth, and in that of the model.
     assert lit_rows(page) == ["ball missed"] * 2
     # The ball is 6 of 30 rows high, so that two and a half times as large it fills half of the picture.
     assert shown["zoom"] == pytest.approx(2.5, abs=0.01)
-    wait_in_page(page, "location.hash.includes('judge=run-b')")
+    wait_in_page(page, "location.hash.includes('right=run-b')")
 
 
 def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_walks_to_the_next(open_report):
     page = open_report()
-    shown = seen(page, "[data-lead^='cause:1:'][title$='to: wrong category']")
+    page.get_by_role("button", name="Confused pixels").click()
+    shown = seen(page, "[data-lead='taken:0:1']")
     assert shown["right"] == "second"
     assert shown["image"] in ("8", "10")
     said = told(page)
@@ -64,7 +74,7 @@ def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_wa
 def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(open_report):
     page = open_report()
     page.get_by_label("Error", exact=True).select_option("any")
-    shown = seen(page, "#category-scores [data-lead='category:1']")
+    shown = seen(page, "#where-table [data-lead='category:1']")
     assert shown["right"] == "second", "the model of the pair that the category says most against"
     page.locator(".thumbs button[data-image='8']").click()
     wait_in_page(page, "document.getElementById('viewer').dataset.image === '8'")
@@ -81,17 +91,20 @@ def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(open_r
 
 def test_a_confusion_lights_the_true_segment_and_what_was_said_instead(open_report):
     page = open_report()
-    shown = seen(page, "#confusion-view [data-lead='taken:0:1']")
+    page.get_by_role("button", name="Confused segments").click()
+    shown = seen(page, "[data-lead='taken:0:1']")
     assert shown["right"] == "second"
+    # Both sides say what it is and what it was taken for.
     rows = lit_rows(page)
-    assert any("missed: wrong category" in row for row in rows)
-    assert any(row == "ball false positive: wrong category" for row in rows)
+    assert any(re.search(r"missed: <img .* → ball$", row) for row in rows)
+    assert any(re.match(r"ball false positive: <img .* → ball$", row) for row in rows)
 
 
 def test_a_slice_lights_the_errors_that_are_in_it_and_no_others(open_report):
     page = open_report()
     # Of image 8 the missed ball has 36 of 1,200 pixels, the cat 100 and the ball that is said instead 90.
-    seen(page, "#slice-view [data-lead='slice:share:1–10 %']")
+    page.get_by_role("button", name="Share of the image").click()
+    seen(page, "[data-lead='slice:share:1–10 %']")
     page.locator(".thumbs button[data-image='8']").click()
     wait_in_page(page, "document.getElementById('viewer').dataset.image === '8'")
     assert told(page).startswith("1 of 2: ")
@@ -102,19 +115,32 @@ def test_a_slice_lights_the_errors_that_are_in_it_and_no_others(open_report):
 
 def test_an_address_brings_back_model_segments_and_zoom(open_report):
     page = open_report()
-    shown = seen(page, "[data-lead^='cause:1:'][title$='to: missed']")
+    error_seen(page, "missed")
+    page.get_by_role("button", name="Zoom in").click()
+    page.get_by_role("button", name="Copy link").click()
+    zoom = page.locator("#viewer").get_attribute("data-zoom")
     said = told(page)
     open_anew(page)
     wait_in_page(page, "!document.querySelector('.places').hidden")
     assert told(page) == said
-    assert float(page.locator("#viewer").get_attribute("data-zoom")) == shown["zoom"]
+    wait_in_page(page, f"document.getElementById('viewer').dataset.zoom === '{zoom}'")
     select = page.get_by_label("Right", exact=True)
     assert select.evaluate("node => node.options[node.selectedIndex].textContent") == "second"
 
 
 def test_thumbnails_of_a_lead_show_the_model_that_it_speaks_of(open_report):
     page = open_report()
-    seen(page, "[data-lead^='cause:0:']")
+    assert all("first <b>model</b>: no errors" in text for text in page.locator(".thumbs .errors").all_inner_texts())
+    seen(page, "#where-table [data-lead='category:1']")
     errors = page.locator(".thumbs .errors").all_inner_texts()
     assert errors
-    assert all("first <b>model</b>: no errors" in text for text in errors)
+    assert all("second: " in text for text in errors)
+
+
+def test_the_bar_of_sections_keeps_what_was_found(open_report):
+    page = open_report()
+    error_seen(page, "missed")
+    said, sent = told(page), page.url
+    page.locator("#contents").get_by_role("link", name="Where").click()
+    wait_in_page(page, "Math.abs(document.getElementById('where').getBoundingClientRect().top) < 200")
+    assert (told(page), page.url) == (said, sent)

@@ -87,8 +87,12 @@ def test_each_tested_difference_lies_in_its_interval_and_is_that_of_the_scores(m
     data = data_of(report_page(make_runs(images=12, predictions=False), examples=0))
     (pair,) = data["pairs"]
     first, second = data["overview"]["PQ"][pair["a"]], data["overview"]["PQ"][pair["b"]]
-    assert pair["groups"][0][0] == pytest.approx(first - second, abs=1e-4)
-    tested = [*filter(None, pair["groups"]), *pair["categories"].values()]
+    categories = [[row[0] for row in one["scores"]] for one in data["perCategory"]]
+    tested = list(pair["categories"].values())
+    for place, (difference, *_) in pair["categories"].items():
+        scores = categories[int(place)]
+        assert difference == pytest.approx(scores[pair["a"]] - scores[pair["b"]], abs=2e-4)
+    assert first > second
     assert tested
     assert all(low is None or low <= difference <= high for difference, low, high, *_ in tested)
     assert any(low is not None and low < high for _, low, high, *_ in tested)
@@ -103,8 +107,10 @@ def test_the_gallery_holds_image_truth_and_each_model(page):
     assert [segment["category"] for segment in truth["segments"]] == [0, 1, 1, 2]
     assert [segment["verdict"] for segment in first["segments"]] == ["TP"] * 4
     assert [segment["verdict"] for segment in second["segments"]] == ["TP", "FP", "TP"]
-    assert [verdict for verdict, _, _ in image["answers"][1]] == ["FN", "TP", "FN", "TP"]
-    assert image["answers"][1][0][2] == "wrong category"
+    assert [verdict for verdict, *_ in image["answers"][1]] == ["FN", "TP", "FN", "TP"]
+    # The cat is taken for a ball: on both sides it says so.
+    assert image["answers"][1][0][2:] == ["wrong category", [0, 1]]
+    assert [segment["taken"] for segment in second["segments"]] == [None, [0, 1], None]
 
 
 def test_runs_without_predictions_are_told_and_the_rest_is_there(make_runs):
@@ -112,9 +118,9 @@ def test_runs_without_predictions_are_told_and_the_rest_is_there(make_runs):
     page = report_page(make_runs(predictions=False), reporter=said)
     assert data_of(page)["gallery"] == []
     assert "--save-predictions" in said.notices[0]
-    assert "Left out. No run has stored predictions, so" in page
+    assert "No pictures. No run has stored predictions, so" in page
     assert 'id="gallery-view"' not in page
-    assert 'id="chart-causes"' in page
+    assert 'id="cause-bars"' in page
 
 
 def test_one_run_without_predictions_is_named_and_the_other_is_shown(make_runs):
@@ -163,7 +169,7 @@ def test_a_p_that_swaps_could_not_reach_reads_as_in_compare(shared_runs):
     floored = replace(found, comparison=replace(found.comparison, differences=apart))
     page = overview(members, floored)
     assert corrected_p(0.00312, True) == "<0.004"
-    differences, behind = page.split('<details id="behind">')
+    differences, behind = page.split('<div id="behind">')
     assert differences.count(">&lt;0.004</td>") == 3
     assert behind.count(">&lt;0.004</td>") == 12
     assert "so p may be smaller still" in page
@@ -245,7 +251,7 @@ def test_the_worst_is_not_shown_again_where_an_image_keeps_several_promises(shar
     assert len(chosen) <= 4
     kept = leads_to(kinds, chosen)
     keys = {lead.key for kind in kinds for lead in kind}
-    assert set(kept) == {key for key in keys if not key.startswith(("worst:", "typical:", "differ:", "fix:"))}
+    assert set(kept) == {key for key in keys if not key.startswith(("worst:", "typical:", "differ:", "fix:", "cause:"))}
     assert all(ids and set(ids) <= set(chosen) for ids in kept.values())
 
 
@@ -389,9 +395,9 @@ def test_pages_pictures_and_plots_give_a_model_one_colour(shared_runs, page):
     in_picture = {(to_hex(line.get_color()), line.get_marker()) for line in lines if line.get_marker() in MARKERS}
     on_page = {(LIGHT[model["color"]].lower(), MARKERS[model["marker"]]) for model in models.values()}
     assert on_page == in_plot == in_picture
-    # And the same when it is shown alone.
-    alone = data_of(report_page(runs[1:], examples=0))["models"][0]
-    assert (alone["color"], alone["marker"]) == (models["run-b"]["color"], models["run-b"]["marker"])
+    # And the same in another order.
+    again = {model["run"]: model for model in data_of(report_page(runs[::-1], examples=0))["models"]}
+    assert again["run-b"] == models["run-b"]
 
 
 def test_numbers_for_the_scripts_read_as_the_unrounded_ones_do():

@@ -54,7 +54,7 @@ def printed(request, browser, shared_runs, tmp_path_factory):
         request.param,
         document,
         tops.evaluate_all("nodes => nodes.map(node => Math.round(node.getBoundingClientRect().top))"),
-        page.evaluate("document.getElementById('overview').getBoundingClientRect().bottom + scrollY"),
+        page.evaluate("document.getElementById('fix-words').getBoundingClientRect().bottom + scrollY"),
         page.evaluate("document.documentElement.scrollWidth"),
     )
     opened.close("file:")
@@ -101,13 +101,14 @@ def test_five_models_print_on_one_page_and_none_is_cut_off(open_report, shared_r
     page = open_report(write_report(copies_of(shared_runs, 5, tmp_path), tmp_path / "five.html", examples=0), width=702)
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
-    assert page.evaluate("document.getElementById('overview').getBoundingClientRect().bottom + scrollY") < 1017
+    assert page.evaluate("document.getElementById('fix-words').getBoundingClientRect().bottom + scrollY") < 1017
     assert page.evaluate("document.documentElement.scrollWidth") <= 702
 
 
 def test_charts_are_drawn_for_paper_and_then_for_the_screen_again(open_report):
     page = open_report(width=1440)
-    chart = page.locator("#chart-causes svg").first
+    page.locator("#cost summary").click()
+    chart = page.locator("#chart-params svg[role=img]").first
     wide = float(chart.get_attribute("width"))
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert float(chart.get_attribute("width")) == 700

@@ -16,8 +16,10 @@ from support import refused
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.errors import CAUSES
+from panbench.metrics.fixes import SIZES
 from panbench.metrics.image_slices import ImageSlices
 from panbench.report.answers import views
+from panbench.report.answers.fixes import FIRST
 from panbench.report.answers.own_slices import images_of_slice
 from panbench.report.figures.crops import errors_figure, errors_of
 from panbench.report.figures.cutting import Cutter
@@ -97,28 +99,24 @@ def test_a_page_of_many_models_keeps_fewer_errors_of_each(members):
     everything = errors_to_show(members[1], 1000)
     assert len(few) == 3
     assert len(everything) == len(members[1].priced)
-    # With little room what is to be fixed first comes first, and each row has its share.
-    rows = members[1].to_fix.head(3)
-    cells = set(zip(rows["cause"], rows["category_id"], rows["size"], strict=True))
-    assert {(one.cause, one.category_id, one.size) for one in few} == cells
 
 
 @pytest.mark.parametrize(("models", "least"), [(1, 6), (5, 6), (6, 5), (12, 1)])
 def test_each_row_of_what_to_fix_first_has_six_crops_and_its_share_where_many_models_share_the_room(models, least):
-    """Sixty cells of eight errors each; the dearest errors of all are those of cells that are not among the rows."""
-    cells = [(cause.name, category, "small") for cause in CAUSES[:6] for category in range(10)]
+    """Eighteen cells of fifty errors each; the costliest of all are those of cells that are not among the rows."""
+    cells = [(cause.name, size) for cause in CAUSES[:6] for size in SIZES]
     rows = [
-        {"image_id": 100 * place + number, "cause": cause, "category_id": category, "size": size, "gt_ids": (1,),
+        {"image_id": 100 * place + number, "cause": cause, "category_id": 1, "size": size, "gt_ids": (1,),
          "pred_ids": (), "iou": math.nan, "gain": (place + 1) / (number + 1)}
-        for place, (cause, category, size) in enumerate(cells)
-        for number in range(8)
+        for place, (cause, size) in enumerate(cells)
+        for number in range(50)
     ]  # fmt: skip
     priced = pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
-    to_fix = pd.DataFrame(cells[:10], columns=["cause", "category_id", "size"])
+    to_fix = pd.DataFrame(cells[:FIRST], columns=["cause", "size"])
     found = errors_to_show(SimpleNamespace(priced=priced, to_fix=to_fix), min(wall.MOST // models, 100))
     assert len(found) == min(wall.MOST // models, 100)
-    counted = Counter((one.cause, one.category_id, one.size) for one in found)
-    assert all(least <= counted[cell] for cell in cells[:10])
+    counted = Counter((one.cause, one.size) for one in found)
+    assert all(least <= counted[cell] for cell in cells[:FIRST])
     # Those that are printed.
     assert [one.image_id for one in found[:12]] == priced["image_id"][:12].tolist()
 
@@ -132,7 +130,7 @@ def test_crops_of_all_models_together_are_bounded(shared_runs, monkeypatch):
 
 
 def test_runs_without_predictions_have_no_wall_but_what_to_fix_first(make_runs):
-    page = report_page(make_runs(predictions=False))
+    page = report_page(make_runs(images=12, predictions=False))
     data = data_of(page)
     assert data["wall"]["errors"] == []
     assert data["fixes"][1]
@@ -149,12 +147,11 @@ def test_an_image_that_cannot_be_read_costs_its_errors_and_a_sentence(make_runs,
     assert "photo 1 &lt;i&gt;.jpg" in page
 
 
-def test_what_to_fix_first_stands_in_words_under_the_verdict(members, shared_runs):
-    page = report_page(shared_runs)
+def test_what_to_fix_first_stands_in_words_under_the_verdict(make_runs, shared_runs):
+    page = report_page(make_runs(images=24, predictions=False)[1:])
     words = re.search(r'id="fix-words">(.*?)</p>', page, re.DOTALL)[1]
-    assert words.startswith("To fix first in first &lt;b&gt;model&lt;/b&gt;")
-    best = members[0].to_fix.iloc[0]
-    assert f"{best['cause']} " in words
+    assert words.startswith("To fix first in second, in points of PQ")
+    assert 'id="fix-words">Nothing to fix stands out' in report_page(shared_runs)
 
 
 def test_show_errors_draws_the_dearest_and_beside_each_what_another_run_has(members):

@@ -63,7 +63,7 @@ def test_pq_and_errors_appear_and_change_while_the_run_is_written_and_its_report
     growing.score(36)
     growing.writer.finish("done")
     # The same tab becomes the ordinary page.
-    page.locator("html[data-ready] #chart-causes svg").first.wait_for()
+    page.locator("html[data-ready] #cause-bars tr").first.wait_for()
     assert page.url.endswith("/compare?run=live")
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -57,7 +57,7 @@ from panbench.report.answers.tables import (
 from panbench.report.answers.verdict import Lost, Verdict, verdict
 from panbench.runs import Run
 
-__all__ = ["Standing", "corrected_p", "p_in_words", "rank_note", "standing"]
+__all__ = ["Standing", "corrected_p", "first_grid", "p_in_words", "rank_note", "standing"]
 
 MOST_PAIRS = 5
 """Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
@@ -205,7 +205,7 @@ def standing(
             rows = [_with_standing(row, key, comparison) for row, key in zip(rows, keys, strict=True)]
             differences, alike = _difference_grids(rows, keys, comparison, digits)
             notes = (*interval_notes(comparison.images), *rank_note(rows), *alike)
-            grids.extend((_ranks_grid(rows, keys, comparison, digits, notes), *differences))
+            grids.extend(differences)
             words = verdict(comparison, dict(zip(keys, labels(rows), strict=True)), _lost(runs, keys))
         if per_category:
             grids.append(_detail_grid(rows, keys, comparison, "Category", digits, of_categories=True))
@@ -223,7 +223,8 @@ def standing(
     if own:
         details["slices"] = pd.concat(own, ignore_index=True)
     tests = comparison if intervals else None
-    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits, tests, words, notes)
+    first = first_grid(rows, tests, digits, notes)
+    return Standing(tuple(rows), (first, *grids), details, digits, tests, words, notes)
 
 
 def _lost(runs: Sequence[Run], keys: Sequence[str]) -> Lost:
@@ -325,28 +326,47 @@ def _with_standing(row: ComparisonRow, key: str, comparison: Comparison) -> Comp
     )
 
 
-def _ranks_grid(
-    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int, notes: tuple[str, ...]
+def first_grid(
+    rows: Sequence[ComparisonRow], comparison: Comparison | None, digits: int, notes: tuple[str, ...] = ()
 ) -> Grid:
-    """PQ with its interval, in the order of the ranks."""
-    level = f"{100 * comparison.level:g} %"
-    of_key = dict(zip(keys, zip(labels(rows), rows, strict=True), strict=True))
-    ranked = [of_key[key] for key in _ranking(comparison)]
-    return Grid(
-        ("Rank", "Model", "PQ", f"{level} interval", f"ranks at {level}"),
-        tuple(
-            (
-                ABSENT if row.rank is None else str(row.rank),
-                name,
-                percent(row.PQ, digits),
-                _interval(row.PQ_low, row.PQ_high, digits),
-                row.ranks,
-            )
-            for name, row in ranked
-        ),
-        words=2,
-        notes=notes,
+    """The comparison, the best first; beside PQ its interval, the range of ranks, and p against the best.
+
+    comparison: None where nothing was tested; notes: sentences on intervals and ranks
+    """
+    grid = comparison_grid(rows, digits)
+    if comparison is None:
+        return grid
+    keys, level = _keys(rows), f"{100 * comparison.level:g} %"
+    order = [keys.index(key) for key in _ranking(comparison)]
+    # Last what has no rank: claims, and runs without an image.
+    order += [place for place in range(len(rows)) if place not in order]
+    tested = [keys[place] for place in order if keys[place] in set(comparison.runs["run"])]
+    base = next((key for key in tested if all(_test(comparison, key, other) for other in tested if other != key)), "")
+
+    def beside(place: int) -> tuple[str, ...]:
+        test = _test(comparison, base, keys[place])
+        p = ABSENT if test is None else corrected_p(test.p_holm, bool(test.at_floor))
+        return _interval(rows[place].PQ_low, rows[place].PQ_high, digits), rows[place].ranks or ABSENT, p
+
+    def moved(cells: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+        return frozenset((order.index(row), column + 3 * (column >= at)) for row, column in cells)
+
+    at = 1 + grid.columns.index("PQ")
+    said = f"p: of no difference in PQ to {labels(rows)[keys.index(base)]}, corrected (Holm)." if base else ""
+    return replace(
+        grid,
+        columns=(*grid.columns[:at], f"{level} interval", f"ranks at {level}", "p", *grid.columns[at:]),
+        rows=tuple((*grid.rows[place][:at], *beside(place), *grid.rows[place][at:]) for place in order),
+        best=moved(grid.best),
+        second=moved(grid.second),
+        marks=tuple(grid.marks[place] for place in order) if grid.marks else (),
+        notes=(*grid.notes, *notes, *((said,) if said and len(tested) > 1 else ())),
     )
+
+
+def _test(comparison: Comparison, a: str, b: str) -> Any:
+    """The test of two runs in PQ of all categories; None where there is none."""
+    return comparison.tests.get((a, b, "All", "PQ")) or comparison.tests.get((b, a, "All", "PQ"))
 
 
 def _ranking(comparison: Comparison) -> list[str]:

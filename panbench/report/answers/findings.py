@@ -22,7 +22,7 @@ from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.absences import absent
 from panbench.report.answers.fixes import fix_grid, fix_record
-from panbench.report.answers.grid import ABSENT, Grid, percent
+from panbench.report.answers.grid import ABSENT, Grid, adding_up, percent
 from panbench.report.answers.measures import AFTER_STUDIES, MEASURES, Question, as_records, measured
 from panbench.report.answers.tables import comparison_row, headline
 from panbench.runs import Run, predictions_place
@@ -107,14 +107,16 @@ def _image_grid(table: pd.DataFrame) -> Grid:
     return Grid(("Image", *own, "PQ", "IoU sum", "TP", "FP", "FN"), rows, words=1 + len(own))
 
 
+_MEANING = {cause.name: cause.description for cause in CAUSES}
+
+
 def _how_to_look(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
-    """The command that shows one of the worst images; none where no error was found."""
+    """The command that shows the costliest errors; none where no error was found."""
     if not len(worst) or not run.path:
         return ()
     if predictions_place(run) is None:
         return ("Pictures need predictions, and this run stored none. `panbench eval … --save-predictions` does.",)
-    run_folder, image = shlex.quote(str(run.path)), shlex.quote(str(own_id(worst["image_id"].iloc[0])))
-    return (f"To see one: `panbench show side-by-side {run_folder} --image {image}`",)
+    return (f"To see the costliest: `panbench show errors {shlex.quote(str(run.path))}`",)
 
 
 def error_findings(
@@ -149,12 +151,21 @@ def error_findings(
     def cell(cause: str, group: str, column: str) -> float | None:
         return float(groups.loc[(cause, group), column]) if (cause, group) in groups.index else None
 
-    names = [cause.name for cause in CAUSES]
+    # The costliest first; a cause can take PQ without an error of its own.
+    names = sorted(
+        (one.name for one in CAUSES if any(cell(one.name, "All", key) for key in ("lost", "FP", "FN", "TP"))),
+        key=lambda name: -(cell(name, "All", "lost") or 0.0),
+    )
+    total = lost[lost["group"] == "All"]
+    pq = float(total["PQ"].iloc[0]) if len(total) else None
+    lacking = 0.0 if pq is None else 100 - float(percent(pq))
+    parts = dict(zip(names, adding_up([cell(name, "All", "lost") for name in names], lacking, 2), strict=True))
+    unused = [cause.name for cause in CAUSES if cause.name not in names]
     gains = tuple(
         (
             name,
             *(percent(cell(name, group, "gain")) for group in GROUPS),
-            percent(cell(name, "All", "lost")),
+            parts[name],
             *(str(int(cell(name, "All", column) or 0)) for column in ("FP", "FN", "TP")),
         )
         for name in names
@@ -163,8 +174,6 @@ def error_findings(
         name: ", ".join(str(own_id(image)) for image in worst[worst["cause"] == name]["image_id"]) or ABSENT
         for name in names
     }
-    total = lost[lost["group"] == "All"]
-    pq = float(total["PQ"].iloc[0]) if len(total) else None
     grids = [
         Grid(
             ("Cause", *GROUPS, "part of loss", "FP", "FN", "TP"),
@@ -173,12 +182,12 @@ def error_findings(
             notes=(
                 *map(capitalised, comparison_row(run).notes),
                 "All, Things, Stuff: PQ gained if only this cause were fixed. Part of loss: these add up to the "
-                f"{percent(None if pq is None else 1 - pq)} that PQ lacks of 100. TP: found, but not with the exact "
-                "mask.",
+                f"{lacking:.2f} that PQ lacks of 100. TP: found, but not with the exact mask.",
+                *([f"No errors of these causes: {', '.join(unused)}."] if unused else []),
             ),
         ),
-        *([fix_grid(cells)] if len(cells) else []),
-        Grid(("Cause", "What it means"), tuple((cause.name, cause.description) for cause in CAUSES), words=2),
+        fix_grid(cells, run.categories),
+        Grid(("Cause", "What it means"), tuple((name, _MEANING[name]) for name in names), words=2),
         Grid(("Cause", "Images where it costs most"), tuple(places.items()), words=2, notes=_how_to_look(run, worst)),
     ]
     if per_category:
@@ -194,7 +203,7 @@ def error_findings(
         "lost": as_records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
         "per_category": as_records(lost[lost["group"].isna()].drop(columns=["group"])),
         "worst_images": as_records(worst),
-        "fix_first": fix_record(cells),
+        "fix_first": fix_record(cells, run.categories),
         "slices": {
             name: {
                 part: as_records(table[table["group"].notna()].drop(columns=["category_id", "name"]))

@@ -1,66 +1,72 @@
-"""What to fix first: errors of a cause, category and size by the PQ that mending them would win: a table, and words."""
+"""What to fix first: errors of a cause and size by the PQ that fixing them would win: a table, and words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from panbench.report.answers.grid import ABSENT, Grid, percent
+from panbench.metrics.samples import FEWEST_IMAGES
+from panbench.panoptic.types import Category
+from panbench.report.answers.grid import Grid, percent
 from panbench.report.answers.records import as_records
 
-__all__ = ["FIRST", "fix_grid", "fix_record", "fix_sentence", "fix_words"]
+__all__ = ["FIRST", "NOTHING", "error_words", "fix_grid", "fix_record", "fix_sentence"]
 
-FIRST = 10
-"""So many rows are printed; a record has more."""
+FIRST = 8
+"""So many rows are printed; a record has all."""
 
 NAMED = 3
-"""So many are named in a sentence."""
+"""So many are named in a sentence, and so many categories in a row."""
 
-NOT_ADDED = (
-    "Wins: PQ of All once all errors of this cause, category and size are mended, minus PQ now. Wins do not add up: "
-    "each is for mending this alone. The first of many are flattered by chance. Their interval is that of PQ; none "
-    "where fewer than 10 images hold such an error."
+NOTHING = f"Nothing to fix stands out: no kind of error is in {FEWEST_IMAGES} images or more."
+
+_NOT_ADDED = (
+    "Wins: PQ of All once all errors of this cause and size are fixed, minus PQ now, with its 95 % interval. Wins do "
+    f"not add up: each is for fixing this alone. Kinds of error in fewer than {FEWEST_IMAGES} images are left out."
 )
 
 
-def fix_grid(cells: pd.DataFrame) -> Grid:
+def fix_grid(cells: pd.DataFrame, categories: Sequence[Category]) -> Grid:
     """The first rows of `cells_to_fix`, in points of PQ."""
+    names = {category.id: category.name for category in categories}
     rows = tuple(
         (
-            str(row.cause),
-            str(row.name),
-            str(row.size),
+            f"{row.cause}, {row.size}",
             percent(row.gain),
-            _interval(row.low, row.high) or ABSENT,
+            f"[{percent(row.low)}, {percent(row.high)}]",
             str(row.errors),
             str(row.images),
+            ", ".join(f"{names[one]} {percent(gain)}" for one, gain, _ in row.categories[:NAMED]),
         )
         for row in cells.head(FIRST).itertuples(index=False)
     )
-    heads = ("Fix first", "Category", "Size", "wins", "95 % interval", "errors", "images")
-    return Grid(heads, rows, words=3, notes=(NOT_ADDED,), spare=("images",))
+    heads = ("Fix first", "wins", "95 % interval", "errors", "images", "most in")
+    return Grid(heads, rows, notes=(_NOT_ADDED if rows else NOTHING,), spare=("images", "most in"))
 
 
-def fix_record(cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `cells_to_fix` for a record: fractions, None without an interval."""
-    return as_records(cells)
+def fix_record(cells: pd.DataFrame, categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """The rows of `cells_to_fix` for a record: fractions, and of each the categories in which PQ rises."""
+    names = {category.id: category.name for category in categories}
+    rows = as_records(cells.drop(columns="categories"))
+    for row, parts in zip(rows, cells["categories"], strict=True):
+        row["categories"] = [
+            {"category_id": one, "name": names[one], "gain": gain, "errors": errors} for one, gain, errors in parts
+        ]
+    return rows
 
 
-def fix_words(cause: str, name: str, size: str) -> str:
-    """A cell in words: "missed person, small"."""
+def error_words(cause: str, name: str, size: str) -> str:
+    """A single error in words: "missed person, small"."""
     return f"{cause} {name}, {size}"
 
 
 def fix_sentence(cells: pd.DataFrame, label: str) -> str:
-    """The first cells in words, each with what mending it wins; "" where nothing is to be won."""
-    parts = []
-    for row in cells.head(NAMED).itertuples(index=False):
-        known = _interval(row.low, row.high, 1)
-        won = f"+{percent(row.gain, 1)}" + (f" {known}" if known else "")
-        parts.append(f"{fix_words(row.cause, row.name, row.size)} ({won})")
+    """The first cells in words, each with what fixing it wins, or that none stands out."""
+    parts = [
+        f"{row.cause}, {row.size} (+{percent(row.gain, 1)} [{percent(row.low, 1)}, {percent(row.high, 1)}], "
+        f"{row.errors:,} errors)"
+        for row in cells.head(NAMED).itertuples(index=False)
+    ]
     if not parts:
-        return ""
-    return f"To fix first in {label}, in points of PQ that mending each alone would win: {'; '.join(parts)}."
-
-
-def _interval(low: float, high: float, digits: int = 2) -> str:
-    return "" if low != low or high != high else f"[{percent(low, digits)}, {percent(high, digits)}]"
+        return NOTHING
+    return f"To fix first in {label}, in points of PQ that fixing each alone would win: {'; '.join(parts)}."

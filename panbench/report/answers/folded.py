@@ -23,7 +23,7 @@ from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import CategorySums, image_sums, panoptic_quality, summarise
 from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.semantic import PixelFold
-from panbench.metrics.slices import SLICINGS, SliceFold
+from panbench.metrics.slices import SLICINGS, THRESHOLDS, SliceFold, curve_of
 from panbench.panoptic.overlap import OverlapTable, concat
 from panbench.panoptic.types import Category
 from panbench.runs import Run
@@ -45,7 +45,7 @@ class Folded:
     errors: how many single errors there are; now: Σ IoU and TP + (FP + FN)/2 of each category, as `priced_errors` takes
     slices: `pq_by` of each of SLICINGS; pixels: `confusion`; mistaken: `metrics.errors.mistaken`
     sample: what intervals and tests take; scores: PQ of each image by itself, NaN where it has none
-    rows: the tables of the images of `sample_of`
+    rows: the tables of the images of `sample_of`; curve: `threshold_curve`
     """
 
     table: pd.DataFrame
@@ -61,6 +61,7 @@ class Folded:
     scores: Float
     rows: OverlapTable
     absent: AbsentFold
+    curve: pd.DataFrame
 
 
 _known: weakref.WeakKeyDictionary[Run, dict[bytes, Folded]] = weakref.WeakKeyDictionary()
@@ -106,8 +107,8 @@ def _passed(run: Run, images: Int, reporter: Reporter) -> Folded:
     sums, sample, pixels = CategorySums(categories), SampleFold(categories, images), PixelFold(categories)
     fixes, rest = FixFold(categories, images, of_images=False), _Rest(categories, images)
     slices = {name: SliceFold(categories, name) for name in SLICINGS}
-    missing = AbsentFold(categories)
-    run.fold(sums, fixes, sample, pixels, rest, missing, *slices.values(), images=images)
+    missing, levels = AbsentFold(categories), CategorySums(categories, THRESHOLDS)
+    run.fold(sums, fixes, sample, pixels, rest, missing, levels, *slices.values(), images=images)
     return Folded(
         table=sums.table(),
         segments=rest.segments,
@@ -122,6 +123,7 @@ def _passed(run: Run, images: Int, reporter: Reporter) -> Folded:
         sample=sample.result(),
         scores=np.concatenate(rest.scores),
         rows=concat(rest.rows),
+        curve=curve_of(levels),
     )
 
 

@@ -1,5 +1,6 @@
 """A table of text cells, and how it looks in a terminal, in Markdown and in LaTeX."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -366,6 +367,19 @@ def deciding(p: float, digits: int, chance: float = 0.05, rounding: Callable[[fl
         if (shown < chance) == (p < chance) and (shown > chance) == (p > chance):
             break
     return f"{shown:.{more}f}"
+
+
+def adding_up(values: Sequence[float | None], total: float, digits: int = 1) -> list[str]:
+    """Fractions in percent, rounded so that what is printed adds up to `total` percent; ABSENT for None."""
+    unit = 10**digits
+    exact = [0.0 if value is None else 100 * value * unit for value in values]
+    whole = [math.floor(value) for value in exact]
+    order = sorted(range(len(exact)), key=lambda place: whole[place] - exact[place])
+    for place in order[: max(0, round(total * unit) - sum(whole))]:
+        whole[place] += 1
+    return [
+        ABSENT if value is None else f"{number / unit:.{digits}f}" for value, number in zip(values, whole, strict=True)
+    ]
 
 
 def signed(fraction: float | None, digits: int = 2) -> str:

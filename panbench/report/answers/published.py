@@ -6,9 +6,9 @@ from typing import Any
 
 from panbench.base.errors import BadArgument
 from panbench.published import PublishedResult, choose
-from panbench.report.answers.comparison import Standing
+from panbench.report.answers.comparison import Standing, first_grid
 from panbench.report.answers.grid import ABSENT, Grid, count, percent
-from panbench.report.answers.tables import ComparisonRow, comparison_grid
+from panbench.report.answers.tables import ComparisonRow
 
 __all__ = ["claims_beside", "published_grid", "published_records", "published_row", "with_published"]
 
@@ -20,7 +20,7 @@ def with_published(standing: Standing, words: Sequence[str]) -> Standing:
     Raises BadArgument when the runs are of several datasets, or nothing of these words is published on theirs.
     """
     rows = (*standing.rows, *map(published_row, claims_beside(standing.rows, words)))
-    grid = comparison_grid(rows, standing.digits)
+    grid = first_grid(rows, standing.comparison, standing.digits, standing.notes)
     return dataclasses.replace(standing, rows=rows, grids=(grid, *standing.grids[1:]))
 
 

@@ -16,13 +16,11 @@ from panbench.catalog import ModelSpec, load_catalog
 from panbench.metrics.errors import CAUSES, ErrorReport, explain, lost_influence, mistaken
 from panbench.metrics.fixes import cells_to_fix, priced_errors
 from panbench.metrics.matched import Matched, positions
-from panbench.metrics.pq import CategorySums, pq_table, scores_of_images
+from panbench.metrics.pq import pq_table, scores_of_images
 from panbench.metrics.semantic import confusion as confused_pixels
 from panbench.metrics.slices import (
     SLICINGS,
-    THRESHOLDS,
     ImageStatistics,
-    curve_of,
     image_statistics,
     pq_by,
     threshold_curve,
@@ -102,7 +100,7 @@ class Compared:
 
     @cached_property
     def priced(self) -> pd.DataFrame:
-        """Each error of `matched` with what mending it would win of PQ of all images, the dearest first."""
+        """Each error of `matched` with what mending it would win of PQ of all images, the costliest first."""
         now = None if self.folded is None else self.folded.now
         return priced_errors(self.explained.errors, self.matched, self.categories, now)
 
@@ -113,7 +111,7 @@ class Compared:
 
     @cached_property
     def to_fix(self) -> pd.DataFrame:
-        """What to fix first: causes by category and size, with what mending them would win; computed once."""
+        """What to fix first: causes by size, with what fixing them would win; computed once."""
         if self.folded is not None:
             cells = self.folded.cells
         else:
@@ -286,12 +284,8 @@ def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
     """run, threshold, PQ, SQ, RQ of all categories when a match needs IoU > threshold."""
     tables = []
     for member in members:
-        if member.folded is None:
-            curve = threshold_curve(member.matched, member.categories)
-        else:
-            sums = CategorySums(member.categories, THRESHOLDS)
-            member.run.fold(sums, images=member.folded.sample.image_ids)
-            curve = curve_of(sums)
+        folded = member.folded
+        curve = threshold_curve(member.matched, member.categories) if folded is None else folded.curve
         tables.append(curve[curve["group"] == "All"].assign(run=member.label))
     return pd.concat(tables, ignore_index=True)[["run", "threshold", "PQ", "SQ", "RQ"]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
@@ -14,11 +14,12 @@ from panbench.base.text import listed
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.fixes import SIZES
 from panbench.panoptic.image_ids import own_id
-from panbench.report.answers.fixes import fix_words
+from panbench.report.answers.fixes import error_words
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.figures.cutting import Crop, Cutter, Polygon, PricedError
-from panbench.report.figures.pictures import MISSED, Pictures, RunPictures
+from panbench.report.figures.colors import ERRORS
+from panbench.report.figures.cutting import Answer, Crop, Cutter, Polygon, PricedError
+from panbench.report.figures.pictures import STROKES, Pictures, RunPictures, key_to_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,21 +27,45 @@ if TYPE_CHECKING:
 
 __all__ = ["crops_figure", "draw_crop", "errors_figure", "errors_of", "fitting_errors"]
 
-PREDICTED = "#d9601a"
-"""The colour of outlines of predictions, which are solid; those of the truth are broken, as of what is missed."""
 
+def draw_crop(axes: Axes, crop: Crop, title: str = "", note: str = "", answer: Answer | None = None) -> None:
+    """A crop in matplotlib axes, as errors are drawn everywhere (STROKES), and words around it.
 
-def draw_crop(axes: Axes, crop: Crop, outlines: Sequence[Polygon], title: str = "", note: str = "") -> None:
-    """A crop in matplotlib axes: photograph, the truth broken, `outlines` of predictions solid, and words around it."""
-    from matplotlib.collections import LineCollection
+    answer: of another model, drawn in the place of what the run predicted
+    """
+    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.patches import Rectangle
 
     height, width = crop.photo.shape[:2]
     axes.imshow(crop.photo, extent=(0, width, height, 0), interpolation="bilinear")
-    predicted, true = ([np.concatenate([line, line[:1]]) for line in lines] for lines in (outlines, crop.truth))
-    # A white line beneath, so that outlines show on any photograph; predictions show in the gaps of the truth's line.
-    axes.add_collection(LineCollection([*predicted, *true], colors="white", linewidths=2.2))
-    axes.add_collection(LineCollection(predicted, colors=PREDICTED, linewidths=1.2))
-    axes.add_collection(LineCollection(true, colors=MISSED, linewidths=1.2, linestyles=[(0, (3, 2))]))
+
+    def stroke(lines: Sequence[Polygon], color: str, under: str, broken: bool = False) -> None:
+        closed = [np.concatenate([line, line[:1]]) for line in lines]
+        axes.add_collection(LineCollection(closed, colors=under, linewidths=2.4))
+        axes.add_collection(
+            LineCollection(closed, colors=color, linewidths=1.3, linestyles=[(0, (3, 2)) if broken else "solid"])
+        )
+
+    kind = crop.kind
+    if answer is not None:
+        stroke(answer.outlines, "white", "black")
+    elif kind == "false":
+        axes.add_collection(PolyCollection(crop.predicted, facecolors=ERRORS[kind], alpha=0.45))
+    if answer is None:
+        stroke(crop.predicted, ERRORS[kind], STROKES[kind][0])
+    if not answer.outlines if answer is not None else kind != "confused":
+        of_truth = "bad mask" if kind == "bad mask" else "missed"
+        stroke(crop.truth, ERRORS[of_truth], STROKES[of_truth][0], broken=True)
+    x, y, across, down = crop.box
+    # Where in its image the crop lies, if it is a small part of it.
+    scale = 0.22 * width / max(crop.shape)
+    frame = width - scale * crop.shape[1] - 0.03 * width, 0.03 * width
+    parts = (
+        (frame, (scale * crop.shape[1], scale * crop.shape[0]), "black"),
+        ((frame[0] + scale * x, frame[1] + scale * y), (scale * across, scale * down), "white"),
+    )
+    for corner, size, color in parts if 2 * across * down < crop.shape[0] * crop.shape[1] else ():
+        axes.add_patch(Rectangle(corner, *size, facecolor=color, edgecolor="white", linewidth=0.6, alpha=0.75))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
@@ -55,21 +80,22 @@ def crops_figure(
     *,
     against: int | None = None,
     against_label: str = "",
+    heading: str = "",
     columns: int = 4,
     width: float = 7.0,
 ) -> Figure:
-    """Crops in a grid, each with (title, note); with `against`, beside each what that model has there."""
+    """Crops in a grid below a heading, each with (title, note); with `against`, beside each what that model has."""
     from matplotlib.figure import Figure
 
     beside = 1 if against is None else 2
     across = min(max(1, columns // beside), max(1, len(crops)))
     down = -(-len(crops) // across)
     cell = width / (across * beside)
-    head, foot, above = 0.2, 0.22, 0.3
-    height = down * (cell + head + foot) + above
+    head, foot, above, below = 0.2, 0.22, 0.3, 0.25
+    height = down * (cell + head + foot) + above + below
     figure = Figure(figsize=(width, height))
-    words = "broken line: the true object; solid: what is predicted"
-    figure.text(0.01, 1 - 0.18 / height, words, fontsize=7, color="#565c68")
+    figure.text(0.01, 1 - 0.18 / height, heading, fontsize=8, parse_math=False)
+    key_to_errors(figure)
     for place, (crop, (title, note)) in enumerate(zip(crops, titles, strict=True)):
         row, column = divmod(place, across)
         for side in range(beside):
@@ -79,11 +105,11 @@ def crops_figure(
                 ((left + 0.03) / width, 1 - (top + cell) / height, (cell - 0.06) / width, cell / height)
             )
             if side == 0:
-                draw_crop(axes, crop, crop.predicted, title, note)
+                draw_crop(axes, crop, title, note)
                 continue
             answer = crop.answers[cast(int, against)]
             said = "kept no predictions" if answer is None else answer.words
-            draw_crop(axes, crop, answer.outlines if answer else (), "", f"{against_label}: {said}")
+            draw_crop(axes, crop, "", f"{against_label}: {said}", answer or Answer("", ()))
     return figure
 
 
@@ -104,7 +130,7 @@ def errors_figure(
     columns: int = 4,
     width: float = 7.0,
 ) -> Figure:
-    """The dearest errors of the first run, cut out; of two runs, beside each what the second has there.
+    """The costliest errors of the first run, cut out; of two runs, beside each what the second has there.
 
     cause, category, size: only such errors; images: only in these. Raises BadArgument for an unknown word and where no
     error fits, BadRun without stored predictions, and BadDataset where no picture can be read.
@@ -123,14 +149,20 @@ def errors_figure(
     names = {one.id: one.name for one in members[0].categories}
     titles = [
         (
-            fix_words(crop.error.cause, names[crop.error.category_id], crop.error.size),
+            error_words(crop.error.cause, _taken(crop, names), crop.error.size),
             f"+{percent(crop.error.gain)} · image {own_id(crop.error.image_id)}",
         )
         for crop in cut
     ]
     other = None if len(members) < 2 else 1
     label = "" if other is None else members[other].label
-    return crops_figure(cut, titles, against=other, against_label=label, columns=columns, width=width)
+    heading = members[0].label if other is None else f"{members[0].label}, and beside it {label}"
+    return crops_figure(cut, titles, against=other, against_label=label, heading=heading, columns=columns, width=width)
+
+
+def _taken(crop: Crop, names: Mapping[int, str]) -> str:
+    """The category of an error; of a wrong category "book → clock"."""
+    return " → ".join(names[one] for one in crop.taken or (crop.error.category_id,))
 
 
 def fitting_errors(
@@ -140,7 +172,7 @@ def fitting_errors(
     size: str | None = None,
     images: Collection[int] | None = None,
 ) -> pd.DataFrame:
-    """The rows of `priced_errors` of a run, the dearest first: only of a cause, category (its name) and size, and in
+    """The rows of `priced_errors` of a run, the costliest first: only of a cause, category (its name) and size, and in
     some images. Raises BadArgument for an unknown cause, category or size."""
     table = member.priced
     kinds = {

@@ -14,21 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base.errors import PanbenchError
+from panbench.metrics.errors import IMPERFECT_MASK
 from panbench.panoptic import pixels
 from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import IdMap
+from panbench.report.figures.colors import error_kind
 from panbench.report.figures.pictures import Layer, LayerSegment, Photo, Pictures, RunPictures
 
 __all__ = ["SIDE", "Answer", "Crop", "Cutter", "Polygon", "PricedError"]
 
-SIDE = 192
-"""The longest side of a crop's photograph in pixels: what is shown at 150 on a screen of any density."""
+SIDE = 256
+"""The longest side of a crop's photograph in pixels; what is smaller in the image is enlarged where it is shown."""
 
-MARGIN = 0.35
-"""How much of the image is shown around an error on each side, as a share of its extent."""
-
-LEAST = 40
-"""A crop shows at least so many pixels of the image, or a sixth of its longer side: small things need surroundings."""
+AROUND, LEAST = 3, 18
+"""A crop shows so many times the extent of an error, and at least so many pixels of the image."""
 
 SIMPLE = 0.7
 """How far, in pixels of the crop, a simplified outline may be off."""
@@ -65,7 +64,7 @@ class Crop:
     are in pixels of `photo`.
 
     truth: outlines of the true objects that belong to it; answers: of each other model, None of the run itself and of
-    one without predictions
+    one without predictions; taken: of a wrong category (the true one, the predicted one)
     """
 
     error: PricedError
@@ -75,6 +74,13 @@ class Crop:
     truth: tuple[Polygon, ...]
     predicted: tuple[Polygon, ...]
     answers: tuple[Answer | None, ...]
+    taken: tuple[int, int] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The key of ERRORS by which predictions are drawn; a mask that is found but not exact is a bad one."""
+        drawn = error_kind("FP", self.error.cause)
+        return "bad mask" if self.error.cause == IMPERFECT_MASK.name else drawn
 
 
 class Cutter:
@@ -155,6 +161,7 @@ class _Shown:
                 None if place == run else self._answer(place, error, region, part, size)
                 for place in range(len(self.layers))
             ),
+            taken=next((one.taken for one in own.segments if one.id in error.pred_ids and one.taken), None),
         )
 
     def _answer(
@@ -204,14 +211,13 @@ def _lying_in(layer: Layer, region: Mask, part: tuple[slice, slice]) -> list[Lay
 
 
 def _box_around(mask: Mask) -> Box:
-    """A square around a mask, with its surroundings, as far as the image goes."""
+    """A square of AROUND times the extent of a mask, as far as the image goes."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return 0, 0, width, height
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    least = max(LEAST, max(height, width) // 6)
-    side = max(round((1 + 2 * MARGIN) * max(bottom - top, right - left)), least)
+    side = max(AROUND * max(bottom - top, right - left), LEAST)
     across, down = min(side, width), min(side, height)
     x = min(max(0, round((left + right - across) / 2)), width - across)
     y = min(max(0, round((top + bottom - down) / 2)), height - down)

@@ -29,7 +29,7 @@ from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.photo import decode_rgb
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
 from panbench.report.answers.data_files import DataFiles, path_of
-from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
+from panbench.report.figures.colors import ERRORS, LIGHT, MARKERS, error_kind, model_key, styles_of
 from panbench.runs import Run, check_predictions_json
 from panbench.runs.sources import exist, paths_in, png_names
 
@@ -48,6 +48,7 @@ __all__ = [
     "compare_layers",
     "diff_figure",
     "disagreement",
+    "key_to_errors",
     "overlay_figure",
     "save_figure",
     "segment_colors",
@@ -58,6 +59,9 @@ __all__ = [
 Rgb = tuple[int, int, int]
 Photo = npt.NDArray[np.uint8]
 
+_LEGEND = 0.25
+"""Inches below the panels for the key to errors."""
+
 FIGURE_FORMATS = ("png", "svg", "pdf")
 
 DISAGREEMENTS: Mapping[str, tuple[str, str]] = {
@@ -67,8 +71,16 @@ DISAGREEMENTS: Mapping[str, tuple[str, str]] = {
 }
 """The kinds of disagreement of two maps, their colours (apart for colour-blind eyes) and what they mean."""
 
-MISSED = "#c2187a"
-"""The colour of what a model missed, as on the page."""
+COLORINGS = ("errors", "categories")
+"""How a judged map is coloured: what is wrong with it alone, or each segment by its category."""
+
+STROKES: Mapping[str, tuple[str, str]] = {
+    "missed": ("black", "missed"),
+    "false": ("black", "false"),
+    "confused": ("black", "wrong category"),
+    "bad mask": ("white", "bad mask: the true outline is broken"),
+}
+"""Of each kind of error the colour beneath its line, and its words in a legend."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ class LayerSegment:
 
     verdict, iou and cause are None where there is nothing to judge by; matched_id is 0 without a match.
     shade: which shade of its category's colour it has, the same as the segment that it matches; None: by its area
+    taken: of a wrong category (the true one, the predicted one)
     """
 
     id: int
@@ -89,6 +102,12 @@ class LayerSegment:
     matched_id: int = 0
     cause: str | None = None
     shade: int | None = None
+    taken: tuple[int, int] | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its key in ERRORS; "" where it was not judged."""
+        return error_kind(self.verdict, self.cause)
 
 
 @dataclass(frozen=True)
@@ -277,15 +296,23 @@ class RunPictures:
 
         matched = self.run.matched_of(image_ids)
         errors = assign_causes(matched, self.run.categories)
-        causes = {
-            (row.image_id, side, row.gt_id if side == "gt" else row.pred_id): row.cause
-            for verdict, side in (("FN", "gt"), ("FP", "pred"))
-            for row in errors[errors["verdict"] == verdict].itertuples()
-        }
+        wrong = list(errors[errors["verdict"] != "TP"].itertuples())
+        category = {(row.image_id, row.gt_id, row.pred_id, row.verdict): row.category_id for row in wrong}
+        causes: dict[tuple[int, str, int], dict[str, Any]] = {}
+        for row in wrong:
+            place = (
+                row.image_id,
+                "gt" if row.verdict == "FN" else "pred",
+                row.gt_id if row.verdict == "FN" else row.pred_id,
+            )
+            causes[place] = {"cause": row.cause}
+            if error_kind(row.verdict, row.cause) == "confused":
+                causes[place]["taken"] = tuple(
+                    category[row.image_id, row.gt_id, row.pred_id, verdict] for verdict in ("FN", "FP")
+                )
         found: dict[int, list[Judged]] = {image: [] for image in matched.image_ids.tolist()}
         for row in _rows(segment_verdicts(matched)):
-            cause = causes.get((row.image_id, row.side, row.id))
-            found[row.image_id].append(row if cause is None else row._replace(cause=cause))
+            found[row.image_id].append(row._replace(**causes.get((row.image_id, row.side, row.id), {})))
         return found
 
     def truth(self, image_id: int, pictures: Pictures) -> Layer:
@@ -409,16 +436,20 @@ def overlay_figure(
     opacity: float = 0.5,
     names: bool = True,
     scores: bool = False,
+    coloring: str = "errors",
 ) -> "Figure":
-    """The segments of one layer over the photograph, what a model missed over them. width: of the figure, in inches.
+    """One layer over the photograph. coloring: of COLORINGS, of a layer that was judged; width: in inches.
 
     Where the layer was judged, a title counts what is missed and what is false.
     """
     titled = bool(layer.errors())
-    figure, (axes,) = _panels(photo, 1, 1, width, titled=titled)
-    _show_layer(axes, photo, layer, categories, opacity, names, scores)
+    errors = titled and coloring == "errors"
+    figure, (axes,) = _panels(photo, 1, 1, width, titled=titled, below=_LEGEND if errors else 0.0)
+    _show_layer(axes, photo, layer, categories, opacity, names, scores, errors)
     if titled:
         _title_layers([axes], [layer])
+    if errors:
+        key_to_errors(figure)
     return figure
 
 
@@ -432,16 +463,23 @@ def side_by_side_figure(
     opacity: float = 0.6,
     names: bool = True,
     scores: bool = False,
+    coloring: str = "errors",
 ) -> "Figure":
-    """The photograph, then each layer with its title, in rows of `columns` panels (default: up to four)."""
+    """The photograph, then each layer with its title, in rows of `columns` panels (default: up to four).
+
+    coloring: of COLORINGS, of layers that were judged
+    """
     count = 1 + len(layers)
     across = columns or (count if count <= 4 else (count + 1) // 2 if count <= 8 else 4)
-    figure, panels = _panels(photo, across, count, width, titled=True)
+    judged = [bool(layer.errors()) and coloring == "errors" for layer in layers]
+    figure, panels = _panels(photo, across, count, width, titled=True, below=_LEGEND if any(judged) else 0.0)
     panels[0].imshow(photo)
     panels[0].set_title("Image", fontsize=8, pad=3)
-    for axes, layer in zip(panels[1:], layers, strict=True):
-        _show_layer(axes, photo, layer, categories, opacity, names, scores)
+    for axes, layer, errors in zip(panels[1:], layers, judged, strict=True):
+        _show_layer(axes, photo, layer, categories, opacity, names, scores, errors)
     _title_layers(panels[1:], layers)
+    if any(judged):
+        key_to_errors(figure)
     return figure
 
 
@@ -454,7 +492,7 @@ def diff_figure(
     kinds = disagreement(a, b)
     figure, panels = _panels(photo, 3, 3, width, titled=True, below=0.5)
     for axes, layer in ((panels[0], a), (panels[2], b)):
-        _show_layer(axes, photo, layer, categories, 0.6, names, False)
+        _show_layer(axes, photo, layer, categories, 0.6, names, False, False)
     _title_layers((panels[0], panels[2]), (a, b))
     grey = np.repeat((photo.mean(axis=2, keepdims=True) * 0.5 + 127).astype(np.uint8), 3, axis=2)
     painted = grey.copy()
@@ -584,7 +622,7 @@ def _partners(a: Layer, b: Layer) -> dict[int, int]:
 
 
 class Judged(NamedTuple):
-    """A row of `segment_verdicts`, and the cause of the error, "" if it is not an error."""
+    """A row of `segment_verdicts`, and the cause of the error, "" if it is none; taken: as of `LayerSegment`."""
 
     image_id: int
     side: str
@@ -597,10 +635,11 @@ class Judged(NamedTuple):
     iou: float
     matched_id: int
     cause: str = ""
+    taken: tuple[int, int] | None = None
 
 
 def _rows(verdicts: "pd.DataFrame") -> list[Judged]:
-    columns = (verdicts[name].tolist() for name in Judged._fields if name != "cause")
+    columns = (verdicts[name].tolist() for name in Judged._fields if name not in ("cause", "taken"))
     return [Judged(*row) for row in zip(*columns, strict=True)]
 
 
@@ -619,6 +658,7 @@ def _layer_segments(judged: Sequence[Judged], side: str) -> tuple[LayerSegment, 
             matched_id=row.matched_id,
             cause=row.cause or None,
             shade=shades[side, row.id],
+            taken=row.taken,
         )
         for row in judged
         if row.side == side
@@ -692,15 +732,20 @@ def _show_layer(
     opacity: float,
     names: bool,
     scores: bool,
+    errors: bool,
 ) -> None:
     from matplotlib.collections import LineCollection
 
     if layer.ids.shape != photo.shape[:2]:
         raise BadArgument(f"{layer.title} is {layer.ids.shape} but the image is {photo.shape[:2]} (height, width).")
-    colors = segment_colors(layer, categories)
-    axes.imshow(blend(photo, paint(layer, colors), opacity))
-    axes.add_collection(LineCollection(outlines(layer.ids), colors="white", linewidths=0.7, capstyle="projecting"))
-    _show_missed(axes, layer)
+    if errors:
+        _show_errors(axes, photo, layer, opacity)
+    else:
+        axes.imshow(blend(photo, paint(layer, segment_colors(layer, categories)), opacity))
+        axes.add_collection(LineCollection(outlines(layer.ids), colors="white", linewidths=0.7, capstyle="projecting"))
+        for segment in layer.missed:
+            if layer.truth is not None:
+                _stroke(axes, layer.truth == segment.id, "missed", broken=True)
     axes.set_xlim(-0.5, photo.shape[1] - 0.5)
     axes.set_ylim(photo.shape[0] - 0.5, -0.5)
     if not names:
@@ -709,12 +754,12 @@ def _show_layer(
     points_per_pixel = 72 * axes.get_window_extent().width / axes.figure.dpi / photo.shape[1]
     spots = label_spots(layer)
     for segment in layer.segments:
-        if segment.id not in spots:
+        if segment.id not in spots or (errors and segment.kind in ("found", "")):
             continue
         x, y, room = spots[segment.id]
         if room * points_per_pixel < 3.5:
             continue
-        text = by_id.get(segment.category_id, str(segment.category_id))
+        text = " → ".join(by_id.get(one, str(one)) for one in segment.taken or (segment.category_id,))
         if scores and segment.score is not None:
             text += f" {segment.score:.2f}"
         size = float(np.clip(room * points_per_pixel / 2, 4, 8))
@@ -736,24 +781,62 @@ def _show_layer(
         )
 
 
-def _show_missed(axes: "Axes", layer: Layer) -> None:
-    """What a model missed: thin falling stripes within a broken outline, on a light edge, whatever lies below."""
-    import matplotlib as mpl
-
-    if layer.truth is None:
-        return
-    height, width = layer.truth.shape
-    across, down = np.arange(-1, width + 1), np.arange(-1, height + 1)
+def _show_errors(axes: "Axes", photo: Photo, layer: Layer, opacity: float) -> None:
+    """The photograph, with what is wrong in a layer: see ERRORS."""
+    false = _mask_of(layer.ids, [one.id for one in layer.segments if one.kind == "false"])
+    filled = photo.astype(np.float32)
+    filled[false] += opacity * (np.array(_rgb(ERRORS["false"])) - filled[false])
+    axes.imshow(filled.round().astype(np.uint8))
+    for segment in layer.segments:
+        if segment.kind in STROKES:
+            _stroke(axes, layer.ids == segment.id, segment.kind)
     for segment in layer.missed:
-        # With a rim, so that the outline is closed at the image's edge.
-        mask = np.pad(layer.truth == segment.id, 1).astype(np.float32)
-        if not mask.any():
-            continue
-        for color, outline, stripe, dashes in (("white", 2.6, 2.2, "solid"), (MISSED, 1.6, 0.9, (0, (3, 2)))):
-            with mpl.rc_context({"hatch.linewidth": stripe}):
-                filled = axes.contourf(across, down, mask, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
-            filled.set(edgecolor=color, linewidth=0.0)
-            axes.contour(across, down, mask, levels=[0.5], colors=color, linewidths=outline, linestyles=[dashes])
+        if layer.truth is not None and segment.kind != "confused":
+            _stroke(axes, layer.truth == segment.id, segment.kind, broken=True)
+
+
+def _mask_of(ids: IdMap, wanted: Sequence[int]) -> npt.NDArray[np.bool_]:
+    return np.isin(ids, np.array(wanted, np.int64))
+
+
+def _stroke(axes: "Axes", mask: npt.NDArray[np.bool_], kind: str, broken: bool = False) -> None:
+    """The outline of a segment, as errors of a kind have it."""
+    if not mask.any():
+        return
+    height, width = mask.shape
+    # With a rim, so that the outline is closed at the image's edge.
+    grid = np.arange(-1, width + 1), np.arange(-1, height + 1), np.pad(mask, 1).astype(np.float32)
+    axes.contour(*grid, levels=[0.5], colors=STROKES[kind][0], linewidths=2.6)
+    axes.contour(
+        *grid, levels=[0.5], colors=ERRORS[kind], linewidths=1.4, linestyles=[(0, (3, 2)) if broken else "solid"]
+    )
+
+
+def key_to_errors(figure: "Figure") -> None:
+    """A legend of the kinds of errors below the panels, drawn with their own strokes."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = []
+    for kind, (under, _) in STROKES.items():
+        dashes: Any = (0, (3, 2)) if kind == "missed" else "solid"
+        lines = (
+            Line2D([], [], color=under, linewidth=3),
+            Line2D([], [], color=ERRORS[kind], linewidth=1.6, linestyle=dashes),
+        )
+        handles.append(Patch(facecolor=ERRORS[kind]) if kind == "false" else lines)
+    figure.legend(
+        handles,
+        [words for _, words in STROKES.values()],
+        handler_map={tuple: HandlerTuple(ndivide=1)},
+        loc="lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=min(7.0, 1.6 * figure.get_figwidth()),
+        borderaxespad=0.1,
+        columnspacing=1.2,
+    )
 
 
 def _varied(base: Rgb, nth: int) -> Rgb:

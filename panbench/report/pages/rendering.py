@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from panbench.base.text import for_file
 from panbench.report.answers.grid import percent
-from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, LIGHT
+from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, ERRORS, LIGHT
 
 __all__ = ["FOOTER", "Markup", "json_in_html", "render", "scripts_of", "whole_page"]
 
@@ -115,7 +115,9 @@ def _minus(text: str) -> str:
 
 @functools.cache
 def _style(template: str) -> str:
-    return str(render(template, light=_colors(LIGHT, CAUSES_LIGHT), dark=_colors(DARK, CAUSES_DARK)))
+    errors = " ".join(f"--{kind.partition(' ')[0]}: {color};" for kind, color in ERRORS.items())
+    colors = {"light": _colors(LIGHT, CAUSES_LIGHT), "dark": _colors(DARK, CAUSES_DARK), "errors": errors}
+    return str(render(template, **colors))
 
 
 def _colors(models: Sequence[str], causes: Sequence[str]) -> str:

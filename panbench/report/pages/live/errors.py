@@ -66,7 +66,7 @@ class Errors:
     def answer(
         self, query: ErrorQuery, images: npt.NDArray[np.int64] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, Any]:
-        """A page of what a query finds, the dearest first: total, all (errors of the model), errors, faults.
+        """A page of what a query finds, the costliest first: total, all (errors of the model), errors, faults.
 
         images: only errors in these. Raises BadArgument for an unknown model, category or cause.
         """
@@ -83,8 +83,8 @@ class Errors:
         )
         shown = list(errors_of(table.iloc[query.offset : query.offset + query.limit]))
         reporter.status("Cutting out errors")
-        faults = self._cut(query, shown)
         places = {one.id: place for place, one in enumerate(member.categories)}
+        faults = self._cut(query, shown, places)
         records = [
             {"model": query.model, **error_record(error, places), **self._kept[key], "slices": []}
             for error in shown
@@ -93,7 +93,7 @@ class Errors:
         self._forget()
         return {"total": len(table), "all": member.errors, "errors": records, "faults": faults}
 
-    def _cut(self, query: ErrorQuery, errors: Sequence[PricedError]) -> list[str]:
+    def _cut(self, query: ErrorQuery, errors: Sequence[PricedError], places: Mapping[int, int]) -> list[str]:
         """Keeps the crops of some errors; a sentence for each image that cannot be shown."""
         wanted = (query.model, query.beside)
         sources = [source if place in wanted else None for place, source in enumerate(self._examples.sources)]
@@ -112,7 +112,7 @@ class Errors:
         crops, problems = Cutter(sources, self._examples.pictures).cut([(query.model, one) for one in waiting])
         for error, crop in zip(waiting, crops, strict=True):
             if crop is not None:
-                self._kept[_key(query, error)] = crop_record(crop)
+                self._kept[_key(query, error)] = crop_record(crop, places)
         return list(dict.fromkeys([*faults, *problems]))
 
     def _forget(self) -> None:

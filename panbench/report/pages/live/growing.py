@@ -38,7 +38,7 @@ NEWEST = 4
 """Tables of so many parts are kept, for the errors in them."""
 
 OF_A_PART = 6
-"""So many errors of a part are shown, its dearest."""
+"""So many errors of a part are shown, its costliest."""
 
 RECENT = 10
 """The rate is of so many parts, the newest: some minutes."""
@@ -140,11 +140,11 @@ class Growing:
         return max((when for when, _ in self._written), default=None)
 
     def new_errors(self, most: int) -> list[NewError]:
-        """The dearest errors of the newest parts, newest part first: what mending each would win of PQ so far."""
-        found = [error for run, new in reversed(self._newest) for error in self._dearest(run, new)]
+        """The costliest errors of the newest parts, newest part first: what fixing each would win of PQ so far."""
+        found = [error for run, new in reversed(self._newest) for error in self._costliest(run, new)]
         return found[:most]
 
-    def _dearest(self, run: Run, new: Int) -> Iterator[NewError]:
+    def _costliest(self, run: Run, new: Int) -> Iterator[NewError]:
         matched = run.matched.only(new)
         errors = assign_causes(matched, self.info.categories)
         totals = self._totals[0], self._totals[1]

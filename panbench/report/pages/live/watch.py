@@ -44,7 +44,10 @@ POLL_SECONDS = 2.0
 NEW_ERRORS = 12
 """So many errors are shown, the newest first."""
 
-_SCRIPTS = (("panbench.report.pages.page:assets", ("dom.js", "wall.js")), (f"{__package__}:assets", ("watch.js",)))
+_SCRIPTS = (
+    ("panbench.report.pages.page:assets", ("dom.js", "segments.js", "lost.js")),
+    (f"{__package__}:assets", ("watch.js",)),
+)
 
 RUNNING, STOPPED, DONE = "running", "stopped", "done"
 
@@ -197,7 +200,8 @@ class Watch:
         keys = [(one.error.image_id, one.error.cause, one.error.gt_ids, one.error.pred_ids) for one in found]
         faults: list[str] = []
         tiles = {
-            key: self._tiles.get(key) or self._tile(one, growing, faults) for key, one in zip(keys, found, strict=True)
+            key: self._tiles.get(key) or self._tile(one, growing, faults, places)
+            for key, one in zip(keys, found, strict=True)
         }
         # Of the errors that are shown no longer nothing is kept.
         self._tiles, self._faults = tiles, tuple(dict.fromkeys(faults))
@@ -205,7 +209,7 @@ class Watch:
             {"model": 0, **error_record(one.error, places), **tiles[key]} for key, one in zip(keys, found, strict=True)
         ]
 
-    def _tile(self, new: NewError, growing: Growing, faults: list[str]) -> dict[str, Any]:
+    def _tile(self, new: NewError, growing: Growing, faults: list[str], places: Mapping[int, int]) -> dict[str, Any]:
         """An error cut out of its image; without predictions the image; {} where that cannot be read."""
         if self._pictures is None:
             self._pictures = Pictures(Run(growing.info, self._path), **self._moved)
@@ -219,7 +223,7 @@ class Watch:
                 return {}
             (crop,), problems = Cutter([source], pictures).cut([(0, new.error)])
             faults += problems
-            return {} if crop is None else crop_record(crop)
+            return {} if crop is None else crop_record(crop, places)
         except PanbenchError as problem:
             faults.append(str(problem))
             return {}

@@ -9,9 +9,11 @@ from typing import Any
 
 from panbench.base.studies import added
 from panbench.metrics.image_slices import ImageSlices
+from panbench.report.answers import views
+from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.own import own_section
-from panbench.report.pages.page.section import Section
+from panbench.report.pages.page.section import Curves, Section
 
 __all__ = ["Added", "find_added"]
 
@@ -41,9 +43,24 @@ def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), 
     """The sections that these runs can fill. slices: the user's own; claims: published rows are in the comparison."""
     found = Added()
     found.take("own", own_section(members, slices))
+    found.numbers["curves"]["thresholds"] = _thresholds(members).record()
     for name, make in added("section").items():
         found.take(name, make(members))
     if not claims:
         words = "`panbench report … --published NAME` adds published results under the comparison; "
         found.missing.append(("Published results", f"{words}`panbench models --published` lists the names."))
     return found
+
+
+def _thresholds(members: Sequence[Compared]) -> Curves:
+    """PQ of each model by the IoU that a match needs."""
+    table = views.thresholds(members)
+    series = []
+    for index, member in enumerate(members):
+        own = table[table["run"] == member.label]
+        points = [
+            ((threshold, PQ, PQ, PQ), f"{member.label}\nIoU above {threshold:.2f}: PQ {percent(PQ)}")
+            for threshold, PQ in own[["threshold", "PQ"]].itertuples(index=False)
+        ]
+        series.append((index, points))
+    return Curves("PQ by IoU threshold", "IoU that a match needs, in percent", "PQ", series, zoom=True)

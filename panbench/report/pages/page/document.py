@@ -42,7 +42,7 @@ from panbench.runs import Run
 
 __all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_report"]
 
-LARGEST = 15_000_000
+LARGEST = 8_000_000
 """Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
 
 FRAME = 220_000
@@ -54,15 +54,14 @@ PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 SCRIPTS = (
     "dom.js",
     "charts.js",
-    "categories.js",
     "segments.js",
     "leads.js",
     "paint.js",
     "viewer.js",
-    "only.js",
     "images.js",
     "gallery.js",
-    "wall.js",
+    "lost.js",
+    "where.js",
     "page.js",
 )
 
@@ -213,8 +212,6 @@ def _page(
         script=scripts_of(f"{__package__}:assets", SCRIPTS),
         asks=gallery.live,
         home=home,
-        several=len(members) > 1,
-        categories=len(members[0].categories),
         sampled=views.sampled(members),
         overview=overview(members, standing),
         gallery=gallery,

@@ -18,7 +18,6 @@ from panbench.metrics.image_slices import ImageSlices
 from panbench.metrics.matched import numbered, positions
 from panbench.metrics.slices import SLICINGS
 from panbench.report.answers import views
-from panbench.report.answers.fixes import fix_words
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.only import images_only_one_finds
 
@@ -40,7 +39,7 @@ MOST_CONFUSED = 25
 CANDIDATES = 12
 
 DEAR = 6
-"""Of so many rows of what to fix first, and of so many of a model's dearest errors, an image is wanted."""
+"""Of so many rows of what to fix first, and of so many of a model's costliest errors, an image is wanted."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +115,9 @@ def choose(kinds: Sequence[Sequence[Lead]], number: int, wanted: Sequence[int] =
 def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str, list[int]]:
     """For the scripts: of each promise, by its key, the images that are shown; promises without any are left out."""
     shown = set(images)
+    unused = ("worst:", "typical:", "differ:", "fix:", "cause:")
     found = {lead.key: [image for image in lead.images if image in shown] for kind in kinds for lead in kind}
-    return {
-        key: ids for key, ids in found.items() if ids and not key.startswith(("worst:", "typical:", "differ:", "fix:"))
-    }
+    return {key: ids for key, ids in found.items() if ids and not key.startswith(unused)}
 
 
 def confused_pairs(members: Sequence[Compared]) -> pd.DataFrame:
@@ -191,19 +189,19 @@ def _causes(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _to_fix(members: Sequence[Compared]) -> Iterator[Lead]:
-    """The images of the dearest errors of what to fix first, and of the dearest errors of all, models in turns."""
+    """The images of the costliest errors of what to fix first, and of the costliest errors of all, models in turns."""
     for place in range(DEAR):
         for index, member in enumerate(members):
             errors, rows = member.priced, member.to_fix
             if place < len(rows):
                 row = rows.iloc[place]
-                own = errors[of_cell(errors, row["cause"], row["category_id"], row["size"])]
-                reason = f"to fix first: {fix_words(row['cause'], row['name'], row['size'])}"
+                own = errors[of_cell(errors, row["cause"], row["size"])]
+                reason = f"to fix first: {row['cause']}, {row['size']}"
                 # A sample of the images need not have one.
                 if len(own):
                     yield Lead(f"fix:{index}:{place}", reason, _ints(own["image_id"].unique()[:CANDIDATES]))
             if place < len(errors):
-                yield Lead(f"fix:{index}:error:{place}", "a dear error", (int(errors["image_id"].iloc[place]),))
+                yield Lead(f"fix:{index}:error:{place}", "a costly error", (int(errors["image_id"].iloc[place]),))
 
 
 def _slices(members: Sequence[Compared]) -> Iterator[Lead]:

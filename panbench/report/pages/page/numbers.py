@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.lost_intervals import lost_difference
 from panbench.metrics.slices import SLICINGS, Slicing
 from panbench.panoptic.image_ids import text_names
-from panbench.panoptic.types import GROUPS
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
+from panbench.report.answers.grid import ABSENT, adding_up, percent
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import model_key, styles_of
 from panbench.report.pages.page.cost import speed_range
-from panbench.report.pages.page.leads import confused_pairs, mistaken_pairs, pairs_listed
-from panbench.report.pages.page.only import only_numbers
+from panbench.report.pages.page.leads import confused_pairs, mistaken_pairs
 from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
@@ -79,7 +79,7 @@ def _counted(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, 
             "lost": [_numbers(lost.loc[lost["run"] == run, "lost"]) for run in by_run],
             "gain": [_numbers(lost.loc[lost["run"] == run, "gain"]) for run in by_run],
             "counts": [lost.loc[lost["run"] == run, ["FP", "FN", "TP"]].to_numpy().tolist() for run in by_run],
-            "intervals": _cause_intervals(members, lost),
+            **_causes(members, lost),
         },
         "confusion": _confusion(members, confused_pairs(members), position, _numbers),
         "objects": _confusion(members, mistaken_pairs(members), position, lambda numbers: [int(n) for n in numbers]),
@@ -98,8 +98,6 @@ def _counted(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, 
         ],
         "image_names": text_names(pq.index),
         "images": {"ids": pq.index.tolist(), "PQ": [_numbers(pq[run]) for run in by_run]},
-        "listed": pairs_listed(len(members)),
-        "only": only_numbers(members),
     }
 
 
@@ -161,26 +159,38 @@ def tested_pairs(members: Sequence[Compared], standing: Standing) -> Iterator[Te
 def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterator[dict[str, Any]]:
     """Each tested pair for the scripts.
 
-    groups: [difference, low, high, p, significant] of All, Things, Stuff, None where a group is empty; categories: the
-    same and the number of images, by the category's position
+    categories: [difference, low, high, p, significant] and the number of images, by the category's position
     """
     for pair in tested_pairs(members, standing):
         yield {
             "a": pair.a,
             "b": pair.b,
-            "groups": [pair.groups[group].record() if group in pair.groups else None for group in GROUPS],
             "categories": {place: [*test.record(), test.images] for place, test in pair.categories.items()},
         }
 
 
-def _cause_intervals(members: Sequence[Compared], lost: pd.DataFrame) -> dict[str, list[list[float | None]]]:
-    """Interval [low, high] of how much more a cause takes from a than from b, by pair "a,b" and cause."""
+def _causes(members: Sequence[Compared], lost: pd.DataFrame) -> dict[str, Any]:
+    """What each cause takes as it is printed, with all of them; its interval; and of pairs "a,b" that of a − b."""
     of_run = [lost.loc[lost["run"] == member.label, "lost"].to_numpy() for member in members]
-    found = {}
+    influences = [member.lost_influence for member in members]
+    totals = [None if member.row.PQ is None else 100 - float(percent(member.row.PQ, 1)) for member in members]
+    none = np.zeros_like(influences[0])
+    gaps = {}
     for a, b in combinations(range(len(members)), 2):
-        ends = lost_difference(of_run[a] - of_run[b], members[a].lost_influence, members[b].lost_influence)
-        found[f"{a},{b}"] = [_numbers(pair) for pair in zip(*ends, strict=True)]
-    return found
+        ends = lost_difference(of_run[a] - of_run[b], influences[a], influences[b])
+        gaps[f"{a},{b}"] = [_numbers(pair) for pair in zip(*ends, strict=True)]
+    return {
+        "shown": [
+            adding_up([None if value != value else value for value in own.tolist()], total or 0.0)
+            for own, total in zip(of_run, totals, strict=True)
+        ],
+        "total": [ABSENT if total is None else f"{total:.1f}" for total in totals],
+        "intervals": [
+            [_numbers(pair) for pair in zip(*lost_difference(own, influence, none), strict=True)]
+            for own, influence in zip(of_run, influences, strict=True)
+        ],
+        "gaps": gaps,
+    }
 
 
 def _bounds(slicing: Slicing) -> dict[str, list[float | None]]:

@@ -11,7 +11,7 @@ from panbench.metrics.errors import IS_FP, IS_TP, VERDICT_NAMES, codes
 from panbench.metrics.matched import numbered
 from panbench.report.answers.views import Compared
 
-__all__ = ["found_by", "images_only_one_finds", "only_numbers"]
+__all__ = ["found_by", "images_only_one_finds"]
 
 Int = npt.NDArray[np.int64]
 
@@ -23,16 +23,6 @@ def found_by(members: Sequence[Compared]) -> pd.DataFrame:
     """image_id, gt_id, models: of each true segment (no crowd) the models that found it, the k-th as bit k."""
     image_id, gt_id, models = _found_by(members)
     return pd.DataFrame({"image_id": image_id, "gt_id": gt_id, "models": models})
-
-
-def only_numbers(members: Sequence[Compared]) -> list[list[int]]:
-    """For the scripts: [image id, models, true segments that just these found], none where all or no model did."""
-    if not 1 < len(members) <= MOST_MODELS:
-        return []
-    image_id, _, models = _found_by(members)
-    some = (models > 0) & (models < (1 << len(members)) - 1)
-    (image, which), row = numbered([image_id[some], models[some]])
-    return [list(found) for found in zip(image.tolist(), which.tolist(), np.bincount(row).tolist(), strict=True)]
 
 
 def images_only_one_finds(members: Sequence[Compared]) -> Iterator[tuple[int, int, pd.Series]]:

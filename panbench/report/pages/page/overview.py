@@ -9,6 +9,7 @@ from panbench.report.answers.fixes import fix_sentence
 from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.tables import comparison_grid
 from panbench.report.answers.views import Compared
+from panbench.report.figures.colors import model_key, styles_of
 from panbench.report.pages.page.behind import behind_the_verdict, difference_id, said, score_id
 from panbench.report.pages.page.numbers import PairTest, TestedPair, tested_pairs
 from panbench.report.pages.rendering import Markup, render
@@ -48,6 +49,7 @@ def overview(members: Sequence[Compared], standing: Standing) -> Markup:
         columns=grid.columns,
         meanings=MEANINGS,
         ranked=len(standing.rows) > 1 and any(row.rank_low is not None for row in standing.rows),
+        lines=_lines(members, standing),
         rows=_scores(members, standing),
         notes=(*grid.below, *(standing.notes if ranked else ())),
         labels=[member.label for member in members],
@@ -55,25 +57,52 @@ def overview(members: Sequence[Compared], standing: Standing) -> Markup:
     )
 
 
-def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
-    """Rank with its range, label and cells of each row; published claims follow the runs."""
+def _lines(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
+    """A line a model: rank, label, PQ and its interval, in words and as places on one axis; claims follow the runs."""
     grid = comparison_grid(standing.rows)
+    ends = [end for row in standing.rows for end in (row.PQ_low, row.PQ_high, row.PQ) if end is not None]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    several = len(members) > 1
+
+    def place(value: float) -> float:
+        return round(2 + 96 * (value - low) / max(high - low, 1e-9), 2)
+
+    colors = [style.color for style in styles_of([model_key(member.run) for member in members])]
     found = []
-    for index, (row, cells) in enumerate(zip(standing.rows, grid.rows, strict=True)):
-        known = row.PQ_low is not None and row.PQ_high is not None
+    for index, row in enumerate(standing.rows):
+        bar = [place(end) for end in (row.PQ_low, row.PQ, row.PQ_high) if end is not None]
+        known = len(bar) == 3
         found.append(
             {
                 "id": score_id(index),
                 "model": index if index < len(members) else None,
                 "label": members[index].label if index < len(members) else row.title,
                 "mark": grid.mark(index),
-                "rank": None if row.rank_low is None else row.rank,
-                "ranks": "" if row.rank_low == row.rank_high else row.ranks,
-                "cells": [(cell, (index, place) in grid.best) for place, cell in enumerate(cells[1:], start=1)],
-                "interval": f"{percent(row.PQ_low)} – {percent(row.PQ_high)}" if known else "–",
+                "color": colors[index] if index < len(members) else 0,
+                "rank": (row.ranks or row.rank or "") if several and row.rank_low is not None else "",
+                "PQ": percent(row.PQ, 1),
+                "bar": bar if known else None,
+                "interval": f"{percent(row.PQ_low, 1)} – {percent(row.PQ_high, 1)}" if known else "",
             }
         )
     return found
+
+
+def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
+    """Rank with its range, label and cells of each row; published claims follow the runs."""
+    grid = comparison_grid(standing.rows)
+    return [
+        {
+            "model": index if index < len(members) else None,
+            "label": members[index].label if index < len(members) else row.title,
+            "mark": grid.mark(index),
+            "rank": None if row.rank_low is None else row.rank,
+            "ranks": "" if row.rank_low == row.rank_high else row.ranks,
+            "cells": cells[1:],
+            "interval": "–" if row.PQ_low is None else f"{percent(row.PQ_low)} – {percent(row.PQ_high)}",
+        }
+        for index, (row, cells) in enumerate(zip(standing.rows, grid.rows, strict=True))
+    ]
 
 
 def _differences(members: Sequence[Compared], standing: Standing) -> dict[str, Any]:
@@ -115,7 +144,7 @@ def _difference(tests: Mapping[tuple[int, int], TestedPair], a: int, b: int, gro
     """a − b in points of PQ, its p in words, and whether it is significant."""
     test = None if a == b else tests[min(a, b), max(a, b)].groups.get(group)
     if test is None:
-        return {"id": None, "points": "" if a == b else ABSENT, "p": None, "significant": False}
+        return {"id": None, "first": a < b, "points": "" if a == b else ABSENT, "p": None, "significant": False}
     difference = test.difference if a < b else -test.difference
     cell = difference_id(group, a, b)
     return {

@@ -42,7 +42,8 @@ class Packer:
 
     def crops(self, image_id: int, errors: Sequence[tuple[int, PricedError]]) -> list[dict[str, Any]]:
         """The record of each (place of its run, error) of an image. Raises BadDataset, BadRun."""
-        return [crop_record(crop) for crop in Cutter(self.sources, self.pictures).cut_image(image_id, errors)]
+        position = {category.id: place for place, category in enumerate(self.categories)}
+        return [crop_record(crop, position) for crop in Cutter(self.sources, self.pictures).cut_image(image_id, errors)]
 
     def example(
         self, image_id: int, reasons: Sequence[str], side: int, quality: int, only: int | None = None
@@ -66,7 +67,7 @@ class Packer:
             layer and _layer_record(layer, position, segment_colors(layer, self.categories), size) for layer in shown
         ]
         # What became of a true segment differs from model to model.
-        answers = [None if source is None else _answers(source, image_id, truth) for source in sources]
+        answers = [None if source is None else _answers(source, image_id, truth, position) for source in sources]
         return {
             "id": image_id,
             **name_of(image_id),
@@ -81,11 +82,19 @@ class Packer:
         }
 
 
-def _answers(source: RunPictures, image_id: int, truth: Layer) -> list[list[Any]]:
-    """For each segment of the ground truth, what one run made of it: [verdict, IoU, cause]."""
+def _answers(source: RunPictures, image_id: int, truth: Layer, position: Mapping[int, int]) -> list[list[Any]]:
+    """For each segment of the ground truth, what one run made of it: [verdict, IoU, cause, taken]."""
     of_truth = {row.id: row for row in source.judged(image_id) if row.side == "gt"}
     rows = (of_truth[segment.id] for segment in truth.segments)
-    return [[row.verdict, None if row.iou != row.iou else round(row.iou, 4), row.cause or None] for row in rows]
+    return [
+        [
+            row.verdict,
+            None if row.iou != row.iou else round(row.iou, 4),
+            row.cause or None,
+            row.taken and [position[one] for one in row.taken],
+        ]
+        for row in rows
+    ]
 
 
 def _layer_record(
@@ -101,6 +110,7 @@ def _layer_record(
                 "iou": None if segment.iou is None else round(segment.iou, 4),
                 "verdict": segment.verdict,
                 "cause": segment.cause,
+                "taken": segment.taken and [position[one] for one in segment.taken],
                 "crowd": segment.iscrowd,
                 "color": "#{:02x}{:02x}{:02x}".format(*colors[segment.id]),
             }
@@ -130,13 +140,15 @@ def _jpeg(photo: Photo, size: tuple[int, int], quality: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content).decode()
 
 
-def crop_record(crop: Crop) -> dict[str, Any]:
-    """The picture of an error, and what other models have there, for the scripts."""
+def crop_record(crop: Crop, position: Mapping[int, int]) -> dict[str, Any]:
+    """The picture of an error, and what other models have there, for the scripts. position: of categories, by id."""
     return {
         "box": [round(one / of, 4) for one, of in zip(crop.box, 2 * crop.shape[::-1], strict=True)],
         **_picture(crop.photo),
         "truth": _path(crop.truth),
         "predicted": _path(crop.predicted),
+        "kind": crop.kind,
+        "taken": crop.taken and [position[one] for one in crop.taken],
         "beside": [None if answer is None else [answer.words, _path(answer.outlines)] for answer in crop.answers],
     }
 
@@ -147,7 +159,7 @@ def image_record(pictures: Pictures, image_id: int) -> dict[str, Any]:
     height, width = photo.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     small = pixels.shrink(photo, (max(1, round(width * scale)), max(1, round(height * scale))))
-    return {**_picture(small), "truth": "", "predicted": "", "beside": []}
+    return {**_picture(small), "truth": "", "predicted": "", "kind": "", "taken": None, "beside": []}
 
 
 def _picture(photo: Photo) -> dict[str, Any]:

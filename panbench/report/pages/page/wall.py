@@ -1,7 +1,7 @@
 """The wall of errors: which single errors of each model the page shows, cut out of their images, and what to fix first.
 
 A page cannot hold all errors. Of each model it keeps those of the rows that are to be fixed first, six of each, then
-the dearest of all, and of each cause; every crop is some kilobytes.
+the costliest of all, and of each cause; every crop is some kilobytes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,8 +36,8 @@ LEAST_OF_A_MODEL, MOST_OF_A_MODEL = 24, 100
 OF_A_ROW = 6
 """So many crops stand with each row of what to fix first."""
 
-DEAREST = 12
-"""So many of a model's dearest errors are kept whatever they are: those that are printed."""
+COSTLIEST = 12
+"""So many of a model's costliest errors are kept whatever they are: those that are printed."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,21 @@ class Wall:
 
 
 def errors_to_show(member: Compared, most: int) -> list[PricedError]:
-    """At most `most` errors of a run, the dearest first: of what to fix first, the dearest, and of each cause."""
+    """At most `most` errors of a run, the costliest first: of what to fix first, the costliest, and of each cause."""
     errors = member.priced
     of_rows = [
-        np.flatnonzero(of_cell(errors, row.cause, row.category_id, row.size))[:OF_A_ROW]
+        np.flatnonzero(of_cell(errors, row.cause, row.size))[:OF_A_ROW]
         for row in member.to_fix.head(FIRST).itertuples(index=False)
     ]
     kinds = codes(errors["cause"], [cause.name for cause in CAUSES])
     of_causes = [np.flatnonzero(kinds == place)[:most] for place in range(len(CAUSES))]
-    dearest = np.arange(min(DEAREST, len(errors)))
-    places = np.unique(np.concatenate([*of_rows, *of_causes, dearest]))
+    costliest = np.arange(min(COSTLIEST, len(errors)))
+    places = np.unique(np.concatenate([*of_rows, *of_causes, costliest]))
     found = dict(zip(places.tolist(), errors_of(errors.iloc[places]), strict=True))
     # One of each row, what is printed, and the rows in turns: with little room each row has its share.
     first = [row[0] for row in of_rows if len(row)]
     chosen: dict[tuple[Any, ...], PricedError] = {}
-    for place in chain(first, dearest, _in_turn(of_rows), _in_turn(of_causes)):
+    for place in chain(first, costliest, _in_turn(of_rows), _in_turn(of_causes)):
         if len(chosen) == most:
             break
         one = found[int(place)]
@@ -135,20 +135,18 @@ def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
         [
             {
                 "cause": causes.index(row.cause),
-                "category": position[row.category_id],
                 "size": SIZES.index(row.size),
-                **{name: _known(getattr(row, name)) for name in ("gain", "low", "high")},
+                **dict(zip(("gain", "low", "high"), shortened([row.gain, row.low, row.high]), strict=True)),
                 "errors": int(row.errors),
                 "images": int(row.images),
+                "categories": [
+                    [position[one], shortened([gain])[0], errors] for one, gain, errors in row.categories[:OF_A_ROW]
+                ],
             }
             for row in member.to_fix.head(FIRST).itertuples(index=False)
         ]
         for member in members
     ]
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else shortened([value])[0]
 
 
 def _slices_of(image_id: int, slices: Sequence[ImageSlices]) -> list[int]:

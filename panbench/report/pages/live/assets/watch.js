@@ -90,7 +90,7 @@ async function ask() {
   sayCounts();
 }
 
-document.getElementById("crop-key").append(cropLegend());
+document.getElementById("crop-key").append(kindLegend());
 rove(tiles);
 show();
 (async () => {

@@ -6,7 +6,7 @@ const charts = []; // of each its container, and what draws it at a width
 
 /** Draws all charts that are printed at the width of the paper; gives what draws them for the screen again. */
 function drawForPaper() {
-  const printed = charts.filter(({ container }) => !container.closest("#images, #gallery"));
+  const printed = charts.filter(({ container }) => !container.closest("#images"));
   for (const { container, redraw } of printed) redraw(container.classList.contains("square") ? 460 : PAPER);
   return () => { for (const { container, redraw } of printed) redraw(Math.floor(container.clientWidth)); };
 }
@@ -104,32 +104,6 @@ function yAxis(at, x, right, values, show, title) {
   ].flat();
 }
 
-/** PQ of each model with its interval. */
-function intervalChart(container) {
-  const { PQ, low, high } = data.overview;
-  if (!low.some((value) => value !== null)) return;
-  const row = 30;
-  chart(container, (width) => {
-    const names = Math.min(260, width * 0.42);
-    const height = data.models.length * row + 44;
-    const [from, to] = scoreRange([...low, ...high, ...PQ]);
-    const at = linear(from, to, names, width - 16);
-    const show = (value) => percent(value, to - from < 0.05 ? 1 : 0);
-    return frame(width, height, "PQ of each model with its 95 % interval; the numbers are in the table above",
-      ...xAxis(at, height - 40, 4, ticks(from, to, width < 600 ? 3 : 7), show, "PQ with 95 % interval", width - 16),
-      ...data.models.map((model, index) => {
-        const y = 18 + index * row;
-        return explain(svg("g", {},
-          svg("rect", { x: 0, y: y - row / 2, width, height: row, fill: "transparent" }),
-          marker(index, { transform: `translate(7 ${y})` }),
-          label(model.label, 18, y + 4, names - 32),
-          low[index] === null ? null : svg("line", { x1: at(low[index]), x2: at(high[index]), y1: y, y2: y, stroke: modelColor(index), "stroke-width": 2.5 }),
-          PQ[index] === null ? null : marker(index, { transform: `translate(${at(PQ[index])} ${y})` }),
-        ), `${model.label}\nPQ ${percent(PQ[index], 2)}, 95 % interval ${percent(low[index], 2)} – ${percent(high[index], 2)}`);
-      }));
-  }, "PQ with 95 % intervals");
-}
-
 /** Text of which, with an ellipsis, about `room` pixels are left; whole on hover. Names of runs differ at their ends. */
 function label(text, x, y, room, properties = {}) {
   const most = Math.max(4, Math.floor(room / 6.6)), end = Math.floor((most - 1) / 2);
@@ -202,122 +176,26 @@ function costChart(container, values, title, spans = null) {
   container.append(key);
 }
 
-const causeColor = (cause) => `var(--c${cause % 9})`;
-
-/** For each model a bar of what each cause takes of its PQ, from 0: the longest bar fills the width. */
-function causeChart(container) {
-  const { names, meanings, lost } = data.causes;
-  const row = data.models.length > 8 ? 36 : 46, thick = row - 24; // a printed page holds the bars of many
-  const totals = lost.map((of) => of.reduce((sum, value) => sum + (value ?? 0), 0));
-  const most = Math.max(...totals, 0.01);
-  chart(container, (width) => {
-    const height = data.models.length * row + 34;
-    const at = linear(0, most, 0, width - 2);
-    const points = ticks(0, most, width < 600 ? 4 : 8);
-    return frame(width, height, "What each cause takes of the PQ of each model; the numbers are in the table below",
-      ...points.map((value) => svg("line", { class: "gridline", x1: at(value), x2: at(value), y1: 0, y2: height - 28 })),
-      ...data.models.map((model, index) => {
-        const y = index * row;
-        let start = 0;
-        const parts = lost[index].map((share, cause) => {
-          if (!(share > 0)) return null;
-          const left = at(start), right = at((start += share));
-          return explain(
-            svg("rect", { x: left, y: y + 19, width: Math.max(0.5, right - left), height: thick, fill: causeColor(cause), stroke: "var(--paper)", "stroke-width": right - left > 3 ? 1 : 0 }),
-            `${model.label}\n${names[cause]}: ${percent(share, 2)} points of PQ\n${meanings[cause]}`);
-        });
-        return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(index)),
-          label(`${model.label}: PQ ${percent(data.overview.PQ[index])}, ${percent(totals[index])} lost`, 18, y + 13, width - 30), parts);
-      }),
-      ...points.map((value, place) => svg("text", { class: "quiet", x: at(value), y: height - 14, "text-anchor": place ? "middle" : "start" }, percent(value, 0))),
-      svg("text", { x: width - 2, y: height, "text-anchor": "end" }, "points of PQ lost"));
-  }, "Points of PQ that causes take");
-}
-
-/** Each cause: what it takes of each model, what mending it alone would gain, and how many errors it is. */
-function causeTable(container, open) {
-  const { names, meanings, lost, gain, counts, intervals } = data.causes;
-  const several = data.models.length > 1;
-  // A cause can take PQ without an error of its own: masks that are inexact once a wrong category is mended.
-  const takes = (cause) => counts.some((of) => of[cause].some((number) => number > 0)) || lost.some((of) => of[cause] > 0);
-  const order = names.map((_, cause) => cause).filter(takes)
-    .sort((x, y) => average(lost.map((of) => of[y] ?? 0)) - average(lost.map((of) => of[x] ?? 0)));
-  const unused = names.filter((_, cause) => !takes(cause));
-  const place = el("div");
-  const cell = (model, cause) => {
-    const [FP, FN, TP] = counts[model][cause];
-    const errors = [FP && `${whole(FP)} FP`, FN && `${whole(FN)} FN`, TP && `${whole(TP)} found`].filter(Boolean).join(", ") || (lost[model][cause] > 0 ? "only once other causes are mended" : "none");
-    return el("div", {}, opener(`cause:${model}:${cause}`, `Images in which ${data.models[model].label} loses most to: ${names[cause]}`, percent(lost[model][cause], 2), open),
-      el("div", { class: "meaning" }, `gain ${percent(gain[model][cause], 2)}`), el("div", { class: "meaning" }, errors));
-  };
-  const draw = () => place.replaceChildren(tableOf("What each cause takes, in points of PQ",
-    ["Cause", ...data.models.map((model, index) => el("span", {}, markerIcon(index), el("span", { class: "name" }, model.label))), ...(several ? ["A − B"] : [])],
-    order.map((cause) => [
-      el("div", {}, el("span", { class: "swatch", style: { background: causeColor(cause) } }), names[cause], el("div", { class: "meaning" }, meanings[cause])),
-      ...data.models.map((_, model) => cell(model, cause)),
-      ...(several ? [gapCell(cause)] : []),
-    ]), { class: data.models.length > 8 ? "causes many" : "causes" }));
-  /** A − B with its interval; bold where that leaves no doubt of the sign. */
-  function gapCell(cause) {
-    const value = signed(lost[pair.a][cause] - lost[pair.b][cause], 2);
-    const [low, high] = intervals[`${pair.a},${pair.b}`][cause];
-    if (low === null || !takes(cause)) return value;
-    return el("div", {}, low > 0 || high < 0 ? el("strong", {}, value) : value, el("div", { class: "meaning" }, `[${signed(low, 2)}, ${signed(high, 2)}]`));
-  }
-  if (several) container.append(el("div", { class: "bar" }, pair.box(), el("span", { class: "quiet" }, `A − B: + where the first loses more to a cause${Object.values(intervals).flat(2).some((end) => end !== null) ? ", with its 95 % interval; bold where that excludes 0" : "; 95 % intervals need 200 images"}.`)));
-  container.append(rove(place));
-  container.append(el("p", { class: "note" }, "gain: PQ won if this cause alone were mended. FP: false positives, FN: missed segments, found: found with an inexact mask."));
-  if (unused.length) container.append(el("p", { class: "note" }, `No errors of these causes: ${unused.join(", ")}.`));
-  /** Clauses of the verdict lead to the rows of causes. */
-  const name = () => place.querySelectorAll("tbody tr").forEach((row, index) => { row.id = `lost-${order[index]}`; });
-  const again = () => { draw(); name(); };
-  again();
-  pair.watch(again);
-}
-
-/** A button that opens the images of a lead, or plain text where the page has none. */
-function opener(key, title, text, open) {
-  if (!open || !data.leads[key]) return el("span", {}, text);
-  return el("button", { type: "button", class: "link", "data-lead": key, title, onclick: () => open(key, title) }, text);
-}
-
-/** PQ over the slices of the data: one small table a slicing, all models on one line. */
-function sliceCharts(container, open, slicings) {
-  const grid = el("div", { class: "small-multiples" });
-  container.append(legend(), grid);
-  for (const slicing of slicings) {
-    const title = slicing.title[0].toUpperCase() + slicing.title.slice(1);
-    const rows = slicing.names.map((name, place) => {
-      const values = slicing.PQ.map((of) => of[place]);
-      const text = [`${name}: PQ`, ...data.models.map((model, index) => `${model.label} ${percent(values[index], 2)}`)].join("\n");
-      return [opener(`slice:${slicing.key}:${name}`, `Images with most errors in ${slicing.title}: ${name}`, name, open), dots(values, text), whole(slicing.truths[place])];
-    });
-    // Many slices stand in columns beside each other.
-    const long = rows.length > 12 ? Math.ceil(rows.length / Math.ceil(rows.length / 10)) : rows.length;
-    for (let from = 0; from < rows.length; from += long) {
-    const table = tableOf(`PQ by ${slicing.title}`, [from ? `${title}, continued` : title, el("span", {}, el("span", { class: "hidden" }, "PQ"), dotsAxis((value) => percent(value, 0), 1, true)), "segments"], rows.slice(from, from + long), { class: "dotted" });
-    grid.append(rove(table));
-    }
-  }
-}
-
 /** Lines of some models over an axis from 0 to 1: [x, y, low, high] each, with the words that explain the point last. */
 function curves(container, { series, title, across, up, diagonal, span, zoom }) {
   const shown = (value) => (span ? whole(Math.round(span * value)) : percent(value, 0));
   const all = series.flatMap(({ points }) => points);
-  // Both axes begin at one tenth, so that a diagonal stays one. An interval may go on below.
-  const from = zoom && all.length ? Math.floor(10 * Math.min(0.9, ...all.map(([x, y]) => Math.min(x, y))) + 1e-9) / 10 : 0;
+  // In tenths. Axes of a diagonal begin alike, so that it stays one; an interval may go on below.
+  const least = (values) => (zoom && all.length ? Math.floor(10 * Math.min(0.9, ...values) + 1e-9) / 10 : 0);
+  const most = (values) => (zoom && !diagonal && all.length ? Math.ceil(10 * Math.max(...values) - 1e-9) / 10 : 1);
+  const [xs, ys] = diagonal ? [all.flatMap(([x, y]) => [x, y]), all.flatMap(([x, y]) => [x, y])] : [all.map(([x]) => x), all.flatMap(([, y, low]) => [y, low])];
+  const from = least(xs), bottomValue = least(ys);
   chart(container, (width) => {
     const side = Math.min(width, 460);
     const height = side * 0.86, left = 44, right = side - 12, bottom = height - 44;
-    const x = linear(from, 1, left, right), y = linear(from, 1, bottom, 22);
-    const points = ticks(from, 1, 5), show = (value) => percent(value, 0);
+    const x = linear(from, most(xs), left, right), y = linear(bottomValue, most(all.map(([, up, , high]) => Math.max(up, high))), bottom, 22);
+    const points = ticks(from, most(xs), 5), show = (value) => percent(value, 0);
     return frame(side, height, `${title}; the numbers are in the table`,
-      ...xAxis(x, bottom, 22, points, shown, across, right), ...yAxis(y, left, right, points, show, up),
+      ...xAxis(x, bottom, 22, points, shown, across, right), ...yAxis(y, left, right, ticks(bottomValue, most(all.map(([, up]) => up)), 5), show, up),
       diagonal ? svg("line", { class: "axis", x1: x(from), y1: y(from), x2: x(1), y2: y(1), "stroke-dasharray": "5 4" }) : null,
       ...series.map(({ model, points: own }) => svg("g", {},
         svg("path", { d: `M${own.map((point) => `${x(point[0])},${y(point[1])}`).join("L")}`, fill: "none", stroke: modelColor(model), "stroke-width": 2 }),
-        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(Math.max(from, point[2])), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
+        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(Math.max(bottomValue, point[2])), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
         own.map((point) => explain(marker(model, { transform: `translate(${x(point[0])} ${y(point[1])})` }), point[4])))));
   }, title);
 }

@@ -236,9 +236,8 @@ function dots(values, text, most = 1) {
 }
 
 /** The axis of `dots`, for the head of its column. */
-function dotsAxis(show, most = 1, small = false) {
-  const parts = small ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1];
-  return svg("svg", { class: "dots", height: 16, "aria-hidden": "true" }, parts.map((part) =>
+function dotsAxis(show, most = 1) {
+  return svg("svg", { class: "dots", height: 16, "aria-hidden": "true" }, [0, 0.25, 0.5, 0.75, 1].map((part) =>
     svg("text", { class: part % 0.5 ? "quiet fine" : "quiet", x: `${2 + 96 * part}%`, y: 12, "text-anchor": part === 0 ? "start" : part === 1 ? "end" : "middle" }, show(part * most))));
 }
 
@@ -288,27 +287,37 @@ function tableOf(label, head, rows, { words = 1, tall = false, ...properties } =
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, index) => el(index ? "td" : "th", { scope: index ? null : "row", class: kind(index) }, cell)))))));
 }
 
-/** The pair of models that tables of differences show: one choice for the whole page, kept in its address. */
+/** The model that the page speaks of, and the one that it is held against: one choice for the whole page. */
 const pair = {
   a: 0,
   b: Math.min(1, data.models.length - 1),
   boxes: [],
   watchers: [],
-  names: () => `${data.models[pair.a].label} − ${data.models[pair.b].label}`,
-  tested: () => data.pairs.find((test) => test.a === pair.a && test.b === pair.b),
+  words: () => `${data.models[pair.a].label} and ${data.models[pair.b].label}`,
+  /** What the tests say of the pair, as the first minus the second. */
+  tested() {
+    const found = data.pairs.find((test) => test.a === Math.min(pair.a, pair.b) && test.b === Math.max(pair.a, pair.b));
+    if (!found || pair.a < pair.b) return found;
+    const less = (value) => (value === null ? null : -value);
+    return { categories: Object.fromEntries(Object.entries(found.categories).map(([key, [value, low, high, ...rest]]) => [key, [less(value), less(high), less(low), ...rest]])) };
+  },
   watch(draw) { pair.watchers.push(draw); },
   set(a, b) {
+    if (a === pair.a && b === pair.b) return;
     [pair.a, pair.b] = [a, b];
-    pair.boxes.forEach((box) => box.set(`${a},${b}`));
+    pair.boxes.forEach((box, side) => box.set([a, b][side]));
     pair.watchers.forEach((draw) => draw());
   },
-  /** A list of all pairs. */
+  /** Speaks of a model from now on; the one that it was held against changes places with it. */
+  choose(a, b = pair.b) {
+    pair.set(a, b === a ? (a === pair.a ? pair.b : pair.a) : b);
+    address.write({ a: data.models[pair.a].run, b: data.models[pair.b].run });
+  },
+  /** The choice of the two. */
   box() {
-    const all = data.models.flatMap((_, a) => data.models.slice(a + 1).map((_, next) => [a, a + 1 + next]));
-    const box = select("Pair", all.map(([a, b]) => [`${a},${b}`, `${data.models[a].label} − ${data.models[b].label}`]), `${pair.a},${pair.b}`,
-      (value) => { pair.set(...value.split(",").map(Number)); address.write({ a: data.models[pair.a].run, b: data.models[pair.b].run }); });
-    pair.boxes.push(box);
-    return box.node;
+    const models = data.models.map(({ label }, model) => [model, label]);
+    pair.boxes = [select("Model", models, pair.a, (a) => pair.choose(a)), select("against", models, pair.b, (b) => pair.choose(b === pair.a ? pair.b : pair.a, b))];
+    return el("span", { class: "bar choice" }, pair.boxes.map(({ node }) => node));
   },
 };
 

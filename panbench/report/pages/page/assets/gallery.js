@@ -13,7 +13,7 @@ function createGallery(container) {
   let found = [], total = 0, asked = 0, works = 0, opened = 0;
 
   const thumbs = rove(el("ul", { class: "thumbs" }));
-  const status = el("span", { role: "status", "aria-live": "polite" });
+  const status = el("span", { class: "listed", role: "status", "aria-live": "polite" });
   const busy = el("span", { class: "busy", role: "status", "aria-live": "polite" });
   const chip = el("span", { class: "chip" });
   const change = (name) => (value) => { state[name] = value; state.offset = 0; speakOfChoice(); remember(); list(); };
@@ -31,6 +31,7 @@ function createGallery(container) {
     boxes.high = amount("to", 1, change("high"));
     if (data.models.length > 1) boxes.differ = amount("PQ apart by", 100, change("differ"), "points");
   }
+  if (data.models.length > 1) boxes.only = { ...select("Found by", [[null, "any"], ["a", "the model alone"], ["b", "the other alone"]], null, (value) => (value ? followOnly(value === "a" ? [pair.a, pair.b] : [pair.b, pair.a]) : showAll())), set: () => {} };
   boxes.order = select("Order", source.orders, state.order, change("order"));
   const pages = el("div", { class: "bar pages", hidden: true },
     el("button", { type: "button", onclick: () => turn(-1) }, "← Earlier"),
@@ -66,12 +67,11 @@ function createGallery(container) {
     }
   }, { rootMargin: "300px" });
 
-  /** The model whose errors the thumbnail of an image shows: the one that is spoken of, else the one that does worst. */
+  /** The model whose errors the thumbnail of an image shows: the one that is spoken of, else the page's. */
   function shownModel(index) {
     const spoken = viewer.spokenModel();
-    if (spoken !== null && images[index].layers[1 + spoken]) return spoken;
-    const held = withPictures.filter((model) => images[index].layers[1 + model]);
-    return held.sort((a, b) => (scores[index][a] ?? 1) - (scores[index][b] ?? 1))[0];
+    for (const model of [spoken, pair.a]) if (model !== null && images[index].layers[1 + model]) return model;
+    return withPictures.find((model) => images[index].layers[1 + model]);
   }
 
   function paintThumb(canvas) {
@@ -79,10 +79,10 @@ function createGallery(container) {
     const photo = new Image();
     photo.onload = () => {
       const width = 264, height = Math.round((width * image.height) / image.width);
-      const picture = compose(image, 1 + shownModel(index), mapOf, photo, width, height, { style: { color: "verdict", opacity: 0.5, outlined: false } });
-      canvas.width = width;
-      canvas.height = 184;
-      canvas.getContext("2d").drawImage(picture, 0, (canvas.height - height) / 2);
+      const picture = compose(image, 1 + shownModel(index), mapOf, photo, width, height, {});
+      // The whole of it: what was missed may lie at an edge.
+      const scale = Math.min(1, 184 / height);
+      canvas.getContext("2d").drawImage(picture, (canvas.width - scale * width) / 2, (canvas.height - scale * height) / 2, scale * width, scale * height);
     };
     photo.src = image.photo;
   }
@@ -122,7 +122,7 @@ function createGallery(container) {
     pages.children[0].disabled = state.offset === 0;
     pages.children[1].disabled = state.offset + PAGE >= total;
     const title = state.lead?.title ?? (state.taken ? takenTitle() : state.only ? onlyTitle(...state.only.split(":").map(Number)) : null);
-    chip.replaceChildren(...(title ? [title, " ", el("button", { type: "button", onclick: () => { Object.assign(state, nothing, { lead: null, offset: 0 }); address.write({ lead: null }); showChoices(); speakOfChoice(); remember(); list(); } }, "Show all")] : []));
+    chip.replaceChildren(...(title ? [title, " ", el("button", { type: "button", onclick: showAll }, "Show all")] : []));
     thumbs.replaceChildren(...faults.map((fault) => el("li", { class: "fault" }, fault)), ...found.map((index) => {
       const image = images[index];
       const canvas = el("canvas", { "data-index": index, width: 264, height: 184, "aria-hidden": "true" });
@@ -132,12 +132,27 @@ function createGallery(container) {
         onclick: () => open(image.id),
       },
       canvas,
-      el("span", {}, el("strong", {}, image.id), scores[index].map((value, model) => [" ", el("span", {}, markerIcon(model), el("span", { class: "hidden" }, `${data.models[model].label} PQ `), percent(value, 0))])),
-      el("span", { class: "errors" }, modelLabel(shownModel(index)), `: ${errorsInWords(image, shownModel(index))}`),
-      el("span", { class: "why" }, state.lead ? "" : image.why[0] ?? "", !state.lead && image.why.length > 1 ? ` and ${image.why.length - 1} more` : "")));
+      el("span", {}, el("strong", {}, image.name ?? image.id), scores[index].map((value, model) => [" ", el("span", {}, markerIcon(model), el("span", { class: "hidden" }, `${data.models[model].label} PQ `), percent(value, 0))])),
+      el("span", { class: "errors" }, modelLabel(shownModel(index)), `: ${errorsInWords(image, shownModel(index))}`)));
     }));
     if (!found.length && !faults.length) thumbs.replaceChildren(el("li", {}, source.live ? "No image matches." : "No example matches."));
     else if (found.length && (first || !found.includes(state.image))) await show(first === "last" ? found.at(-1) : found[0]);
+  }
+
+  function showAll() {
+    Object.assign(state, nothing, { lead: null, offset: 0 });
+    address.write({ lead: null });
+    showChoices();
+    speakOfChoice();
+    remember();
+    list();
+  }
+
+  /** The images in which the first of two models finds what the second does not. */
+  function followOnly(models) {
+    const key = `only:${models.join(":")}`;
+    if (data.live || data.leads[key]) return follow(key, onlyTitle(...models));
+    status.textContent = `No example in which ${data.models[models[0]].label} finds what ${data.models[models[1]].label} does not.`;
   }
 
   function takenTitle() {
@@ -201,7 +216,7 @@ function createGallery(container) {
       status.textContent = problem.message;
       return;
     }
-    address.write({ image: id, lead: state.lead?.key, ...viewer.address() }, true);
+    address.write({ image: id, lead: state.lead?.key, ...viewer.address(), zoom: null, place: null }, true);
     if (!source.live && !found.includes(index)) {
       Object.assign(state, nothing, { lead: null });
       viewer.speakOf(null);
@@ -212,7 +227,8 @@ function createGallery(container) {
     if (go) viewer.focus();
   }
 
-  container.append(el("div", { class: "bar" }, ...Object.values(boxes).map((box) => box.node), status, busy, chip), thumbs, pages, viewer.node);
+  container.append(viewer.node, el("div", { class: "bar" }, ...Object.values(boxes).map((box) => box.node), status, busy, chip), thumbs, pages);
+  pair.watch(() => { if (state.image >= 0 && !viewer.spokenModel()) viewer.lookAt(pair.a); list(); });
 
   /** Shows the images of a lead, the first of them or `image` in the viewer. */
   async function follow(key, title, image = null) {
@@ -237,6 +253,16 @@ function createGallery(container) {
     return open(image);
   }
 
+  /** What an address says that an error is, where that can be: fields of OPEN and nothing else. */
+  function spokenWords(text) {
+    try {
+      const words = JSON.parse(text);
+      return words && typeof words === "object" ? Object.fromEntries(Object.keys(OPEN).map((name) => [name, words[name] ?? null])) : null;
+    } catch {
+      return null;
+    }
+  }
+
   /** Restores the state of the address; returns whether its image exists. */
   async function restore(wanted) {
     state.lead = wanted.lead && data.leads[wanted.lead] ? { key: wanted.lead, title: "Chosen images" } : null;
@@ -247,12 +273,13 @@ function createGallery(container) {
       for (const name of ["category", "model", "low", "high", "differ"]) state[name] = number(name);
       showChoices();
     }
-    viewer.speakOf(state.lead ? spokenOf(state.lead.key) : spokenOfQuery(state));
+    viewer.speakOf(spokenWords(wanted.error) ?? (state.lead ? spokenOf(state.lead.key) : spokenOfQuery(state)));
     viewer.restore(wanted);
     await list();
     const id = Number(wanted.image);
     if (!wanted.image || !source.has(id)) return false;
     await show(await source.load(id));
+    viewer.look(wanted);
     return true;
   }
 

@@ -57,14 +57,14 @@ function packedImages() {
   const categoriesOf = (image) => new Set(image.layers.flatMap((layer) => (layer ? layer.segments.map((segment) => segment.category) : [])));
   const mean = (values) => (known(values).length ? average(known(values)) : 2);
   const spread = (values) => (known(values).length > 1 ? Math.max(...known(values)) - Math.min(...known(values)) : -1);
-  const keys = { worst: (index) => mean(scores[index]), differ: (index) => -spread(scores[index]), best: (index) => -mean(scores[index]) };
+  const keys = { model: (index) => scores[index][pair.a] ?? 2, worst: (index) => mean(scores[index]), differ: (index) => -spread(scores[index]), best: (index) => -mean(scores[index]) };
   return {
     ...store,
     live: false,
     withPictures: data.models.map((_, model) => model).filter((model) => images.some((image) => image.layers[1 + model])),
     categories: [...new Set(images.flatMap((image) => [...categoriesOf(image)]))].filter((category) => category >= 0),
     causes: data.causes.names.filter((name) => images.some((image) => causesOf(image).has(name))),
-    orders: [["chosen", "as chosen"], ["worst", "worst PQ"], ...(data.models.length > 1 ? [["differ", "largest disagreement"]] : []), ["best", "best PQ"]],
+    orders: [["chosen", "most telling"], ["model", "worst of the model"], ["worst", "worst PQ"], ...(data.models.length > 1 ? [["differ", "largest disagreement"]] : []), ["best", "best PQ"]],
     has: (id) => placeOf.has(id),
     load: (id) => placeOf.get(id),
     find: ({ lead, category, cause, order }) => {
@@ -114,7 +114,6 @@ function wordsOf({ category, cause, verdict, model, slice, low, high, differ, ta
 function queryOfLead(key) {
   const [kind, ...rest] = key.split(":");
   if (kind === "category") return { category: Number(rest[0]) };
-  if (kind === "cause") return { model: Number(rest[0]), cause: data.causes.names[Number(rest[1])] };
   if (kind === "slice") return { slice: rest.join(":") };
   return { [kind]: rest.join(":") };
 }

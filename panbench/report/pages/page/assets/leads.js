@@ -1,9 +1,11 @@
 // Leads: what a row of the page speaks of, and the segments of an image that show it.
 //
-// A lead's key (leads.py) is "category:C", "cause:MODEL:CAUSE", "slice:SLICING:NAME", "taken:TRUE:PREDICTED" or "only:A:B"
+// A lead's key (leads.py) is "category:C", "slice:SLICING:NAME", "taken:TRUE:PREDICTED" or "only:A:B"
 // (found by model A and not by B), of places in data. What it speaks of is { model, category, cause, verdict, slice, taken,
 // only, low, high }; what is null is open. A server's query has the same words; an error of the wall has a box besides, in
 // fractions of the image.
+
+const onlyTitle = (a, b) => `Images in which ${data.models[a].label} finds what ${data.models[b].label} does not`;
 
 const OPEN = { model: null, category: null, cause: null, verdict: null, slice: null, taken: null, only: null, low: null, high: null, box: null };
 
@@ -18,7 +20,6 @@ function spokenOf(key) {
     const category = Number(rest[0]);
     return { ...OPEN, category, model: worst(data.perCategory.find((row) => row.category === category)?.scores.map(([PQ]) => PQ)) };
   }
-  if (kind === "cause") return { ...OPEN, model: Number(rest[0]), cause: data.causes.names[Number(rest[1])] };
   if (kind === "slice") {
     const slicing = [...data.slices, ...(data.own ?? [])].find(({ key: own }) => own === rest[0]);
     const place = slicing?.names.indexOf(rest.slice(1).join(":"));
@@ -129,6 +130,6 @@ function placeInWords(image, place, model) {
   return place.map(([number, index]) => {
     const { category, verdict, cause, iou, area } = outcomeOf(image, number, index, model);
     const why = cause && cause !== "missed" ? ` (${cause})` : "";
-    return `${categoryName(category)}: ${VERDICTS[verdict][1]}${why}${verdict === "TP" ? `, IoU ${iou.toFixed(2)}` : `, ${whole(area)} pixels`}`;
+    return `${categoryName(category)}: ${VERDICTS[verdict]}${why}${verdict === "TP" ? `, IoU ${iou.toFixed(2)}` : `, ${whole(area)} pixels`}`;
   }).join("; ");
 }

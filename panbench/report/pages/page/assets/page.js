@@ -1,4 +1,4 @@
-// The page: theme, contents, and every section from its data.
+// The page: theme, the bar that stays, and every section from its data.
 
 const root = document.documentElement;
 const remembered = (() => { try { return localStorage.getItem("panbench-theme"); } catch { return null; } })();
@@ -12,15 +12,20 @@ function applyTheme(printing = false) {
 }
 applyTheme();
 darkAround.addEventListener("change", () => applyTheme());
-let drawForScreen = () => {};
+let afterPrint = () => {};
 window.addEventListener("beforeprint", () => {
   applyTheme(true);
-  for (const record of document.querySelectorAll("#provenance details")) record.open = true;
-  drawForScreen = drawForPaper();
+  const folded = [...document.querySelectorAll("main details:not([open])")].filter((one) => !one.closest(".fixes"));
+  folded.forEach((one) => { one.open = true; });
+  const drawForScreen = drawForPaper();
+  afterPrint = () => {
+    folded.forEach((one) => { one.open = false; });
+    drawForScreen();
+  };
 });
 window.addEventListener("afterprint", () => {
   applyTheme();
-  drawForScreen();
+  afterPrint();
 });
 
 document.getElementById("tools").append(choice("Colours of the page", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], theme, (value) => {
@@ -29,11 +34,22 @@ document.getElementById("tools").append(choice("Colours of the page", [["auto", 
   applyTheme();
 }));
 
+const contents = document.getElementById("contents");
 for (const section of document.querySelectorAll("main > section")) {
-  document.getElementById("contents").append(el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent));
+  contents.append(el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent));
 }
-// The bar of sections has as many lines as its names need; what a link leads to must not be behind it.
-new ResizeObserver(([{ target }]) => root.style.setProperty("--bar", `${target.offsetHeight}px`)).observe(document.getElementById("contents"));
+if (data.models.length > 1) contents.append(pair.box());
+// The bar has as many lines as its names need; what a link leads to must not be behind it.
+new ResizeObserver(([{ target }]) => root.style.setProperty("--bar", `${target.offsetHeight}px`)).observe(contents);
+// A link of the bar keeps what the address says of the image.
+contents.addEventListener("click", (event) => {
+  const target = document.getElementById(event.target.closest("a")?.hash.slice(1));
+  if (!target) return;
+  event.preventDefault();
+  target.scrollIntoView();
+  target.tabIndex = -1;
+  target.focus({ preventScroll: true });
+});
 for (const place of document.querySelectorAll("[data-marker]")) {
   const model = Number(place.dataset.marker);
   if (place.dataset.named !== undefined) place.after(el("span", { class: "hidden" }, data.models[model].label));
@@ -44,7 +60,7 @@ for (const place of document.querySelectorAll("[data-command]")) place.replaceCh
 
 const within = (id, build) => {
   const place = document.getElementById(id);
-  if (place) build(place);
+  return place ? build(place) : null;
 };
 
 const live = el("p", { id: "live", class: "hidden", role: "status", "aria-live": "polite" });
@@ -52,21 +68,16 @@ document.body.append(live);
 
 within("gallery-view", (place) => { gallery = galleryLater(place); });
 const follow = gallery && ((key, title, image) => { hideTooltip(); gallery.follow(key, title, image); });
-within("chart-intervals", intervalChart);
-within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second", data.overview.speeds));
-within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
-within("category-table", (place) => categoryTable(place, follow));
-within("chart-causes", causeChart);
-within("cause-table", (place) => causeTable(place, follow));
+within("costliest", (place) => costliest(place, gallery));
+const filterWall = within("wall-view", (place) => errorWall(place, gallery));
+within("cause-bars", (place) => causeBars(place, filterWall));
 within("fix-view", (place) => fixView(place, gallery));
-within("wall-view", (place) => errorWall(place, gallery));
-within("confusion-view", (place) => confusionView(place, follow));
-within("slice-view", (place) => sliceCharts(place, follow, data.slices));
-within("own-view", (place) => sliceCharts(place, follow, data.own));
+within("where-view", (place) => whereView(place, follow));
+within("image-view", imageView);
 for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
 for (const [key, drawn] of Object.entries(data.bars)) within(`chart-${key}`, (place) => bars(place, drawn));
-within("only-view", (place) => onlyView(place, follow));
-within("image-view", imageView);
+within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second", data.overview.speeds));
+within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
 if (gallery) within("figures", (place) => gallery.figures(place));
 else root.dataset.ready = "";
 
@@ -76,8 +87,7 @@ within("verdict", (place) => place.addEventListener("click", (event) => {
   if (!target) return;
   event.preventDefault(); // the address keeps the image
   document.querySelectorAll(".carries").forEach((other) => other.classList.remove("carries"));
-  const folded = target.closest("details");
-  if (folded) folded.open = true;
+  for (let folded = target.closest("details"); folded; folded = folded.parentElement.closest("details")) folded.open = true;
   target.classList.add("carries");
   target.tabIndex = -1;
   target.scrollIntoView({ block: "center" });
@@ -89,46 +99,35 @@ function restore(go) {
   const wanted = address.read();
   const place = (name) => data.models.findIndex((model) => model.run === name);
   const [a, b] = [place(wanted.a), place(wanted.b)];
-  if (a >= 0 && b > a && (a !== pair.a || b !== pair.b)) pair.set(a, b);
+  if (a >= 0 && b >= 0 && a !== b) pair.set(a, b);
   gallery?.restore(wanted).then((found) => { if (found && go) document.getElementById("viewer").scrollIntoView({ block: "start" }); });
 }
 if (address.read().image || address.read().a || address.read().find) restore(true);
 window.addEventListener("popstate", () => restore(false));
 
-/** Each image a point: model A against model B, or, of one model, by rank. A click, or arrow keys and Enter, opens it. */
+/** Each image a point: the model against the other, or, of one model, by rank. A click, or arrow keys and Enter, opens it. */
 function imageView(container) {
   const { ids, PQ } = data.images;
   // Without a gallery there may be a command that adds an image; where there is neither, nothing promises a picture.
   const canOpen = Boolean(gallery || data.command);
   const several = data.models.length > 1;
-  const models = () => (several ? [pair.a, pair.b] : [0, 0]);
   const plot = el("div", { class: "chart", id: "points", tabindex: 0, role: "group", "aria-label": several ? `Images as points, PQ of one model against the other; arrow keys walk from the largest difference${canOpen ? ", Enter opens" : ""}` : `Images as points by PQ; arrow keys walk from the worst${canOpen ? ", Enter opens" : ""}` });
   const said = el("p", { class: "note", role: "status", "aria-live": "polite" }, " ");
-  const table = el("div");
-  if (several) container.append(el("div", { class: "bar" }, pair.box()));
-  container.append(el("div", { class: "beside points" }, el("div", {}, plot, said), rove(table)));
+  container.append(plot, said);
 
-  let a = models()[0], b = models()[1];
   let points = [], order = [], cursor = -1, redraw = () => {};
+  const gap = (index) => PQ[pair.a][index] - PQ[pair.b][index];
 
   function again() {
-    [a, b] = models();
+    const { a, b } = pair;
     const held = ids.map((_, index) => index).filter((index) => PQ[a][index] !== null && PQ[b][index] !== null);
-    const gap = (index) => PQ[b][index] - PQ[a][index];
     order = several ? [...held].sort((x, y) => Math.abs(gap(y)) - Math.abs(gap(x))) : [...held].sort((x, y) => PQ[a][x] - PQ[a][y]);
     cursor = -1;
     redraw();
     const better = held.filter((index) => gap(index) > 0).length, worse = held.filter((index) => gap(index) < 0).length;
     said.textContent = several
-      ? `${data.models[b].label} is better on ${whole(better)} images, ${data.models[a].label} on ${whole(worse)}; ${whole(held.length - better - worse)} are even.`
+      ? `${data.models[a].label} is better on ${whole(better)} images, ${data.models[b].label} on ${whole(worse)}; ${whole(held.length - better - worse)} are even.`
       : `${whole(held.length)} images.`;
-    const open = (index) => (canOpen ? el("button", { type: "button", class: "link", onclick: () => openImage(ids[index]) }, `Image ${imageName(ids[index])}`) : `Image ${imageName(ids[index])}`);
-    table.replaceChildren(several
-      ? el("div", {}, el("h3", {}, "Where they differ most"), tableOf("Images with the largest difference",
-        ["Image", el("span", {}, modelLabel(a)), el("span", {}, modelLabel(b)), "A − B"],
-        order.slice(0, data.listed).map((index) => [open(index), percent(PQ[a][index]), percent(PQ[b][index]), signed(-gap(index))])))
-      : el("div", {}, el("h3", {}, "The worst images"), tableOf("Images with the lowest PQ", ["Image", "PQ"],
-        order.slice(0, data.listed).map((index) => [open(index), percent(PQ[a][index])]))));
   }
 
   function openImage(id) {
@@ -138,28 +137,24 @@ function imageView(container) {
   }
 
   const describe = (index) => (several
-    ? `Image ${imageName(ids[index])}\n${data.models[a].label}: PQ ${percent(PQ[a][index])}\n${data.models[b].label}: PQ ${percent(PQ[b][index])}`
-    : `Image ${imageName(ids[index])}\nPQ ${percent(PQ[a][index])}`) + (!canOpen ? "" : gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
+    ? `Image ${imageName(ids[index])}\n${data.models[pair.a].label}: PQ ${percent(PQ[pair.a][index])}\n${data.models[pair.b].label}: PQ ${percent(PQ[pair.b][index])}`
+    : `Image ${imageName(ids[index])}\nPQ ${percent(PQ[pair.a][index])}`) + (!canOpen ? "" : gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
 
   chart(plot, (width) => {
     const canvasWidth = several ? Math.min(width, 640) : width;
     const left = 44, right = canvasWidth - 10, top = 22;
-    const height = several ? right - left + top + 44 : 280;
-    const bottom = height - 44;
-    const x = several ? linear(0, 1, left, right) : linear(0, Math.max(1, ids.length - 1), left, right);
-    const y = linear(0, 1, bottom, top);
+    const height = several ? right - left + top + 44 : 280, bottom = height - 44;
     const place = svg("svg", { width: canvasWidth, height, viewBox: `0 0 ${canvasWidth} ${height}`, "aria-hidden": "true" });
     redraw = () => {
-      points = order.map((index, rank) => [index, several ? x(PQ[a][index]) : x(rank), y(PQ[b][index])]);
-      const dots = points.filter(([index]) => !gallery?.has(ids[index]));
-      const pictured = points.filter(([index]) => gallery?.has(ids[index]));
-      const quarter = [0, 0.25, 0.5, 0.75, 1];
+      const [least, most] = scoreRange([pair.a, pair.b].flatMap((model) => PQ[model]));
+      const x = several ? linear(least, most, left, right) : linear(0, Math.max(1, order.length - 1), left, right), y = linear(least, most, bottom, top);
+      const [across, up] = several ? [pair.b, pair.a] : [pair.a, pair.a], steps = ticks(least, most), show = (value) => percent(value, 0);
+      points = order.map((index, rank) => [index, several ? x(PQ[across][index]) : x(rank), y(PQ[up][index])]);
+      const dots = points.filter(([index]) => !gallery?.has(ids[index])), pictured = points.filter(([index]) => gallery?.has(ids[index]));
       place.replaceChildren(...[
-        ...(several
-          ? xAxis(x, bottom, top, quarter, (value) => percent(value, 0), `PQ of ${data.models[a].label}`, right)
-          : [svg("text", { x: right, y: bottom + 34, "text-anchor": "end" }, "images, worst first")]),
-        ...yAxis(y, left, right, quarter, (value) => percent(value, 0), `PQ of ${data.models[b].label}`),
-        several ? svg("line", { class: "axis", x1: x(0), y1: y(0), x2: x(1), y2: y(1), "stroke-dasharray": "4 4" }) : null,
+        ...(several ? xAxis(x, bottom, top, steps, show, `PQ of ${data.models[across].label}`, right) : [svg("text", { x: right, y: bottom + 34, "text-anchor": "end" }, "images, worst first")]),
+        ...yAxis(y, left, right, steps, show, `PQ of ${data.models[up].label}`),
+        several ? svg("line", { class: "axis", x1: x(least), y1: y(least), x2: x(most), y2: y(most), "stroke-dasharray": "4 4" }) : null,
         svg("path", { d: dots.map(([, px, py]) => `M${px.toFixed(1)},${py.toFixed(1)}h0`).join(""), stroke: "var(--quiet)", "stroke-width": ids.length > 1000 ? 4 : 6, "stroke-linecap": "round", "stroke-opacity": 0.5, fill: "none" }),
         ...pictured.map(([index, px, py]) => svg("circle", { cx: px, cy: py, r: 5.5, fill: "var(--accent)", stroke: "var(--paper)", "stroke-width": 1.5, "data-image": ids[index] })),
         cursor < 0 ? null : svg("circle", { cx: points[cursor][1], cy: points[cursor][2], r: 9, fill: "none", stroke: "var(--ink)", "stroke-width": 2.5 }),
@@ -167,8 +162,7 @@ function imageView(container) {
     };
     /** The points at the pointer, nearest first: one, or several that lie on each other. */
     const at = (event) => {
-      const area = place.getBoundingClientRect();
-      const scale = canvasWidth / area.width;
+      const area = place.getBoundingClientRect(), scale = canvasWidth / area.width;
       const [ex, ey] = [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale];
       // A picture wins over its neighbours: those are what a click can open.
       const far = ([index, px, py]) => Math.hypot(px - ex, py - ey) * (gallery?.has(ids[index]) ? 0.6 : 1);
@@ -179,8 +173,7 @@ function imageView(container) {
     place.addEventListener("pointermove", (event) => {
       const found = at(event);
       if (!found.length) return hideTooltip();
-      const more = found.length > 1 ? `\n${found.length - 1} more here: click again` : "";
-      showTooltip(event, describe(found[0]) + more);
+      showTooltip(event, describe(found[0]) + (found.length > 1 ? `\n${found.length - 1} more here: click again` : ""));
     });
     place.addEventListener("pointerleave", hideTooltip);
     place.addEventListener("click", (event) => {

@@ -2,24 +2,35 @@
 //
 // An image is a record of the gallery (gallery.py): `layers` are the ground truth (TRUTH), then one a model (1 + its
 // place in data.models, null without predictions); `answers[model][i]` is [verdict, IoU, cause] of true segment i in
-// that model. A segment is named by its layer and its place there: [layer, index]. What a model missed is no segment of
+// that model, with [true, predicted] category of a wrong one. A segment is named by its layer and its place there: [layer, index]. What a model missed is no segment of
 // its own layer, but one of the truth.
 
-const VERDICTS = {
-  TP: ["found", "found", "--found"],
-  FP: ["false", "false positive", "--false"],
-  FN: ["missed", "missed", "--missed"],
-  ignored: ["ignored", "ignored", "--ignored"],
-};
-// Layers: -1 the photograph, 0 the ground truth, 1 + k the k-th model; -2 the truth by which of two models found it.
-const ONLY = -2, PHOTO = -1, TRUTH = 0;
+// How a segment is drawn is its kind, everywhere alike: what was found is the photograph left alone, what was missed is
+// hollow with a broken line, what is false is filled, a wrong category has one outline with "book → clock", and a bad
+// mask has both outlines, the true one broken.
+
+const VERDICTS = { TP: "found", FP: "false positive", FN: "missed", ignored: "ignored" };
+const KINDS = { found: "found: left alone", missed: "missed", false: "false", confused: "wrong category: true → predicted", bad: "bad mask: the true outline is broken" };
+
+/** The kind of a segment with this verdict and cause. */
+function kindOf({ verdict, cause }) {
+  if (verdict !== "FP" && verdict !== "FN") return "found";
+  if (cause === "wrong category" || cause === "thing/stuff confusion") return "confused";
+  return cause === "bad mask" ? "bad" : verdict === "FN" ? "missed" : "false";
+}
+
+/** "book → clock". */
+const takenInWords = ([truth, predicted]) => `${categoryName(truth)} → ${categoryName(predicted)}`;
+
+// Layers: -1 the photograph, 0 the ground truth, 1 + k the k-th model.
+const PHOTO = -1, TRUTH = 0;
 
 /** What became of a segment in the eyes of a model: of the ground truth's, what that model made of it. */
 function outcomeOf(image, number, index, judge) {
   const segment = image.layers[number].segments[index];
   if (number !== TRUTH || judge === undefined || !image.answers[judge]) return segment;
-  const [verdict, iou, cause] = image.answers[judge][index];
-  return { ...segment, verdict, iou, cause };
+  const [verdict, iou, cause, taken] = image.answers[judge][index];
+  return { ...segment, verdict, iou, cause, taken };
 }
 
 /** The true segments that a model missed, as places in the truth's layer. */
@@ -42,11 +53,21 @@ function tallyOf(image, number, judge) {
   return found;
 }
 
-/** A verdict with its sign, as legends, tables and the heads of pictures have it. */
-function verdictSign(verdict, words) {
-  const [kind, , color] = VERDICTS[verdict];
-  return el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words);
+/** A kind of error with its sign, drawn with the strokes of pictures. */
+function kindSign(kind, words = KINDS[kind]) {
+  return el("span", { class: "kind" }, kindIcon(kind), words);
 }
+
+function kindIcon(kind) {
+  const box = { x: 2.5, y: 2.5, width: 17, height: 9, rx: 1 };
+  return svg("svg", { class: "sign", viewBox: "0 0 22 14", width: 22, height: 14, "aria-hidden": "true" },
+    kind === "bad" ? svg("rect", { class: "under bad", ...box, x: 5, width: 14 }) : svg("rect", { class: `under ${kind}`, ...box }),
+    svg("rect", { class: kind, ...box, ...(kind === "bad" ? { x: 5, width: 14 } : {}) }),
+    kind === "bad" ? svg("rect", { class: "bad broken", ...box, width: 12 }) : null);
+}
+
+/** The key to the kinds of errors. */
+const kindLegend = () => el("ul", { class: "legend kinds" }, Object.keys(KINDS).map((kind) => el("li", {}, kindSign(kind))));
 
 /** What a model did with an image, in a few words: "2 missed, 1 false". */
 function errorsInWords(image, model) {

@@ -1,33 +1,31 @@
 // The viewer: one image with its ground truth and each model's answer, beside each other or parted by a divider.
 
 const ZOOM_MOST = 12;
+const CUT = 0.1; // the model is seen whole but for a margin of truth
 const PRINTED = 6;
 
 /** Columns for `count` printed panes: up to eight beside each other, more in rows of one length as far as may be. */
 const printedColumns = (count) => Math.ceil(count / Math.ceil(count / 8));
 
 function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) {
-  const several = withPictures.length > 1;
   const state = {
-    image: 0, left: TRUTH, right: 1 + withPictures[0], mode: "divider", color: "category", opacity: 0.55, outlined: true,
-    missed: true, judge: withPictures[0], cut: 0.5, lit: [], zoom: 1, center: [0.5, 0.5],
-    spoken: null, places: [], place: 0,
+    image: 0, left: TRUTH, right: 1 + (withPictures.includes(pair.a) ? pair.a : withPictures[0]), mode: "divider", color: "errors",
+    cut: CUT, lit: [], zoom: 1, center: [0.5, 0.5], spoken: null, places: [], place: 0,
   };
   // waiting: for the photograph of the image; until it is there, the picture before stays as it is.
   let photo = null, waiting = true, drawn = 0, width = 0, repaint = () => {};
 
   const heading = el("h3", { id: "viewer-title" });
-  const about = el("p", { class: "note" });
+  const about = el("p", { class: "note about" });
   const stage = el("div", { class: "stage-place" });
   const lists = el("div", { class: "lists" });
-  const layerNames = [[PHOTO, "Image"], [TRUTH, "Ground truth"], ...(several ? [[ONLY, "Found by only one"]] : []), ...withPictures.map((model) => [1 + model, data.models[model].label])];
+  const layerNames = [[PHOTO, "Image"], [TRUTH, "Ground truth"], ...withPictures.map((model) => [1 + model, data.models[model].label])];
   const remember = () => address.write(fromState());
   const leftBox = select("Left", layerNames, state.left, (value) => { state.left = value; remember(); render(); });
   const rightBox = select("Right", layerNames, state.right, (value) => { state.right = value; remember(); render(); });
   const sides = el("span", { class: "bar", style: { margin: "0" } }, leftBox.node, rightBox.node);
-  const judgeBox = several ? select("Truth judged by", withPictures.map((model) => [model, data.models[model].label]), state.judge, (value) => { state.judge = value; remember(); render(); }) : null;
   const modeBox = choice("View", [["divider", "Divider"], ["side", "Side by side"]], state.mode, (value) => { setMode(value); remember(); render(); });
-  const colorBox = choice("Colours", [["category", "Categories"], ["verdict", "Verdicts"]], state.color, (value) => { state.color = value; remember(); render(); });
+  const colorBox = choice("Colours", [["errors", "Errors"], ["categories", "Categories"]], state.color, (value) => { state.color = value; remember(); render(); });
   const zoomSaid = el("span", { class: "quiet zoomed" }, "1×");
   const zoomBox = rove(el("span", { class: "group", role: "group", "aria-label": "Zoom" },
     el("button", { type: "button", "aria-label": "Zoom out", onclick: () => zoomBy(1 / 1.5) }, "−"),
@@ -38,58 +36,46 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     const done = () => { link.textContent = "Link copied"; };
     (navigator.clipboard?.writeText(location.href) ?? Promise.reject()).then(done, () => { link.textContent = "It is in the address bar"; });
   } }, "Copy link");
-  const onlyBox = el("p", { class: "note", hidden: true });
   const placeSaid = el("span", { role: "status", "aria-live": "polite" });
-  const placeBar = el("div", { class: "bar places", hidden: true },
+  const placeBar = el("span", { class: "bar places", hidden: true },
     el("button", { type: "button", title: "Key: p", onclick: () => walk(-1) }, "← Previous error"),
     el("button", { type: "button", title: "Key: n", onclick: () => walk(1) }, "Next error →"), placeSaid);
   const node = el("div", { class: "viewer", id: "viewer", role: "group", "aria-labelledby": "viewer-title", tabindex: -1 },
-    el("div", { class: "bar" },
-      heading,
-      el("button", { type: "button", onclick: () => onstep(-1) }, "← Previous"),
-      el("button", { type: "button", onclick: () => onstep(1) }, "Next →"), link),
-    about, placeBar,
-    el("div", { class: "bar" }, modeBox, sides, judgeBox?.node, colorBox,
-      el("label", {}, "Opacity ", el("input", { type: "range", min: 0, max: 100, value: 100 * state.opacity, oninput: (event) => { state.opacity = event.target.value / 100; render(); } })),
-      el("label", {}, el("input", { type: "checkbox", checked: true, onchange: (event) => { state.outlined = event.target.checked; render(); } }), "Outlines"),
-      el("label", {}, el("input", { type: "checkbox", checked: true, onchange: (event) => { state.missed = event.target.checked; render(); } }), "Missed"),
-      zoomBox, zoomSaid),
-    el("ul", { class: "legend verdicts", hidden: true }, Object.entries(VERDICTS).map(([verdict, [, words]]) => el("li", {}, verdictSign(verdict, words)))),
-    onlyBox, stage, lists);
+    heading, stage,
+    el("div", { class: "bar controls" },
+      el("button", { type: "button", title: "Key: ←", onclick: () => onstep(-1) }, "← Previous"),
+      el("button", { type: "button", title: "Key: →", onclick: () => onstep(1) }, "Next →"),
+      modeBox, sides, colorBox, zoomBox, zoomSaid, link),
+    placeBar, kindLegend(), about, lists);
 
   function setMode(mode) {
     state.mode = mode;
     sides.style.display = mode === "side" ? "none" : "";
-    showJudge();
   }
 
-  /** The judge can be chosen where no model stands beside the truth. */
-  function showJudge() {
-    if (judgeBox) judgeBox.node.style.display = state.mode === "side" || (state.left <= TRUTH && state.right <= TRUTH) ? "" : "none";
-  }
-
-  const runOf = (number) => (number === ONLY ? "only" : number === PHOTO ? "image" : number === TRUTH ? "truth" : data.models[number - 1].run);
+  const runOf = (number) => (number === PHOTO ? "image" : number === TRUTH ? "truth" : data.models[number - 1].run);
   const layerOfRun = (name) => layerNames.map(([number]) => number).find((number) => runOf(number) === name);
-  const fromState = () => ({ view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color, judge: several ? runOf(1 + state.judge) : null });
+  const spokenWords = () => (state.spoken ? JSON.stringify(Object.fromEntries(Object.entries(state.spoken).filter(([, value]) => value !== null))) : null);
+  const fromState = () => ({
+    view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color, error: spokenWords(), place: state.place || null,
+    zoom: state.zoom > 1 ? [state.zoom, ...state.center].map((number) => number.toFixed(3)).join() : null,
+  });
 
   const nameOf = (number) => layerNames.find(([other]) => other === number)[1];
 
   /** The model whose verdicts the ground truth shows: the one on the other side of the divider, else the chosen one. */
   function judge(image) {
     const sides = state.mode === "divider" ? [state.right - 1, state.left - 1] : [];
-    return [...sides, state.judge, ...withPictures].find((model) => model >= 0 && image.answers[model]);
+    return [...sides, pair.a, ...withPictures].find((model) => model >= 0 && image.answers[model]);
   }
 
-  /** The two models of the picture of what one finds alone: those of the lead, else the pair of the page. */
-  const two = () => state.spoken?.only?.split(":").map(Number) ?? [pair.a, pair.b];
-
   /** The layers that a pane or list can show of an image. */
-  const held = (image) => layerNames.map(([number]) => number).filter((number) => number < TRUTH ? number === PHOTO || state.spoken?.only : image.layers[number]);
+  const held = (image) => layerNames.map(([number]) => number).filter((number) => number < TRUTH || image.layers[number]);
 
   const outcome = (image, number, index) => outcomeOf(image, number, index, judge(image));
 
   function verdictText(verdict, iou, cause) {
-    const [, words] = VERDICTS[verdict] ?? ["", verdict ?? ""];
+    const words = VERDICTS[verdict] ?? verdict ?? "";
     return words + (iou === null ? "" : `, IoU ${iou.toFixed(2)}`) + (cause && cause !== words ? ` (${cause})` : "") + (verdict && verdict !== "ignored" ? ` · ${verdict}` : "");
   }
 
@@ -217,7 +203,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   }
 
   function composed(image, number, width, height, columns) {
-    return compose(image, number, mapOf, photo, width, height, { columns, view: viewOf(image), style: state, judge: judge(image), lit: state.lit.length ? state.lit : state.places.flat(), two: two() });
+    return compose(image, number, mapOf, photo, width, height, { columns, view: viewOf(image), color: state.color, judge: judge(image), lit: state.lit.length ? state.lit : state.places[state.place] ?? [] });
   }
 
   // ---- the places that a lead speaks of -------------------------------------------------------------------------
@@ -226,24 +212,22 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   function speakOf(spoken) {
     state.spoken = spoken;
     if (!spoken) return setPlaces([]);
-    state.color = "verdict";
+    state.color = "errors";
     colorBox.set(state.color);
     lookAt(spoken.model);
     if (!spoken.only) return;
-    [state.left, state.right] = [1 + spoken.model, ONLY];
+    // What the first finds and the second does not: the second beside the first.
+    [state.left, state.right] = spoken.only.split(":").map((model) => 1 + Number(model));
     leftBox.set(state.left);
     rightBox.set(state.right);
   }
 
-  /** Puts a model beside the truth, and judges the truth by it. */
+  /** Puts a model beside a margin of the truth. */
   function lookAt(model) {
     if (!withPictures.includes(model)) return;
-    [state.left, state.right, state.judge] = [TRUTH, 1 + model, model];
+    [state.left, state.right, state.cut] = [TRUTH, 1 + model, CUT];
     leftBox.set(state.left);
     rightBox.set(state.right);
-    judgeBox?.set(model);
-    // The model is seen whole but for a margin of truth.
-    state.cut = 0.1;
   }
 
   /** Finds the places of an image, in the model that is spoken of or, where none is, in the first that shows any. */
@@ -276,15 +260,18 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     const at = state.place + by;
     if (!state.places[at]) return onstep(by);
     zoomTo(at);
+    remember();
     zoomed();
     markLines();
   }
 
   node.addEventListener("keydown", (event) => {
-    const by = { n: 1, p: -1 }[event.key];
-    if (!by || !state.places.length || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, .group, .lists, .divider")) return;
+    const error = state.places.length ? { n: 1, p: -1 }[event.key] : undefined, image = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!error && !image) return;
     event.preventDefault();
-    walk(by);
+    if (error) walk(error);
+    else onstep(image);
   });
 
   // ---- drawing --------------------------------------------------------------------------------------------------
@@ -296,7 +283,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     state.center = [0.5, 0.5];
     const image = images[index];
     heading.textContent = `Image ${image.name ?? image.id}`;
-    about.replaceChildren(`${image.file}${image.why.length ? ` · shown for: ${image.why.join("; ")}` : ""} · PQ: `,
+    about.replaceChildren(`${image.file} · PQ: `,
       ...data.models.flatMap((_, model) => [el("span", {}, model ? ", " : "", modelLabel(model), ` ${percent(scores[index][model])}`)]));
     findPlaces(image);
     for (const side of ["left", "right"]) {
@@ -343,10 +330,6 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     if (waiting) return;
     width = stage.clientWidth; // all is drawn for it: the observer below need not draw it once more
     hideTooltip();
-    node.querySelector(".verdicts").hidden = state.color !== "verdict";
-    onlyBox.hidden = state.mode === "side" || (state.left !== ONLY && state.right !== ONLY);
-    if (!onlyBox.hidden) onlyBox.replaceChildren(...onlyLegend(images[state.image]));
-    showJudge();
     if (state.mode === "divider") renderDivider(images[state.image]);
     else renderSide(images[state.image]);
     renderLists(images[state.image]);
@@ -360,6 +343,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     const handle = el("div", { class: "divider", role: "slider", tabindex: 0, "aria-label": "Divider", "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal" });
     const left = el("span", { class: "corner left" }, nameOf(state.left)), right = el("span", { class: "corner right" }, nameOf(state.right));
     const box = el("div", { class: "stage", style: { width: `${css}px` } }, canvas, left, right, handle);
+    stage.style.minHeight = `${Math.round(Math.min(stage.clientWidth * 0.75, 0.72 * window.innerHeight))}px`; // what follows stays in its place
     // Of each side what is painted of it, and its columns: at first those that are seen, all once the divider is moved.
     let parts = [null, null];
 
@@ -413,6 +397,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   }
 
   function renderSide(image) {
+    stage.style.minHeight = "";
     const numbers = held(image), all = stage.clientWidth;
     const columns = columnsFor(numbers.length, all);
     const grid = el("div", { class: "panes", style: { "grid-template-columns": `repeat(${columns}, minmax(0, 1fr))` } });
@@ -441,18 +426,9 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   /** What a pane's head says: PQ, and how many segments have which verdict. */
   function counts(image, number) {
     if (number === PHOTO) return [`${image.width} × ${image.height}`];
-    if (number === ONLY) return onlyLegend(image);
-    const parts = Object.entries(tallyOf(image, number, judge(image))).filter(([, count]) => count)
-      .map(([verdict, count]) => verdictSign(verdict, `${count} ${VERDICTS[verdict][1]}`));
-    const first = number === TRUTH ? el("span", {}, "by ", modelLabel(judge(image)), ":") : el("strong", {}, `PQ ${percent(scores[state.image][number - 1])}`);
-    return [first, ...parts.flatMap((part) => [" ", part])];
-  }
-
-  /** How many true segments one of the two models finds alone, with their stripes. */
-  function onlyLegend(image) {
-    const found = image.layers[TRUTH].segments.map((_, index) => foundByOne(image, index, two()));
-    return [["a", "/"], ["b", "\\"]].flatMap(([which, stripes], place) => [place ? " " : "",
-      el("span", { class: "verdict only", style: { "--kind": modelColor(two()[place]) } }, `${found.filter((one) => one === which).length} only ${data.models[two()[place]].label} (${stripes})`)]);
+    const parts = Object.entries(tallyOf(image, number, judge(image))).filter(([, count]) => count).map(([verdict, count]) => `${count} ${VERDICTS[verdict]}`);
+    const first = number === TRUTH ? el("span", {}, "by ", modelLabel(judge(image)), ": ") : el("strong", {}, `PQ ${percent(scores[state.image][number - 1])} `);
+    return [first, parts.join(", ")];
   }
 
   /** Shows what lies under the pointer; `linked`: in every pane, with a cross at the same place. */
@@ -465,7 +441,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     };
     function tell(event) {
       const { u, v, x, y } = at(event);
-      const number = layerAt(u) === ONLY ? TRUTH : layerAt(u);
+      const number = layerAt(u);
       if ((number === PHOTO && !linked) || x < 0 || y < 0 || x >= image.width || y >= image.height) return clear();
       const value = (layer) => mapOf(image, layer)[y * image.width + x] - 1;
       const said = (layer) => (value(layer) < 0 ? "void: no segment" : describe(image, layer, value(layer)));
@@ -515,8 +491,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
 
   function renderLists(image) {
     const shown = state.mode === "divider" ? [...new Set([state.left, state.right])] : layerNames.map(([number]) => number);
-    const listed = [...new Set(shown.map((number) => (number === ONLY ? TRUTH : number)))];
-    lists.replaceChildren(...listed.filter((number) => number !== PHOTO && image.layers[number]).map((number) => {
+    lists.replaceChildren(...[...new Set(shown)].filter((number) => number !== PHOTO && image.layers[number]).map((number) => {
       const layer = image.layers[number];
       const order = layer.segments.map((_, index) => index).sort((a, b) => layer.segments[b].area - layer.segments[a].area);
       const title = number > 0 ? modelLabel(number - 1) : ["Ground truth, and what became of it in ", modelLabel(judge(image))];
@@ -532,7 +507,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   /** A line of a list. by: the model in whose eyes it is, where that is not the judge. */
   function segmentRow(image, number, index, by = judge(image)) {
     const segment = outcomeOf(image, number, index, by);
-    const words = VERDICTS[segment.verdict]?.[1];
+    const words = VERDICTS[segment.verdict];
     const set = (lit) => () => light(lit);
     const lit = [[number, index]];
     return el("tr", { "data-segment": `${number},${index}`, onpointerenter: set(lit), onpointerleave: set([]) },
@@ -540,7 +515,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
         el("button", { type: "button", class: "link", onfocus: set(lit), onblur: set([]), onclick: set(lit) }, categoryName(segment.category), segment.crowd ? " (crowd)" : "")),
       el("td", { class: "number" }, segment.score === null ? "–" : segment.score.toFixed(2)),
       el("td", { class: "number" }, segment.iou === null ? "–" : segment.iou.toFixed(2)),
-      el("td", {}, segment.verdict ? verdictSign(segment.verdict, words + (segment.cause && segment.cause !== words ? `: ${segment.cause}` : "")) : "–"),
+      el("td", {}, segment.verdict ? kindSign(kindOf(segment), words + (segment.taken ? `: ${takenInWords(segment.taken)}` : segment.cause && segment.cause !== words ? `: ${segment.cause}` : "")) : "–"),
       el("td", { class: "number wide" }, whole(segment.area)));
   }
 
@@ -551,6 +526,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     show,
     prepare,
     speakOf,
+    lookAt: (model) => { lookAt(model); if (!waiting) render(); },
     spokenModel: () => state.spoken?.model ?? null,
     focus: () => {
       node.scrollIntoView({ block: "start" });
@@ -559,14 +535,19 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     address: fromState,
     restore: (wanted) => {
       if (wanted.view) { setMode(wanted.view === "side" ? "side" : "divider"); modeBox.set(state.mode); }
-      if (wanted.colours) { state.color = wanted.colours === "verdict" ? "verdict" : "category"; colorBox.set(state.color); }
-      const judge = data.models.findIndex((model) => model.run === wanted.judge);
-      if (withPictures.includes(judge)) { state.judge = judge; judgeBox?.set(judge); }
+      if (wanted.colours) { state.color = wanted.colours === "categories" ? "categories" : "errors"; colorBox.set(state.color); }
       for (const side of ["left", "right"]) {
         const number = wanted[side] === undefined ? undefined : layerOfRun(wanted[side]);
         if (number !== undefined) { state[side] = number; (side === "left" ? leftBox : rightBox).set(number); }
       }
       render();
+    },
+    /** Goes to the error and the part of the image that an address names. */
+    look: (wanted) => {
+      if (state.places[Number(wanted.place)]) zoomTo(Number(wanted.place));
+      const [zoom, ...center] = (wanted.zoom ?? "").split(",").map(Number);
+      if (zoom >= 1 && zoom <= ZOOM_MOST && center.length === 2 && center.every((number) => number >= 0 && number <= 1)) [state.zoom, state.center] = [zoom, center];
+      zoomed();
     },
     recolor: render,
     /** Figures for print: the first examples, each layer with its verdicts. */
@@ -578,13 +559,11 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
         const panes = layerNames.map(([number]) => number).filter((number) => number === PHOTO || (number >= TRUTH && image.layers[number]));
         figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${printedColumns(panes.length)}, 1fr)` } }, panes.map((number) => {
           const width = 360, height = Math.round((width * image.height) / image.width);
-          const canvas = compose(image, number, mapOf, picture, width, height,
-            { style: { color: number === TRUTH ? "category" : "verdict", opacity: 0.55, outlined: true } });
+          const canvas = compose(image, number, mapOf, picture, width, height, { color: number === TRUTH ? "categories" : "errors" });
           return el("div", {}, canvas, el("span", {}, number > 0 ? [modelLabel(number - 1), ` PQ ${percent(scores[index][number - 1])}: ${errorsInWords(image, number - 1)}`] : nameOf(number)));
-        })), el("figcaption", {}, `Image ${image.name ?? image.id} (${image.file}), shown for: ${image.why.join("; ")}. Of models: what was found is grey, what is false is filled with stripes (/), what was missed has a broken outline and thin stripes (\\).`));
+        })), el("figcaption", {}, `Image ${image.name ?? image.id} (${image.file}).`));
       };
       picture.src = image.photo;
     }),
-    several,
   };
 }
