@@ -13,7 +13,7 @@ from jinja2 import TemplateNotFound, UndefinedError
 import panbench
 from panbench.report.pages.live.library import Library
 from panbench.report.pages.page.document import report_page
-from panbench.report.pages.rendering import Markup, render, whole_page
+from panbench.report.pages.rendering import Markup, named_apart, render, whole_page
 from panbench.report.pages.site import write_site
 
 PACKAGE = Path(panbench.__file__).parent
@@ -111,3 +111,9 @@ def test_python_spells_no_html():
             if tags.search(text) and text not in docstrings:
                 found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {text!r}")
     assert found == []
+
+
+def test_tables_of_one_name_are_told_apart_by_their_ground_truth():
+    marks = ["ab" * 32, "cd" * 32, "ef" * 32]
+    expected = ["coco val (ground truth abababab)", "coco val (ground truth cdcdcdcd)", "shapes val"]
+    assert named_apart(["coco val", "coco val", "shapes val"], marks) == expected

@@ -22,7 +22,7 @@ from panbench.base.text import for_file
 from panbench.report.answers.grid import percent
 from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, ERRORS, LIGHT
 
-__all__ = ["FOOTER", "Markup", "json_in_html", "render", "scripts_of", "whole_page"]
+__all__ = ["FOOTER", "Markup", "json_in_html", "named_apart", "render", "scripts_of", "whole_page"]
 
 FOOTER = "Written by panbench. This file needs no network and sends nothing."
 """The last line of a page that is a file."""
@@ -61,6 +61,14 @@ def whole_page(
     policy = _policy(style=style, script=script, asks=asks, forms=forms)
     whole = {"subtitle": None, **facts, "title": title, "style": Markup(style), "script": script and Markup(script)}
     return str(render(template, policy=policy, **whole))
+
+
+def named_apart(names: Sequence[str], fingerprints: Sequence[str | None]) -> list[str]:
+    """Names of tables; of several with one name each says which ground truth it is of, by its SHA-256."""
+    return [
+        name if names.count(name) == 1 or not mark else f"{name} (ground truth {mark[:8]})"
+        for name, mark in zip(names, fingerprints, strict=True)
+    ]
 
 
 def json_in_html(data: Mapping[str, Any] | Sequence[Any]) -> str:

@@ -26,7 +26,7 @@ from panbench.report.answers.comparison import rank_note, standing
 from panbench.report.answers.grid import ABSENT, count, percent
 from panbench.report.answers.tables import ComparisonRow, labels, rate
 from panbench.report.pages.page.document import write_report
-from panbench.report.pages.rendering import FOOTER, whole_page
+from panbench.report.pages.rendering import FOOTER, named_apart, whole_page
 from panbench.runs import Run
 from panbench.runs.alike import ground_truths
 
@@ -90,6 +90,9 @@ def write_site(
     reporter.progress("Writing reports", len(shown), len(shown), "files")
     (folder / ".nojekyll").touch()
     found = [_table(entries, comparison) for entries, comparison in zip(tables, compared, strict=True)]
+    fingerprints = [entries[0].run.info.dataset.fingerprint for entries in tables]
+    for table, name in zip(found, named_apart([table["data"] for table in found], fingerprints), strict=True):
+        table["data"] = name
     write_text(folder / "index.html", _index(title, len(runs), found))
     return folder / "index.html"
 

@@ -34,7 +34,7 @@ from panbench.report.pages.live.library import Asked, Library, Listed
 from panbench.report.pages.live.selection import Query, Selection
 from panbench.report.pages.live.sharing import Busy, Shared, Stop
 from panbench.report.pages.live.watch import Looked, Watch
-from panbench.report.pages.rendering import whole_page
+from panbench.report.pages.rendering import named_apart, whole_page
 from panbench.runs.alike import ground_truths
 
 __all__ = ["HOSTS", "application"]
@@ -243,13 +243,17 @@ def _index(library: Library, warning: str = "") -> str:
     groups: dict[int, list[Listed]] = {}
     for (one, _), truth in zip(shown, ground_truths([data for _, data in shown]), strict=True):
         groups.setdefault(truth, []).append(one)
+    tables = [_group(members) for members in groups.values()]
+    fingerprints = [members[0].data and members[0].data.fingerprint for members in groups.values()]
+    for table, name in zip(tables, named_apart([table["data"] for table in tables], fingerprints), strict=True):
+        table["data"] = name
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
     return _page(
         "index.html",
         f"{number} in {library.folder if library.folder.name else library.folder.resolve()}",
         forms=True,
         warning=warning,
-        groups=[_group(members) for members in groups.values()],
+        groups=tables,
         unreadable=[(one.name, one.run.problem or "cannot be read") for one in unreadable],
     )
 
