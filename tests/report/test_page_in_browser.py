@@ -869,6 +869,8 @@ def test_the_divider_moved_to_an_end_shows_all_of_one_layer(open_report):
     page = open_report()
     canvas, handle = page.locator("#viewer .stage canvas"), page.locator("#viewer .divider")
     canvas.wait_for()
+    # Of a model that found all there is nothing but the photograph.
+    page.get_by_label("Right", exact=True).select_option("second")
     handle.focus()
     moved = []
     for key in ("End", "Home"):
@@ -876,8 +878,6 @@ def test_the_divider_moved_to_an_end_shows_all_of_one_layer(open_report):
         moved.append(canvas.evaluate("canvas => canvas.toDataURL()"))
         # Painted anew, with the divider where it is.
         page.get_by_role("button", name="Fit").click()
-        # Off the picture, where it would light what lies under it.
-        page.mouse.move(0, 0)
         assert canvas.evaluate("canvas => canvas.toDataURL()") == moved[-1]
         handle.focus()
     assert moved[0] != moved[1]

@@ -244,7 +244,7 @@ def _index(library: Library, warning: str = "") -> str:
     for (one, _), truth in zip(shown, ground_truths([data for _, data in shown]), strict=True):
         groups.setdefault(truth, []).append(one)
     tables = [_group(members) for members in groups.values()]
-    fingerprints = [members[0].data and members[0].data.fingerprint for members in groups.values()]
+    fingerprints = [data.fingerprint if (data := members[0].data) else None for members in groups.values()]
     for table, name in zip(tables, named_apart([table["data"] for table in tables], fingerprints), strict=True):
         table["data"] = name
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
