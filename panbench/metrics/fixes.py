@@ -480,11 +480,8 @@ class _Grouped:
         (held, _), _ = numbered([cell, image])
         self._with_error += np.bincount(held, minlength=len(self._with_error))
         unit = np.searchsorted(self._images, delta.image) % UNITS
-        # Of 1,214 categories or more there are more cells than two bytes count.
-        cell = part.cell.astype(np.int16 if len(self._errors) < 1 << 15 else np.int32)
-        where, counts = (unit, delta.category), (delta.hits, delta.mistakes)
-        small = [[column.astype(np.int16) for column in pair] for pair in (where, counts)]
-        self._kept.append((*small[0], cell, *small[1], delta.iou))
+        columns = (unit, delta.category, part.cell, delta.hits, delta.mistakes)
+        self._kept.append((*(column.astype(np.int16) for column in columns), delta.iou))
 
     def sums(self) -> _CellSums:
         """The sums of all cells."""

@@ -38,7 +38,7 @@ def test_ranks_have_the_range_that_the_tests_leave_open(tmp_path):
 
     open_ = write_site([scored("a", 10), scored("b", 11)], tmp_path / "open", examples=0)
     assert ranks_of(open_) == ["1 (1–2)", "2 (1–2)"]
-    assert "A range of ranks: after every run that is significantly better" in open_.read_text("utf-8")
+    assert "Ranks at 95 %: the best and the worst rank that the tests leave possible." in open_.read_text("utf-8")
     sure = write_site([scored("c", 1), scored("d", 20)], tmp_path / "sure", examples=0)
     assert ranks_of(sure) == ["1", "2"]
 
