@@ -218,6 +218,7 @@ def test_shards_on_the_command_line(folder, whole, tmp_path):
     ("text", "sentence"),
     [
         ("0/8", r"There is no shard 0/8\. Shards are numbered from 1 to 8\. For Slurm: `sbatch --array=1-8`\."),
+        ("0/5", r"For Slurm: `sbatch --array=1-5`\.$"),
         ("9/8", r"There is no shard 9/8\. Shards are numbered from 1 to 8\.$"),
         ("2", "give the number of the shard and of all shards, as in 3/16"),
         ("a/b", "give the number of the shard"),

@@ -2,14 +2,16 @@
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from panbench.base.errors import BadArgument
 from panbench.base.extras import install_line
 from panbench.base.studies import Option
 from panbench.evaluation.options import StudyOptions
 from panbench.report.answers.options import ScoreOptions
-from panbench.runs.sharded import Spread
+
+if TYPE_CHECKING:
+    from panbench.runs.sharded import Spread
 
 __all__ = ["EvaluateOnRay", "ScoreOnRay", "parse_engine"]
 
@@ -45,7 +47,7 @@ def _is_installed() -> bool:
     return importlib.util.find_spec("ray") is not None
 
 
-def _spread(engine: str | None) -> Spread | None:
+def _spread(engine: str | None) -> "Spread | None":
     if engine is None:
         return None
     tasks, address = parse_engine(engine)
@@ -63,7 +65,7 @@ class EvaluateOnRay(StudyOptions):
 
     engine: Engine = None
 
-    def spread(self) -> Spread | None:
+    def spread(self) -> "Spread | None":
         """Shards as Ray tasks. Raises BadArgument for an engine that cannot be."""
         return _spread(self.engine)
 
@@ -76,6 +78,6 @@ class ScoreOnRay(ScoreOptions):
 
     engine: Engine = None
 
-    def spread(self) -> Spread | None:
+    def spread(self) -> "Spread | None":
         """Shards as Ray tasks. Raises BadArgument for an engine that cannot be."""
         return _spread(self.engine)

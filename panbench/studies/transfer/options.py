@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from panbench.base.reporter import Reporter
 from panbench.base.studies import Option
-from panbench.datasets.category_map import CategoryMap, read_category_map, recorded_map
 from panbench.evaluation.options import Evaluation, Joined, StudyOptions
 from panbench.report.answers.options import Remade, ScoreOptions, Scoring
-from panbench.runs import CategoryMapRecord, RunInfo
 
 if TYPE_CHECKING:
     from panbench.datasets import Dataset
+    from panbench.datasets.category_map import CategoryMap
     from panbench.models.model import Model
+    from panbench.runs import CategoryMapRecord, RunInfo
 
 __all__ = ["MapOptions", "MapScores", "RecordedMap"]
 
@@ -27,14 +27,16 @@ MapFile = Annotated[
 """The option --category-map."""
 
 
-def _settings(mapping: CategoryMap) -> dict[str, str]:
+def _settings(mapping: "CategoryMap") -> dict[str, str]:
     """The map's name, and a hash of its pairs."""
     pairs = json.dumps(sorted(mapping.ids.items())).encode()
     return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
 
 
-def _in_words(mapping: CategoryMap, own: Mapping[int, str]) -> CategoryMapRecord:
+def _in_words(mapping: "CategoryMap", own: Mapping[int, str]) -> "CategoryMapRecord":
     """The map for run.json. own: the name of each source category"""
+    from panbench.runs import CategoryMapRecord
+
     named = {category.id: category.name for category in mapping.target}
     return CategoryMapRecord(
         name=mapping.name,
@@ -47,11 +49,11 @@ def _in_words(mapping: CategoryMap, own: Mapping[int, str]) -> CategoryMapRecord
 class _Mapping(StudyOptions):
     """A map from the model's categories to the dataset's, wherever it is from."""
 
-    def of(self, model: "Model", dataset: "Dataset") -> CategoryMap | None:
+    def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap | None":
         """The map; None where none is asked for. Raises BadArgument for one that does not fit."""
         raise NotImplementedError
 
-    def in_words(self, mapping: CategoryMap, model: "Model") -> CategoryMapRecord:
+    def in_words(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
         """The map for run.json."""
         return _in_words(mapping, dict(enumerate(model.class_names)))
 
@@ -86,16 +88,17 @@ class MapOptions(_Mapping):
         """Whether a map is given."""
         return self.category_map is not None
 
-    def of(self, model: "Model", dataset: "Dataset") -> CategoryMap | None:
+    def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap | None":
         """The map in that file."""
         if self.category_map is None:
             return None
+        from panbench.datasets.category_map import read_category_map
         from panbench.models.predict import labels_as_categories
 
         return read_category_map(self.category_map, labels_as_categories(model), dataset.categories)
 
     @classmethod
-    def of_run(cls, info: RunInfo) -> StudyOptions | None:
+    def of_run(cls, info: "RunInfo") -> StudyOptions | None:
         """The map that the run went through."""
         return None if info.category_map is None else RecordedMap(info.category_map)
 
@@ -104,16 +107,17 @@ class MapOptions(_Mapping):
 class RecordedMap(_Mapping):
     """The map that a run recorded."""
 
-    record: CategoryMapRecord
+    record: "CategoryMapRecord"
 
-    def of(self, model: "Model", dataset: "Dataset") -> CategoryMap:
+    def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap":
         """The same map."""
+        from panbench.datasets.category_map import recorded_map
         from panbench.models.predict import labels_as_categories
 
         labels = labels_as_categories(model)
         return recorded_map(self.record.name, self.record.categories, labels, dataset.categories)
 
-    def in_words(self, mapping: CategoryMap, model: "Model") -> CategoryMapRecord:
+    def in_words(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
         """As the run has it."""
         return self.record
 
