@@ -1,4 +1,4 @@
-"""Seven questions put to a report by a browser, with a stopwatch, each answer held against what `--json` says.
+"""Four questions put to a report by a browser, with a stopwatch, each answer held against what `--json` says.
 
     python scripts/bench/report.py --images 500 --folder DIR --make-only
     panbench report DIR/results --out report.html
@@ -53,22 +53,12 @@ class Truth:
         found: dict[str, Any] = next(test for test in a["versus"] if test["run"] == b["run"])
         return found
 
-    def difference(self, category: str) -> float:
-        """PQ of the best run minus that of the second in a category, in points."""
-        values = [
-            next(row["value"] for row in run["per_category"] if row["name"] == category and row["metric"] == "PQ")
-            for run in self.runs[:2]
-        ]
-        return 100 * float(values[0] - values[1])
-
     @cached_property
-    def most_different(self) -> list[int]:
-        """The images on which the two best runs differ most in PQ, by the package."""
+    def worst(self) -> list[int]:
+        """The images of lowest PQ of the best run, by the package."""
         by_name = {run.name: run for run in list_runs(self._folder)}
-        members, _ = views.compared([by_name[run["run"]] for run in self.runs[:2]])
-        table = views.per_image(members).pivot(index="image_id", columns="run", values="PQ")
-        gap = (table[members[0].label] - table[members[1].label]).abs()
-        return [int(image) for image in gap.nlargest(3, keep="all").index]
+        members, _ = views.compared([by_name[self.runs[0]["run"]]])
+        return [int(image) for image in views.per_image(members).nsmallest(3, "PQ", keep="all")["image_id"]]
 
 
 def said(command: str, *words: str | Path) -> Any:
@@ -122,7 +112,7 @@ def numbers_in(text: str) -> list[float]:
 def ask(page: "Page", report: Path, truth: Truth) -> None:
     """Puts the questions."""
     page.goto(report.resolve().as_uri())
-    for question in (which, categories, why, show, worst, fix, network):
+    for question in (which, loses, worst, fix):
         question(page, truth)
 
 
@@ -140,82 +130,43 @@ def which(page: "Page", truth: Truth) -> None:
         text,
         the_two_best_are_named=name_of(a) in text and name_of(b) in text,
         with_their_PQ=points(a["PQ"]) in text and points(b["PQ"]) in text,
-        sure_or_not=("are level" in text.split(";")[0]) != test["significant"],
+        sure_or_not=("cannot be told apart" in text.split(";")[0]) != test["significant"],
     )
 
 
-def categories(page: "Page", truth: Truth) -> None:
-    """On which categories?"""
+def loses(page: "Page", truth: Truth) -> None:
+    """Where does the best lose?"""
     watch = Stopwatch()
-    watch.click(page.locator("nav a[href='#categories']"))
-    rows = page.locator("#category-scores tbody tr")
-    rows.first.wait_for()
+    watch.click(page.locator("nav a[href='#lost']"))
+    rows = page.locator("#cause-bars tbody tr")
     _until(lambda: _on_screen(rows.first))
-    # The first column is the category, the one after the models' axis the difference of the pair.
-    head = page.locator("#category-scores thead th").all_inner_texts()
-    place = next(index for index, text in enumerate(head) if "A − B" in text)
-    cells = [rows.nth(index).locator("> *").all_inner_texts() for index in range(3)]
-    # What the tests say of all categories comes before any single one.
-    found = page.locator("#categories-finding").inner_text()
-    right = [abs(numbers_in(row[place])[0] - truth.difference(row[0].strip())) < 0.06 for row in cells]
+    lost = {row["cause"]: row["lost"] for row in truth.errors(0)["lost"] if row["group"] == "All"}
+    shown = {}
+    for row in rows.all()[:-1]:  # the last is their sum
+        shown[row.locator("th").inner_text().strip()] = numbers_in(row.locator(".points").first.inner_text())[0]
     watch.stop(
-        "On which categories",
-        f"{found} {'; '.join(f'{row[0]} {row[place]}' for row in cells)}",
-        differences_of_the_first_three=all(right),
-    )
-
-
-def why(page: "Page", truth: Truth) -> None:
-    """Why? In words."""
-    watch = Stopwatch()
-    watch.click(page.locator("nav a[href='#overview'], a[href='#overview']").first)
-    _until(lambda: _on_screen(page.locator("#verdict")))
-    text = page.locator("#verdict > span").inner_text()
-    a, b = truth.runs[:2]
-    # Where the sides decide differently, the page gives the difference; else PQ of both runs.
-    sides = [({f"+{points(abs(a[key] - b[key]))}"}, {points(a[key]), points(b[key])}) for key in ("PQ_th", "PQ_st")]
-    said = all(any(all(one in text for one in form) for form in forms) for forms in sides)
-    watch.stop("Why", text, things_and_stuff_of_both=said)
-
-
-def show(page: "Page", truth: Truth) -> None:
-    """Show me the error: one click, the right model, lit."""
-    watch = Stopwatch()
-    lead = page.locator("#cause-table [data-lead^='cause:']").first
-    place = int((lead.get_attribute("data-lead") or "").split(":")[1])
-    cause = (lead.get_attribute("title") or "").split("to: ")[-1]
-    watch.click(lead)
-    _until(lambda: _on_screen(page.locator("#viewer canvas").first))
-    _until(lambda: page.locator("#viewer .places").is_visible())
-    image = int(page.locator("#viewer").get_attribute("data-image") or 0)
-    run = truth.runs[place]
-    worst = [row["image_id"] for row in truth.errors(place)["worst_images"] if row["cause"] == cause]
-    said = page.locator("#viewer .places [role=status]").inner_text()
-    watch.stop(
-        "Show me the error",
-        f"{page.locator('.chip').inner_text()} image {image}; {said}",
-        one_of_the_images_where_it_costs_most=image in worst,
-        the_right_model=name_of(run) in page.locator("#viewer .corner.right").inner_text(),
-        lit=page.locator("#viewer .lists tr.lit").count() > 0,
+        "Where it loses",
+        "; ".join(f"{cause} {value}" for cause, value in shown.items()),
+        each_cause=all(abs(value - 100 * lost[cause]) <= 0.1 for cause, value in shown.items()),
     )
 
 
 def worst(page: "Page", truth: Truth) -> None:
-    """On which images do they differ most?"""
+    """Which are its three worst images?"""
     watch = Stopwatch()
     watch.click(page.locator("nav a[href='#images']"))
-    rows = page.locator("#image-view tbody tr")
-    _until(lambda: _on_screen(rows.first))
-    shown = [int(numbers_in(rows.nth(index).locator("> *").first.inner_text())[0]) for index in range(3)]
-    watch.stop(
-        "Worst images", f"{', '.join(map(str, shown))}", those_that_differ_most=set(shown) <= set(truth.most_different)
-    )
+    page.get_by_label("Order", exact=True).select_option("worst of the model")
+    watch.clicks += 1
+    thumbs = page.locator(".thumbs button")
+    _until(lambda: thumbs.first.is_visible())
+    shown = [int(thumbs.nth(place).get_attribute("data-image") or 0) for place in range(3)]
+    watch.stop("Worst images", ", ".join(map(str, shown)), the_three_of_lowest_PQ=set(shown) <= set(truth.worst))
 
 
 def fix(page: "Page", truth: Truth) -> None:
     """What to fix first?"""
     watch = Stopwatch()
-    watch.click(page.locator("nav a[href='#overview']").first)
+    watch.click(page.locator("nav a[href='#overview']"))
     words = page.locator("#fix-words")
     _until(lambda: _on_screen(words))
     text = words.inner_text()
@@ -223,29 +174,9 @@ def fix(page: "Page", truth: Truth) -> None:
     watch.stop(
         "What to fix first",
         text,
-        the_first_three=all(f"{row['cause']} {row['name']}, {row['size']}" in text for row in rows),
+        the_first_three=all(f"{row['cause']}, {row['size']}" in text for row in rows),
         what_they_win=all(f"+{points(row['gain'])}" in text for row in rows),
     )
-
-
-def network(page: "Page", truth: Truth) -> None:
-    """Network or fusion? Of runs without an oracle's answer nobody can tell; the page then says what would."""
-    watch = Stopwatch()
-    if page.locator("#fusing").count():
-        watch.click(page.locator("nav a[href='#fusing']"))
-        _until(lambda: _on_screen(page.locator("#fusing")))
-        text = page.locator("#fusing").inner_text()
-        best = truth.runs[0]
-        oracle = truth.errors(0)["oracle"]
-        fused, reachable = best["PQ"], oracle["all"]["PQ"]
-        said = f"PQ {points(fused)}; at least {points(reachable - fused)} lost by scores and fusion, at most"
-        watch.stop("Network or fusion", said if said in text else text, what_each_takes=said in text)
-        return
-    watch.click(page.locator("nav a[href='#left-out']"))
-    section = page.locator("#left-out li", has_text="fuse").first
-    _until(lambda: _on_screen(section))
-    text = section.inner_text()
-    watch.stop("Network or fusion", text, the_command_that_tells="--keep-candidates" in text and "--oracle" in text)
 
 
 def _on_screen(node: "Locator") -> bool:

@@ -82,6 +82,7 @@ def find_leads(
     typical = (mean - mean.median()).abs().sort_values(kind="stable").index
     kinds = [
         [Lead(f"worst:{image}", "lowest PQ", (image,)) for image in _ints(mean.sort_values(kind="stable").index[:12])],
+        list(_worst_of_each(members, pq)),
         list(_differing(members, known)),
         list(_only(members)),
         list(_causes(members)),
@@ -150,6 +151,15 @@ def _largest_of_each(wide: pd.DataFrame) -> pd.DataFrame:
     """The rows that are among the MOST_CONFUSED largest of any column: each pair of runs finds its largest there."""
     largest = np.argsort(-wide.to_numpy(), axis=0, kind="stable")[:MOST_CONFUSED]
     return wide.iloc[list(dict.fromkeys(largest.T.ravel().tolist()))].reset_index()
+
+
+def _worst_of_each(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
+    """The three images of lowest PQ of each model, models in turns."""
+    worst = [_ints(pq[member.label].dropna().sort_values(kind="stable").index[:3]) for member in members]
+    for place in range(3):
+        for member, images in zip(members, worst, strict=True):
+            if place < len(images):
+                yield Lead(f"worst:{images[place]}", f"lowest PQ of {member.label}", (images[place],))
 
 
 def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
