@@ -164,6 +164,13 @@ def plant(kind: str, made: Set) -> None:
     elif kind == "much-void":
         made.paint(0, read_id_png(made.png()) == 70)
         del segments[0]
+    elif kind == "mostly-void":
+        for annotation in made.document["annotations"]:
+            path = made.pngs / annotation["file_name"]
+            ids = read_id_png(path).copy()
+            ids[ids == 70] = 0
+            write_id_png(path, ids)
+            del annotation["segments_info"][0]
     elif kind == "extra-png":
         shutil.copy(made.png(), made.pngs / "extra.png")
     elif kind == "no-images":

@@ -189,9 +189,8 @@ def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
     """Like `find_runs`, and also returns what was left out."""
     given = spelled_out([Path(path) for path in paths])
     files = [path for path in given if path.is_file() and path.name != "run.json"]
-    folders = [path.parent for path in given if path.is_dir()]
     # What a shell's `results/*` names may be passed over; a file that was typed is refused by `load_run`.
-    passed = [file for file in files if folders.count(file.parent) > 1]
+    passed = [file for file in files if _is_beside_runs(file, given)]
     runs: list[Run] = []
     unreadable: list[str] = []
     further = [f"Left out, as they are not runs: {listed(list(map(str, passed)), 5)}."] if passed else []
@@ -212,6 +211,12 @@ def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
         # Without a run inside, the error of a folder that is none.
         runs.extend(inside or [load_run(path)])
     return FoundRuns(runs, unreadable, further)
+
+
+def _is_beside_runs(file: Path, given: Sequence[Path]) -> bool:
+    """Whether a file lies beside several of the folders that were given, or beside a folder of runs."""
+    beside = [path for path in given if path.is_dir() and path.parent == file.parent]
+    return len(beside) > 1 or any(not looks_like_run(path) for path in beside)
 
 
 def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = False) -> list[ComparisonRow]:
