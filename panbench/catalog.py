@@ -531,7 +531,7 @@ def repository_of(spec: ModelSpec) -> hub.Repository | None:
 
 
 def origin(spec: ModelSpec) -> str:
-    """Where a model's weights come from: mmdet, hub, git (a release on GitHub), ours (with panbench), pip or own."""
+    """Where weights come from: mmdet, hub, fbai (their authors), git (a release on GitHub), ours, pip or own."""
     if repository_of(spec) is not None:
         return "hub"
     if spec.config is None:
@@ -541,7 +541,24 @@ def origin(spec: ModelSpec) -> str:
     weights = spec.weights or ""
     if "openmmlab" in weights:
         return "mmdet"
+    if "fbaipublicfiles" in weights:
+        return "fbai"
     return "git" if "://github.com/" in weights else "ours"
+
+
+def twins_of(spec: ModelSpec, catalog: Mapping[str, ModelSpec] | None = None) -> list[ModelSpec]:
+    """The same network with weights from elsewhere: the authors' own, Hugging Face's or mmdet's, in this order.
+
+    Their weights are trained apart, so their numbers differ; names and titles tell them apart.
+    """
+    own = _bare_name(spec.name)
+    catalog = load_catalog() if catalog is None else catalog
+    found = [other for other in catalog.values() if _bare_name(other.name) == own and other.name != spec.name]
+    return sorted(found, key=lambda other: (not other.name.endswith("-authors"), "-hf-" not in other.name))
+
+
+def _bare_name(name: str) -> str:
+    return name.removesuffix("-authors").replace("-hf-", "-")
 
 
 def address_of(spec: ModelSpec) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong
-from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, BadModel, DownloadFailed, Unreachable
+from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, BadModel, DownloadFailed, Way
 from panbench.base.files import cache_dir, hash_in_name, md5_in_name, md5_of
 from panbench.base.reporter import SILENT, Counting, Reporter, counter
 from panbench.base.secrets import without_secrets
@@ -19,6 +19,7 @@ from panbench.catalog import (
     load_catalog,
     refuse_folder_without_weights,
     repository_of,
+    twins_of,
 )
 
 __all__ = ["fetch_weights", "refuse_differences", "weights_here", "weights_path"]
@@ -101,7 +102,7 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
         raise BadCheckpoint(
             f"The weights of {spec.title} are not at {'; nor at '.join(wrong)}. {_how_to_fetch(spec)}, or put "
             f"{without_secrets(spec.weights)} there.",
-            ways=OTHER_WEIGHTS,
+            ways=[*_twins(spec), *OTHER_WEIGHTS],
         )
     if spec.license is not None and not path.is_file():
         reporter.notice(f"Weights of {spec.title}: {_licence(spec)}.")
@@ -114,8 +115,22 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
             progress=_counted(spec, reporter),
         )
     except DownloadFailed as error:
-        without = (WITHOUT_DOWNLOAD,) if isinstance(error, Unreachable) else ()
-        raise error.with_ways(*OTHER_WEIGHTS, *without) from error
+        kept = f" (another program's copy would be found, too: {PLACES})" if places_of_others(spec) else ""
+        there = Way(f"copy {path.name} to {path.parent}{kept}")
+        ways = [*_twins(spec), there, *(way for way in error.ways if "yourself" not in way.words), *OTHER_WEIGHTS]
+        raise type(error)(error.reason, ways=[*ways, WITHOUT_DOWNLOAD]) from error
+
+
+PLACES = "in PyTorch's hub cache, mim's, detectron2's, or a folder checkpoints/"
+"""Where `places_of_others` looks, in words."""
+
+
+def _twins(spec: ModelSpec) -> list[Way]:
+    """How to run the same network with weights from another host."""
+    return [
+        Way(f"run the same network with other weights, {other.title}: --model {other.name} --download", "--model")
+        for other in twins_of(spec)[:1]
+    ]
 
 
 def refuse_missing_file(spec: ModelSpec) -> None:

@@ -11,6 +11,8 @@ import os
 import random
 import re
 import shutil
+import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -36,6 +38,8 @@ Result = TypeVar("Result")
 MIRRORS = {
     "COCO": ("http://images.cocodataset.org", "https://images.cocodataset.org"),
     "OPENMMLAB": ("https://download.openmmlab.com", "http://download.openmmlab.com"),
+    "FBAI": ("https://dl.fbaipublicfiles.com",),
+    "GITHUB": ("https://github.com",),
 }
 
 _SYNC_BYTES = 16 << 20
@@ -309,10 +313,12 @@ class _Download:
                 problem = _another_kind(self.part, self.target)
             if problem is None:
                 return _publish(self.part, self.target)
-            # One retry for wrong bytes: they may have been damaged in transit.
+            page = local is None and _another_kind(self.part, self.target) == _PAGE
+            problem = _PAGE if page else problem
+            # One retry for wrong bytes, which may have been damaged in transit; none for an error or parking page.
             self._discard()
             reason, wrong = f"the downloaded file is not the expected one: {problem}", wrong + 1
-            if wrong == 2 or local is not None:
+            if page or wrong == 2 or local is not None:
                 break
         raise self._failure(reason)
 
@@ -434,7 +440,7 @@ class _Download:
         sentence = f"Could not download {self._shown} to {self.target}: {reason}."
         if self.arrived:
             return kind(f"{sentence} {self.arrived:,} bytes are kept beside it; the same command resumes there.")
-        return kind(sentence, ways=["without a network, copy the file there yourself"])
+        return kind(sentence, ways=["without a network, copy the file there yourself", *_mirror(self.url)])
 
 
 def _persist(
@@ -454,10 +460,10 @@ def _persist(
         except (httpx.TransportError, _Transient) as error:
             failures = failures + 1 if arrived() <= best else 1
             best = max(best, arrived())
-            if failures >= tries or isinstance(error, httpx.UnsupportedProtocol):
+            if failures >= tries or isinstance(error, httpx.UnsupportedProtocol) or _cause(error) is not None:
                 kind = Unreachable if isinstance(error, httpx.ConnectError) else DownloadFailed
-                after = f"after {failures} {'try' if failures == 1 else 'tries'}"
-                raise failure(f"{_reason(error)}, {after}", kind) from error
+                after = "" if _cause(error) else f", after {failures} {'try' if failures == 1 else 'tries'}"
+                raise failure(f"{_reason(error)}{after}", kind) from error
             asked = error.after if isinstance(error, _Transient) else 0.0
             # Doubles from 0.5 to 30 seconds, with jitter; at least what the server asks for.
             sleep(max(min(asked, 120.0), min(30.0, 0.25 * 2.0**failures) * random.uniform(0.5, 1.0)))
@@ -465,12 +471,21 @@ def _persist(
             raise failure(_reason(error), DownloadFailed) from error
 
 
+def _mirror(url: str) -> list[str]:
+    """How to have another server or folder take the place of a URL's host; nothing for a host without a variable."""
+    names = [name for name, addresses in MIRRORS.items() if url.startswith(addresses)]
+    return [f"name another address or folder for it in PANBENCH_MIRROR_{name}" for name in names]
+
+
+_PAGE = "it is a web page"
+
+
 def _another_kind(path: Path, target: Path) -> str | None:
     """What a server sent instead of a file that has no hash: an error or log-in page, or a compressed copy."""
     with open(path, "rb") as handle:
         head = handle.read(512)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return None if target.suffix.lower() in (".html", ".htm") else "it is a web page"
+        return None if target.suffix.lower() in (".html", ".htm") else _PAGE
     if head.startswith(b"\x1f\x8b"):
         return None if target.suffix.lower() in (".gz", ".tgz") else "it is compressed with gzip"
     return None
@@ -544,11 +559,23 @@ def _retry_after(response: "httpx.Response") -> float:
     return float(value[:9]) if value.isascii() and value.isdigit() else 0.0
 
 
+def _cause(error: BaseException) -> str | None:
+    """What stands behind a failed connection that trying again will not mend: no such host, or a wrong certificate."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "the name of the server does not resolve"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the certificate of the server is not valid ({cause.verify_message})"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 def _reason(error: Exception) -> str:
     import httpx
 
     if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout):
         return "the server does not respond"
     if isinstance(error, httpx.ConnectError):
-        return f"no connection ({error})"
+        return _cause(error) or f"no connection ({error})"
     return str(error).rstrip(".") or type(error).__name__

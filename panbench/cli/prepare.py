@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from panbench.base.computing import refuse_device, split_precision
-from panbench.base.errors import BadArgument, BadModel, refuse_overwrite_and_resume
+from panbench.base.errors import BadArgument, BadModel, PanbenchError, refuse_overwrite_and_resume
 from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.catalog import (
     ModelSpec,
@@ -31,6 +31,7 @@ from panbench.evaluation.options import EvaluateOptions, StudyOptions
 from panbench.models.labels import labels_of, match_categories, refuse_other_names
 from panbench.models.unopened import stated_names
 from panbench.panoptic.image_ids import typed
+from panbench.weights import fetch_weights
 
 if TYPE_CHECKING:
     from panbench.evaluation.several import Opening
@@ -239,6 +240,8 @@ def _opened(
         dataset = opened(request.download)
         check(dataset.categories)
     download = may_download(missing, request.download)
+    if download:
+        _fetch_weights(specs, missing.weights)
     return dataset or opened(download), download
 
 
@@ -246,6 +249,22 @@ def _ground_truth(given: Path | None) -> tuple[Path | None, Path | None]:
     """The JSON and the folder of id PNGs that `--gt FILE[,DIR]` names; None for the folder beside the JSON."""
     file, comma, folder = str(given or "").rpartition(".json,")
     return (Path(f"{file}.json"), Path(folder)) if comma and folder else (given, None)
+
+
+def _fetch_weights(specs: Sequence[ModelSpec], absent: Sequence[ModelSpec]) -> None:
+    """Fetches weights before data, which is larger: a host that does not answer is known within seconds.
+
+    What fails here is reported again when the model is opened. Raises PanbenchError where no model is left to run.
+    """
+    failures = []
+    for spec in absent:
+        try:
+            with console.Bars() as bars:
+                fetch_weights(spec, reporter=bars)
+        except PanbenchError as error:
+            failures.append(error)
+    if failures and len(failures) == len(specs):
+        raise failures[0]
 
 
 def _refuse_other_categories(

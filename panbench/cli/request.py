@@ -16,9 +16,11 @@ from panbench.catalog import (
     delta_of,
     download_size,
     is_pattern,
+    origin,
     repository_of,
     resolve_models,
     split_names,
+    twins_of,
 )
 from panbench.datasets import CocoMissing, missing_files
 from panbench.models.unopened import refuse_unopenable
@@ -93,6 +95,7 @@ class Missing:
         # The network of a repository is described by its config.json, which comes with the weights.
         alone = self.weights and self.data is None and not any(map(repository_of, self.weights))
         ways_out = " Or run the model untrained with --checkpoint random." if alone else ""
+        ways_out += f" {self.twins.strip()}" if self.twins else ""
         ways_out += " Without a network: --model mask2former-tiny needs no download."
         sizes = self.sizes if self.data is not None else self._weights_size
         amount = sizes if sizes.startswith(_UNKNOWN) else f"about {sizes}"
@@ -100,6 +103,13 @@ class Missing:
             f"Not on this machine: {' and '.join(names)}. Fetch them ({amount}) with {' and '.join(commands)} or "
             f"by adding --download ({VARIABLE}=1).{ways_out}"
         )
+
+    @property
+    def twins(self) -> str:
+        """Where weights are the zoo's of mmdet, the models that run the same networks with their authors' own."""
+        found = [twins_of(spec)[:1] for spec in self.weights if origin(spec) == "mmdet"]
+        names = ",".join(twin.name for twins in found for twin in twins)
+        return f"With the authors' weights of the same network: --model {names}. " if names else ""
 
     @property
     def _weights_size(self) -> str:
@@ -179,7 +189,7 @@ def ask_once(missing: Missing, download: bool, ask: Callable[[str], str] | None)
     if ask is None:
         raise BadArgument(missing.sentence)
     missing = missing.looked_up()
-    answer = ask(f"Fetch {missing.sizes}? [Y/n] ").strip().lower()
+    answer = ask(f"{missing.twins}Fetch {missing.sizes}? [Y/n] ").strip().lower()
     if answer in ("", "y", "yes"):
         return True
     if answer in ("n", "no"):

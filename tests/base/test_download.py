@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from support import serve
 
 from panbench.base import download as download_module
 from panbench.base.download import RangeReader, RangesUnsupported, download, mirrored, what_is_wrong
-from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
+from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
 from panbench.base.locks import Lock
 from scripts.make.coco_mimic import Fault, FaultServer
 
@@ -527,3 +529,49 @@ def test_a_body_of_no_stated_length_is_taken_only_where_something_checks_it(tmp_
 def test_what_only_looks_at_data_does_not_load_the_http_client():
     code = "import sys, panbench.cli.prepare; sys.exit('httpx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# What another try cannot mend.
+
+
+def test_a_web_page_in_place_of_a_checkpoint_is_named_and_not_asked_for_twice(server, tmp_path, pauses):
+    server.files["/file.bin"] = b"<!DOCTYPE html><title>This domain is for sale</title>"
+    with pytest.raises(DownloadFailed, match="it is a web page"):
+        fetch(server, tmp_path, pauses, sha256=SHA256)
+    assert len(server.log) == 1
+    assert pauses == []
+    assert not (tmp_path / "file.bin").exists()
+
+
+def test_a_name_that_does_not_resolve_is_not_tried_again(tmp_path, pauses, monkeypatch):
+    asked: list[object] = []
+
+    def unknown(*arguments: object, **_: object) -> None:
+        asked.append(arguments)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(Unreachable, match="the name of the server does not resolve") as caught:
+        download("https://download.openmmlab.com/w.pth", tmp_path / "w.pth", sleep=pauses.append)
+    assert len(asked) == 1
+    assert pauses == []
+    assert "PANBENCH_MIRROR_OPENMMLAB" in str(caught.value)
+    assert "https://download.openmmlab.com/w.pth" in str(caught.value)
+
+
+def test_a_certificate_that_is_not_valid_is_not_tried_again(tmp_path, pauses):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
+
+    class Quiet(http.server.HTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass
+
+    with Quiet(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = serve(server)
+        with pytest.raises(Unreachable, match=r"the certificate of the server is not valid \(self-signed"):
+            download(f"https://127.0.0.1:{server.server_port}/w.pth", tmp_path / "w.pth", sleep=pauses.append)
+        server.shutdown()
+        thread.join()
+    assert pauses == []

@@ -57,7 +57,10 @@ def test_what_is_missing_is_asked_for_once_with_all_sizes():
         return "\n"
 
     assert ask_once(MISSING, False, answer)
-    assert asked == ["Fetch 176 MB of weights (Apache-2.0) and 900 MB of COCO val2017? [Y/n] "]
+    assert asked == [
+        "With the authors' weights of the same network: --model mask2former-r50-authors. "
+        "Fetch 176 MB of weights (Apache-2.0) and 900 MB of COCO val2017? [Y/n] "
+    ]
 
 
 @pytest.mark.parametrize(("answer", "words"), [("n", "Nothing was fetched."), ("maybe", "'maybe' is neither y nor n")])
@@ -111,8 +114,8 @@ def test_a_licence_that_forbids_commercial_use_is_told_before_anything_is_fetche
     missing = missing_for([find_model("maskformer-hf-swin-t")])
     asked: list[str] = []
     assert ask_once(missing, False, lambda words: asked.append(words) or "y")
-    assert asked == ["Fetch an unknown amount of weights (CC-BY-NC-4.0, not for commercial use)? [Y/n] "]
-    with pytest.raises(BadArgument, match=r"-4\.0, not for commercial use\)\. Fetch them \(an unknown amount\)"):
+    assert asked == ["Fetch 167 MB of weights (CC-BY-NC-4.0, not for commercial use)? [Y/n] "]
+    with pytest.raises(BadArgument, match=r"-4\.0, not for commercial use\)\. Fetch them \(about 167 MB\)"):
         ask_once(missing, False, None)
     with pytest.raises(
         BadArgument,

@@ -188,13 +188,16 @@ def _anchors(rpn: Any, sizes: tuple[tuple[int, int], ...], like: Tensor) -> list
 
 
 def decode(coder: Any, boxes: Tensor, deltas: Tensor, shapes: Tensor) -> Tensor:
-    """(B, N, 4) boxes moved by deltas as DeltaXYWHBBoxCoder does, within (height, width) of each image, (B, 2)."""
+    """(B, N, 4) boxes moved by deltas as DeltaXYWHBBoxCoder does, within (height, width) of each image, (B, 2).
+
+    A coder with `least_delta` shrinks boxes by as much as that says; mmdet's own by no more than it lets them grow.
+    """
     device = deltas.device
     deltas = deltas * constant(tuple(coder.stds), device) + constant(tuple(coder.means), device)
     centre, size = (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2]
     bound = abs(math.log(16 / 1000))
     centre = centre + size * deltas[..., :2]
-    half = size * deltas[..., 2:].clamp(min=-bound, max=bound).exp() * 0.5
+    half = size * deltas[..., 2:].clamp(min=getattr(coder, "least_delta", -bound), max=bound).exp() * 0.5
     largest = shapes.flip(1).repeat(1, 2)[:, None]
     return torch.minimum(torch.cat([centre - half, centre + half], dim=-1).clamp(min=0), largest)
 
