@@ -3,7 +3,7 @@
 Python's unpickler reads the stream, but every name in it leads to a class of this module, and only the names that
 arrays need are known. The stream is read once before by pickletools, for what an unpickler does on its own: persistent
 ids, extensions, memory for a memo as large as the stream says. Sizes are bounded by the file: an array's bytes are in
-it.
+it, and what a stream refers to twice is not copied for it.
 """
 
 import math
@@ -45,7 +45,7 @@ def load_arrays(path: Path) -> Any:
         _scan(bounded)
         file.seek(0)
         content = _Unpickler(bounded, encoding="latin1").load()
-    return _with_tensors(content)
+    return _Tensors(path.stat().st_size).of(content)
 
 
 def _scan(file: "_Bounded") -> None:
@@ -96,8 +96,7 @@ class _Array:
     __slots__ = ("fortran", "raw", "shape", "type")
 
     def __init__(self, shape: Any, type_: Any, fortran: bool, raw: Any) -> None:
-        self.shape, self.type, self.fortran = shape, type_, fortran
-        self.raw = raw.encode("latin1") if isinstance(raw, str) else raw
+        self.shape, self.type, self.fortran, self.raw = shape, type_, fortran, raw
 
     def __setstate__(self, state: Any) -> None:
         _, shape, type_, fortran, raw = state
@@ -105,14 +104,15 @@ class _Array:
 
     def tensor(self) -> Tensor:
         """A copy in this machine's order of bytes. Raises ValueError where the bytes do not make this shape."""
-        if not isinstance(self.type, _Type) or not isinstance(self.raw, bytes | bytearray):
+        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
+        if not isinstance(self.type, _Type) or not isinstance(raw, bytes | bytearray):
             raise NotWeights("an array of objects would have to be made")
         if not isinstance(self.shape, tuple) or not all(type(side) is int and side >= 0 for side in self.shape):
             raise ValueError("an array's shape is not numbers")
         kind = np.dtype(self.type.order + self.type.code)
-        if math.prod(self.shape) * kind.itemsize != len(self.raw):
-            raise ValueError(f"an array of {len(self.raw):,} bytes is said to be {self.shape}")
-        array = np.frombuffer(self.raw, kind).reshape(self.shape, order="F" if self.fortran else "C")
+        if math.prod(self.shape) * kind.itemsize != len(raw):
+            raise ValueError(f"an array of {len(raw):,} bytes is said to be {self.shape}")
+        array = np.frombuffer(raw, kind).reshape(self.shape, order="F" if self.fortran else "C")
         return torch.from_numpy(np.array(array, kind.newbyteorder("="), order="C"))
 
 
@@ -140,10 +140,11 @@ class _Name:
         raise NotWeights("the state of a function would have to be set")
 
 
-def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
+def _encoded(text: Any, encoding: Any = "latin1") -> str:
+    """The text, which an array encodes when its tensor is made: a stream can ask for the same bytes 100,000 times."""
     if not isinstance(text, str) or encoding != "latin1":
         raise NotWeights(f"text would have to be encoded as {str(encoding)[:40]!r}")
-    return text.encode("latin1")
+    return text
 
 
 def _scalar(type_: Any, raw: Any) -> _Array:
@@ -162,8 +163,15 @@ def _empty(*_: Any) -> _Array:
     return _Array((0,), None, False, None)
 
 
-def _ordered(items: Any = ()) -> _Dict:
-    return _Dict(items)
+def _ordered(pairs: Any = None) -> _Dict:
+    if pairs is None:
+        return _Dict()
+    if type(pairs) is not list:
+        raise NotWeights("an OrderedDict would have to be copied")
+    made = _Dict(pairs)
+    # Nobody else needs them: a stream that names them again copies nothing.
+    pairs.clear()
+    return made
 
 
 _NAMES = {
@@ -203,10 +211,26 @@ class _Unpickler(pickle.Unpickler):
         raise NotWeights("a persistent id would have to be followed")
 
 
-def _with_tensors(value: Any, levels: int = 2) -> Any:
-    """The value with tensors for arrays; dicts are emptied on the way, so no more than one array is there twice."""
-    if isinstance(value, _Array):
-        return value.tensor()
-    if isinstance(value, dict) and levels:
-        return {key: _with_tensors(value.pop(key), levels - 1) for key in list(value)}
-    return value
+class _Tensors:
+    """Makes the tensors of what was read: each array's once, and of no more bytes than the file has."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._made: dict[_Array, Tensor] = {}
+
+    def of(self, value: Any, levels: int = 2) -> Any:
+        """The value with tensors for arrays; dicts are emptied on the way, so few arrays are there twice at a time."""
+        if isinstance(value, _Array):
+            return self._tensor(value)
+        if isinstance(value, dict) and levels:
+            return {key: self.of(value.pop(key), levels - 1) for key in list(value)}
+        return value
+
+    def _tensor(self, array: _Array) -> Tensor:
+        if array not in self._made:
+            made = self._made[array] = array.tensor()
+            self._left -= made.nbytes
+            if self._left < 0:
+                raise NotWeights("the same bytes would have to be copied many times")
+            array.raw = b""
+        return self._made[array]

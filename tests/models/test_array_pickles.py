@@ -5,6 +5,7 @@ import codecs
 import os
 import pickle
 import struct
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,15 @@ def command(trace: Path) -> str:
 
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
 DTYPE = b"cnumpy\ndtype\n(Vf4\nI0\nI1\ntR(I3\nV<\nNNNI-1\nI-1\nI0\ntb"
+
+
+def repeated_arrays(count: int) -> bytes:
+    """A dict of arrays whose 64 kB are in the stream once."""
+    once = DTYPE + b"p1\n0V" + b"a" * 65536 + b"\np2\n0"
+    arrays = (b"V%d\n" % number + ARRAY + b"(I1\n(I16384\ntg1\nI0\ng2\ntb" for number in range(count))
+    return once + b"(" + b"".join(arrays) + b"d"
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
     **{
         f"os.system, protocol {protocol}": (
@@ -134,6 +144,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
         lambda trace: b"}Vmodel\n}Vw\n" + ARRAY + b"(I1\n(I-1\nI-4\nt" + DTYPE + b"I0\nVab\ntbss.",
         "shape is not numbers",
     ),
+    "the same bytes for many arrays": (
+        lambda trace: b"}Vmodel\n" + repeated_arrays(20) + b"s.",
+        "the same bytes would have to be copied many times",
+    ),
+    "a dict made of another": (
+        lambda trace: b"}p1\nVa\nNs" + b"ccollections\nOrderedDict\n(g1\ntR.",
+        "an OrderedDict would have to be copied",
+    ),
     "instructions without end": (lambda trace: b"\x80\x02" + b"N0" * 160_000 + b"N.", "300,000 instructions"),
     "a stack that is empty": (lambda trace: b"\x80\x02R.", "cut off"),
     "nothing but the protocol": (lambda trace: b"\x80\x04", "cut off"),
@@ -150,6 +168,23 @@ def test_a_hostile_pickle_is_one_sentence_and_runs_nothing(name: str, tmp_path: 
         load_checkpoint(path)
     assert str(path) in str(caught.value)
     assert not trace.exists()
+
+
+def test_what_a_pickle_names_many_times_is_in_memory_once(tmp_path: Path) -> None:
+    array = np.zeros(250_000, np.float32)
+    model = {f"{number}.weight": array for number in range(200)}
+    text = b"(lp1\n" + b"c_codecs\nencode\n(V" + b"a" * 1_000_000 + b"\np2\nVlatin1\ntRa"
+    text += b"c_codecs\nencode\n(g2\nVlatin1\ntRa" * 200 + b"0"
+    content = pickle.dumps({"model": model}, 2)
+    (tmp_path / "w.pkl").write_bytes(content[:2] + text + content[2:])
+    tracemalloc.start()
+    try:
+        loaded = load_checkpoint(tmp_path / "w.pkl").state_dict
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len({value.data_ptr() for value in loaded.values()}) == 1
+    assert peak < 20e6, peak
 
 
 def test_a_dict_that_holds_itself_is_weights_once(tmp_path: Path) -> None:
