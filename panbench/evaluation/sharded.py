@@ -19,7 +19,7 @@ from panbench.datasets import Dataset
 from panbench.evaluation.opening import Opening, opened_model
 from panbench.evaluation.options import EvaluateOptions
 from panbench.runs import Run, load_run
-from panbench.runs.sharded import Sharded, already_whole, merge_shards, shard_folders
+from panbench.runs.sharded import Sharded, already_whole, merge_shards, shard_folders, size_begun_with
 
 __all__ = ["ShardedEvaluation", "cards_of", "run_on_cards"]
 
@@ -106,8 +106,10 @@ def run_on_cards(work: Sharded, reporter: Reporter, cards: Sequence[str]) -> lis
 
     Raises BadRun for one that dies ATTEMPTS times: the others are finished and kept, for --resume.
     """
-    if already_whole(work):
+    if already_whole(work, len(cards)):
         return [load_run(home) for home in work.homes]
+    if work.needs_size and (size := size_begun_with(work, len(cards))):
+        work = work.with_size(size)
     if work.needs_size:
         chooser = _Process(work, None, cards[0])
         _watch([chooser], reporter)
@@ -142,6 +144,7 @@ class _Process:
         work = self._work if self._attempts == 0 else self._work.resumed()
         self._process = context.Process(target=_work_on, args=(work, self.shard, self._card, theirs), daemon=True)
         self._attempts += 1
+        self.end = ""
         self._process.start()
         theirs.close()
 
@@ -159,6 +162,7 @@ class _Process:
             raise BadRun(self.end)
         if code < 0:
             self.end = f"signal {signal.Signals(-code).name}"
+        self.end = self.end or f"exit status {code}"
         if self._attempts == ATTEMPTS:
             return True
         reporter.notice(f"{f'Shard {self.shard}' if self.shard else 'The trial'} died ({self.end}) and is resumed.")

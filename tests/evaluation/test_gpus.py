@@ -17,7 +17,9 @@ from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.opening import Opening
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.sharded import ATTEMPTS, ShardedEvaluation, run_on_cards
-from panbench.runs import load_run
+from panbench.runs import RunWriter, load_run
+from panbench.runs.merge import merge_runs
+from panbench.runs.sharded import already_whole, merge_shards, shard_folders
 from panbench.scoring.folder import score_folder
 from panbench.scoring.sharded import ShardedScoring
 
@@ -75,8 +77,28 @@ def test_a_run_on_cards_of_which_a_process_dies_is_that_of_one_process(dataset, 
     assert run.summary() == whole.summary()
     for png in (whole.path / "predictions").iterdir():
         assert (run.path / "predictions" / png.name).read_bytes() == png.read_bytes()
-    assert {(count[0], count[2]) for count in recorder.counts[-2:]} == {(SPEC.title, 7)}
+    assert recorder.counts[-1] == (SPEC.title, 7, 7, "images")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["died", "m", "whole"]
+
+
+@dataclass(frozen=True)
+class Sized(ShardedEvaluation):
+    """A trial would now choose another batch size."""
+
+    @property
+    def needs_size(self) -> bool:
+        return self.options.batch_size is None
+
+    def best_size(self, reporter: Reporter) -> int:
+        return 3
+
+
+@pytest.mark.slow
+def test_a_run_on_cards_is_resumed_in_the_batch_size_that_it_began_with(dataset, tmp_path):
+    work = Sized(SPEC, dataset, (tmp_path / "m",), Opening(device="cpu"), EvaluateOptions())
+    work.with_size(2).run_shard(Shard(1, 1), shard_folders(work, 1), Recorder())
+    (run,) = run_on_cards(work.resumed(), Recorder(), ["0"])
+    assert (run.info.status, run.info.batch_size, len(run.images)) == ("done", 2, 7)
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,40 @@ def test_a_shard_that_cannot_live_is_named_and_the_others_are_kept_for_resume(da
     assert len(run.images) == 7
     (again,) = run_on_cards(replace(work, resume=True), Recorder(), ["0", "1"])
     assert again.info.id == run.info.id
+
+
+@dataclass(frozen=True)
+class TwoRuns(ShardedScoring):
+    """A second run beside the first, as of a second rule."""
+
+    @property
+    def homes(self) -> tuple[Path, ...]:
+        return self.out, self.out.with_name("t")
+
+
+@pytest.mark.parametrize("stopped", ["between two runs", "in the first"])
+def test_a_merge_that_was_stopped_is_ended_by_resume(dataset, tmp_path, stopped):
+    work = TwoRuns(Path(dataset.gt), Path(dataset.gt), tmp_path / "s", {}, resume=True)
+    for number in (1, 2):
+        for folder in shard_folders(work, number):
+            score_folder(dataset.gt, dataset.gt, out=folder, shard=(number, 2))
+    writer = RunWriter.create(tmp_path / "s", load_run(tmp_path / "s.1").info)
+    writer.finish("interrupted")
+    if stopped == "between two runs":
+        merge_runs([tmp_path / "s.1", tmp_path / "s.2"], tmp_path / "s", overwrite=True)
+    assert not already_whole(work, 2)
+    runs = merge_shards(work, 2)
+    assert [(run.info.status, len(run.images)) for run in runs] == [("done", 7)] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "t"]
+    assert already_whole(work, 2)
+
+
+def test_a_run_of_one_process_is_not_gone_on_with_by_shards(dataset, tmp_path):
+    work = replace(scoring(dataset, tmp_path), resume=True)
+    score_folder(dataset.gt, dataset.gt, out=tmp_path / "s.1", shard=(1, 2))
+    RunWriter.create(tmp_path / "s", load_run(tmp_path / "s.1").info).finish("interrupted")
+    with pytest.raises(BadRun, match=r"s is a run of one process, or lacks shards\. Resume it in one process"):
+        run_on_cards(work, Recorder(), ["0", "1"])
 
 
 def test_what_a_shard_refuses_ends_all_in_its_sentence(dataset, tmp_path):

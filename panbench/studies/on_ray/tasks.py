@@ -13,7 +13,7 @@ from panbench.base.reporter import Collected, Reporter
 from panbench.base.shards import Shard
 from panbench.runs import Run, load_run
 from panbench.runs.layout import RECORD
-from panbench.runs.sharded import Sharded, already_whole, merge_shards, shard_folders, shards_left
+from panbench.runs.sharded import Sharded, already_whole, merge_shards, shard_folders, shards_left, size_begun_with
 
 __all__ = ["RETRIES", "run_on_ray"]
 
@@ -27,8 +27,10 @@ def run_on_ray(work: Sharded, reporter: Reporter, tasks: int, address: str | Non
     address: of the cluster, as `ray.init` takes it; None for the one that runs here, or a new one
     Raises BadRun for a shard that fails: the others that are done stay, for --resume.
     """
-    if already_whole(work):
+    if already_whole(work, tasks):
         return [load_run(home) for home in work.homes]
+    if work.needs_size and (size := size_begun_with(work, tasks)):
+        work = work.with_size(size)
     was_running = ray.is_initialized()
     if not was_running:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
