@@ -188,9 +188,12 @@ def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
     run = stored_run(path)
     if run.status == DAMAGED:
         return Listed(name, replace(run, path=name), None)
-    info = load_run(path).info
-    expected = None if info.status == "done" else info.images.expected
-    return Listed(name, replace(run, path=name), info.dataset, expected)
+    loaded = load_run(path)
+    expected = None if loaded.info.status == "done" else loaded.info.images.expected
+    if run.problem:
+        # What its parts have left is what can be shown.
+        run = replace(run, images=len(loaded.images))
+    return Listed(name, replace(run, path=name), loaded.info.dataset, expected)
 
 
 def _as_now(listed: Listed, path: Path) -> Listed:
