@@ -49,7 +49,7 @@ def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
 
 
 class SemanticMaps:
-    """One-channel PNGs, one an image with its stem, as maps of category ids."""
+    """One-channel PNGs, one an image with its name or at least its stem, as maps of category ids."""
 
     def __init__(self, folder: str | os.PathLike[str], categories: Sequence[Category], offset: str = "0") -> None:
         """offset: what a value means: a number to add for the category id, `order` for the n-th category, or a JSON.
@@ -59,18 +59,36 @@ class SemanticMaps:
         Raises BadDataset without PNGs, BadArgument for an offset that is none of these.
         """
         self.folder, self.categories = folder, tuple(categories)
-        self._by_stem = {path.stem: path for path in files_in(folder, ".png")}
+        files = files_in(folder, ".png")
+        self._by_name = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in files:
+            self._by_stem.setdefault(path.stem, []).append(path)
+        self._taken: dict[Path, str] = {}
         self._table = _table(self.categories, offset)
 
     def has(self, file_name: str) -> bool:
         """Whether there is a PNG of an image."""
-        return Path(file_name).stem in self._by_stem
+        return bool(self._candidates(file_name))
+
+    def _candidates(self, file_name: str) -> list[Path]:
+        """The PNG of an image's name, folders included, else those of its stem."""
+        exact = self._by_name.get(os.path.splitext(file_name)[0])
+        return self._by_stem.get(Path(file_name).stem, []) if exact is None else [exact]
 
     def read(self, file_name: str, size: tuple[int, int]) -> IdMap:
         """(H, W) int32: the category id of each pixel of an image, NOTHING where there is none. Raises BadDataset."""
-        path = self._by_stem.get(Path(file_name).stem)
-        if path is None:
+        found = self._candidates(file_name)
+        if not found:
             raise BadDataset(f"{self.folder} has no {Path(file_name).stem}.png for the image {file_name}.")
+        path = found[0]
+        of_another = self._taken.setdefault(path, file_name) != file_name
+        if len(found) > 1 or of_another:
+            shared = f"{self._taken[path]} has it, too" if of_another else f"{found[1]} could be, too"
+            raise BadDataset(
+                f"{path} cannot be told to be the map of the image {file_name}: {shared}. Name the maps as the images, "
+                "folders included."
+            )
         values = read_label_png(path)
         if values.ndim != 2:
             raise BadDataset(f"{path} has colour channels; a semantic PNG has one, whose value names the category.")

@@ -31,7 +31,7 @@ def semantic_predictions(
 ) -> Path:
     """Writes the maps of the ground truth's images as COCO panoptic predictions into a folder; the path of their JSON.
 
-    folder: PNGs with the images' stems; an image without one has no prediction. offset: as of `SemanticMaps`
+    folder, offset: as of `SemanticMaps`; an image without a map has no prediction
     Raises BadDataset for a map that cannot be read, is of another size, or has values that are no category.
     """
     panoptic = read_panoptic_json(gt_json)
@@ -43,13 +43,15 @@ def semantic_predictions(
     def write(image: ImageInfo) -> dict[str, object]:
         # NOTHING is -1, the last entry, which stays void.
         ids = table[maps.read(image.file_name, (image.height, image.width))]
-        name = f"{Path(image.file_name).stem}.png"
+        name = f"{Path(image.file_name).stem if by_stem else int(image.id)}.png"
         write_id_png(out / "predictions" / name, ids)
         found = np.unique(ids[ids > 0]).tolist()
         described = [{"id": number, "category_id": panoptic.categories[number - 1].id} for number in found]
         return {"image_id": own_id(image.id), "file_name": name, "segments_info": described}
 
     there = [image for image in panoptic.images.values() if maps.has(image.file_name)]
+    # Frames of videos are numbered anew in each folder.
+    by_stem = len({Path(image.file_name).stem for image in there}) == len(there)
     (out / "predictions").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(threads or available_cores()) as pool:
         annotations = list(pool.map(write, there))

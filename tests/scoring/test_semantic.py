@@ -72,3 +72,29 @@ def test_one_kind_of_predictions_is_asked_for(files):
     gt, maps = files
     for options in ((), ("--pred", "pred.json", "--semantic", maps)):
         assert "Give the predictions: --pred with a JSON, or --semantic" in refused("score", "--gt", gt, *options)
+
+
+def frames(tmp_path: Path) -> Path:
+    """Frame 1 of two videos; the second shows the sky alone."""
+    truths = {"a/1.png": (TRUTH, SEGMENTS), "b/1.png": (np.full_like(TRUTH, 7), {7: (90, False)})}
+    made = write_set(tmp_path / "set", "val", CATEGORIES, list(truths), lambda name: LabelledImage(name, *truths[name]))
+    return made.json
+
+
+def test_frames_that_are_numbered_anew_in_each_video_have_their_own_maps(tmp_path):
+    gt = frames(tmp_path)
+    for video, values in (("a", FOUND), ("b", np.full_like(FOUND, 90))):
+        (tmp_path / "maps" / video).mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / "maps" / video / "1.png")
+    found = json.loads(ran("score", "--gt", gt, "--semantic", tmp_path / "maps", "--json").stdout)
+    assert (found["per_category"]["90"]["TP"], found["per_category"]["90"]["FN"]) == (1, 1)
+    assert found["per_category"]["149"]["TP"] == 1
+
+
+@pytest.mark.parametrize(("places", "words"), [((".",), "has it, too"), (("x", "y"), "could be, too")])
+def test_a_map_that_could_be_of_two_images_is_refused(tmp_path, places, words):
+    gt = frames(tmp_path)
+    for place in places:
+        (tmp_path / "maps" / place).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(FOUND).save(tmp_path / "maps" / place / "1.png")
+    assert words in refused("score", "--gt", gt, "--semantic", tmp_path / "maps")
