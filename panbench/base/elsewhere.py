@@ -291,11 +291,17 @@ class InZip(Address):
 
     def is_file(self) -> bool:
         """Whether there is such a member. Raises OSError for a damaged archive."""
-        return self.member in _opened(self.archive).members
+        try:
+            return self.member in _opened(self.archive).members
+        except FileNotFoundError:
+            return False
 
     def is_dir(self) -> bool:
         """Whether a member lies below."""
-        return self.member in _opened(self.archive).folders
+        try:
+            return self.member in _opened(self.archive).folders
+        except FileNotFoundError:
+            return False
 
     def glob(self, pattern: str, **_: Any) -> "Iterator[Self]":
         """The members of this folder whose names fit."""

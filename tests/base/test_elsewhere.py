@@ -19,6 +19,7 @@ from panbench.base.addresses import path_at
 from panbench.base.errors import BadArgument
 from panbench.panoptic.coco import read_id_png
 from panbench.runs import load_run
+from panbench.runs.sources import exist
 from panbench.scoring.folder import score_folder
 
 SCENES = Path(__file__).resolve().parents[1] / "reference" / "pq_scenes"
@@ -239,6 +240,12 @@ def test_an_id_png_of_a_zip_is_named_by_its_address(tmp_path):
     zip_of(tmp_path / "a.zip", {"1.png": b"no png"})
     with pytest.raises(Exception, match=r"zip://1\.png::.*a\.zip \(image 7\)"):
         read_id_png(path_at(f"zip://1.png::{tmp_path}/a.zip"), image_id=7)
+
+
+def test_an_archive_that_has_moved_is_not_here(tmp_path):
+    member = f"zip://gt.json::{tmp_path}/moved.zip"
+    assert not exist(member)
+    assert not path_at(member).is_dir()
 
 
 class TestAddressesOfAStrangersRun:
