@@ -58,7 +58,7 @@ class SemanticMaps:
         What is no category is void where it is 255 or, after adding, not above 0.
         Raises BadDataset without PNGs, BadArgument for an offset that is none of these.
         """
-        self.folder, self.categories = folder, tuple(categories)
+        self.folder, self.categories, self.offset = folder, tuple(categories), offset
         files = files_in(folder, ".png")
         self._by_name = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
         self._by_stem: dict[str, list[Path]] = {}

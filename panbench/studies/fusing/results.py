@@ -87,6 +87,7 @@ class InstanceResults:
             try:
                 image_id, category_id = image_id_of(record["image_id"]), record["category_id"]
                 score = float(record["score"])
+                hash((image_id, category_id))
             except (KeyError, TypeError, ValueError) as error:
                 raise BadDataset(
                     f"{path}: result {place} lacks or has a wrong {error}. Results have image_id, category_id, "
@@ -102,7 +103,7 @@ class InstanceResults:
             raise BadDataset(
                 f"{path} has results of other images only, such as {listed(sorted(unlisted, key=str), 3)}."
             )
-        ordered = {image: sorted(own, key=lambda record: -record["score"]) for image, own in found.items()}
+        ordered = {image: sorted(own, key=lambda record: -float(record["score"])) for image, own in found.items()}
         return cls(path, ordered, images, dataset.categories, maps)
 
     def read(self, image_id: Any, device: torch.device | None = None) -> Instances:
@@ -148,6 +149,7 @@ class ResultsModel(Model):
             "instances": str(self.results.path.absolute()),
             "instances_sha256": sha256_of(self.results.path),
             "semantic": None if maps is None else str(Path(maps.folder).absolute()),
+            "offset": None if maps is None else maps.offset,
         }
 
     def describe(self) -> ModelRecord:

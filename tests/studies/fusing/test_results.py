@@ -94,6 +94,24 @@ def test_what_cannot_be_fused_is_one_sentence(tmp_path, change, sentence):
     assert not (tmp_path / "out").exists()
 
 
+def test_maps_that_are_read_otherwise_are_not_gone_on_with(truth, tmp_path):
+    line = ("fuse", *FILES, "--images", truth, "--rule", "combine", "--out", tmp_path / "out")
+    ran(*line)
+    assert "offset" in refused(*line, "--offset", "1", "--resume")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"category_id": [1]}, {"image_id": {"id": 1}}, {"score": "high"}, {"score": None}], ids=str
+)
+def test_a_result_with_a_wrong_value_is_one_sentence(tmp_path, wrong):
+    (tmp_path / "results.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "score": 0.9} | wrong]))
+    line = dict(zip(LIST[::2], LIST[1::2], strict=True)) | {"--instances": tmp_path / "results.json"}
+    said = refused(
+        "fuse", *(part for pair in line.items() for part in pair), "--rule", "combine", "--out", tmp_path / "o"
+    )
+    assert "result 0 lacks or has a wrong" in said
+
+
 def test_options_of_results_go_with_results_alone(tmp_path):
     said = refused("fuse", tmp_path, "--rule", "combine", "--semantic", tmp_path, "--out", tmp_path / "out")
     assert "--semantic goes with --instances" in said
