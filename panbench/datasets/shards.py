@@ -25,7 +25,7 @@ from panbench.datasets.convert import Converted, read_categories
 from panbench.datasets.instances import instance_mask
 from panbench.panoptic.coco import read_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
-from panbench.panoptic.types import Category, IdMap
+from panbench.panoptic.types import MAX_ID, VOID, Category, IdMap
 
 __all__ = ["MOST_BYTES", "convert_shards"]
 
@@ -121,6 +121,9 @@ def _annotated(row: _Row) -> tuple[bytes, list[dict[str, Any]]]:
         listed = _parsed(listed, row.where)
     if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
         raise BadDataset(f"{row.where} has no `segments_info`, a list of segments.")
+    for number in (segment.get("id") for segment in listed):
+        if type(number) is not int or not VOID < number <= MAX_ID:
+            raise BadDataset(f"{row.where} has a segment with the id {number!r}; ids are 1 to {MAX_ID:,}.")
     png = row.png
     if png is None:
         height, width = row.size
@@ -128,7 +131,8 @@ def _annotated(row: _Row) -> tuple[bytes, list[dict[str, Any]]]:
             raise BadDataset(f"{row.where} has neither an id PNG nor run lengths with `height` and `width`.")
         ids = np.zeros((height, width), np.int32)
         for segment in listed:
-            counts = segment.get("counts") or (segment.get("segmentation") or {}).get("counts")
+            nested = segment.get("segmentation")
+            counts = segment.get("counts") or (nested.get("counts") if isinstance(nested, dict) else None)
             shape = {"size": [height, width], "counts": counts}
             mask, _ = instance_mask(shape, height, width, f"{row.where}, segment {segment.get('id')},")
             if ids[mask].any():
@@ -181,7 +185,7 @@ def _of_tar(file: Path) -> Iterator[_Row]:
                 of_key[info.name.removeprefix(f"{key}.").removeprefix(f"./{key}.").lower()] = content
             if missing := {"json", "png"} - of_key.keys():
                 raise BadDataset(f"{file}: {key} has no {key}.{missing.pop()}; a key needs KEY.json and KEY.png.")
-            record = _parsed(of_key["json"], f"{file}: {key}.json")
+            record = _object(of_key["json"], f"{file}: {key}.json")
             name = PurePosixPath(key).name
             image_id = record.get("image_id", int(name) if name.isascii() and name.isdigit() else name)
             ending = next((each for each in _ENDINGS if each in of_key), "jpg")
@@ -240,7 +244,14 @@ def _of_lines(file: Path, images_from: Path | None) -> Iterator[_Row]:
 def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with open(file, encoding="utf-8-sig", errors="replace") as handle:
         for number, text in enumerate(handle, 1):
-            yield f"{file}: line {number}", _parsed(text, f"{file}: line {number}")
+            yield f"{file}: line {number}", _object(text, f"{file}: line {number}")
+
+
+def _object(text: str | bytes, where: str) -> dict[str, Any]:
+    found = _parsed(text, where)
+    if not isinstance(found, dict):
+        raise BadDataset(f"{where} is not a JSON object.")
+    return found
 
 
 def _parsed(text: str | bytes, where: str) -> Any:

@@ -117,6 +117,11 @@ def test_a_tar_without_an_end_is_refused_too(how, tmp_path):
         (lambda members: [*members, ("copy.png", members[2][1]), ("copy.json", members[3][1])], "comes twice"),
         (lambda members: [("1.json", b"{"), ("1.png", b"")], "1.json is not JSON"),
         (lambda members: [("1.json", b"{}"), ("1.png", b"")], "has no `segments_info`"),
+        (lambda members: [("1.json", b"[]"), ("1.png", b"")], "1.json is not a JSON object"),
+        (
+            lambda members: [("1.json", b'{"segments_info": [{"id": [1]}]}'), ("1.png", members[2][1])],
+            "the id [1]; ids",
+        ),
         (lambda members: [(members[3][0], members[3][1]), (members[2][0], members[2][1][:-20])], "the id PNG is"),
     ],
 )
@@ -139,6 +144,7 @@ def counts(row, value) -> None:
         (lambda row: row.update(height=row["height"] - 1), "row 0, segment"),
         (lambda row: row.update(height=None), "neither an id PNG nor run lengths with `height` and `width`"),
         (lambda row: row.update(segments_info=None), "has no `segments_info`"),
+        (lambda row: row["segments_info"][0].update(id=1 << 40), "a segment with the id 1099511627776"),
     ],
 )
 def test_bad_rows_are_named_with_file_and_number(change, sentence, tmp_path):
@@ -179,3 +185,8 @@ def test_rows_without_image_id_are_numbered_through_all_files(tmp_path):
     ran("data", "convert", "shards", *written, "--out", tmp_path / "out")
     images = json.loads((tmp_path / "out" / "annotations" / "panoptic_val.json").read_text())["images"]
     assert [image["id"] for image in images] == list(range(16))
+
+
+def test_a_line_that_is_no_object_is_named(tmp_path):
+    (tmp_path / "val.jsonl").write_text("7\n")
+    assert "val.jsonl: line 1 is not a JSON object" in converted(tmp_path / "val.jsonl")
