@@ -143,9 +143,9 @@ def error_findings(
     ]
     run.fold(fixes, *narrowed)
     lost, worst, cells = fixes.explained.lost(), fixes.explained.worst(images), fixes.cells()
-    if not absent(run).has_predictions and not run.in_blocks:
-        # There is nothing to choose from: all is missed.
-        cells = cells.head(0)
+    # Without a prediction there is nothing to choose from: all is missed.
+    chosen = run.in_blocks or absent(run).has_predictions
+    cells = cells if chosen else cells.head(0)
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
     def cell(cause: str, group: str, column: str) -> float | None:
@@ -186,7 +186,7 @@ def error_findings(
                 *([f"No errors of these causes: {', '.join(unused)}."] if unused else []),
             ),
         ),
-        fix_grid(cells, run.categories),
+        *([fix_grid(cells, run.categories)] if chosen else []),
         Grid(("Cause", "What it means"), tuple((name, _MEANING[name]) for name in names), words=2),
         Grid(("Cause", "Images where it costs most"), tuple(places.items()), words=2, notes=_how_to_look(run, worst)),
     ]

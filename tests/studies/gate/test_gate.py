@@ -200,9 +200,9 @@ class TestSliceFiles:
         [
             ("a.json", "{", "is not JSON"),
             ("a.json", "[1]", "must be an object of slices"),
-            ("a.json", '{"night": ["x"]}', "the slice 'night' of a must be a list of image ids"),
+            ("a.json", '{"night": [1.5]}', "the slice 'night' of a must be a list of image ids"),
             ("a.csv", "id,camera\n1,x\n", "must have a column image_id"),
-            ("a.csv", "image_id,camera\nx,front\n", "line 2: 'x' is not an image id"),
+            ("a.csv", "image_id,camera\n,front\n", "line 2 has no image id"),
             ("a.csv", "image_id,name\n" + "".join(f"{n},n{n}\n" for n in range(101)), "too many for slices"),
             ("a.txt", "", "is neither .json nor .csv"),
         ],
