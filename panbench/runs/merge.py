@@ -21,6 +21,7 @@ from panbench.base.shards import Shard, parse_shard
 from panbench.base.text import listed
 from panbench.panoptic.coco import read_png_names
 from panbench.panoptic.fingerprint import fingerprint_of_files, joined_rows
+from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.parts import read_part
 from panbench.runs.alike import differing_settings
@@ -312,8 +313,8 @@ def _check(runs: Sequence[Run]) -> None:
         if len(both):
             owner = next(one for one in runs if one is not run and np.isin(both[0], one.images))
             raise BadRun(
-                f"{owner.path} and {run.path} share {len(both):,} images ({listed(both.tolist())}). Each image may be "
-                "in one shard only."
+                f"{owner.path} and {run.path} share {len(both):,} images ({listed(map(own_id, both))}). Each image may "
+                "be in one shard only."
             )
         known = np.union1d(known, run.images)
     if own:

@@ -476,10 +476,11 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value
+    # An image id that is text prints as the text, and is a number here.
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _record(cls: type[_Record], value: Any, where: str, **given: Any) -> _Record:

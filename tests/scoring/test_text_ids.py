@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from support import ran, refused
 import panbench
 from panbench.evaluation.evaluate import evaluate
 from panbench.panoptic.image_ids import image_id_of, own_id, typed
-from panbench.runs import load_run
+from panbench.runs import RunInfo, load_run
 from panbench.scoring.folder import score_folder
 
 SCENES = Path(__file__).parents[1] / "reference" / "pq_scenes"
@@ -64,6 +65,27 @@ def test_pq_is_the_same_under_panopticapis_name(folder, monkeypatch):
         ours = panopticapi.pq_compute(*files)
     assert ours["All"]["pq"] == pytest.approx(original["All"]["pq"], abs=1e-14)
     assert ours["All"]["n"] == original["All"]["n"]
+
+
+def test_a_run_without_some_predictions_is_stored_and_read_again(folder, tmp_path):
+    first = json.loads((folder / "pred.json").read_text())["annotations"][0]["image_id"]
+    change(folder / "pred.json", lambda pred: pred["annotations"].pop(0))
+    ran(*score(folder, "--allow-missing", "--out", tmp_path / "run"))
+    (missing,) = load_run(tmp_path / "run").info.images.missing_ids
+    assert own_id(missing) == first
+
+
+def test_a_run_that_left_out_an_image_is_read_again(tmp_path):
+    info = load_run(score_folder(SCENES / "gt.json", SCENES / "pred.json", out=tmp_path / "run").path).info
+    skipped = replace(info.images, skipped=1, skipped_ids={image_id_of(name(1)): "It is cut off."})
+    written = json.loads(json.dumps(replace(info, images=skipped).to_json()))
+    assert RunInfo.from_json(written).images.skipped_ids == {image_id_of(name(1)): "It is cut off."}
+
+
+def test_shards_that_share_images_are_refused_by_their_text(folder, tmp_path):
+    for number in (1, 2):
+        score_folder(folder / "gt.json", folder / "pred.json", out=tmp_path / f"s.{number}")
+    assert name(1) in refused("runs", "merge", tmp_path / "s.1", tmp_path / "s.2", "--out", tmp_path / "s")
 
 
 def test_sentences_name_the_text(folder):
