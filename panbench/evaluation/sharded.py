@@ -130,7 +130,9 @@ class _Process:
     """A process that makes a shard, or without one chooses the batch size, and sends what it would report."""
 
     def __init__(self, work: Sharded, shard: Shard | None, card: str) -> None:
-        self.shard, self.done, self.total = shard, 0, 0
+        self.shard, self.done = shard, 0
+        self.total: int | None = None
+        """The shard's images, once it has begun."""
         self.size: int | None = None
         self.end = ""
         """How it died, in words."""
@@ -157,6 +159,8 @@ class _Process:
         self._process.join()
         code = self._process.exitcode or 0
         if code == 0:
+            # A shard without images reports none.
+            self.total = self.total or 0
             return True
         if code == _REFUSED:
             raise BadRun(self.end)
@@ -193,7 +197,9 @@ def _watch(processes: Sequence[_Process], reporter: Reporter) -> None:
                     continue
                 if kind == "progress":
                     process.done, process.total = words
-                    reporter.progress(title, sum(p.done for p in processes), sum(p.total for p in processes))
+                    totals = [each.total for each in processes]
+                    total = None if None in totals else sum(each or 0 for each in totals)
+                    reporter.progress(title, sum(each.done for each in processes), total)
                 elif kind == "notice" and words[0] not in said:
                     said.add(words[0])
                     reporter.notice(words[0])
