@@ -43,6 +43,11 @@ class TextId(int):
     def __format__(self, form: str) -> str:
         return format(str(self) if form in ("", "s") else int(self), form)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Takes the text along to another process, which has read no JSON."""
+        own = own_id(int(self))
+        return (image_id_of, (own,)) if isinstance(own, str) else (TextId, (own,))
+
 
 def image_id_of(value: int | str) -> int:
     """The number that tables hold for an image id. Raises BadDataset for two texts with one hash, which is a chance."""

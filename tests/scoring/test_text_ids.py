@@ -1,8 +1,11 @@
 """Image ids that are text (Cityscapes, ADE20K): scored as any, and printed and exported as the JSON has them."""
 
 import json
+import pickle
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +83,15 @@ def test_a_run_that_left_out_an_image_is_read_again(tmp_path):
     skipped = replace(info.images, skipped=1, skipped_ids={image_id_of(name(1)): "It is cut off."})
     written = json.loads(json.dumps(replace(info, images=skipped).to_json()))
     assert RunInfo.from_json(written).images.skipped_ids == {image_id_of(name(1)): "It is cut off."}
+
+
+def test_another_process_knows_the_text_of_an_id_that_it_gets(folder):
+    code = (
+        "import pickle, sys; (image,) = pickle.load(sys.stdin.buffer); print(repr((image == int(image), str(image))))"
+    )
+    content = pickle.dumps((image_id_of(name(1)),))
+    told = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, check=True).stdout
+    assert told.decode().strip() == repr((True, name(1)))
 
 
 def test_shards_that_share_images_are_refused_by_their_text(folder, tmp_path):
