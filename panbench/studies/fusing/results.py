@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from panbench.base.errors import BadArgument, BadDataset
-from panbench.base.files import sha256_of
+from panbench.base.files import leaves_folder, sha256_of
 from panbench.base.text import listed
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
@@ -52,6 +52,9 @@ def images_to_fuse(path: Path, categories: Sequence[Category] | None) -> Dataset
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise BadDataset(f"{path}: an image lacks or has a wrong {error}.") from error
+    # Predictions are named after the images.
+    if strange := next((info.file_name for info in infos if leaves_folder(info.file_name)), None):
+        raise BadDataset(f"{path}: the file_name {strange!r} leaves its folder.")
     scenes = tuple(map(Scene, infos))
     return Dataset(path.stem, "", tuple(categories), scenes, len(scenes), sha256_of(path), path, Path())
 

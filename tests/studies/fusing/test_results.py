@@ -112,6 +112,16 @@ def test_a_result_with_a_wrong_value_is_one_sentence(tmp_path, wrong):
     assert "result 0 lacks or has a wrong" in said
 
 
+def test_a_file_name_that_leaves_its_folder_is_refused(tmp_path):
+    document = json.loads((RECORDED / "images.json").read_text())
+    document["images"][0]["file_name"] = "../../escaped.jpg"
+    (tmp_path / "images.json").write_text(json.dumps(document))
+    line = dict(zip(LIST[::2], LIST[1::2], strict=True)) | {"--images": tmp_path / "images.json"}
+    line |= {"--rule": "combine", "--out": tmp_path / "a" / "out"}
+    assert "'../../escaped.jpg' leaves its folder" in refused("fuse", *(part for pair in line.items() for part in pair))
+    assert [path.name for path in tmp_path.iterdir()] == ["images.json"]
+
+
 def test_options_of_results_go_with_results_alone(tmp_path):
     said = refused("fuse", tmp_path, "--rule", "combine", "--semantic", tmp_path, "--out", tmp_path / "out")
     assert "--semantic goes with --instances" in said
