@@ -113,6 +113,8 @@ def child(words: Sequence[str], log: Path) -> int:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:  # before the program began, or after its end: Python's own answer
+        code = 128 + signal.SIGINT
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush(), sys.stderr.flush()
@@ -177,7 +179,7 @@ def round_of(name: str, dice: random.Random, took: float, right: dict[str, str])
     assert not others, f"{others} stays for ever"
     kinds = {right[GOOD]: "new result", right[POOR]: "old result", "to be finished": left, "whole page": left}
     kind = kinds.get(left, "files of both")
-    return f"{kind}, and beside it an unfinished one" if any("panbench-" in one for one in beside) else kind
+    return f"{kind}, and what a replacement left" if any("panbench-" in one for one in beside) else kind
 
 
 def rounds(count: int, seed: int) -> tuple[Counter[tuple[str, str]], list[str]]:
