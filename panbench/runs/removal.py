@@ -135,7 +135,8 @@ def _own_predictions(path: Path, info: RunInfo | None) -> Iterator[str]:
 def _values(path: Path, keys: Sequence[str]) -> list[str]:
     """Each `file_name` in some lists of a COCO JSON; none of a file that cannot be read as one."""
     try:
-        document: Any = json.loads(path.read_bytes())
+        # A stranger's run may name a device, which has no end.
+        document: Any = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return []
     lists = [document.get(key) for key in keys] if isinstance(document, dict) else []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def test_of_an_interrupted_run_the_names_of_its_images_are_deleted(tmp_path):
     writer.finish("interrupted")
     assert foreign_files(tmp_path / "a") == [tmp_path / "a" / "predictions" / "my-figure.png"]
     assert remove_run(tmp_path / "a") == [tmp_path / "a" / "predictions" / "my-figure.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.timeout(60)
+def test_a_ground_truth_that_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "gt.json")
+    info = RunInfo(kind="eval", name="x", dataset=DatasetRecord(gt=str(tmp_path / "gt.json")), categories=CATEGORIES)
+    RunWriter.create(tmp_path / "run", info).finish("interrupted")
+    assert remove_run(tmp_path / "run") == ()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_part_that_is_neither_listed_nor_says_that_it_is_the_runs_is_left(tmp_path):
