@@ -133,6 +133,8 @@ def test_panoptic_fpn_is_detectron2s(speedups: bool, scenes: list[Scene], tmp_pa
     assert (model.rule.score, model.rule.overlap, model.rule.stuff_area) == (0.5, 0.5, 4096)
     rules = {"usual": model.rule, "loose": replace(model.rule, score=0.2, stuff_area=64)}
     for most in (1, 3):
+        # As they are and alone, mmdet's modules sum as detectron2's do.
+        exact = most == 1 and not speedups
         for batch in batches(model, most):
             for number, output in zip(batch, model.candidates([images[each] for each in batch]), strict=True):
                 assert isinstance(output, Instances)
@@ -143,12 +145,12 @@ def test_panoptic_fpn_is_detectron2s(speedups: bool, scenes: list[Scene], tmp_pa
                 far = np.abs((output.boxes * scale).numpy()[:, None] - answers[f"{number}/boxes"]).max(axis=2)
                 place = np.where(same, far, np.inf).argmin(axis=0)
                 assert sorted(place) == list(range(len(output.labels)))
-                assert far[place, np.arange(len(place))].max() <= (1e-3 if speedups else 1e-4)
+                assert far[place, np.arange(len(place))].max() <= (1e-4 if exact else 1e-3)
                 assert np.abs(np.array(output.scores)[place] - answers[f"{number}/scores"]).max() <= 1e-4
                 masks = output.masks.numpy()[place[:20], ::3, ::3]
-                assert np.abs(masks - answers[f"{number}/masks"]).max() <= (3e-4 if speedups else 1e-4)
+                assert np.abs(masks - answers[f"{number}/masks"]).max() <= (1e-4 if exact else 3e-4)
                 semantic = F.interpolate(output.semantic_logits[None], scale_factor=4, mode="bilinear")[0]
                 assert np.abs(semantic[:, ::12, ::12].numpy() - answers[f"{number}/semantic"]).max() <= 1e-4
                 for tag, rule in rules.items():
                     # Other orders of sums decide where a mask or two channels are level to the fifth digit.
-                    assert pixels_that_differ(rule, output, answers, f"{number}/{tag}") <= (3 if speedups else 0)
+                    assert pixels_that_differ(rule, output, answers, f"{number}/{tag}") <= (0 if exact else 3)
