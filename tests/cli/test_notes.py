@@ -62,7 +62,6 @@ LINES: dict[str, Sequence[str]] = {
     "data kitti-step": ("{empty}", "--root", "{new}"),
     "data coconut": ("{gt}", "--gt-dir", "{empty}", "--root", "{new}"),
     "data convert": ("panoptic", "{gt}", "--out", "{new}"),
-    "runs merge": ("{run}", "{other}", "--out", "{new}"),
     "runs verify": ("{run}", "{other}"),
     "export": ("coco-server", "{run}", "--out", "{new}.zip"),
     "models": ("--download", "mask2former-r50"),

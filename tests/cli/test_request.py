@@ -165,7 +165,7 @@ def test_predictions_of_up_to_10_000_images_are_kept_unasked(tmp_path):
 
 
 def test_what_has_no_ground_truth_or_shares_names_keeps_predictions_only_when_asked(tmp_path):
-    assert not _keeps_predictions(EvalRequest(image_ids="1,2"), dataset(), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(limit="1,2"), dataset(), [tmp_path])
     assert not _keeps_predictions(EvalRequest(), dataset(ground_truth=False), [tmp_path])
     assert not _keeps_predictions(EvalRequest(), dataset(suffix=".png"), [tmp_path])
 
