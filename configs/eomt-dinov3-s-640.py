@@ -13,7 +13,7 @@ panbench = {
     "input_size": "640²",
     "trained_on": "coco",
     "license": "MIT",
-    "license_source": "tue-mps/eomt 7bd19dd, LICENSE; the weights of DINOv3 have their own",
+    "license_source": "tue-mps/eomt 7bd19dd, LICENSE",
     "system": "EoMT DINOv3-S",
-    "settings": {"repository": "tue-mps/coco_panoptic_eomt_small_640_dinov3"},
+    "settings": {"repository": "tue-mps/eomt-dinov3-coco-panoptic-small-640", "labels": "coco"},
 }

@@ -567,16 +567,6 @@ def address_of(spec: ModelSpec) -> str:
     return str(repository) if repository is not None and spec.config is None else spec.name
 
 
-def delta_of(spec: ModelSpec) -> str | None:
-    """The gated weights that a model's own are only differences to, and which panbench therefore does not fetch."""
-    repository = repository_of(spec)
-    if stated := spec.settings.get("delta_to"):
-        return str(stated)
-    name = "" if repository is None else repository.name
-    found = re.fullmatch(r"tue-mps/\w*eomt_(small|base|large)_\d+_dinov3", name)
-    return None if found is None else f"facebook/dinov3-vit{found[1][0]}16-pretrain-lvd1689m"
-
-
 def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     """The same model with other weights, a URL or a path relative to the current folder.
 

@@ -1,6 +1,7 @@
 """The weights of a model: found on this machine, whichever program downloaded them, or downloaded with consent."""
 
 import os
+import re
 import urllib.parse
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from panbench.base.text import licence_in_words
 from panbench.catalog import (
     OTHER_WEIGHTS,
     ModelSpec,
-    delta_of,
     file_name,
     load_catalog,
     refuse_folder_without_weights,
@@ -22,7 +22,7 @@ from panbench.catalog import (
     twins_of,
 )
 
-__all__ = ["fetch_weights", "refuse_differences", "weights_here", "weights_path"]
+__all__ = ["fetch_weights", "weights_here", "weights_path"]
 
 
 def weights_path(spec: ModelSpec) -> Path | None:
@@ -139,17 +139,6 @@ def refuse_missing_file(spec: ModelSpec) -> None:
         raise BadCheckpoint(f"There is no weights file {spec.weights} for {spec.title}.", ways=OTHER_WEIGHTS)
 
 
-def refuse_differences(spec: ModelSpec) -> None:
-    """Raises BadModel where a model's published weights are only differences to weights of another licence."""
-    gated = delta_of(spec)
-    if gated and spec.weights is None:
-        raise BadModel(
-            f"{spec.title}: its published weights are only the differences to those of DINOv3 ({gated}), whose own "
-            "licence has to be accepted there. Get both, add them up as the README of tue-mps/eomt describes, save "
-            "the sum with transformers' save_pretrained(FOLDER), and pass --model FOLDER."
-        )
-
-
 def _problem(path: Path) -> str | None:
     """What is wrong with a file of weights, by the hash in its name; None when nothing is."""
     return what_is_wrong(path, hash_in_name(path.name)) or _md5_problem(path, path.name)
@@ -173,7 +162,11 @@ def _counted(spec: ModelSpec, reporter: Reporter) -> Counting:
 
 
 def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, offline: bool, reporter: Reporter) -> Path:
-    refuse_differences(spec)
+    if re.fullmatch(r"tue-mps/\w*eomt_\w+_dinov3", repository.name):
+        raise BadModel(
+            f"{repository.name} holds only differences to the gated weights of DINOv3. The whole models are "
+            "tue-mps/eomt-dinov3-coco-panoptic-…: --model eomt-dinov3-l-640, for example."
+        )
     folder = hub.here(repository)
     if folder is None and offline:
         raise BadCheckpoint(

@@ -208,7 +208,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
         "TINY_IMAGES = 200": "TINY_IMAGES = 6",
         "COCO = False": "COCO = True",
         "COCO_IMAGES = 50": "COCO_IMAGES = 4",
-        '"panoptic-fpn,maskformer,mask2former"': '"coco-tiny"',
+        '"panoptic-fpn-r50-3x-authors,maskformer-r50-authors,mask2former-r50-authors"': '"coco-tiny"',
     }
     for old, new in changes.items():
         assert old in settings.source

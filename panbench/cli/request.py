@@ -13,7 +13,6 @@ from panbench.catalog import (
     TRANSFORMERS,
     ModelSpec,
     address_of,
-    delta_of,
     download_size,
     is_pattern,
     origin,
@@ -174,7 +173,7 @@ def missing_for(
 def _can_be_fetched(spec: ModelSpec) -> bool:
     if spec.weights is not None:
         return "://" in spec.weights
-    return repository_of(spec) is not None and delta_of(spec) is None
+    return repository_of(spec) is not None
 
 
 def ask_once(missing: Missing, download: bool, ask: Callable[[str], str] | None) -> bool:

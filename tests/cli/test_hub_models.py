@@ -100,7 +100,7 @@ def test_a_repository_runs_once_its_files_may_be_fetched(hub: Repository) -> Non
         ("hf:owner/gated", "is gated: accept its terms"),
         ("hf:owner", "Write hf:owner/name"),
         ("./nothing-here", "There is no folder"),
-        ("eomt-dinov3-l-640", "only the differences to those of DINOv3"),
+        ("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3", "only differences to the gated weights of DINOv3"),
     ],
 )
 def test_what_is_not_there_is_named(hub: Repository, address: str, sentence: str) -> None:
