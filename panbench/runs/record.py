@@ -349,6 +349,8 @@ class RunInfo:
 
     def __post_init__(self) -> None:
         """Takes secrets out of the command line and the error, whether they are to be written or were read."""
+        if not self.command and self.error is None:
+            return
         redact = redactor()
         object.__setattr__(self, "command", tuple(map(redact, self.command)))
         object.__setattr__(self, "error", None if self.error is None else redact(self.error))
