@@ -18,6 +18,7 @@ panbench = {
     "trained_on": "coco",
     "license": "CC-BY-NC-4.0",
     "license_source": "facebookresearch/MaskFormer da3e60d, MODEL_ZOO.md",
+    "system": "MaskFormer Swin-B",
 }
 
 model = dict(

@@ -286,7 +286,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     if page := _PAGE_OF_HUB.fullmatch(name.strip()):
         name = f"hf:{page[1]}"
     if name.strip().startswith("hf:"):
-        _refuse_folder_as_repository(name.strip().removeprefix("hf:"))
+        _refuse_as_repository(name.strip().removeprefix("hf:"))
         return _as_in_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)
     if _names_a_folder(name.strip()):
         return spec_from_folder(name.strip())
@@ -312,8 +312,16 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
 
 
-def _refuse_folder_as_repository(address: str) -> None:
-    """Raises BadModel for a folder behind `hf:`. `owner/name` is a repository, even if such a folder exists."""
+def _refuse_as_repository(address: str) -> None:
+    """Raises BadModel for a folder behind `hf:`, and for EoMT's repositories that hold no whole weights.
+
+    `owner/name` is a repository, even if such a folder exists.
+    """
+    if re.match(r"tue-mps/\w*eomt_\w+_dinov3\b", address):
+        raise BadModel(
+            f"{address} holds only differences to the gated weights of DINOv3. The whole models are "
+            "tue-mps/eomt-dinov3-coco-panoptic-…: --model eomt-dinov3-l-640, for example."
+        )
     is_path = address.startswith(("./", "../", "/", "~")) or address in (".", "..")
     if is_path or (address.count("/") != 1 and Path(address).is_dir()):
         folder = address if is_path else f"./{address}"

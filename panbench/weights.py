@@ -1,14 +1,13 @@
 """The weights of a model: found on this machine, whichever program downloaded them, or downloaded with consent."""
 
 import os
-import re
 import urllib.parse
 from pathlib import Path
 
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong
-from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, BadModel, DownloadFailed, Way
-from panbench.base.files import cache_dir, hash_in_name, md5_in_name, md5_of
+from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, DownloadFailed, Way
+from panbench.base.files import cache_dir, hash_in_name, md5_in_name, md5_of, sha256_of
 from panbench.base.reporter import SILENT, Counting, Reporter, counter
 from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
@@ -75,7 +74,7 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
     its name; a wrong one is fetched anew.
     offline: fetch nothing; the error says what would be fetched, how large it is, and by which command
     reporter: gets the licence of the weights as a notice before they are downloaded, the bytes that have arrived, and
-        a notice where another program's copy is used
+        a notice where another program's copy is used; the SHA-256 of what was downloaded
     Raises BadCheckpoint when there are no weights here and none may be fetched, DownloadFailed when fetching fails.
     """
     repository = repository_of(spec)
@@ -107,13 +106,15 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
     if spec.license is not None and not path.is_file():
         reporter.notice(f"Weights of {spec.title}: {_licence(spec)}.")
     try:
-        return download(
+        fetched = download(
             spec.weights,
             path,
             sha256=hash_in_name(path.name),
             check=None if md5_in_name(path.name) is None else lambda part: _md5_problem(part, path.name),
             progress=_counted(spec, reporter),
         )
+        reporter.notice(f"Weights of {spec.title}: the SHA-256 of {path.name} is {sha256_of(fetched)}.")
+        return fetched
     except DownloadFailed as error:
         kept = f" (another program's copy would be found, too: {PLACES})" if places_of_others(spec) else ""
         there = Way(f"copy {path.name} to {path.parent}{kept}")
@@ -162,11 +163,6 @@ def _counted(spec: ModelSpec, reporter: Reporter) -> Counting:
 
 
 def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, offline: bool, reporter: Reporter) -> Path:
-    if re.fullmatch(r"tue-mps/\w*eomt_\w+_dinov3", repository.name):
-        raise BadModel(
-            f"{repository.name} holds only differences to the gated weights of DINOv3. The whole models are "
-            "tue-mps/eomt-dinov3-coco-panoptic-…: --model eomt-dinov3-l-640, for example."
-        )
     folder = hub.here(repository)
     if folder is None and offline:
         raise BadCheckpoint(

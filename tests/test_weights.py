@@ -111,7 +111,11 @@ def test_the_licence_is_told_before_the_download_and_not_again(server: Server) -
 
     for _ in range(2):
         fetch_weights(spec, reporter=Noted())
-    assert told == [(f"Weights of {spec.title}: CC-BY-NC-4.0, not for commercial use (its README.md).", False)]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told == [
+        (f"Weights of {spec.title}: CC-BY-NC-4.0, not for commercial use (its README.md).", False),
+        (f"Weights of {spec.title}: the SHA-256 of {path.name} is {digest}.", True),
+    ]
 
 
 def test_weights_that_were_damaged_in_the_cache_are_fetched_anew(server: Server) -> None:

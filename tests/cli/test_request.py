@@ -138,9 +138,8 @@ def test_the_hub_is_asked_for_a_licence_that_the_catalog_does_not_know(monkeypat
 
 def test_weights_that_could_not_be_run_are_not_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    assert not missing_for(
-        [find_model("eomt-dinov3-l-640"), find_model("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")]
-    )
+    with pytest.raises(BadModel, match="only differences to the gated weights of DINOv3"):
+        find_model("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadModel, match=r"pip install .*\[transformers\]"):
         missing_for([find_model("detr-r50")])

@@ -33,7 +33,7 @@ def coco_run(tmp_path_factory):
 
 def test_every_row_has_a_pq_a_source_and_sane_numbers():
     results = published_results()
-    assert len(results) == 132
+    assert len(results) == 138
     for result in results:
         assert result.source
         assert 0.35 < result.PQ < 0.71, result
@@ -56,7 +56,7 @@ def test_a_model_a_backbone_or_both_choose():
     assert {result.title for result in choose(["mask2former swin-l"])} == {"Mask2Former Swin-L"}
     both = choose(["mask2former R50", "MaskFormer R50"])
     assert {result.title for result in both} == {"Mask2Former R50", "MaskFormer R50"}
-    assert len(choose([])) == len(choose(["all"])) == 132
+    assert len(choose([])) == len(choose(["all"])) == 138
     assert {result.split for result in choose(["R50"], **ON_VAL)} == {"val2017"}
 
 

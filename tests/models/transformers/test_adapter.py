@@ -308,9 +308,8 @@ def test_without_transformers_the_sentence_names_the_command(
 
 
 def test_differences_to_gated_weights_are_refused_before_anything_is_downloaded() -> None:
-    said = refusal("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")
-    assert "only differences to the gated weights of DINOv3" in said
-    assert "--model eomt-dinov3-l-640" in said
+    with pytest.raises(BadModel, match=r"only differences to the gated weights of DINOv3.*--model eomt-dinov3-l-640"):
+        find_model("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")
 
 
 def test_nothing_is_downloaded_without_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
