@@ -90,6 +90,8 @@ def _shortest(context: Any) -> str:
         if param.required:
             value = param.metavar or param.name.upper()
             words.append(f"{param.opts[0]} {value}" if param.param_type_name == "option" else value)
+    if words[1:] == ["--gt FILE"]:
+        words.append("--pred FILE")  # or --semantic; without either there is nothing to score
     return " ".join(words)
 
 

@@ -29,7 +29,7 @@ from panbench.report.answers import export
         ("eval --modell x", "Did you mean --model?"),
         ("eval --fp16", "No such option: --fp16. `panbench eval --help` shows what it takes."),
         ("validate data/coco", "Did you mean `panbench data check` for a dataset"),
-        ("eval --limit 0", "greater than or equal to 1"),
+        ("eval -m mask2former-tiny --limit 0", "--limit is '0'; give a number of images"),
         ("score --pred p.json", "The shortest form is `panbench score --gt FILE --pred FILE`."),
         ("gate new old", "The shortest form is `panbench gate RUN --baseline RUN`."),
         ("show diff a", "The shortest form is `panbench show diff A B --image ID`."),

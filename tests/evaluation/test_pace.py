@@ -141,7 +141,8 @@ def enter(monkeypatch) -> Callable[[int], World]:
 
         monkeypatch.setattr(loop, "Pace", SimulatedPace)
         monkeypatch.setattr(evaluate_module, "Loop", Loop)
-        monkeypatch.setattr(loop, "lanes_of", lambda model, threads: lanes)
+        for module in (loop, bench):
+            monkeypatch.setattr(module, "lanes_of", lambda model, threads: lanes)
         return world
 
     return entered

@@ -110,6 +110,15 @@ def _image_grid(table: pd.DataFrame) -> Grid:
 _MEANING = {cause.name: cause.description for cause in CAUSES}
 
 
+def _explained(lacking: float, unused: Sequence[str]) -> list[str]:
+    """What the columns of the causes are, and which causes have no row."""
+    return [
+        "All, Things, Stuff: PQ gained if only this cause were fixed. Part of loss: these add up to the "
+        f"{lacking:.2f} that PQ lacks of 100. TP: found, but not with the exact mask.",
+        *([f"No errors of these causes: {', '.join(unused)}."] if unused else []),
+    ]
+
+
 def _how_to_look(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
     """The command that shows the costliest errors; none where no error was found."""
     if not len(worst) or not run.path:
@@ -181,9 +190,7 @@ def error_findings(
             title=f"{headline(run)}: PQ {percent(pq)}",
             notes=(
                 *map(capitalised, comparison_row(run).notes),
-                "All, Things, Stuff: PQ gained if only this cause were fixed. Part of loss: these add up to the "
-                f"{lacking:.2f} that PQ lacks of 100. TP: found, but not with the exact mask.",
-                *([f"No errors of these causes: {', '.join(unused)}."] if unused else []),
+                *(_explained(lacking, unused) if pq is not None else ()),
             ),
         ),
         *([fix_grid(cells, run.categories)] if chosen else []),

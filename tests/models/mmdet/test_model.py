@@ -17,10 +17,11 @@ from panbench.catalog import find_model, spec_from_config
 from panbench.datasets import shapes
 from panbench.models.devices import choose_device
 from panbench.models.host import HostedModel
+from panbench.models.labels import match_categories
 from panbench.models.mmdet.adapter import MmdetAdapter
 from panbench.models.mmdet.inputs import preprocessed
 from panbench.models.opening import open_model
-from panbench.models.predict import match_categories, predict
+from panbench.models.predict import predict
 from panbench.models.rules import fuse
 from panbench.panoptic.types import Category, ImageInfo, Scene
 from scripts.make import tiny_networks
