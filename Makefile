@@ -10,17 +10,15 @@ FITS := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo quick test floors colab engines benchmarks docs lint format
-
 help:
 	@echo "make install      make .venv with the command .venv/bin/panbench"
 	@echo "make demo         run three small models on generated scenes and compare them"
 	@echo "make quick        lint, types, and the tests that need neither a model nor a browser: while you write"
-	@echo "make test         lint, types and tests (make test ARGS='-k pq' runs some tests only)"
+	@echo "make test         lint, types and tests (ARGS='-k pq': some tests); make lint, make format: that alone"
 	@echo "make engines      the tests that start clusters and object stores on this machine"
 	@echo "make floors       the quick tests on the oldest versions that pyproject.toml allows; make colab runs the notebook on Colab's"
 	@echo "make benchmarks   benchmarks that need no GPU, into results/benchmarks and the tables of docs (ONLY='score metrics': some)"
 	@echo "make docs         the documentation as a site, in build/site"
-	@echo "make lint         lint and types only; make format formats the code"
 
 install: $(VENV)/.installed
 
