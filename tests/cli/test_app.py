@@ -530,8 +530,13 @@ def test_ctrl_c_keeps_what_was_scored_and_says_how_to_go_on(tmp_path):
                 running.wait(timeout=0.02)
             assert running.poll() is None, (tmp_path / "said").read_text()
             assert time.monotonic() < deadline
-        running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=60) == 130
+        ended = None
+        while ended is None and time.monotonic() < deadline:
+            # Again, as a person would: an import of a library can swallow the first (seen under load).
+            running.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                ended = running.wait(timeout=3)
+        assert ended == 130
     said = (tmp_path / "said").read_text()
     assert "--resume" in said
     assert "Traceback" not in said
