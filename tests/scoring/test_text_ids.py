@@ -14,7 +14,6 @@ import pytest
 from support import ran, refused
 
 import panbench
-from panbench.evaluation.evaluate import evaluate
 from panbench.panoptic.image_ids import image_id_of, own_id, typed
 from panbench.runs import RunInfo, load_run
 from panbench.scoring.folder import score_folder
@@ -59,6 +58,7 @@ def test_pq_is_panopticapis(folder):
         assert (row.PQ or 0) == pytest.approx(expected["per_class"][str(row.category_id)]["pq"], abs=1e-14)
 
 
+@pytest.mark.slow
 def test_pq_is_the_same_under_panopticapis_name(folder, monkeypatch):
     panopticapi = pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed")
     monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)
@@ -141,9 +141,11 @@ def test_shards_of_text_merge_to_the_run_of_one_go(folder):
     assert [str(image) for image in merged.image_ids()] == [str(image) for image in whole.image_ids()]
 
 
+@pytest.mark.slow
 def test_a_model_runs_on_images_that_are_called_by_text(tmp_path):
     from panbench.catalog import find_model
     from panbench.datasets import open_dataset, shapes
+    from panbench.evaluation.evaluate import evaluate
     from panbench.evaluation.options import EvaluateOptions
     from panbench.models.opening import open_model
 
