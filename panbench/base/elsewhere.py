@@ -161,7 +161,25 @@ def _options(scheme: str) -> dict[str, Any]:
     return {"use_listings_cache": False} if scheme in ("gs", "gcs") else {}
 
 
-class OfWeb(Address):
+class Unlisted(Address):
+    """An address whose folders cannot be listed: a file that is missing is met when it is read."""
+
+    __slots__ = ()
+
+    def glob(self, pattern: str, **_: Any) -> "Iterator[Self]":
+        """Nothing."""
+        yield from ()
+
+    def iterdir(self) -> "Iterator[Self]":
+        """Nothing."""
+        yield from ()
+
+    def missing_of(self, names: Sequence[str]) -> list[str]:
+        """None: each is asked for when it is read."""
+        return []
+
+
+class OfWeb(Unlisted):
     """A file of a web server, which lists no folders: what is missing there is found when it is read."""
 
     __slots__ = ()
@@ -180,18 +198,6 @@ class OfWeb(Address):
     def is_dir(self) -> bool:
         """True: a server is not asked for folders."""
         return True
-
-    def glob(self, pattern: str, **_: Any) -> "Iterator[Self]":
-        """Nothing."""
-        yield from ()
-
-    def iterdir(self) -> "Iterator[Self]":
-        """Nothing."""
-        yield from ()
-
-    def missing_of(self, names: Sequence[str]) -> list[str]:
-        """None: each is asked for when it is read."""
-        return []
 
     def _requested(self, method: str) -> bytes:
         content = bytearray()
@@ -225,7 +231,7 @@ def _client(process: int) -> "httpx.Client":
     return http_client()
 
 
-class OfRun(Address):
+class OfRun(Unlisted):
     """An address that a run's record names, which nobody asks: reading what lies there is refused in a sentence."""
 
     __slots__ = ()
@@ -246,18 +252,6 @@ class OfRun(Address):
         return True
 
     is_dir = is_file
-
-    def glob(self, pattern: str, **_: Any) -> "Iterator[Self]":
-        """Nothing."""
-        yield from ()
-
-    def iterdir(self) -> "Iterator[Self]":
-        """Nothing."""
-        yield from ()
-
-    def missing_of(self, names: Sequence[str]) -> list[str]:
-        """None."""
-        return []
 
 
 class InZip(Address):
