@@ -19,6 +19,7 @@ __all__ = [
     "keep_as_autocast_has_them",
     "lower_precision",
     "memory_errors",
+    "one_thread",
     "says_out_of_memory",
     "tf32_as",
 ]
@@ -193,3 +194,18 @@ def keep_as_autocast_has_them(module: nn.Module, dtype: torch.dtype) -> None:
             parameter = getattr(part, name, None)
             if isinstance(parameter, nn.Parameter):
                 parameter.data = parameter.data.to(dtype)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs PyTorch's operations on the thread that calls them; the number of threads is given back.
+
+    For many small operations in a row, and where threads of ours have work of their own each: shared out, each saves
+    little and costs much on a busy machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from panbench.evaluation.kept.tuning import joined
 from panbench.metrics.matched import Matched
 from panbench.metrics.slices import ImageStatistics, image_statistics
 from panbench.models.candidates import Candidates, Instances
+from panbench.models.devices import one_thread
 from panbench.models.labels import CategoryIds
 from panbench.models.rules import Rule, SettledMap
 from panbench.panoptic.coco import read_id_png
@@ -141,7 +142,8 @@ def block_statistics(
             name: image_statistics(Matched.of(concat(block[name]).in_order_of_images()), categories) for name in names
         }
 
-    with _one_thread_an_operation(), ThreadPoolExecutor(workers or default_threads(), "fuse") as pool:
+    # Each thread of ours has an image of its own: torch's threads on top would only contend.
+    with one_thread(), ThreadPoolExecutor(workers or default_threads(), "fuse") as pool:
         for start in range(0, len(scenes), IMAGES_A_BLOCK):
             of_block = scenes[start : start + IMAGES_A_BLOCK]
             place = None if kept is None else kept.path(names, [scene.image.id for scene in of_block])
@@ -154,17 +156,6 @@ def block_statistics(
             for name in names:
                 parts[name].append(found[name])
     return {name: joined(of_name) for name, of_name in parts.items()}
-
-
-@contextlib.contextmanager
-def _one_thread_an_operation() -> Iterator[None]:
-    """Each thread of ours has an image of its own: torch's threads on top would only contend."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _write_block(place: Path, found: Mapping[str, ImageStatistics]) -> None:

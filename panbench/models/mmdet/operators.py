@@ -5,7 +5,6 @@ boxes, values within 1e-5) and its names and arguments are those that mmcv/ops/*
 measurements.
 """
 
-import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from panbench.base.errors import PanbenchError
 from panbench.models import feeding
+from panbench.models.devices import one_thread
 from panbench.models.mmdet import compiled_attention, distributions
 
 __all__ = [
@@ -162,17 +162,6 @@ def _torchvision_serves(device: torch.device) -> bool:
     return device.type != "cpu" and _torchvision_loads()
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """For many small steps in a row: shared out among threads, each saves little and costs much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 # ---- non-maximum suppression
 
 
@@ -194,7 +183,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
             return order[torch.ops.torchvision.nms(boxes, rank, float(iou_threshold))]
         except NotImplementedError:  # a torchvision without kernels for this device
             pass
-    with _one_thread():
+    with one_thread():
         return order[_greedy(boxes, iou_threshold, offset)]
 
 
@@ -457,7 +446,7 @@ def _pool_windows(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling
     cells = (along_y.size.clamp(max=map_height) + 2) * (along_x.size.clamp(max=map_width) + 2)
     if float(cells.sum()) > images * map_height * map_width:
         maps = maps.to(rois.dtype).contiguous()
-    with _one_thread():
+    with one_thread():
         for r, window, weight_y, weight_x in _windows(maps, rois, axes):
             rows = window.to(rois.dtype).flatten(1)
             strips = torch.mm(weight_y, rows).view(pooling.height, -1, channels)
