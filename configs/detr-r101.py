@@ -17,5 +17,5 @@ panbench = {
     "license": "Apache-2.0",
     "license_source": "facebookresearch/detr 29901c5, README.md",
     "system": "DETR R101",
-    "settings": {"repository": "facebook/detr-resnet-101-panoptic"},
+    "settings": {"repository": "facebook/detr-resnet-101-panoptic", "labels": "coco"},
 }

@@ -1,6 +1,6 @@
 """panbench: run panoptic segmentation models, score them as panopticapi does, and compare them honestly.
 
-What a program may build on is listed in `__all__` and described in docs/api.md. Everything else may move.
+The public API is listed in `__all__` and described in docs/api.md. Everything else may change.
 """
 
 import importlib
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from panbench.models.opening import load_model
     from panbench.panoptic.label_arrays import panoptic_map
     from panbench.panoptic.types import Category, Segment
-    from panbench.report.answers.comparison import Standing
-    from panbench.report.answers.from_python import compare
+    from panbench.report.answers.comparison import Standing, compare
     from panbench.report.answers.tables import ComparisonRow
     from panbench.runs import Run, load_run
     from panbench.scoring.evaluator import Evaluator
@@ -78,7 +77,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Loaded when asked for [PEP 562], so that `import panbench` costs nothing and only what runs models imports torch.
+# Loaded on first use [PEP 562], so that `import panbench` is fast and only code that runs models imports torch.
 _MODULES = {
     "panbench.base.errors": (
         "BadArgument BadCheckpoint BadDataset BadModel BadRun DownloadFailed Interrupted ModelFailed OutOfSpace "
@@ -92,8 +91,7 @@ _MODULES = {
     "panbench.models.opening": "load_model",
     "panbench.panoptic.label_arrays": "panoptic_map",
     "panbench.panoptic.types": "Category Segment",
-    "panbench.report.answers.comparison": "Standing",
-    "panbench.report.answers.from_python": "compare",
+    "panbench.report.answers.comparison": "Standing compare",
     "panbench.report.answers.tables": "ComparisonRow",
     "panbench.runs": "Run load_run",
     "panbench.scoring.evaluator": "Evaluator",

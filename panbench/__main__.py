@@ -1,4 +1,4 @@
-"""`python -m panbench`."""
+"""Runs the command line as `python -m panbench`."""
 
 from panbench.cli.app import main
 

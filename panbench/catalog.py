@@ -1,8 +1,8 @@
-"""The models that can be named: one short config file each, read without running it.
+"""Reads the catalog of models: a short config file for each, which is parsed and not run.
 
-A config file has a name `panbench`: a literal dict of weights, published numbers, family, and where needed the adapter
-that runs it. Only that dict is read here, with `ast`. The rest of the file is for the adapter; for mmdet's models it is
-an ordinary mmdet config (`_base_ = 'mmdet::…'`).
+A config file defines `panbench`, a literal dict of weights, published numbers, family, and if needed the adapter that
+runs it. Only that dict is read here, with `ast`. The rest of the file is for the adapter; for mmdet's models it is an
+ordinary mmdet config (`_base_ = 'mmdet::…'`).
 """
 
 import ast
@@ -13,6 +13,7 @@ import fnmatch
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, Way
 from panbench.base.extras import EXTRA_OF, require_models
-from panbench.base.places import Register, is_place
-from panbench.base.text import listed
+from panbench.base.references import Register, is_reference
+from panbench.base.text import in_sentence, listed
 
 if TYPE_CHECKING:
     from panbench.panoptic.types import Category
@@ -36,13 +37,13 @@ FAMILIES: Mapping[str, str] = {
     "panoptic-fpn": MMDET,
     "maskformer": MMDET,
     "mask2former": MMDET,
-    "psf": "panbench.models.panoptic_segformer.adapter:PanopticSegFormerAdapter",
-    "mask-dino": "panbench.models.mask_dino.adapter:MaskDINOAdapter",
+    "psf": "panbench.models.panoptic_segformer:PanopticSegFormerAdapter",
+    "mask-dino": "panbench.models.mask_dino:MaskDINOAdapter",
     "oneformer": TRANSFORMERS,
     "eomt": TRANSFORMERS,
     "detr": TRANSFORMERS,
 }
-"""The families that panbench brings, in the order in which lists show them, and the adapter that runs each.
+"""The adapter of each built-in family, in the order of lists.
 
 A config may name an adapter of its own (`"adapter": "package.module:Class"`), and then any family.
 """
@@ -63,7 +64,7 @@ RULES = Register(
     "panbench.rules",
     {
         "panoptic-fpn": "panbench.models.rules.panoptic_fpn:PanopticFPN",
-        "combine": "panbench.models.rules.combine:Combine",
+        "combine": "panbench.models.rules.panoptic_fpn:Combine",
         "detr": "panbench.models.rules.detr:DETR",
         "maskformer": "panbench.models.rules.compete:MaskFormer",
         "mask2former": "panbench.models.rules.compete:Mask2Former",
@@ -77,39 +78,53 @@ RULES = Register(
         "given": "panbench.models.rules.given:Given",
     },
 )
-"""The fusion rules by name. Importing one imports torch; their names and places do not."""
+"""The fusion rules by name. Importing one imports torch; reading names and `module:attr` does not."""
+
+_MASKS = {"score": True, "overlap": True, "mask": True}
+_BOXES = {**_MASKS, "stuff_area": False}
+THRESHOLDS: Mapping[str, Mapping[str, bool]] = {
+    **dict.fromkeys(("panoptic-fpn", "combine"), _BOXES),
+    **dict.fromkeys(("maskformer", "mask2former", "oneformer", "maskdino", "eomt"), _MASKS),
+    "detr": {"score": True, "small": False},
+    "mask-wise": {"quality": True, "overlap_things": True, "overlap_stuff": True, "mask": True},
+    "kmax": {"things": True, "stuff": True, "pixel": True, "free": True},
+    "argmax": {"score": True, "weighted": False},
+    "transformers": {**_MASKS, "processor": False, "fuse_stuff": False},
+    "given": {},
+}
+"""The thresholds of each rule, True for fractions; checked before PyTorch is loaded."""
 
 _OTHER_NAMES = {
     **dict.fromkeys(("hf", "huggingface", "hugging-face"), "transformers"),
     **dict.fromkeys(("default", "own", "original"), "paper"),
 }
-"""What people call rules otherwise."""
+"""Other common names of rules."""
 
 PAPER = "paper"
-"""Stands for the default rule of a model, its paper's."""
+"""The name of a model's default rule, that of its paper."""
 
 RANDOM = "random"
-"""What `--checkpoint` takes in place of a file: weights that are drawn, of an untrained model."""
+"""The value of `--checkpoint` for random weights, those of an untrained model."""
 
 WITHOUT_QUERIES = frozenset({"panoptic-fpn"})
 """The families whose networks have no queries."""
 
 
-def rule_place(text: str) -> str | None:
-    """The place that a rule's text begins with, `package.module:Class` or `module:Class`; None for a name of RULES.
+def rule_reference(text: str) -> str | None:
+    """Returns the import path (`module:Class`) that a rule's text begins with; None for a name of RULES.
 
-    `mask2formr:score` is a misspelt name: only a class, which has a capital, is looked for in a module without a dot.
+    `mask2formr:score` is a misspelt name: after a module without a dot, only a capitalised name counts as a class.
     """
     module, _, kind = text.strip().partition(":")
     kind = kind.partition(":")[0]
-    place = f"{module}:{kind}"
-    return place if is_place(place) and ("." in module or kind[0].isupper()) else None
+    reference = f"{module}:{kind}"
+    return reference if is_reference(reference) and ("." in module or kind[0].isupper()) else None
 
 
 def rule_name(text: str) -> str:
-    """The name in RULES that a text such as `mask2former:score=0.7` begins with, or `paper`.
+    """Returns the name in RULES, or `paper`, at the start of a rule's text such as `mask2former:score=0.7`.
 
-    Raises BadArgument for an unknown name, with the nearest.
+    Raises BadArgument for an unknown name and suggests the nearest.
     """
     name = text.strip().partition(":")[0]
     key = name.strip().lower().replace("_", "-")
@@ -121,9 +136,9 @@ def rule_name(text: str) -> str:
 
 
 def split_rules(text: str) -> list[str]:
-    """The single rules of `--rule`; what has a value and names no rule is one more threshold of the rule before it.
+    """Splits `--rule a,b` into rules; a part `name=value` alone is a threshold of the rule before it.
 
-    Raises BadArgument for unknown names; thresholds are checked with the rules, which need PyTorch.
+    Raises BadArgument for unknown names, and for wrong thresholds if that is known without loading rules and PyTorch.
     """
     rules: list[str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -134,13 +149,41 @@ def split_rules(text: str) -> list[str]:
     if not rules:
         raise BadArgument("--rule names no rule. Write for example --rule paper,argmax.")
     for rule in rules:
-        if rule_place(rule) is None:
-            rule_name(rule)
+        if rule_reference(rule) is None:
+            _check_thresholds(rule_name(rule), rule.partition(":")[2])
     return list(dict.fromkeys(rules))
 
 
+def _check_thresholds(rule: str, assignments: str) -> None:
+    """Raises BadArgument for thresholds that a built-in rule does not have, and for fractions outside their range."""
+    known = THRESHOLDS.get(rule)
+    for part in filter(str.strip, assignments.split(",") if known is not None else ()):
+        name, _, value = (text.strip() for text in part.partition("="))
+        is_fraction = (known or {}).get(name.replace("-", "_"))
+        if is_fraction is None:
+            raise unknown_threshold(rule, name, known or ())
+        if is_fraction and value and not _is_fraction(value):
+            raise BadArgument(f"The rule {rule}: {name} is {value!r} but must be a number from 0 to 1.")
+
+
+def _is_fraction(value: str) -> bool:
+    """True if a text is a number from 0 to 1."""
+    try:
+        return 0 <= float(value) <= 1
+    except ValueError:
+        return False
+
+
+def unknown_threshold(rule: str, name: str, known: Iterable[str]) -> BadArgument:
+    """Returns the error for a threshold that a rule does not have, with the nearest one that it has."""
+    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
+    names = listed(known, 9)
+    hint = f"Did you mean {near[0]}?" if near else f"It has {names}." if names else "It has none."
+    return BadArgument(f"The rule {rule} has no threshold {name!r}. {hint}")
+
+
 def no_queries(title: str) -> BadModel:
-    """The error for a model that has no attention to show."""
+    """Returns the error for a model without queries, which has no attention to display."""
     return BadModel(
         f"{title} has no queries, so no attention to show. Models with queries have: MaskFormer, Mask2Former, "
         "OneFormer, EoMT, DETR and others."
@@ -153,7 +196,7 @@ _CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What a publication reports for these weights. Fractions 0–1; None where it does not say."""
+    """The scores that a publication reports for a model's weights. Fractions 0–1; None where it reports none."""
 
     PQ: float
     dataset: str
@@ -171,28 +214,28 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """Everything that a config file says of a model.
+    """Everything that a config file declares about a model.
 
     weights: a URL, an absolute path, or None. family, backbone, params, input_size and trained_on are None for a user's
-    config that does not say; building the model tells the first three.
+    config that does not declare them; the first three are known once the model is built.
     config: None for a model that is a function of a Python module
     adapter: `package.module:name`, the class that runs the model's family, or the function that returns the model
-    settings: what the config says to its adapter alone
-    license: of the weights, as license_source states it; None where no source was read
-    system: model and backbone as published.csv names them; None where it has no row of this model
+    settings: values of the config that only its adapter reads
+    license: the weights' licence according to license_source; None if no source was read
+    system: model and backbone as published.csv names them; None if it has no row for this model
     """
 
     name: str
     title: str
-    family: str | None
-    backbone: str | None
-    config: Path | None
-    weights: str | None
-    published: Published | None
-    params: int | None
-    input_size: str | None
-    aliases: tuple[str, ...]
-    trained_on: str | None
+    family: str | None = None
+    backbone: str | None = None
+    config: Path | None = None
+    weights: str | None = None
+    published: Published | None = None
+    params: int | None = None
+    input_size: str | None = None
+    aliases: tuple[str, ...] = ()
+    trained_on: str | None = None
     adapter: str = MMDET
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     license: str | None = None
@@ -201,12 +244,12 @@ class ModelSpec:
 
 
 def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, ModelSpec]:
-    """The models of a folder of config files by name, in order of family and size.
+    """Reads the config files in a folder to models by name, in order of family and size.
 
-    folder: by default that of panbench and then the user's own (`user_configs_folder`), whose config files need no
-        `panbench` dict; and what installed packages bring (entry points of the group `panbench.models`)
-    A model's name is its file's; files whose name begins with `_` are bases for others. Raises BadModel for a file that
-    lacks a key, has an unknown one, or claims a name or alias that another has.
+    folder: by default panbench's own, then the user's (`user_configs_folder`), whose config files need no `panbench`
+        dict, then the models of installed packages (entry points of the group `panbench.models`)
+    A model is named after its file; files whose name begins with `_` are bases for others. Raises BadModel for a file
+    that lacks a key, has an unknown one, or uses a name or alias of another.
     """
     own = None if folder is not None else user_configs_folder()
     roots = [(Path(folder).resolve() if folder is not None else configs_folder(), True)]
@@ -220,7 +263,7 @@ def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, Mode
         for path in sorted(path for path in root.iterdir() if path.suffix in suffixes):
             if path.name.startswith("_"):
                 continue
-            spec = _spec(path, _read_entry(path) if path.suffix == ".py" else None, required=required)
+            spec = _spec_of_entry(path, _read_entry(path) if path.suffix == ".py" else None, required=required)
             for name in (spec.name, *spec.aliases):
                 if owner := owners.get(_normalized(name)):
                     raise BadModel(
@@ -230,24 +273,24 @@ def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, Mode
                 owners[_normalized(name)] = spec
             catalog[spec.name] = spec
     if folder is None:
-        for spec in _of_installed_packages():
-            # A package cannot take a name away from a model that is here; `package.module:name` still reaches its own.
+        for spec in _specs_of_packages():
+            # A package cannot replace a model that exists; `package.module:name` still reaches the package's own.
             if _normalized(spec.name) not in owners:
                 catalog[spec.name] = spec
     return dict(sorted(catalog.items(), key=lambda item: _reading_order(item[1])))
 
 
-def _of_installed_packages() -> Iterator[ModelSpec]:
-    """The models that packages declare in their metadata; nothing of theirs is imported."""
+def _specs_of_packages() -> Iterator[ModelSpec]:
+    """Yields the models that installed packages declare in their metadata, without importing them."""
     for entry in importlib.metadata.entry_points(group="panbench.models"):
-        if is_place(entry.value) and re.fullmatch(r"[\w.-]+", entry.name):
+        if is_reference(entry.value) and re.fullmatch(r"[\w.-]+", entry.name):
             yield dataclasses.replace(spec_from_factory(entry.value), name=entry.name, title=entry.name)
 
 
 def user_configs_folder() -> Path | None:
-    """The folder of the user's own config files: $PANBENCH_CONFIGS, else panbench/configs in the user's settings.
+    """Returns the user's folder of config files: $PANBENCH_CONFIGS, else panbench/configs in the user's settings.
 
-    None where the latter does not exist. Raises BadModel when PANBENCH_CONFIGS is not a folder.
+    None if the latter does not exist. Raises BadModel if PANBENCH_CONFIGS is not a folder.
     """
     if chosen := os.environ.get("PANBENCH_CONFIGS"):
         folder = Path(chosen).expanduser().resolve()
@@ -260,60 +303,70 @@ def user_configs_folder() -> Path | None:
 
 
 def configs_folder() -> Path:
-    """The folder of the config files that come with panbench, in an installed package or a checkout."""
-    # The package's own folder first: beside an installed package, `configs` may be anybody's.
+    """Returns the folder of config files that ships with panbench, in an installed package or a checkout."""
+    # The package's own folder first: next to an installed package, `configs` may belong to any other.
     for folder in (_PACKAGE / "_configs", _PACKAGE.parent / "configs"):
         if folder.is_dir():
             return folder
-    raise BadModel(f"No config files beside {_PACKAGE}: the installation is incomplete. Install panbench again.")
+    raise BadModel(f"No config files next to {_PACKAGE}: the installation is incomplete. Install panbench again.")
+
+
+@functools.cache
+def multiply_adds() -> Mapping[str, int]:
+    """Returns the multiply-adds for a photograph of 480×640 pixels, by name of the models that ship with panbench.
+
+    Counted by scripts/make/multiply_adds.py; Panoptic FPN's depend on the number of detections.
+    """
+    found: dict[str, int] = json.loads((configs_folder() / "_multiply_adds.json").read_text("utf-8"))
+    return found
 
 
 def is_shipped(spec: ModelSpec) -> bool:
-    """Whether a model comes with panbench, by the place of its config."""
+    """True if a model ships with panbench, judged by the folder of its config."""
     return spec.config is not None and spec.config.parent.resolve() == configs_folder().resolve()
 
 
-# The page of a model: the address that people copy.
+# A model's page on the hub: the URL that people copy.
 _PAGE_OF_HUB = re.compile(r"(?:https?://)?huggingface\.co/([\w.-]+/[\w.-]+)/?(?:tree/[\w.-]+/?)?")
 
 
 def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> ModelSpec:
-    """The model of this name or alias; capitals and `_` for `-` do not matter. Raises BadModel naming the nearest.
+    """Finds a model by name or alias, ignoring capitals and `_` for `-`. Raises BadModel naming the nearest.
 
-    `package.module:factory` is the model that this function returns, when it is opened; `hf:owner/name[@revision]` is
-    one of the Hugging Face hub, `./folder` one that transformers saved.
+    `package.module:factory` names the function that returns the model when it is opened; `hf:owner/name[@revision]` a
+    model of the Hugging Face hub; `./folder` a model saved by transformers.
     """
     if page := _PAGE_OF_HUB.fullmatch(name.strip()):
         name = f"hf:{page[1]}"
     if name.strip().startswith("hf:"):
         _refuse_as_repository(name.strip().removeprefix("hf:"))
-        return _as_in_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)
+        return _add_from_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)
     if _names_a_folder(name.strip()):
         return spec_from_folder(name.strip())
-    if is_place(name.strip()):
+    if is_reference(name.strip()):
         return spec_from_factory(name.strip())
     catalog = load_catalog() if catalog is None else catalog
     by_name = {_normalized(key): spec for spec in catalog.values() for key in (spec.name, *spec.aliases)}
-    wanted = _normalized(name)
-    if wanted in by_name:
-        return by_name[wanted]
-    if wanted.endswith(_CONFIG_SUFFIXES):
+    normalized = _normalized(name)
+    if normalized in by_name:
+        return by_name[normalized]
+    if normalized.endswith(_CONFIG_SUFFIXES):
         raise BadModel(f"{name!r} is a config file, not the name of a model. Pass it as --config {name}.")
     owner, dashes, rest = name.strip().partition("--")
-    if dashes and hub.is_known(hub.Repository(f"{owner}/{rest}")):
-        # The name that its runs have.
+    if dashes and hub.is_in_cache(hub.Repository(f"{owner}/{rest}")):
+        # The name under which its runs are stored.
         return spec_from_repository(f"hf:{owner}/{rest}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name.strip()):
-        raise BadModel(_of_the_hub(name.strip(), catalog))
+        raise BadModel(_name_the_hub(name.strip(), catalog))
     if (Path(name.strip()) / hub.CONFIG).is_file():
         raise BadModel(f"There is no model {name!r}. The folder of this name is meant by --model ./{name.strip()}.")
-    near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(normalized, by_name, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
 
 
 def _refuse_as_repository(address: str) -> None:
-    """Raises BadModel for a folder behind `hf:`, and for EoMT's repositories that hold no whole weights.
+    """Raises BadModel if `hf:` precedes a folder, or a repository of EoMT without complete weights.
 
     `owner/name` is a repository, even if such a folder exists.
     """
@@ -326,12 +379,12 @@ def _refuse_as_repository(address: str) -> None:
     if is_path or (address.count("/") != 1 and Path(address).is_dir()):
         folder = address if is_path else f"./{address}"
         raise BadModel(
-            f"hf: stands before a repository of the Hugging Face hub; a folder needs no hf:. Write --model {folder}."
+            f"hf: is for repositories of the Hugging Face hub; a folder needs no prefix. Write --model {folder}."
         )
 
 
-def _as_in_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
-    """A repository's model with the training data, labels, sizes and rule of the catalog's model of that repository."""
+def _add_from_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+    """Copies a model of the hub with what the catalog declares for the same repository, such as labels and rule."""
     name = spec.settings["repository"]
     for other in catalog.values():
         if (found := repository_of(other)) and found.name == name:
@@ -340,24 +393,23 @@ def _as_in_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSp
     return spec
 
 
-def _of_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:
-    """The sentences on `owner/name`, which lacks the hf: of a repository of the hub."""
+def _name_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:
+    """Explains that `owner/name` needs the prefix `hf:` to name a repository of the hub."""
     known = [spec.name for spec in catalog.values() if (found := repository_of(spec)) and found.name == name]
     ways = [*(f"--model {spec}" for spec in known), f"--model hf:{name}"]
-    return f"{name!r} is no folder here; a repository of the Hugging Face hub is named {' or '.join(ways)}."
+    return f"{name!r} is not a folder here; a repository of the Hugging Face hub is named {' or '.join(ways)}."
 
 
-def resolve_models(names: Sequence[str], catalog: Mapping[str, ModelSpec] | None = None) -> list[ModelSpec]:
-    """The models of these names, each of which may be several, comma-separated; in order, each once.
+def resolve_models(names: Sequence[str]) -> list[ModelSpec]:
+    """Finds the models of some names, each perhaps a comma-separated list; in order, without repeats.
 
-    `all` stands for the whole catalog, and a name with `*`, `?` or `[` for the models that it fits.
+    `all` stands for the complete catalog, and a name with `*`, `?` or `[` for the models that match it.
     """
-    catalog = load_catalog() if catalog is None else catalog
-    wanted = split_names(names)
-    if not wanted:
-        raise BadArgument("No model is named. `panbench models` lists those there are.")
+    catalog, single_names = load_catalog(), split_names(names)
+    if not single_names:
+        raise BadArgument("No model is named. `panbench models` lists all models.")
     found: list[ModelSpec] = []
-    for name in wanted:
+    for name in single_names:
         if not is_pattern(name):
             found.append(find_model(name, catalog))
             continue
@@ -370,12 +422,12 @@ def resolve_models(names: Sequence[str], catalog: Mapping[str, ModelSpec] | None
 
 
 def split_names(names: Sequence[str]) -> list[str]:
-    """The single names of `--model a,b --model c`."""
+    """Splits `--model a,b --model c` into single names."""
     return [name.strip() for several in names for name in several.split(",") if name.strip()]
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name of `--model` stands for several models."""
+    """True if a name of `--model` may match several models."""
     return name == "all" or any(sign in name for sign in "*?[")
 
 
@@ -383,16 +435,16 @@ def choose_models(
     names: Sequence[str],
     config: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    things: str | os.PathLike[str] | None = None,
+    labels: str | None = None,
 ) -> list[ModelSpec]:
-    """The models that `--model`, `--config` and `--checkpoint` name, in every command that takes them.
+    """Finds the models that a command's `--model`, `--config` and `--checkpoint` name.
 
-    checkpoint: the weights of `config`, or of the one model that is named, or random (`random_seed`)
-    things: as of `with_things`
-    Raises BadArgument when nothing is named, or a checkpoint and several models; BadModel for unknown names.
+    checkpoint: the weights for `config` or for the one named model, or random (`random_seed`)
+    labels: as in `with_labels`
+    Raises BadArgument if nothing is named, or a checkpoint and several models; BadModel for unknown names.
     """
     require_models()
-    # As a Path, "https://" has one slash left.
+    # pathlib.Path shortens "https://" to one slash.
     if checkpoint is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(checkpoint)):
         raise BadArgument(
             "--checkpoint takes a file on this machine, not a URL. Download the weights and give their path, or name "
@@ -408,76 +460,62 @@ def choose_models(
         if len(specs) > 1:
             raise BadArgument("--checkpoint fits one model. Name one --model, or use --config.")
         specs = [with_weights(specs[0], file)]
-    return specs if things is None else [with_things(spec, things) for spec in specs]
+    return specs if labels is None else [with_labels(spec, labels) for spec in specs]
 
 
 def choose_model(
     name: str | None,
     config: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    things: str | os.PathLike[str] | None = None,
+    labels: str | None = None,
 ) -> ModelSpec:
-    """The one model of a command that takes one; arguments and errors as of `choose_models`."""
-    specs = choose_models([name] if name else [], config, checkpoint, things)
+    """Finds the model of a command that takes only one. Arguments and errors as in `choose_models`."""
+    specs = choose_models([name] if name else [], config, checkpoint, labels)
     if len(specs) > 1:
-        raise BadArgument(f"This command takes one model, not {len(specs)}: {_listed(spec.name for spec in specs)}.")
+        raise BadArgument(
+            f"This command takes one model, not {len(specs)}: {in_sentence(spec.name for spec in specs)}."
+        )
     return specs[0]
 
 
 def download_size(spec: ModelSpec) -> int | None:
-    """About how many bytes a model's weights have; None where the config does not tell."""
+    """Estimates the size of a model's weights in bytes; None where the config does not declare their parameters."""
     # The model zoos' checkpoints hold float32 weights and little else.
     return None if spec.params is None else 4 * spec.params
 
 
 def spec_from_config(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> ModelSpec:
-    """A user's own config file as a model named after the file; what it does not say is None.
+    """Describes the model of a user's config file, named after the file; what it does not declare is None.
 
-    path: any mmdet config (.py, .yaml, .yml, .json); one with a `panbench` dict is taken at its word.
-    weights: a URL or a path, relative to the current folder; it takes the place of the config's.
+    path: any mmdet config (.py, .yaml, .yml, .json); a `panbench` dict in it is used as it is
+    weights: a URL or a path relative to the current folder; it replaces the config's
     """
     config = Path(path).expanduser().resolve()
     if not config.is_file():
         raise BadModel(f"There is no config file {config}.")
     if config.suffix not in _CONFIG_SUFFIXES:
         raise BadModel(f"{config} is not a config file: mmdet's are {', '.join(_CONFIG_SUFFIXES)}.")
-    spec = _spec(config, _read_entry(config) if config.suffix == ".py" else None, required=False)
+    spec = _spec_of_entry(config, _read_entry(config) if config.suffix == ".py" else None, required=False)
     return spec if weights is None else with_weights(spec, weights)
 
 
 def spec_from_factory(factory: str) -> ModelSpec:
-    """The model that a function of a Python module returns, `package.module:factory`; nothing is imported yet."""
-    return ModelSpec(
-        # A colon cannot be part of a folder's name everywhere, and runs lie in folders named after their model.
-        name=factory.replace(":", "."),
-        title=factory,
-        family=None,
-        backbone=None,
-        config=None,
-        weights=None,
-        published=None,
-        params=None,
-        input_size=None,
-        aliases=(),
-        trained_on=None,
-        adapter=factory,
-    )
+    """Describes the model that the function `package.module:factory` returns, without importing it."""
+    # Run folders are named after their model, and some systems allow no colon in a folder's name.
+    return ModelSpec(factory.replace(":", "."), title=factory, adapter=factory)
 
 
 def spec_from_repository(address: str) -> ModelSpec:
-    """The model of `hf:owner/name[@revision]`; nothing is looked up yet. Raises BadArgument."""
-    repository = hub.parse(address)
-    return dataclasses.replace(
-        spec_from_factory(TRANSFORMERS),
-        # A slash cannot be part of a folder's name.
-        name=repository.name.replace("/", "--"),
-        title=repository.name,
-        settings={"repository": repository.name, "revision": repository.revision},
-    )
+    """Describes the model of `hf:owner/name[@revision]`, without network access. Raises BadArgument."""
+    repository = hub.parse_repository(address)
+    # Run folders are named after their model, and a slash would make two folders.
+    name = repository.name.replace("/", "--")
+    settings = {"repository": repository.name, "revision": repository.revision}
+    return ModelSpec(name, title=repository.name, adapter=TRANSFORMERS, settings=settings)
 
 
 def spec_from_folder(path: str | os.PathLike[str]) -> ModelSpec:
-    """The model in a folder that transformers saved: config.json and weights. Raises BadModel."""
+    """Describes the model in a folder that transformers saved: config.json and weights. Raises BadModel."""
     folder = Path(path).expanduser().resolve()
     if not (folder / hub.CONFIG).is_file():
         raise BadModel(
@@ -485,53 +523,45 @@ def spec_from_folder(path: str | os.PathLike[str]) -> ModelSpec:
             if folder.is_dir()
             else f"There is no folder {folder}."
         )
-    weights = hub.weights_in(folder)
+    file = hub.find_weights(folder)
+    weights = None if file is None else str(file)
+    settings = {"folder": str(folder)}
+    return ModelSpec(folder.name, title=folder.name, weights=weights, adapter=TRANSFORMERS, settings=settings)
+
+
+def with_labels(spec: ModelSpec, labels: str) -> ModelSpec:
+    """Copies a model with `--labels`, the meaning of its labels: the name of a dataset, or a JSON file of categories.
+
+    For models of transformers, whose files may not declare it. Raises BadArgument for others.
+    """
+    if spec.adapter != TRANSFORMERS:
+        raise BadArgument(f"--labels: {spec.title} declares what its labels mean. Leave --labels out.")
+    file = Path(labels).expanduser()
     return dataclasses.replace(
-        spec_from_factory(TRANSFORMERS),
-        name=folder.name,
-        title=folder.name,
-        weights=None if weights is None else str(weights),
-        settings={"folder": str(folder)},
+        spec, settings={**spec.settings, "labels": str(file.resolve()) if file.is_file() else labels}
     )
 
 
-def with_things(spec: ModelSpec, file: str | os.PathLike[str]) -> ModelSpec:
-    """The same model, with the names of the things among its categories read from a file, one a line.
-
-    For models of transformers, which do not say it themselves. Raises BadArgument.
-    """
-    if spec.adapter != TRANSFORMERS:
-        raise BadArgument(f"--things: {spec.title} says itself which of its categories are things. Leave --things out.")
-    try:
-        lines = Path(file).expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadArgument(f"--things {os.fspath(file)}: the file cannot be read ({error}).") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise BadArgument(f"--things {os.fspath(file)} names nothing. Write the name of a thing in each line.")
-    return dataclasses.replace(spec, settings={**spec.settings, "things": names})
-
-
 def with_categories(spec: ModelSpec, categories: "Iterable[Category]") -> ModelSpec:
-    """The same model with the things among its dataset's categories, which transformers' files do not state.
+    """Copies a model with its dataset's categories, as the files of transformers do not say which are things.
 
-    The adapter uses it where neither --things nor the names themselves say which of the model's labels are things.
+    The adapter uses them if neither --labels nor the names themselves determine which of the model's labels are things.
     """
     isthing = {category.name: category.isthing for category in categories}
-    if spec.adapter != TRANSFORMERS or "things" in spec.settings or not isthing:
+    if spec.adapter != TRANSFORMERS or not isthing:
         return spec
     return dataclasses.replace(spec, settings={**spec.settings, "dataset_isthing": isthing})
 
 
 def extra_missing(spec: ModelSpec) -> str | None:
-    """The extra of panbench that this model needs and this Python lacks: "models" or "transformers"; else None."""
+    """Returns the extra that this model needs and that is not installed: "models" or "transformers"; else None."""
     needed = ("torch", "transformers", "huggingface_hub") if spec.adapter == TRANSFORMERS else ("torch", "mmdet", "cv2")
     lacking = [name for name in needed if importlib.util.find_spec(name) is None]
     return None if not lacking else "transformers" if spec.adapter == TRANSFORMERS else EXTRA_OF[lacking[0]]
 
 
 def repository_of(spec: ModelSpec) -> hub.Repository | None:
-    """The repository of the hub that a model comes from, None for models from elsewhere."""
+    """Returns the hub repository that a model comes from; None for models from elsewhere."""
     name = spec.settings.get("repository")
     if name is None:
         return None
@@ -539,7 +569,7 @@ def repository_of(spec: ModelSpec) -> hub.Repository | None:
 
 
 def origin(spec: ModelSpec) -> str:
-    """Where weights come from: mmdet, hub, fbai (their authors), git (a release on GitHub), ours, pip or own."""
+    """Returns the source of the weights: mmdet, hub, fbai (their authors), git (a GitHub release), ours, pip or own."""
     if repository_of(spec) is not None:
         return "hub"
     if spec.config is None:
@@ -554,31 +584,31 @@ def origin(spec: ModelSpec) -> str:
     return "git" if "://github.com/" in weights else "ours"
 
 
-def twins_of(spec: ModelSpec, catalog: Mapping[str, ModelSpec] | None = None) -> list[ModelSpec]:
-    """The same network with weights from elsewhere: the authors' own, Hugging Face's or mmdet's, in this order.
+def twins_of(spec: ModelSpec) -> list[ModelSpec]:
+    """Lists the models with the same network and weights from other sources: first the authors', then Hugging Face's.
 
-    Their weights are trained apart, so their numbers differ; names and titles tell them apart.
+    The weights were trained separately, so their scores differ.
     """
     own = _bare_name(spec.name)
-    catalog = load_catalog() if catalog is None else catalog
-    found = [other for other in catalog.values() if _bare_name(other.name) == own and other.name != spec.name]
+    found = [other for other in load_catalog().values() if _bare_name(other.name) == own and other.name != spec.name]
     return sorted(found, key=lambda other: (not other.name.endswith("-authors"), "-hf-" not in other.name))
 
 
 def _bare_name(name: str) -> str:
+    """Removes from a model's name what marks the source of its weights."""
     return name.removesuffix("-authors").replace("-hf-", "-")
 
 
 def address_of(spec: ModelSpec) -> str:
-    """What `--model` takes for this model: its name, or `hf:owner/name` for one that has none in the catalog."""
+    """Returns the value of `--model` for this model: its name, or `hf:owner/name` if it is not in the catalog."""
     repository = repository_of(spec)
     return str(repository) if repository is not None and spec.config is None else spec.name
 
 
 def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
-    """The same model with other weights, a URL or a path relative to the current folder.
+    """Copies a model with other weights: a URL, or a path relative to the current folder.
 
-    The published numbers, the licence and `trained_on` stay only when the file has the name of the one it replaces:
+    The published numbers, the licence and `trained_on` are kept only if the new file has the name of the replaced one:
     they are claims about those weights.
     """
     given = os.fspath(weights)
@@ -591,9 +621,9 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
 
 
 def random_seed(checkpoint: str | os.PathLike[str] | None) -> int | None:
-    """The seed of `--checkpoint random` or `random:SEED`, which is 0 by default; None for a file.
+    """Returns the seed of `--checkpoint random:SEED`, 0 for `random`; None for a file.
 
-    Raises BadArgument for a seed that is not a whole number.
+    Raises BadArgument for a seed that is not an integer.
     """
     kind, colon, seed = ("" if checkpoint is None else os.fspath(checkpoint)).partition(":")
     if kind != RANDOM:
@@ -604,7 +634,7 @@ def random_seed(checkpoint: str | os.PathLike[str] | None) -> int | None:
 
 
 def check_checkpoint(checkpoint: str | os.PathLike[str] | None) -> None:
-    """Raises BadArgument where `--checkpoint` is a file that does not exist, or random with a wrong seed."""
+    """Raises BadArgument if `--checkpoint` names a file that does not exist, or a wrong seed of random weights."""
     if checkpoint is None or random_seed(checkpoint) is not None:
         return
     if not Path(checkpoint).expanduser().exists():
@@ -615,11 +645,11 @@ OTHER_WEIGHTS = (
     Way("give a file with --checkpoint FILE", "--checkpoint"),
     Way("run the model untrained with --checkpoint random", "--checkpoint"),
 )
-"""What to do where a model's weights are not there."""
+"""Hints for errors about missing weights."""
 
 
 def refuse_folder_without_weights(spec: ModelSpec) -> None:
-    """Raises BadCheckpoint for a folder of transformers' that has a config.json and no weights."""
+    """Raises BadCheckpoint for a folder of transformers that has a config.json but no weights."""
     if "folder" in spec.settings and spec.weights is None:
         raise BadCheckpoint(
             f"{spec.settings['folder']} has no weights: neither {' nor '.join(hub.WEIGHTS_NAMES)}. Save them there "
@@ -629,18 +659,19 @@ def refuse_folder_without_weights(spec: ModelSpec) -> None:
 
 
 def weights_named(checkpoint: str | os.PathLike[str] | None) -> str:
-    """The argument `weights` of `open_model` where `choose_models` was given this `--checkpoint`: auto or random."""
+    """Converts `--checkpoint` to the `weights` argument of `open_model`: random, else auto."""
     return "auto" if random_seed(checkpoint) is None else RANDOM
 
 
 def _names_a_folder(name: str) -> bool:
+    """True if a name of `--model` means a folder."""
     if name.startswith(("./", "../", "/", "~")) or name in (".", ".."):
         return not name.endswith(_CONFIG_SUFFIXES)
     return ("/" in name or "\\" in name) and Path(name).is_dir()
 
 
 def _read_entry(path: Path) -> dict[str, Any] | None:
-    """The `panbench` dict of a config file, None when there is none. The file is parsed, never run."""
+    """Reads the `panbench` dict of a config file without running it; None if there is none."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -650,7 +681,7 @@ def _read_entry(path: Path) -> dict[str, Any] | None:
 
 @functools.lru_cache(maxsize=256)
 def _entry_of(text: str, path: Path) -> dict[str, Any] | None:
-    """The `panbench` dict of a config file that reads `text`; a program may read the catalog many times."""
+    """Parses the `panbench` dict in the text of a config file; cached, as programs load the catalog often."""
     try:
         module = parse_config(text)
     except (SyntaxError, ValueError) as error:
@@ -672,11 +703,11 @@ def _entry_of(text: str, path: Path) -> dict[str, Any] | None:
 
 
 def parse_config(text: str) -> ast.Module:
-    """The syntax tree of a config file in Python. Raises SyntaxError or ValueError."""
+    """Parses a Python config file into its syntax tree. Raises SyntaxError or ValueError."""
     try:
         return ast.parse(text)
     except SyntaxError:
-        # mmengine fills in {{…}} before it reads a file as Python; inside, anything goes.
+        # mmengine replaces {{…}} before it parses a file as Python, so the text inside need not be valid Python.
         filled, count = re.subn(r"\{\{[^{}]*\}\}", "None", text)
         if not count:
             raise
@@ -684,6 +715,7 @@ def parse_config(text: str) -> ast.Module:
 
 
 def _assigns(statement: ast.Assign, name: str) -> bool:
+    """True if an assignment's target is the variable `name`."""
     return any(isinstance(target, ast.Name) and target.id == name for target in statement.targets)
 
 
@@ -691,6 +723,7 @@ class _DictCalls(ast.NodeTransformer):
     """Turns `dict(a=1)`, as mmdet's configs write it, into `{'a': 1}`."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Called for each function call: replaces `dict(…)` by a literal."""
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
             keys: list[ast.expr | None] = [ast.Constant(word.arg) if word.arg else None for word in node.keywords]
@@ -699,7 +732,7 @@ class _DictCalls(ast.NodeTransformer):
 
 
 _NUMBER = (int, float)
-_KINDS: dict[str, tuple[type, ...]] = {
+_KEY_TYPES: dict[str, tuple[type, ...]] = {
     "title": (str,),
     "family": (str,),
     "backbone": (str,),
@@ -716,69 +749,66 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "system": (str,),
 }
 _OPTIONAL = ("aliases", "adapter", "settings", "license", "license_source", "system")
-_REQUIRED = [key for key in _KINDS if key not in _OPTIONAL]
-_PUBLISHED_KINDS: dict[str, tuple[type, ...]] = {
+_REQUIRED = [key for key in _KEY_TYPES if key not in _OPTIONAL]
+_PUBLISHED_TYPES: dict[str, tuple[type, ...]] = {
     field.name: (str,) if field.name in ("dataset", "split", "source") else _NUMBER
     for field in dataclasses.fields(Published)
 }
 _PUBLISHED_REQUIRED = ["PQ", "dataset", "split", "source"]
 
 
-def _spec(path: Path, entry: dict[str, Any] | None, *, required: bool) -> ModelSpec:
+def _spec_of_entry(path: Path, entry: dict[str, Any] | None, *, required: bool) -> ModelSpec:
+    """Makes the spec of a config file and its `panbench` dict. required: whether the dict must be complete"""
     if entry is None and required:
         raise BadModel(f"{path} has no `panbench` dict, so it names no model. Its keys are {', '.join(_REQUIRED)}.")
     entry = entry or {}
-    _check(entry, _KINDS, _REQUIRED if required else [], f"{path}: `panbench`")
+    _check_keys(entry, _KEY_TYPES, _REQUIRED if required else [], f"{path}: `panbench`")
     family, adapter = entry.get("family"), entry.get("adapter")
-    if adapter is not None and not is_place(adapter):
+    if adapter is not None and not is_reference(adapter):
         raise BadModel(f"{path}: the adapter is {adapter!r} but must be written package.module:Class.")
     if adapter is None and family is not None and family not in FAMILIES:
-        raise BadModel(f"{path}: the family is {family!r} but panbench knows {_listed(FAMILIES)}.")
+        raise BadModel(f"{path}: the family is {family!r} but panbench knows {in_sentence(FAMILIES)}.")
     weights = entry.get("weights")
     if weights is not None and not _is_url(weights):
         weights = str((path.parent / Path(weights).expanduser()).resolve())
-    return ModelSpec(
-        name=path.stem,
-        title=entry.get("title", path.stem),
-        family=family,
-        backbone=entry.get("backbone"),
-        config=path,
-        weights=weights,
-        published=_published(entry.get("published"), path),
-        params=entry.get("params") or None,
-        input_size=entry.get("input_size"),
-        aliases=tuple(entry.get("aliases", ())),
-        trained_on=entry.get("trained_on"),
-        adapter=adapter or FAMILIES.get(family or "", MMDET),
-        settings=entry.get("settings", {}),
-        license=entry.get("license"),
-        license_source=entry.get("license_source"),
-        system=entry.get("system"),
-    )
+    declared = {
+        "title": path.stem,
+        **entry,
+        "weights": weights,
+        "published": _parse_published(entry.get("published"), path),
+        "params": entry.get("params") or None,
+        "aliases": tuple(entry.get("aliases", ())),
+        "adapter": adapter or FAMILIES.get(family or "", MMDET),
+    }
+    return ModelSpec(name=path.stem, config=path, **declared)
 
 
-def _published(entry: dict[str, Any] | None, path: Path) -> Published | None:
+def _parse_published(entry: dict[str, Any] | None, path: Path) -> Published | None:
+    """Parses the entry `published` of a `panbench` dict. Raises BadModel for wrong keys or values."""
     if entry is None:
         return None
     where = f"{path}: `published`"
-    _check(entry, _PUBLISHED_KINDS, _PUBLISHED_REQUIRED, where)
+    _check_keys(entry, _PUBLISHED_TYPES, _PUBLISHED_REQUIRED, where)
     for key, value in entry.items():
         if isinstance(value, _NUMBER) and not 0 <= value <= 1:
             raise BadModel(f"{where}: {key} is {value} but fractions are meant. Write 0.52 for 52.0 %.")
     return Published(**entry)
 
 
-def _check(entry: dict[Any, Any], kinds: Mapping[str, tuple[type, ...]], required: Iterable[str], where: str) -> None:
+def _check_keys(
+    entry: dict[Any, Any], kinds: Mapping[str, tuple[type, ...]], required: Iterable[str], where: str
+) -> None:
+    """Raises BadModel for unknown keys, values of a wrong type, and missing keys."""
     for key, value in entry.items():
         if key not in kinds:
             near = difflib.get_close_matches(str(key), kinds, n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]!r}?" if near else f"Known keys are {', '.join(kinds)}."
             raise BadModel(f"{where} has an unknown key {key!r}. {hint}")
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
-            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds[key])
-            raise BadModel(f"{where}: {key} is {value!r} but must be {wanted}.")
+            normalized = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds[key])
+            raise BadModel(f"{where}: {key} is {value!r} but must be {normalized}.")
     if missing := [key for key in required if key not in entry]:
-        raise BadModel(f"{where} lacks {_listed(missing)}.")
+        raise BadModel(f"{where} lacks {in_sentence(missing)}.")
 
 
 def _is_url(text: str) -> bool:
@@ -786,20 +816,17 @@ def _is_url(text: str) -> bool:
 
 
 def file_name(weights: str) -> str:
-    """The name of the file at the end of a path or URL."""
+    """Returns the file name at the end of a path or URL of weights."""
     return re.split(r"[/\\]", weights.split("?")[0] if _is_url(weights) else weights)[-1]
 
 
 def _reading_order(spec: ModelSpec) -> tuple[int, int, str]:
+    """Returns the key that sorts models by family, size and name."""
     order = list(FAMILIES)
-    place = order.index(spec.family) if spec.family is not None and spec.family in FAMILIES else len(order)
-    return place, spec.params or 0, spec.name
+    reference = order.index(spec.family) if spec.family is not None and spec.family in FAMILIES else len(order)
+    return reference, spec.params or 0, spec.name
 
 
 def _normalized(name: str) -> str:
+    """Spells a model's name in lower case and with hyphens, for look-ups."""
     return name.strip().lower().replace("_", "-")
-
-
-def _listed(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last

@@ -1,6 +1,6 @@
-"""Published results, as their papers and repositories print them: claims to set measured runs against.
+"""Loads published results as papers and repositories print them, for comparison with measured runs.
 
-published.csv is typed from the sources that it names, a row a model; nothing in it was measured here.
+published.csv is copied from the sources that it names, one row per model; nothing in it was measured by panbench.
 """
 
 import csv
@@ -9,23 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
+from typing import Any
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 
-__all__ = ["PublishedResult", "choose", "gflops_of", "published_results"]
-
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One row of a published table. Fractions 0–1; what the source does not say is None.
+    """One row of a published table. Fractions 0–1; None where the source does not report a value.
 
-    epochs, backbone: as the source writes them; fps: on the source's own machine, so never to compare with ours
-    pretraining: what the weights saw before the dataset, where the source says it; queries: of the decoder
-    AP_pan_th, AP_box_pan_th: AP of the masks, and of the boxes, of the things that the panoptic model predicts
+    epochs, backbone: as the source writes them; fps: on the source's own machine, so not comparable with measured ones
+    pretraining: data used before the dataset, if the source reports it; queries: number of the decoder's queries
+    AP_pan_th, AP_box_pan_th: AP of the masks and of the boxes of the things that the panoptic model predicts
     mIoU_pan: mIoU of its semantic inference
-    params, gflops: of the whole model; tta: with test-time augmentation
-    note: what a reader must know ("superseded by v4"); source: where it is printed
+    params, gflops: of the complete model; tta: with test-time augmentation
+    note: what a reader must know ("superseded by v4"); source: the paper or page that prints the numbers
     """
 
     model: str
@@ -52,24 +51,24 @@ class PublishedResult:
 
     @property
     def title(self) -> str:
-        """Model and backbone, as tables print them; with the pre-training where it is more than ImageNet's images.
+        """Model and backbone as in tables, with the pre-training data if it is more than ImageNet's images.
 
-        Trained on other detection data or photographs it is another system, with other weights.
+        A model pre-trained on detection data or other photographs is another system, with other weights.
         """
         beyond = self.pretraining if self.pretraining and not self.pretraining.startswith("ImageNet") else None
         return f"{self.model} {self.backbone}" + (f" ({beyond})" if beyond else "")
 
     @property
     def superseded(self) -> bool:
-        """Whether the same authors printed a later number."""
+        """True if the same authors printed a later number."""
         return "superseded" in (self.note or "")
 
 
 @cache
 def published_results() -> tuple[PublishedResult, ...]:
-    """All published results, in the order of the file."""
+    """Returns all published results, in the order of published.csv."""
     text = resources.files("panbench").joinpath("published.csv").read_text("utf-8")
-    return tuple(_result(row) for row in csv.DictReader(text.splitlines()))
+    return tuple(_result_of_row(row) for row in csv.DictReader(text.splitlines()))
 
 
 def choose(
@@ -79,23 +78,23 @@ def choose(
     split: str | None = None,
     results: Iterable[PublishedResult] | None = None,
 ) -> list[PublishedResult]:
-    """The results that any of some words name, in the order of the file.
+    """Selects the results that match any of some words, in the order of published.csv.
 
-    words: each a model, a backbone or both ("Mask DINO", "R50", "mask2former swin-l"), capitals and hyphens aside;
+    words: each a model, a backbone or both ("Mask DINO", "R50", "mask2former swin-l"), ignoring capitals and hyphens;
         "all" or no word for every result
-    dataset, split: only of these
-    Raises BadArgument for a word that names none of them, saying where it is published if it is elsewhere.
+    dataset, split: only results on these
+    Raises BadArgument for a word that matches nothing, naming other datasets and splits on which it does.
     """
     every = list(published_results() if results is None else results)
     within = [result for result in every if dataset in (None, result.dataset) and split in (None, result.split)]
     where = " ".join(part for part in (dataset, split) if part)
     chosen: set[PublishedResult] = set()
     for word in words or ["all"]:
-        found = [result for result in within if _named(result, word)]
+        found = [result for result in within if _matches_words(result, word)]
         if found:
             chosen.update(found)
             continue
-        elsewhere = sorted({f"{result.dataset} {result.split}" for result in every if _named(result, word)})
+        elsewhere = sorted({f"{result.dataset} {result.split}" for result in every if _matches_words(result, word)})
         if elsewhere:
             raise BadArgument(f"What is published of {word!r} is on {listed(elsewhere)}, not on {where}.")
         models = sorted({result.model for result in every})
@@ -107,23 +106,23 @@ def choose(
 
 
 def filtered(words: str, data: str | None = None) -> list[PublishedResult]:
-    """The results that words name, in the order of the file: of a model, a backbone, a dataset and a split.
+    """Selects results by a text that names models, backbones, datasets and splits, in the order of published.csv.
 
-    "Mask DINO val2017" are those of Mask DINO on val2017; commas part several models. data: only of this dataset.
-    Raises BadArgument as `choose`, and for a dataset of which there is no result.
+    "Mask DINO val2017" selects Mask DINO on val2017; commas separate models. data: only results on this dataset.
+    Raises BadArgument like `choose`, and for a dataset without results.
     """
-    places: dict[str, set[str]] = {"dataset": set(), "split": set()}
+    benchmarks: dict[str, set[str]] = {"dataset": set(), "split": set()}
     for result in published_results():
-        places["dataset"].add(result.dataset)
-        places["split"].add(result.split)
-    if data is not None and data not in places["dataset"]:
-        raise BadArgument(f"Nothing is published here on {data!r}, but on {listed(sorted(places['dataset']))}.")
+        benchmarks["dataset"].add(result.dataset)
+        benchmarks["split"].add(result.split)
+    if data is not None and data not in benchmarks["dataset"]:
+        raise BadArgument(f"Nothing is published here on {data!r}, but on {listed(sorted(benchmarks['dataset']))}.")
     within: dict[str, str | None] = {} if data is None else {"dataset": data}
     names = []
     for part in words.split(","):
         left = []
         for word in part.split():
-            kind = next((kind for kind, known in places.items() if word.lower() in known), None)
+            kind = next((kind for kind, known in benchmarks.items() if word.lower() in known), None)
             if kind is None:
                 left.append(word)
             else:
@@ -133,9 +132,9 @@ def filtered(words: str, data: str | None = None) -> list[PublishedResult]:
 
 
 def gflops_of(title: str) -> float | None:
-    """The GFLOPs that are published of a model on its backbone ("Mask2Former R50"); None where nobody says them.
+    """Returns the published GFLOPs of a model with its backbone ("Mask2Former R50"); None if there are none.
 
-    What the same authors printed anew counts, and what it superseded does not; val2017 before other images.
+    Superseded numbers are ignored in favour of the same authors' later ones; val2017 is preferred to other images.
     """
     of_title = [
         result
@@ -146,54 +145,43 @@ def gflops_of(title: str) -> float | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _named(result: PublishedResult, words: str) -> bool:
-    """Whether model and backbone hold all of the words, each as a word of its own."""
-    own = f" {_plain(result.title)} "
-    plain = _plain(words)
+def _matches_words(result: PublishedResult, words: str) -> bool:
+    """True if the title of a result contains all words, each as a separate word."""
+    own = f" {_normalise(result.title)} "
+    plain = _normalise(words)
     if plain == "all":
         return True
-    # The model's name as a whole ("mask dino"), then what is left word by word ("r50").
-    model = _plain(result.model)
+    # Match the model's full name first ("mask dino"), then the remaining words one by one ("r50").
+    model = _normalise(result.model)
     if plain == model or plain.startswith(f"{model} "):
         plain = plain.removeprefix(model).strip()
-    elif any(plain == _plain(other.model) for other in published_results()):
+    elif any(plain == _normalise(other.model) for other in published_results()):
         return False
     return all(f" {word} " in own for word in plain.split())
 
 
 @lru_cache(maxsize=1024)
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
+    """Reduces a text to lower-case words for comparison."""
     return " ".join(re.sub(r"[^a-z0-9+.]+", " ", text.lower().replace("-", "")).split())
 
 
-def _result(row: dict[str, str]) -> PublishedResult:
-    def number(name: str, scale: float = 1) -> float | None:
-        # Rounded, so that 57.7 % is 0.577 and not a bit beside it.
-        return round(float(row[name]) / scale, 6) if row[name] else None
+_PERCENT = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "AP_pan_th", "AP_box_pan_th", "mIoU_pan")
+_TEXTS = ("model", "backbone", "dataset", "split", "source", "epochs", "pretraining", "note")
 
-    pq = number("PQ", 100)
-    assert pq is not None, row
-    params = number("params_M")
+
+def _result_of_row(row: dict[str, str]) -> PublishedResult:
+    """Converts a row of published.csv."""
+    given = {name: value for name, value in row.items() if value}
+    # Rounded, so that 57.7 % is 0.577 to the last bit.
+    scores: dict[str, Any] = {name: round(float(given[name]) / 100, 6) for name in _PERCENT if name in given}
+    texts: dict[str, Any] = {name: given[name] for name in _TEXTS if name in given}
     return PublishedResult(
-        model=row["model"],
-        backbone=row["backbone"],
-        PQ=pq,
-        dataset=row["dataset"],
-        split=row["split"],
-        source=row["source"],
-        epochs=row["epochs"] or None,
-        pretraining=row["pretraining"] or None,
-        queries=int(row["queries"]) if row["queries"] else None,
-        SQ=number("SQ", 100),
-        RQ=number("RQ", 100),
-        PQ_th=number("PQ_th", 100),
-        PQ_st=number("PQ_st", 100),
-        AP_pan_th=number("AP_pan_th", 100),
-        AP_box_pan_th=number("AP_box_pan_th", 100),
-        mIoU_pan=number("mIoU_pan", 100),
-        params=None if params is None else round(params * 1e6),
-        gflops=number("GFLOPs"),
-        fps=number("fps"),
+        **texts,
+        **scores,
+        queries=int(given["queries"]) if "queries" in given else None,
+        params=round(float(given["params_M"]) * 1e6) if "params_M" in given else None,
+        gflops=float(given["GFLOPs"]) if "GFLOPs" in given else None,
+        fps=float(given["fps"]) if "fps" in given else None,
         tta=row["tta"] == "yes",
-        note=row["note"] or None,
     )

@@ -88,10 +88,7 @@ class Opened:
         self.page.set_viewport_size({"width": width, "height": 900})
         # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
         self.page.emulate_media(
-            media=media,
-            color_scheme=scheme,
-            reduced_motion="reduce",
-            forced_colors="active" if forced else "none",
+            media=media, color_scheme=scheme, reduced_motion="reduce", forced_colors="active" if forced else "none"
         )
 
     def show(self, width: int, scheme: str = "light", media: str = "null", forced: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Counts the waits of a batch on a device that the CPU plays; a program of its own (tests/models/test_feeding.py).
+"""Counts the waits of a batch on a device that the CPU plays; a program of its own (tests/models/test_async_device.py).
 
 Tensors on the device are wrappers around values on the host. They refuse to be mixed with tensors of the host, as
 CUDA's do, and where CUDA would hold up the thread that feeds it is a wait: `.item()`, `nonzero`, masks as indices,

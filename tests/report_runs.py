@@ -72,71 +72,42 @@ def runs_in(
     folder: Path, images: int = 4, predictions: bool = True, status: str = "done", expected: int | None = None
 ) -> list[Run]:
     """Two runs, `run-a` and `run-b`, with their data, in a folder."""
-    gt_folder, photos = folder / "gt", folder / "photos"
-    photos.mkdir(exist_ok=True)
-    infos, annotations, truths = {}, {}, {}
+    gt, photos = truth_in(folder, images), folder / "photos"
+    dataset = {"name": "toy", "split": "val", "gt": str(gt), "images": str(photos), "fingerprint": sha256_of(gt)}
+    runs = []
+    for name, title, worse in (("run-a", "first <b>model</b>", False), ("run-b", "second", True)):
+        answers = [(scene(seed), answer(scene(seed)[0], worse, seed)) for seed in range(images)]
+        info = {
+            "kind": "eval",
+            "model": {"name": title, "title": title, "weights": "w.pth", "weights_sha256": "ab" * 32, "params": 1000},
+            "dataset": {**dataset, "n_images": expected or images},
+            "categories": [category_record(category) for category in CATEGORIES],
+            "device": {"name": "abacus", "type": "cpu"},
+            "images_per_second": 2.0 if worse else 1.0,
+            "images": {"expected": expected or images, "scored": images, "missing": 0},
+            "command": ["panbench", "eval", "--model", title],
+        }
+        table = concat(overlap_table(7 + seed, *truth, *found) for seed, (truth, found) in enumerate(answers))
+        runs.append(store(folder / name, info, [table], status))
+        for seed, (_, (ids, _)) in enumerate(answers if predictions else ()):
+            write_id_png(folder / name / "predictions" / f"photo {seed} <i>.png", ids)
+    return runs
+
+
+def truth_in(folder: Path, images: int) -> Path:
+    """Writes the photographs and the ground truth of the images 7, 8, …; its JSON."""
+    (folder / "photos").mkdir(exist_ok=True)
+    infos, annotations = {}, {}
     for number in range(images):
         image_id, name = 7 + number, f"photo {number} <i>.jpg"
         ids, segments = scene(number)
-        truths[image_id] = (ids, segments)
-        cv2.imwrite(str(photos / name), photograph(number))
-        write_id_png(gt_folder / f"{number}.png", ids)
+        cv2.imwrite(str(folder / "photos" / name), photograph(number))
+        write_id_png(folder / "gt" / f"{number}.png", ids)
         infos[image_id] = ImageInfo(image_id, name, HEIGHT, WIDTH)
         annotations[image_id] = Annotation(image_id, f"{number}.png", tuple(segments))
     gt = folder / "gt.json"
-    write_panoptic_json(gt, PanopticSet(CATEGORIES, infos, annotations, gt_folder, gt))
-    return [
-        _write_run(folder, name, worse, truths, infos, gt, photos, predictions, status, expected or images)
-        for name, worse in (("first <b>model</b>", False), ("second", True))
-    ]
-
-
-def _write_run(
-    folder: Path,
-    title: str,
-    worse: bool,
-    truths: dict,
-    infos: dict,
-    gt: Path,
-    photos: Path,
-    predictions: bool,
-    status: str,
-    expected: int,
-) -> Run:
-    path = folder / f"run-{'b' if worse else 'a'}"
-    info = {
-        "kind": "eval",
-        "model": {
-            "name": title,
-            "title": title,
-            "weights": "w.pth",
-            "weights_sha256": "ab" * 32,
-            "params": 1000,
-        },
-        "dataset": {
-            "name": "toy",
-            "split": "val",
-            "gt": str(gt),
-            "images": str(photos),
-            "fingerprint": sha256_of(gt),
-            "n_images": expected,
-        },
-        "categories": [category_record(category) for category in CATEGORIES],
-        "device": {"name": "abacus", "type": "cpu"},
-        "images_per_second": 2.0 if worse else 1.0,
-        "images": {"expected": expected, "scored": len(truths), "missing": 0},
-        "command": ["panbench", "eval", "--model", title],
-    }
-    answers = [answer(ids, worse, seed) for seed, (ids, _) in enumerate(truths.values())]
-    tables = [
-        overlap_table(image_id, ids, segments, *found)
-        for (image_id, (ids, segments)), found in zip(truths.items(), answers, strict=True)
-    ]
-    run = store(path, info, [concat(tables)], status)
-    if predictions:
-        for image_id, (found, _) in zip(truths, answers, strict=True):
-            write_id_png(path / "predictions" / Path(infos[image_id].file_name).with_suffix(".png").name, found)
-    return run
+    write_panoptic_json(gt, PanopticSet(CATEGORIES, infos, annotations, folder / "gt", gt))
+    return gt
 
 
 def data_of(page: str) -> dict:

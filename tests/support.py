@@ -2,24 +2,28 @@
 
 import ast
 import asyncio
+import contextlib
 import functools
+import http.server
 import json
 import os
+import shutil
 import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from panbench.base.reporter import SILENT, Reporter, Unit
+from panbench.base.reporter import SILENT, Reporter, Silent, Unit
 from panbench.catalog import ModelSpec
-from panbench.datasets import Dataset
+from panbench.datasets import Dataset, shapes
 from panbench.runs import Run
 
 MODEL_SETTINGS = ("weights", "device", "precision", "seed", "compiled", "download")
@@ -53,6 +57,73 @@ def refused(*arguments: object, **settings: Any) -> str:
     return result.stderr
 
 
+def refusal(error: type[BaseException], call: Callable[..., object], *given: Any, **named: Any) -> str:
+    """What a call says that must raise this error."""
+    with pytest.raises(error) as caught:
+        call(*given, **named)
+    return str(caught.value)
+
+
+def drawn(places: pytest.TempPathFactory, count: int, size: tuple[int, int] = (64, 96)) -> Path:
+    """A folder `scenes` of so many generated scenes, for a fixture that all tests of a file read."""
+    root = places.mktemp("set") / "scenes"
+    shapes.generate(root, count=count, size=size)
+    return root
+
+
+def drawn_in_two_sizes(root: Path, sizes: Sequence[tuple[int, tuple[int, int]]], in_turn: bool = False) -> Path:
+    """A folder of scenes of two sizes, each given by count and size; image ids go by size, or by turns."""
+    listed = []
+    for count, size in sizes:
+        source = root / str(size)
+        document = json.loads(shapes.generate(source, count=count, size=size).read_text())
+        pairs = zip(document["images"], document["annotations"], strict=True)
+        listed += [(turn if in_turn else 0, source, *pair) for turn, pair in enumerate(pairs)]
+    listed.sort(key=lambda each: each[0])
+    for image_id, (_, source, image, annotation) in enumerate(listed, 1):
+        for kind in ("val", "annotations/panoptic_val"):
+            (root / "set" / kind).mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / kind / image["file_name"], root / "set" / kind / f"{image_id}.png")
+        image.update(id=image_id, file_name=f"{image_id}.png")
+        annotation.update(image_id=image_id, file_name=f"{image_id}.png")
+    merged = {"images": [image for *_, image, _ in listed], "annotations": [each for *_, each in listed]}
+    listing = root / "set" / "annotations" / "panoptic_val.json"
+    listing.write_text(json.dumps({**merged, "categories": list(shapes.CATEGORIES)}))
+    return root / "set"
+
+
+def one_sentence(*arguments: object, **settings: Any) -> str:
+    """The line that `panbench …`, as it must refuse, says: one, which begins with "Error: ", and nothing on stdout."""
+    result = panbench(*arguments, **settings)
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+@contextlib.contextmanager
+def edited(path: Path) -> Iterator[Any]:
+    """The content of a JSON file, written back as it is at the end of the context."""
+    content = json.loads(path.read_text("utf-8"))
+    yield content
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def edit(path: Path, **fields: Any) -> None:
+    """Gives keys of a JSON object in a file other values."""
+    with edited(path) as content:
+        content.update(fields)
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command of a program of Typer's with the words that lead to it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a file."""
     return ast.parse(path.read_text("utf-8"))
@@ -65,10 +136,36 @@ def serve(server: socketserver.BaseServer) -> threading.Thread:
     return thread
 
 
-def awaited(scenario: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """Runs a coroutine in a thread of its own: that of the tests may have the event loop of a browser."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(scenario())).result()
+@contextlib.contextmanager
+def answering(answer: Callable[[Any], object]) -> Iterator[str]:
+    """The address of a server on this machine. answer: is called with the handler of each GET and HEAD"""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serve(server)
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def in_a_loop(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that is a coroutine, run in a thread of its own: that of the tests may have a browser's event loop."""
+
+    @functools.wraps(scenario)
+    def test(*arguments: Any, **fixtures: Any) -> None:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(scenario(*arguments, **fixtures))).result()
+
+    return test
 
 
 def python(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -112,8 +209,8 @@ def refuses_without_torch(folder: Path, lines: Sequence[tuple[Sequence[str], str
     """Asserts that each command line is refused in the sentence beside it by a process that cannot load PyTorch."""
     finished = python("-c", _WITHOUT_TORCH, input=json.dumps([line for line, _ in lines]), cwd=folder)
     assert finished.returncode == 0, finished.stderr
-    for (line, sentence), (code, words) in zip(lines, json.loads(finished.stdout), strict=True):
-        assert sentence in words, (line, words)
+    for (line, message), (code, words) in zip(lines, json.loads(finished.stdout), strict=True):
+        assert message in words, (line, words)
         assert (code, words.count("Error: ")) == (2, 1), (line, words)
 
 
@@ -133,6 +230,19 @@ def _model(spec: ModelSpec, **settings: Any) -> Any:
     return open_model(spec, **settings)
 
 
+class Stop(Silent):
+    """A Reporter that raises an error, or calls a function, once so many images are done."""
+
+    def __init__(self, images: int, end: BaseException | Callable[[], object]) -> None:
+        self.images, self.end = images, end
+
+    def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+        if done >= self.images:
+            if isinstance(self.end, BaseException):
+                raise self.end
+            self.end()
+
+
 class Recorder:
     """A Reporter that remembers all it hears."""
 
@@ -147,5 +257,10 @@ class Recorder:
     def status(self, words: str) -> None:
         self.words.append(words)
 
-    def notice(self, sentence: str) -> None:
-        self.notices.append(sentence)
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
+
+
+def compared_by(library: Any, names: Sequence[str]) -> Any:
+    """The comparison of some runs, as the server's library makes it."""
+    return library.compare(library.comparison_key(names))

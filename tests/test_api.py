@@ -3,11 +3,10 @@ docs/training_loops.md run."""
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support import python
 
 import panbench
 
@@ -31,7 +30,7 @@ def public() -> list[str]:
 
 
 @pytest.mark.parametrize("name", panbench.__all__)
-def test_all_that_is_exported_is_there_and_documented(name):
+def test_every_export_exists_and_is_documented(name):
     value = getattr(panbench, name)
     assert name in dir(panbench)
     assert f"`{name}`" in DOCUMENT
@@ -46,7 +45,7 @@ def types() -> set[str]:
 
 
 @pytest.mark.parametrize("name", sorted(set(public()) - types()))
-def test_each_has_a_section_with_an_example_that_uses_it(name):
+def test_each_export_has_a_section_with_an_example(name):
     assert any(heading == name and f"panbench.{name}(" in code for heading, _, code in examples("api.md"))
 
 
@@ -64,14 +63,14 @@ def test_every_error_is_exported():
             assert name in panbench.__all__
 
 
-def test_what_is_not_exported_is_not_there():
+def test_unexported_names_are_not_accessible():
     with pytest.raises(AttributeError, match="module 'panbench' has no attribute 'evaluator_of'"):
         panbench.evaluator_of  # noqa: B018
 
 
-def test_importing_the_package_loads_nothing_of_it():
+def test_importing_the_package_loads_no_submodule():
     code = "import sys, panbench; print([name for name in sys.modules if name.startswith(('panbench.', 'numpy'))])"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    finished = python("-c", code, cwd=ROOT)
     assert finished.stdout.strip() == "[]", finished.stderr
 
 

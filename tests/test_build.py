@@ -34,7 +34,7 @@ def built(build, monkeypatch, tmp_path, compilers):
     return data, warnings, libraries
 
 
-def test_a_wheel_has_the_library_and_is_for_this_system_and_any_python(build, monkeypatch, tmp_path):
+def test_a_wheel_with_the_library_is_for_this_system_and_any_python(build, monkeypatch, tmp_path):
     compilers = list(build._compilers())
     if not compilers:
         pytest.skip("no C compiler")

@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 import torch
 from little_runs import scored
+from support import drawn
 from torch import nn
 
 import panbench
 from panbench.catalog import find_model
-from panbench.datasets import shapes
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    shapes.generate(root, count=2, size=(64, 96))
-    return root
+    return drawn(tmp_path_factory, 2)
 
 
 PERSON = {"id": 1, "name": "person", "isthing": 1}
@@ -43,7 +41,7 @@ class Segmenting(nn.Module):
     "model",
     [one_segment, lambda image: one_segment(image), Callable(), "mask2former-tiny", find_model("mask2former-tiny")],
 )
-def test_functions_names_and_specs_are_evaluated(model, folder, tmp_path):
+def test_functions_names_and_specs_can_be_evaluated(model, folder, tmp_path):
     dataset = panbench.open_dataset(folder)
     run = panbench.evaluate(model, dataset, tmp_path / "run")
     assert (run.info.status, len(run.images)) == ("done", 2)
@@ -56,7 +54,7 @@ def test_a_dataset_may_be_named_by_its_folder(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "error", "sentence"),
+    ("model", "error", "message"),
     [
         (nn.Conv2d(3, 3, 1), panbench.BadModel, r"A Conv2d is a network.*Pass a function.*or write an adapter"),
         (nn.Conv2d, panbench.BadArgument, "is the class Conv2d"),
@@ -65,26 +63,26 @@ def test_a_dataset_may_be_named_by_its_folder(folder, tmp_path):
         ("no-such-model", panbench.BadModel, "There is no model"),
     ],
 )
-def test_what_is_no_model_is_refused(model, error, sentence, folder, tmp_path):
-    with pytest.raises(error, match=sentence):
+def test_an_object_that_is_not_a_model_is_refused(model, error, message, folder, tmp_path):
+    with pytest.raises(error, match=message):
         panbench.evaluate(model, folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"dataset": 3}, "dataset must be a Dataset"),
         ({"out": None}, "out must be the path"),
         ({"options": {"resume": True}}, "options must be EvaluateOptions"),
     ],
 )
-def test_other_arguments_are_refused(changes, sentence, folder, tmp_path):
-    with pytest.raises(panbench.BadArgument, match=sentence):
+def test_other_arguments_are_refused(changes, message, folder, tmp_path):
+    with pytest.raises(panbench.BadArgument, match=message):
         panbench.evaluate(**{"model": one_segment, "dataset": folder, "out": tmp_path / "run", **changes})
 
 
-def test_what_a_function_raises_is_its_own_error(folder, tmp_path):
+def test_exceptions_of_a_function_reach_the_caller(folder, tmp_path):
     def tired(image):
         raise ValueError("no such layer")
 
@@ -92,7 +90,7 @@ def test_what_a_function_raises_is_its_own_error(folder, tmp_path):
         panbench.evaluate(tired, folder, tmp_path / "run")
 
 
-def test_a_module_with_categories_is_called_with_images(folder, tmp_path):
+def test_a_module_with_categories_can_be_evaluated(folder, tmp_path):
     model = Segmenting()
     model.categories = [dataclasses.asdict(each) for each in panbench.open_dataset(folder).categories]
     assert panbench.evaluate(model, folder, tmp_path / "run").info.status == "done"
@@ -107,7 +105,7 @@ def runs(tmp_path_factory):
     return root / "all"
 
 
-def test_runs_are_compared_by_path_and_as_they_are(runs):
+def test_runs_are_compared_by_path_or_as_objects(runs):
     by_path = panbench.compare([str(runs / "a"), runs / "b"])
     as_they_are = panbench.compare([panbench.load_run(runs / name) for name in ("a", "b")])
     mixed = panbench.compare([panbench.load_run(runs / "a"), runs / "b"])
@@ -116,7 +114,7 @@ def test_runs_are_compared_by_path_and_as_they_are(runs):
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "sentence"),
+    ("given", "error", "message"),
     [
         (["results/nothing"], panbench.BadRun, "results/nothing"),
         (3, panbench.BadArgument, "runs must be a list"),
@@ -131,6 +129,6 @@ def test_runs_are_compared_by_path_and_as_they_are(runs):
         ([torch.zeros(1)], panbench.BadArgument, "but an object of the type Tensor"),
     ],
 )
-def test_what_is_no_run_is_refused(given, error, sentence):
-    with pytest.raises(error, match=sentence):
+def test_an_object_that_is_not_a_run_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
         panbench.compare(given)

@@ -6,19 +6,19 @@ from pathlib import Path
 import typer.main
 
 from panbench.cli.app import app
-from scripts.make.markdown_lists import items
+from scripts.make.markdown_tables import rows_under
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "headlines.md").read_text("utf-8")
-ROWS = items(TEXT, ("printed by", "what it is", "where it is explained", "the test that holds it"))
+ROWS = rows_under(TEXT, ("headline", "printed by", "what it is", "test"))
 
 
 def test_every_headline_names_a_test_that_exists():
     tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(ROWS) > 30
     for row in ROWS:
-        names = re.findall(r"`(test_\w+)`", row["the test that holds it"])
-        assert names, f"no test holds this headline: {row['']}"
+        names = re.findall(r"`(test_\w+)`", row["test"])
+        assert names, f"no test holds this headline: {row['headline']}"
         for name in names:
             assert re.search(rf"def {name}\(", tests), f"docs/headlines.md names {name}, which does not exist"
 

@@ -3,20 +3,18 @@
 import ast
 import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from little_runs import finished as finished_run
-from support import parsed
+from support import parsed, python
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "panbench"
 TORCH = {"torch", "torchvision", "mmdet", "mmengine", "mmcv"}
 STUDIES = PACKAGE / "studies"
 # Folders inside a room, the lower one first: one imports only those before it.
-FOLDERS = {"report": ("answers", "figures", "pages"), "evaluation": ("", "kept", "tools")}
+FOLDERS = {"report": ("answers", "figures", "pages"), "evaluation": ("", "stored", "tools")}
 # Rooms that only join others: the package's face, and what starts the command line.
 FACES = {"__init__", "__main__"}
 
@@ -90,7 +88,7 @@ def by_name(tree: ast.Module) -> list[tuple[str, int]]:
     return [(word, line) for word, line in words if isinstance(word, str) and word.split(".")[0] == "panbench"]
 
 
-def test_an_import_by_name_is_an_import():
+def test_imports_by_a_name_in_a_string_are_found():
     text = "import importlib\nimportlib.import_module('panbench.base.zips')\nimport_module(name)\n"
     assert by_name(ast.parse(text)) == [("panbench.base.zips", 2)]
     assert by_name(parsed(PACKAGE / "evaluation" / "tools" / "doctor.py")), "or the check looks at nothing"
@@ -141,7 +139,7 @@ def targets_of(path: Path, names: dict[str, Path]) -> set[str]:
     return {name for name in found if name in names and names[name].name != "__init__.py"}
 
 
-def test_few_modules_lie_flat():
+def test_few_modules_are_outside_rooms():
     assert len(list(PACKAGE.glob("*.py"))) <= 6
 
 
@@ -218,7 +216,7 @@ def test_only_the_rooms_that_run_models_import_torch():
     assert not wrong, "\n".join(wrong)
 
 
-def test_nothing_imports_torch_dynamo_which_takes_a_second():
+def test_nothing_imports_torch_dynamo():
     named = [
         (path.name, name) for path in PACKAGE.rglob("*.py") for name, _, for_types in imported(path) if not for_types
     ]
@@ -235,52 +233,34 @@ main()
 """
 
 
-def run_without_torch(
-    *arguments: str | Path, cwd: Path | None = None, nor: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
+def run_without_torch(*arguments: str | Path, cwd: Path | None = None, nor: tuple[str, ...] = ()):
     """`panbench …` in a process where importing torch or mmdet fails. nor: what else cannot be imported."""
     program = f"import sys; sys.modules.update(dict.fromkeys({nor!r})){BLOCK_TORCH}"
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=120
-    )
+    return python("-c", program, *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        ["models"],
-        ["eval", "--help"],
-        ["score", "--help"],
-        ["compare", "--help"],
-    ],
-    ids=" ".join,
+    "arguments", ["--help", "--version", "models", "eval --help", "score --help", "compare --help"]
 )
 def test_help_and_lists_need_no_torch(arguments):
     """Nor what tables of runs need, which takes 0.8 s to import."""
-    finished = run_without_torch(*arguments, nor=("pandas", "scipy"))
+    finished = run_without_torch(*arguments.split(), nor=("pandas", "scipy"))
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout
 
 
-def test_help_comes_before_anything_large_is_imported():
-    program = "import sys; import panbench.cli.app; print(*sorted(sys.modules))"
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert not {"numpy", "cv2", "httpx", "jinja2", "pandas", "pyarrow", "torch"} & set(finished.stdout.split())
-
-
-def test_help_of_the_program_imports_no_command():
+def test_help_of_the_program_imports_no_command_and_nothing_large():
     program = (
         "import sys; sys.argv[1:] = ['--help']\n"
         "from panbench.cli.app import main\n"
         "try:\n    main()\nfinally:\n    print(*sorted(sys.modules), file=sys.stderr)"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    finished = python("-c", program, cwd=ROOT)
     assert "Usage:" in finished.stdout
     loaded = set(finished.stderr.split())
     assert "panbench.base.studies" in loaded
     assert not {"panbench.cli.eval", "panbench.cli.compare", "panbench.evaluation.options"} & loaded
+    assert not {"numpy", "cv2", "httpx", "jinja2", "pandas", "pyarrow", "torch"} & loaded
 
 
 def test_scoring_and_comparing_need_no_torch(tmp_path):
@@ -296,7 +276,7 @@ def test_scoring_and_comparing_need_no_torch(tmp_path):
 def test_comparing_loads_no_templates(tmp_path):
     run = finished_run(tmp_path / "run", 1, 2)
     program = "import sys; sys.modules['jinja2'] = None; from panbench.cli.app import main; main()"
-    compared = subprocess.run([sys.executable, "-c", program, "compare", run], capture_output=True, text=True, cwd=ROOT)
+    compared = python("-c", program, "compare", run, cwd=ROOT)
     assert compared.returncode == 0, compared.stderr
     assert "PQ" in compared.stdout
 

@@ -35,7 +35,7 @@ def versions(requirements):
     return {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in requirements}
 
 
-def test_the_lock_file_has_the_versions_of_the_constraints_and_all_of_them():
+def test_the_lock_file_has_exactly_the_versions_of_the_constraints():
     constraints = [Requirement(line) for line in entries((ROOT / "constraints.txt").read_text("utf-8"))]
     applying = [each for each in constraints if each.marker is None or each.marker.evaluate(LANE)]
     expected = versions(applying)
@@ -51,7 +51,7 @@ def test_every_entry_of_the_lock_file_has_a_hash():
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", each) for each in hashes), line
 
 
-def test_the_lock_file_names_no_host_and_can_be_made_again():
+def test_the_lock_file_names_no_host_and_is_reproducible():
     text = LOCK.read_text("utf-8")
     assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host|^-[if] ", text, re.MULTILINE)
     made = [line.split() for line in text.splitlines() if line.startswith("#    uv pip compile ")]
@@ -60,7 +60,7 @@ def test_the_lock_file_names_no_host_and_can_be_made_again():
     assert "--generate-hashes" in made[0]
 
 
-def test_a_lane_of_ci_installs_from_the_lock_file_alone():
+def test_a_ci_job_installs_from_the_lock_file_alone():
     yaml = pytest.importorskip("yaml")
     job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]["hashes"]
     assert ROOT / job["env"]["LOCK"] == LOCK

@@ -147,15 +147,14 @@ def test_colab_installs_from_the_address_that_the_notebook_was_opened_from(insta
 
 
 @pytest.mark.parametrize("sessions", [None, b"<html>", b"[]", b'[{"path": "fileId=1AbC"}]', b'{"a": 1}', b"[null]"])
-def test_where_colab_does_not_say_it_the_cell_asks_for_the_address(install, sessions):
+def test_if_colab_does_not_tell_the_address_the_cell_asks_for_it(install, sessions):
     install.in_colab(sessions)
-    assert (
-        install.source(" https://github.com/lab/panbench ") == "panbench[models] @ git+https://github.com/lab/panbench"
-    )
+    address = "https://github.com/lab/panbench"
+    assert install.source(f" {address} ") == f"panbench[models] @ git+{address}"
     assert len(install.asked) == 1
 
 
-def test_outside_of_colab_nothing_is_fetched_and_the_cell_asks(install, monkeypatch):
+def test_outside_colab_nothing_is_fetched_and_the_cell_asks(install, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked a network"))
     assert install.source("https://host/panbench") == "panbench[models] @ git+https://host/panbench"
     with pytest.raises(SystemExit, match="'' is not the address of a repository"):
@@ -242,15 +241,12 @@ def test_the_notebook_runs_from_top_to_bottom_offline(executed):
     assert shown.count("image/png") >= 6
     assert "<iframe srcdoc=" in shown
     assert (executed.folder / "results" / "tiny.html").stat().st_size > 100_000
-    assert sorted(path.name for path in (executed.folder / "results" / "tiny").iterdir()) == [
-        "mask2former-tiny",
-        "maskformer-tiny",
-        "panoptic-fpn-tiny",
-    ]
+    names = sorted(path.name for path in (executed.folder / "results" / "tiny").iterdir())
+    assert names == ["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"]
 
 
 @pytest.mark.slow
-def test_the_coco_half_fetches_runs_compares_and_shows_its_report(executed):
+def test_the_coco_half_fetches_evaluates_compares_and_shows_its_report(executed):
     run = load_run(executed.folder / "results" / "coco-4-coco-tiny")
     assert len(run.image_ids()) == 4
     fetched = [path for path, _, status in executed.log if status in (200, 206)]
@@ -264,7 +260,7 @@ def test_the_coco_half_fetches_runs_compares_and_shows_its_report(executed):
 
 
 @pytest.mark.slow
-def test_no_cell_shows_a_librarys_warning(executed):
+def test_no_cell_shows_a_warning_of_a_library(executed):
     for output in executed.outputs_of(""):
         said = re.sub(r"<iframe srcdoc=.*?</iframe>", "", output)
         for word in ("Warning", "warnings.warn", "deprecated", "Traceback"):
@@ -272,7 +268,7 @@ def test_no_cell_shows_a_librarys_warning(executed):
 
 
 @pytest.mark.slow
-def test_the_output_of_commands_is_lines_and_not_bars_drawn_again(executed):
+def test_commands_print_lines_and_no_redrawn_bars(executed):
     outputs = executed.outputs_of("panbench(")[1:]
     assert len(outputs) == 6
     for output in outputs:

@@ -11,6 +11,6 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "check" / "signals.py
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes that are stopped are forks")
-def test_a_command_that_is_stopped_leaves_the_old_or_the_new_result_and_can_be_done_again():
+def test_a_stopped_command_leaves_the_old_or_the_new_result_and_can_be_repeated():
     done = python(SCRIPT, "--rounds", "10", "--seed", "1")
     assert done.returncode == 0, done.stdout

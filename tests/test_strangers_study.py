@@ -10,7 +10,7 @@ import pytest
 from little_runs import finished
 from support import panbench_program
 
-from panbench.base import places, studies
+from panbench.base import references, studies
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,19 +41,19 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(home / "site"), str(ROOT)])}
 
 
-def test_its_command_is_in_help_and_answers(home):
+def test_a_strangers_command_is_in_help_and_runs(home):
     assert "edges" in asked(home, "--help").stdout
     answered = asked(home, "edges", "run")
     assert (answered.returncode, answered.stderr) == (0, "")
     assert answered.stdout.endswith("segments\n")
 
 
-def test_its_measure_is_among_the_metrics(home):
+def test_a_strangers_measure_is_among_the_metrics(home):
     count = int(asked(home, "edges", "run").stdout.split()[0])
     assert json.loads(asked(home, "metrics", "run", "--json").stdout)["segments"] == count
 
 
-def test_its_section_is_on_the_page(home):
+def test_a_strangers_section_is_on_the_page(home):
     made = asked(home, "report", "run", "--out", "page.html")
     assert made.returncode == 0, made.stderr
     _, section = (home / "page.html").read_text("utf-8").split('id="edges"', 1)
@@ -61,9 +61,9 @@ def test_its_section_is_on_the_page(home):
     assert f"</span>: {count} segments</p>" in section
 
 
-def test_its_option_of_eval_is_in_help_and_refused_and_its_listener_hears_each_image(home):
+def test_a_strangers_option_of_eval_is_in_help_and_its_sink_gets_each_image(home):
     shown = asked(home, "eval", "--help").stdout
-    assert "Edges" in shown
+    assert "Studies" in shown
     assert "--count-images" in shown
     line = ["eval", "--model", "mask2former-tiny", "--data", "shapes:64x96", "--limit", "2", "--out", "evaluated"]
     refused = asked(home, *line, "--count-images", "here.csv")
@@ -86,12 +86,12 @@ def declared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setattr(studies.importlib.metadata, "entry_points", lambda group: [Entry])
-        studies._found.cache_clear()
+        studies._load_studies.cache_clear()
 
     yield declare
     monkeypatch.undo()
-    studies._found.cache_clear()
-    places._installed.cache_clear()
+    studies._load_studies.cache_clear()
+    references._entry_points.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def declared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (None, "broken_study_e:STUDY", "there is no Python module"),
     ],
 )
-def test_a_broken_study_is_named_and_the_others_stay(declared, tmp_path, source, place, reason):
+def test_a_broken_study_is_named_and_the_others_work(declared, tmp_path, source, place, reason):
     ours = [study.name for study in studies.find_studies()]
     if source is not None:
         (tmp_path / f"{place.partition(':')[0]}.py").write_text(source)
     declared(place)
     assert [study.name for study in studies.find_studies()] == ours
-    (sentence,) = studies.broken_studies()
-    assert sentence.startswith("The study theirs is left out: ")
-    assert reason in sentence
+    (message,) = studies.broken_studies()
+    assert message.startswith("The study theirs is left out: ")
+    assert reason in message
 
 
-def test_ours_are_found_without_entry_points(declared, monkeypatch):
+def test_panbenchs_studies_are_found_without_entry_points(declared, monkeypatch):
     monkeypatch.setattr(studies.importlib.metadata, "entry_points", lambda group: [])
-    studies._found.cache_clear()
+    studies._load_studies.cache_clear()
     folders = {path.parent.name for path in (ROOT / "panbench" / "studies").glob("*/__init__.py")}
     assert {study.name for study in studies.find_studies()} == folders

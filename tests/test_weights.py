@@ -1,23 +1,20 @@
 """The weights of a model: found where other programs keep them, or fetched with consent, verified either way."""
 
 import dataclasses
-import functools
 import hashlib
-import http.server
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Recorder, serve
+from support import Recorder, refusal
 
-from panbench import weights
-from panbench.base.download import download
 from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.base.files import hash_in_name, md5_in_name
-from panbench.base.reporter import Silent, Unit
+from panbench.base.reporter import Silent
 from panbench.catalog import ModelSpec, find_model, load_catalog, spec_from_config
 from panbench.cli.request import missing_for
 from panbench.weights import fetch_weights, weights_here, weights_path
+from scripts.make.coco_mimic import FaultServer
 
 CATALOG = load_catalog()
 
@@ -32,82 +29,49 @@ CATALOG = load_catalog()
         ("mine.pth", None),
     ],
 )
-def test_the_hash_at_the_end_of_a_name_is_told_from_a_date(name: str, digits: str | None) -> None:
+def test_a_hash_at_the_end_of_a_name_is_not_a_date(name: str, digits: str | None) -> None:
     assert hash_in_name(name) == digits
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` and counts requests."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.content: dict[str, bytes] = {}
-        self.requests = 0
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests += 1
-        content = self.server.content.get(self.path)
-        self.send_response(200 if content is not None else 404)
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        self.wfile.write(content or b"")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(weights, "download", functools.partial(download, tries=2, sleep=lambda _: None))
-    with Server() as server:
-        thread = serve(server)
+    monkeypatch.setattr("panbench.base.download._sleep", lambda _: None)
+    with FaultServer({}) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
-def published(server: Server, content: bytes = b"weights", name: str | None = None) -> tuple[ModelSpec, Path]:
+def published(server: FaultServer, content: bytes = b"weights", name: str | None = None) -> tuple[ModelSpec, Path]:
     """A model whose weights the server has, and where they will be."""
     name = name or f"model-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    server.content[f"/{name}"] = content
+    server.files[f"/{name}"] = content
     spec = dataclasses.replace(CATALOG["mask2former-r50"], weights=f"{server.url}/{name}")
     path = weights_path(spec)
     assert path is not None
     return spec, path
 
 
-def test_weights_are_downloaded_once_and_verified(server: Server, tmp_path: Path) -> None:
+def test_weights_are_downloaded_once_and_verified(server: FaultServer, tmp_path: Path) -> None:
     spec, path = published(server)
-    seen: list[tuple[int, int | None]] = []
-
-    class Counted(Silent):
-        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-            seen.append((done, total))
-
-    assert fetch_weights(spec, reporter=Counted()) == path
+    counted = Recorder()
+    assert fetch_weights(spec, reporter=counted) == path
     assert path.parent == tmp_path / "cache" / "weights"
     assert path.read_bytes() == b"weights"
-    assert seen[-1] == (7, 7)
-    before = server.requests
+    assert counted.counts[-1][1:3] == (7, 7)
+    before = list(server.log)
     assert fetch_weights(spec) == path
-    assert server.requests == before
+    assert server.log == before
 
 
-def test_the_licence_is_told_before_the_download_and_not_again(server: Server) -> None:
+def test_the_licence_is_shown_once_before_the_download(server: FaultServer) -> None:
     spec, path = published(server)
     spec = dataclasses.replace(spec, license="CC-BY-NC-4.0", license_source="its README.md")
     told: list[tuple[str, bool]] = []
 
     class Noted(Silent):
-        def notice(self, sentence: str) -> None:
-            told.append((sentence, path.exists()))
+        def notice(self, message: str) -> None:
+            told.append((message, path.exists()))
 
     for _ in range(2):
         fetch_weights(spec, reporter=Noted())
@@ -118,53 +82,47 @@ def test_the_licence_is_told_before_the_download_and_not_again(server: Server) -
     ]
 
 
-def test_weights_that_were_damaged_in_the_cache_are_fetched_anew(server: Server) -> None:
+def test_damaged_weights_in_the_cache_are_downloaded_again(server: FaultServer) -> None:
     spec, path = published(server)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"wei")
     assert fetch_weights(spec).read_bytes() == b"weights"
 
 
-def test_weights_with_another_hash_than_their_name_says_never_get_their_name(server: Server) -> None:
+def test_weights_with_a_wrong_hash_are_never_stored_under_their_name(server: FaultServer) -> None:
     spec, path = published(server, b"other", "model-0123abcd.pth")
     with pytest.raises(DownloadFailed, match="0123abcd"):
         fetch_weights(spec)
     assert list(path.parent.glob("*.pth")) == []
 
 
-def test_weights_that_the_server_does_not_have_name_url_target_and_ways_out(server: Server) -> None:
+WAYS_OUT = ("--checkpoint", "--checkpoint random")
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a server without them", "no server"])
+def test_unavailable_weights_are_reported_with_url_target_and_hints(server: FaultServer, there: bool) -> None:
     spec, path = published(server)
-    server.content.clear()
-    with pytest.raises(DownloadFailed) as caught:
-        fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "404", "--checkpoint", "--checkpoint random"):
-        assert words in str(caught.value)
+    server.files.clear()
+    if not there:
+        spec = dataclasses.replace(spec, weights=f"http://127.0.0.1:9/{path.name}")
+    said = refusal(DownloadFailed, fetch_weights, spec)
+    for words in (str(spec.weights), str(path), *WAYS_OUT, *["404"][:there]):
+        assert words in said
     assert list(path.parent.glob("*.pth")) == []
 
 
-def test_a_server_that_is_not_there_names_url_target_and_ways_out(server: Server) -> None:
+def test_offline_local_weights_are_used_and_missing_ones_reported(server: FaultServer) -> None:
     spec, path = published(server)
-    server.shutdown()
-    server.server_close()
-    with pytest.raises(DownloadFailed) as caught:
-        fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "--checkpoint", "--checkpoint random"):
-        assert words in str(caught.value)
-
-
-def test_offline_weights_are_used_when_they_are_here_and_missed_in_words_when_not(server: Server) -> None:
-    spec, path = published(server)
-    with pytest.raises(BadCheckpoint) as caught:
-        fetch_weights(spec, offline=True)
-    for words in (str(spec.weights), str(path), "does not exist", "--checkpoint", "--checkpoint random"):
-        assert words in str(caught.value)
+    said = refusal(BadCheckpoint, fetch_weights, spec, offline=True)
+    for words in (str(spec.weights), str(path), "does not exist", *WAYS_OUT):
+        assert words in said
     path.parent.mkdir(parents=True)
     path.write_bytes(b"wei")
     with pytest.raises(BadCheckpoint, match="SHA-256"):
         fetch_weights(spec, offline=True)
     path.write_bytes(b"weights")
     assert fetch_weights(spec, offline=True) == path
-    assert server.requests == 0
+    assert not server.log
 
 
 def test_weights_given_as_a_path_are_used_where_they_are(tmp_path: Path) -> None:
@@ -175,7 +133,7 @@ def test_weights_given_as_a_path_are_used_where_they_are(tmp_path: Path) -> None
     assert fetch_weights(spec) == tmp_path / "w.pth"
 
 
-def test_a_model_without_weights_names_the_ways_out() -> None:
+def test_a_model_without_weights_is_reported_with_hints() -> None:
     with pytest.raises(BadCheckpoint, match=r"Give a file with --checkpoint FILE, or .* --checkpoint random"):
         fetch_weights(dataclasses.replace(CATALOG["mask2former-r50"], weights=None))
 
@@ -212,9 +170,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_copy_of_another_program_is_used_and_nothing_is_downloaded(
-    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_weights_cached_by_another_program_are_used(server, home, monkeypatch, place) -> None:
     folder, variables = PLACES[place]
     for name, value in variables.items():
         monkeypatch.setenv(name, str(home / value))
@@ -230,17 +186,17 @@ def test_a_copy_of_another_program_is_used_and_nothing_is_downloaded(
     for offline in (True, False):
         assert fetch_weights(spec, offline=offline, reporter=told) == found
     assert told.notices == [f"Weights of Mask2Former R50: {found} is used, nothing is downloaded."] * 2
-    assert server.requests == 0
+    assert not server.log
 
 
-def test_panbenchs_own_file_comes_before_a_copy(server: Server, home: Path) -> None:
+def test_panbenchs_own_cache_comes_before_those_of_other_programs(server: FaultServer, home: Path) -> None:
     spec, path = published(server)
     put(home / ".cache/mim", path.name)
     put(path.parent, path.name)
     assert fetch_weights(spec) == weights_here(spec) == path
 
 
-def test_a_copy_with_another_hash_is_named_offline_and_never_used(server: Server, home: Path) -> None:
+def test_a_cached_copy_with_another_hash_is_named_and_never_used(server: FaultServer, home: Path) -> None:
     spec, path = published(server)
     copy = put(home / ".cache/mim", path.name, b"half of the wei")
     with pytest.raises(BadCheckpoint, match=f"{path}: it does not exist; nor at {copy}: its SHA-256 begins with"):
@@ -249,7 +205,7 @@ def test_a_copy_with_another_hash_is_named_offline_and_never_used(server: Server
     assert path.read_bytes() == b"weights"
 
 
-def test_a_name_without_a_hash_is_looked_for_nowhere_else(server: Server, home: Path) -> None:
+def test_a_file_name_without_a_hash_is_not_searched_in_other_caches(server: FaultServer, home: Path) -> None:
     spec, path = published(server, name="model_final.pth")
     put(home / ".cache/mim", path.name)
     assert weights_here(spec) is None
@@ -257,7 +213,7 @@ def test_a_name_without_a_hash_is_looked_for_nowhere_else(server: Server, home: 
         fetch_weights(spec, offline=True)
 
 
-def test_the_md5_in_the_names_of_detectron2s_zoo_is_verified(server: Server, home: Path) -> None:
+def test_the_md5_in_the_names_of_detectron2s_zoo_is_verified(server: FaultServer, home: Path) -> None:
     digits = hashlib.md5(b"weights").hexdigest()[:6]
     assert md5_in_name(f"model_final_{digits}.pkl") == digits
     assert md5_in_name("model_final.pkl") is None
@@ -269,13 +225,13 @@ def test_the_md5_in_the_names_of_detectron2s_zoo_is_verified(server: Server, hom
     path.write_bytes(b"other")
     copy.write_bytes(b"weights")
     assert fetch_weights(spec, offline=True) == copy
-    server.content["/" + f"zoo/{path.name}"] = b"another"
+    server.files["/" + f"zoo/{path.name}"] = b"another"
     copy.unlink()
     with pytest.raises(DownloadFailed, match="its MD5 begins with"):
         fetch_weights(spec)
 
 
-def test_a_config_of_ones_own_finds_its_checkpoints_folder(server: Server, home: Path, tmp_path: Path) -> None:
+def test_a_user_config_finds_the_folder_of_its_checkpoint(server: FaultServer, home: Path, tmp_path: Path) -> None:
     spec, _ = published(server)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "own.py").write_text(f"panbench = {{'weights': {spec.weights!r}}}\n")
@@ -287,3 +243,12 @@ def test_the_zoos_files_are_found_under_the_names_that_mim_and_mmdet_give_them(h
     spec = find_model("mask2former-r50")
     copy = put(home / ".cache/mim", "mask2former_r50_8xb2-lsj-50e_coco-panoptic_20230118_125535-54df384a.pth")
     assert weights_here(spec) == copy
+
+
+def test_an_unreachable_hub_suggests_another_source_of_the_network(server, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    said = refusal(DownloadFailed, lambda: fetch_weights(find_model("mask2former-hf-swin-t")))
+    assert "http://127.0.0.1:9 cannot be reached" in said
+    twin = "Run the same network with other weights, Mask2Former Swin-T (authors): --model mask2former-swin-t-authors"
+    assert f"{twin} --download, name another server that has it in HF_ENDPOINT, on a machine with a network, " in said

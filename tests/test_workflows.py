@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
+SYSTEMS = ("ubuntu-latest", "macos-latest", "windows-latest")
+
+
+def jobs_of(name: str) -> dict:
+    """The jobs of a workflow."""
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text("utf-8"))["jobs"]
+
+
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
-def test_a_workflow_parses_and_says_that_it_was_not_run_yet(file):
+def test_a_workflow_parses_and_is_marked_as_not_run_yet(file):
     yaml = pytest.importorskip("yaml")
     text = file.read_text("utf-8")
     document = yaml.safe_load(text)
@@ -39,35 +49,26 @@ def test_actions_are_pinned_by_commit_or_named_in_the_list_for_the_first_release
 
 
 def test_the_tests_run_on_three_systems_and_four_pythons():
-    yaml = pytest.importorskip("yaml")
-    matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]["test"][
-        "strategy"
-    ]
-    included = {(row["os"], row["python"]) for row in matrix["matrix"]["include"]}
-    left_out = {row["os"] for row in matrix["matrix"]["exclude"]}
-    pythons = matrix["matrix"]["python"]
-    assert pythons == ["3.10", "3.11", "3.12", "3.13"]
-    every = {
-        (system, python) for system in matrix["matrix"]["os"] if system not in left_out for python in pythons
-    } | included
-    assert every == {(f"{name}-latest", python) for name in ("ubuntu", "macos", "windows") for python in pythons}
+    matrix = jobs_of("tests.yml")["test"]["strategy"]["matrix"]
+    included = {(row["os"], row["python"]) for row in matrix["include"]}
+    left_out = {row["os"] for row in matrix["exclude"]}
+    assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13"]
+    every = set(product([system for system in matrix["os"] if system not in left_out], matrix["python"])) | included
+    assert every == set(product(SYSTEMS, matrix["python"]))
 
 
-def test_the_light_install_is_tried_on_three_systems_and_the_first_and_last_python():
-    yaml = pytest.importorskip("yaml")
-    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]
+def test_the_light_install_is_tested_on_three_systems_with_the_first_and_last_python():
+    jobs = jobs_of("tests.yml")
     rows = jobs["light"]["strategy"]["matrix"]["include"]
     pythons = jobs["test"]["strategy"]["matrix"]["python"]
-    assert {(row["os"], row["python"]) for row in rows} == {
-        (f"{name}-latest", python) for name in ("ubuntu", "macos", "windows") for python in (pythons[0], pythons[-1])
-    }
+    assert {(row["os"], row["python"]) for row in rows} == set(product(SYSTEMS, (pythons[0], pythons[-1])))
     assert [row["os"] for row in rows if not row["experimental"]] == ["ubuntu-latest"] * 2
     lines = [step["run"] for step in jobs["light"]["steps"] if "run" in step]
     assert lines == ["pip install -c constraints.txt .", "python scripts/check/light.py"]
     assert (ROOT / "scripts" / "check" / "light.py").is_file()
 
 
-def test_the_template_for_trouble_asks_for_the_doctor():
+def test_the_issue_template_asks_for_the_doctors_report():
     yaml = pytest.importorskip("yaml")
     form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "trouble.yml").read_text("utf-8"))
     doctor = next(part for part in form["body"] if part.get("id") == "doctor")
@@ -77,8 +78,7 @@ def test_the_template_for_trouble_asks_for_the_doctor():
 
 def smoke_gates():
     """The lines of the smoke test that judge its run, as `panbench` takes them."""
-    yaml = pytest.importorskip("yaml")
-    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "smoke.yml").read_text("utf-8"))["jobs"]["coco"]["steps"]
+    steps = jobs_of("smoke.yml")["coco"]["steps"]
     lines = [line for step in steps for line in step.get("run", "").splitlines() if " gate " in line]
     assert len(lines) == 2
     return [shlex.split(line)[1:] for line in lines]
@@ -121,7 +121,7 @@ def test_a_smoke_test_fails_when_pq_drops_or_rises_and_on_other_images(tmp_path)
     assert smoke(few, tmp_path / "good") == [2, 2]
 
 
-def test_the_commands_of_the_gates_workflow_run_as_they_stand(tmp_path, monkeypatch):
+def test_the_commands_of_the_gate_workflow_run_unchanged(tmp_path, monkeypatch):
     yaml = pytest.importorskip("yaml")
     workflow, *_ = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ci.md").read_text("utf-8"), re.DOTALL)
     baseline, *_ = re.findall(r"```bash\n(panbench .*?)\n", (ROOT / "docs" / "ci.md").read_text("utf-8"))

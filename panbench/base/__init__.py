@@ -1,1 +1,1 @@
-"""What every other package uses: errors, files, downloads, text, provenance."""
+"""Shared foundations of all other packages: errors, files, downloads, text, provenance."""

@@ -1,40 +1,29 @@
-"""What computing can be asked for by name, known without PyTorch."""
+"""Checks the names of devices and precisions without importing PyTorch."""
 
 import importlib.metadata
 import sys
 
 from panbench.base.errors import BadArgument
-
-__all__ = [
-    "COMPILED",
-    "DEVICES",
-    "PRECISIONS",
-    "REDUCED",
-    "STAGES",
-    "check_device_name",
-    "check_precision_name",
-    "refuse_device",
-    "split_precision",
-]
+from panbench.base.studies import names_in_studies
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-"""auto is CUDA where there is a GPU, else the CPU; cuda:1 is the second GPU."""
+"""auto uses CUDA if there is a GPU, else the CPU; cuda:1 is the second GPU."""
 
 PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
-"""fp32: as PyTorch comes and mmdet runs, with TF32 in CUDA's convolutions; ieee: without; tf32: also in products."""
+"""fp32: PyTorch's default, with TF32 in CUDA's convolutions; ieee: without TF32; tf32: TF32 in matrix products too."""
 
 REDUCED = ("bf16", "fp16", "tf32")
-"""Precisions that round more than the one in which results are published."""
+"""Precisions that round more than fp32, in which results are published."""
 
 STAGES = ("load", "forward", "fusion", "overlap", "write")
-"""What an evaluation does with an image, in this order; run.json and `bench` have the seconds of each."""
+"""The stages of an evaluation, in order; run.json and `bench` report the seconds of each."""
 
-COMPILED = "+compile"
-"""Behind a precision: the backbone is compiled by torch.compile."""
+COMPILE = "compile"
+"""The name after the + of a precision that compiles the backbone with torch.compile. Studies add other names."""
 
 
 def check_device_name(name: str) -> str:
-    """The name of a device as `--device` takes it. Raises BadArgument for one that no machine has."""
+    """Returns a device name unchanged if `--device` accepts it. Raises BadArgument for an unknown one."""
     kind, _, index = name.partition(":")
     if name != "auto" and (kind not in DEVICES[1:] or (index and not index.isdigit())):
         raise BadArgument(f"--device {name} is unknown; it is auto, cpu, cuda, cuda:N or mps.")
@@ -42,9 +31,9 @@ def check_device_name(name: str) -> str:
 
 
 def refuse_device(name: str) -> None:
-    """Raises BadArgument where the installed PyTorch, by its version alone, cannot have a device."""
+    """Raises BadArgument if the installed PyTorch, judged by its version alone, cannot support a device."""
     if name.partition(":")[0] != "cuda" or "torch" in sys.modules:
-        return  # once PyTorch is loaded it is asked itself
+        return  # once PyTorch is loaded, it can answer itself
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -56,17 +45,22 @@ def refuse_device(name: str) -> None:
 
 
 def check_precision_name(name: str) -> str:
-    """The name of a precision as `--precision` takes it. Raises BadArgument for an unknown one."""
+    """Returns a precision's name unchanged if `--precision` accepts it. Raises BadArgument for an unknown one."""
     if name not in PRECISIONS:
         raise BadArgument(f"--precision {name} is unknown; it is one of {', '.join(PRECISIONS)}.")
     return name
 
 
-def split_precision(text: str) -> tuple[str, bool]:
-    """The precision of `bf16` or `bf16+compile`, and whether to compile. Raises BadArgument for an unknown one."""
-    name = text.removesuffix(COMPILED)
-    if "+" in name:
+def runtimes() -> tuple[str, ...]:
+    """Returns the names that may follow the + of `--precision`, such as `compile`: what runs the network."""
+    return (COMPILE, *names_in_studies("runtimes"))
+
+
+def split_precision(text: str) -> tuple[str, str | None]:
+    """Splits `bf16+compile` into precision and runtime; the runtime is None for `bf16`. Raises BadArgument."""
+    name, plus, runtime = text.partition("+")
+    if plus and runtime not in runtimes():
         raise BadArgument(
-            f"--precision {text} is unknown: behind the + stands compile, as in {name.partition('+')[0]}{COMPILED}."
+            f"--precision {text} is unknown: behind the + stands {' or '.join(runtimes())}, as in {name}+{COMPILE}."
         )
-    return check_precision_name(name), name != text
+    return check_precision_name(name), runtime or None

@@ -1,4 +1,4 @@
-"""The errors a user can act on. Each carries one sentence: what was wrong, where, what to do."""
+"""The errors a user can act on. Each carries one message: what was wrong, where, what to do."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -13,9 +13,9 @@ AnyError = TypeVar("AnyError", bound="PanbenchError")
 
 @dataclass(frozen=True)
 class Way:
-    """A way out of an error: an instruction without capital letter and full stop ("add --mixed to show all").
+    """A hint at what to do about an error: an instruction without capital letter and full stop ("add --mixed").
 
-    option: the option that it needs; a command that lacks this option does not print the way
+    option: the option that it mentions; commands without this option do not print the hint
     """
 
     words: str
@@ -23,15 +23,15 @@ class Way:
 
 
 class PanbenchError(Exception):
-    """Base of every error that is the input's fault. The command line prints it and exits with `exit_code`.
+    """Base of every error caused by the input. The command line prints it and exits with `exit_code`.
 
-    reason: what was wrong and where, in whole sentences
-    ways: what to do about it. One sentence joins them: "Do this, do that, or do a third thing."
+    reason: what was wrong and where, in full sentences
+    ways: hints what to do about it, joined to one sentence: "Do this, do that, or do a third thing."
     """
 
     exit_code = 2
     stays = ""
-    """What is kept on disk despite the error and how to continue from it: a sentence that a caller sets."""
+    """A sentence that a caller adds: which results are on disk despite the error, and how to continue from them."""
 
     def __init__(self, reason: str = "", *, ways: Sequence[str | Way] = ()) -> None:
         super().__init__(reason)
@@ -39,26 +39,27 @@ class PanbenchError(Exception):
         self.ways = tuple(Way(way) if isinstance(way, str) else way for way in ways)
 
     def __str__(self) -> str:
-        """The reason and all ways out."""
-        return self.sentence()
+        """Returns the reason and all hints."""
+        return self.message()
 
-    def sentence(self, options: Collection[str] | None = None) -> str:
-        """The reason, the ways out and what stays. Libraries and servers are quoted in it, so secrets are removed here.
+    def message(self, options: Collection[str] | None = None) -> str:
+        """Returns the message without secrets: reason, hints, and what remains on disk.
+        Secrets are removed here, as messages quote libraries and servers.
 
-        options: those that the command has; ways that need another option are left out. None: all ways
+        options: those that the command has; hints that need another option are left out. None: all hints
         """
         ways = [way.words for way in self.ways if options is None or way.option is None or way.option in options]
         joined = f"{capitalised(', '.join([*ways[:-1], f'or {ways[-1]}'] if len(ways) > 1 else ways))}." if ways else ""
         return redacted(" ".join(part for part in (self.reason, joined, self.stays) if part))
 
     def without(self: AnyError, *options: str) -> AnyError:
-        """The same error without the ways that need one of these options, for code that offers no such option."""
+        """Copies the error without the hints that mention one of these options, for commands without them."""
         other = copy.copy(self)
         other.ways = tuple(way for way in self.ways if way.option not in options)
         return other
 
     def with_ways(self: AnyError, *ways: str | Way) -> AnyError:
-        """The same error with further ways out, for code that knows more of them."""
+        """Copies the error with further hints."""
         other = copy.copy(self)
         other.ways = (*self.ways, *(Way(way) if isinstance(way, str) else way for way in ways))
         return other
@@ -73,11 +74,11 @@ class PredictionMismatch(PanbenchError):
 
 
 class BadModel(PanbenchError):
-    """No such model, a config that cannot be used, or categories that do not match the dataset's."""
+    """A model is unknown, its config cannot be used, or its categories do not match the dataset's."""
 
 
 class ModelFailed(PanbenchError):
-    """A model that panbench does not bring raised, or its answer is none: neither input nor panbench is wrong."""
+    """A user's own model raised an error or returned something invalid: neither the input nor panbench is at fault."""
 
     exit_code = 1
 
@@ -105,7 +106,7 @@ class DownloadFailed(PanbenchError):
 
 
 class Unreachable(DownloadFailed):
-    """There was no connection to the server at all, as on a machine without a network."""
+    """The server could not be reached at all, as on a machine without a network."""
 
 
 WITHOUT_DOWNLOAD = Way("run a model that needs no download: --model mask2former-tiny", "--model")
@@ -117,15 +118,15 @@ class OutOfSpace(PanbenchError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interruption; the sentence says how, and what has been kept."""
+    """The work was interrupted; the message says how, and what has been stored."""
 
-    def __init__(self, sentence: str, exit_code: int) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
         self.exit_code = exit_code
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal of the system asked the process to end (SIGTERM, SIGHUP): all that Ctrl-C does, and `exit_code`."""
+    """A signal (SIGTERM, SIGHUP) asked the process to end: handled like Ctrl-C, with its own `exit_code`."""
 
     def __init__(self, signal_name: str, exit_code: int) -> None:
         super().__init__(f"Ended by {signal_name}.")

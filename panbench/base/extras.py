@@ -1,4 +1,4 @@
-"""What is installed beside the core, and the line that installs the rest.
+"""Which extras are installed, and the command that installs the others.
 
 The core scores, compares and reports. What runs models is the extra `models`; others are in pyproject.toml.
 """
@@ -14,14 +14,13 @@ from urllib.parse import unquote, urlsplit
 from panbench.base.errors import BadModel
 from panbench.base.text import listed
 
-__all__ = ["EXTRA_OF", "install_line", "require_models"]
-
 EXTRA_OF = {
     **dict.fromkeys(("torch", "mmdet", "mmengine", "mmcv", "cv2", "safetensors"), "models"),
     **dict.fromkeys(("transformers", "huggingface_hub"), "transformers"),
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     "torchmetrics": "torchmetrics",
     "ray": "ray",
+    "openvino": "openvino",
     **dict.fromkeys(("s3fs", "gcsfs"), "cloud"),
 }
 """The extra that brings a package, by the package's name in `import`."""
@@ -38,38 +37,34 @@ def require_models() -> None:
 
 
 def install_line(*extras: str) -> str:
-    """The command that installs panbench with these extras, from its present source.
+    """Returns the command that installs panbench with these extras, from the source it was installed from.
 
-    From a clone it names the clone's folder, from an address the address; panbench is on no package index yet.
+    It names the folder of a clone, or the URL it came from; panbench is on no package index yet.
     """
-    source, editable = _source()
-    return f"pip install {'-e ' if editable else ''}{_quoted(source, ','.join(extras))}"
-
-
-def _quoted(source: str, extras: str) -> str:
-    wanted = f"[{extras}]"
+    source, editable = _install_source()
+    extra = f"[{','.join(extras)}]"
     if "://" in source:
-        return f"'panbench{wanted} @ {source}'"
-    return shlex.quote(source + wanted) if shlex.quote(source) != source else f"'{source}{wanted}'"
+        return f"pip install 'panbench{extra} @ {source}'"
+    quoted = shlex.quote(source + extra) if shlex.quote(source) != source else f"'{source}{extra}'"
+    return f"pip install {'-e ' if editable else ''}{quoted}"
 
 
-def _source() -> tuple[str, bool]:
-    """The folder or the address that panbench comes from, and whether it runs from that very folder."""
+def _install_source() -> tuple[str, bool]:
+    """Returns the folder or URL that panbench was installed from, and whether it is an editable install."""
     clone = Path(__file__).resolve().parents[2]
     if (clone / "pyproject.toml").is_file():
         return ("." if clone == Path.cwd() else str(clone)), True
-    with_address = _direct_url()
-    address = str(with_address.get("url", ""))
-    if address.startswith("file:"):
-        return unquote(urlsplit(address).path).lstrip("/" if sys.platform == "win32" else ""), False
-    version_control = with_address.get("vcs_info", {})
-    if version_control:
-        return f"{version_control.get('vcs', 'git')}+{address}", False
-    return address or ".", False
+    record = _direct_url()
+    url = str(record.get("url", ""))
+    if url.startswith("file:"):
+        return unquote(urlsplit(url).path).lstrip("/" if sys.platform == "win32" else ""), False
+    if version_control := record.get("vcs_info"):
+        return f"{version_control.get('vcs', 'git')}+{url}", False
+    return url or ".", False
 
 
 def _direct_url() -> dict[str, dict[str, str]]:
-    """pip's record of the source of panbench; empty if there is none. [PEP 610]"""
+    """Reads pip's record of the URL that panbench was installed from; empty if there is none. [PEP 610]"""
     try:
         written = metadata.distribution("panbench").read_text("direct_url.json")
     except metadata.PackageNotFoundError:

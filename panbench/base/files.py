@@ -1,4 +1,4 @@
-"""Atomic file writes, hashes, and the cache folder."""
+"""Writes files atomically, hashes them, and finds the cache folder."""
 
 import contextlib
 import errno
@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
-from panbench.base.addresses import is_elsewhere, path_at
+from panbench.base.addresses import is_remote, path_at
 from panbench.base.errors import BadArgument, OutOfSpace
 from panbench.base.text import for_file
+
+_SPARE_BYTES = 8 << 20
 
 
 @contextlib.contextmanager
@@ -27,14 +29,15 @@ def atomic_write(
     names_later: bool = False,
     exclusive: bool = False,
 ) -> Iterator[IO[Any]]:
-    """A file object whose content appears at `path` when the block succeeds, and nowhere when it raises.
+    """Opens a temporary file that is renamed to `path` when the block succeeds, and removed when it raises.
 
-    Written beside `path` under a temporary name (`.<name>.<random>.tmp`), flushed to disk, then renamed. Missing parent
-    folders are created. Raises OutOfSpace when the disk is full; any other error passes through. The temporary file is
-    always removed. Undecodable bytes of a file name in text are spelled out, as `\\udcff`.
+    The temporary file is in the same folder (`.<name>.<random>.tmp`) and is flushed to disk before it is renamed.
+    Missing parent folders are created. Undecodable bytes of a file name in text are spelled out, as `\\udcff`.
     durable: False skips the flush; the file then survives a killed process, but perhaps not a power cut
-    names_later: the content is flushed, and the caller does sync_folder once for many files: until then their names
-        may be lost
+    names_later: True flushes the content only; the caller calls `sync_folder` once for many files, and a power cut
+        before that may lose their names
+    exclusive: raise FileExistsError instead of replacing an existing file
+    Raises OutOfSpace when the disk is full; other errors pass through.
     """
     target = Path(path)
     if durable:
@@ -44,7 +47,7 @@ def atomic_write(
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         # mkstemp makes the file readable by its owner only; give it the permissions of an ordinary new file.
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_current_umask())
         text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
         with os.fdopen(descriptor, mode, **text) as handle:  # type: ignore[call-overload]
             yield handle
@@ -70,22 +73,22 @@ def atomic_write(
 
 
 def make_folders(folder: Path) -> None:
-    """Makes a folder and those above it, as far as they are missing; they outlive a power cut."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    """Creates a folder and its missing parents, synced so that they survive a power cut."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in missing:
-        sync_folder(place.parent)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def _rename_to_new(temporary: str, target: Path) -> None:
-    """Renames a file, unless the target exists (FileExistsError)."""
+    """Renames a file. Raises FileExistsError if the target exists."""
     try:
-        # A link, unlike a rename, never replaces what another process has just put there.
+        # Unlike a rename, a link never replaces a file that another process has just written.
         os.link(temporary, target)
     except FileExistsError:
         raise
     except OSError:
-        # No hard links here (some network drives, FAT): the nearest thing.
+        # No hard links here (some network drives, FAT): check, then rename.
         if target.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         os.rename(temporary, target)
@@ -94,10 +97,10 @@ def _rename_to_new(temporary: str, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Gives a file a second name, or copies it where the file system has no such links.
+    """Hard-links a file under a second name, or copies it where the file system has no such links.
 
-    Files that panbench wrote are replaced and never changed, so the two cannot get in each other's way. The bytes of a
-    copy outlive a power cut; either name does once the caller has synced the folder (`sync_folder`).
+    panbench replaces its files and never changes them in place, so sharing the bytes is safe. A copy's bytes survive a
+    power cut; the new name does once the caller has synced the folder (`sync_folder`).
     """
     make_folders(target.parent)
     try:
@@ -108,25 +111,25 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 2) -> None:
-    """Writes `content` as UTF-8 JSON, atomically. NaN and infinities are refused (ValueError): absent is null."""
+    """Writes `content` as UTF-8 JSON, atomically. Raises ValueError for NaN and infinities: absent values are null."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` as UTF-8, atomically, with control characters and undecodable bytes spelled out."""
+    """Writes `text` as UTF-8, atomically; control characters and undecodable bytes are spelled out (`for_file`)."""
     with atomic_write(path, "w") as handle:
         handle.write(for_file(text))
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
+    """Returns the SHA-256 of a file's bytes as 64 hex digits."""
     path = path_at(path)
-    if is_elsewhere(path):
+    if is_remote(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    return _hashed(path, hashlib.sha256())
+    return _hash_file(path, hashlib.sha256())
 
 
-def _hashed(path: Path, digest: "hashlib._Hash") -> str:
+def _hash_file(path: Path, digest: "hashlib._Hash") -> str:
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
@@ -134,27 +137,65 @@ def _hashed(path: Path, digest: "hashlib._Hash") -> str:
 
 
 def hash_in_name(name: str) -> str | None:
-    """The first digits of a file's SHA-256 that end its name, as in `model-54df384a.pth`; None when none do."""
+    """Reads the SHA-256 prefix at the end of a file's name, as in `model-54df384a.pth`; None if there is none."""
     match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z]+$", name)
     if match is None or re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])", match[1]):
-        # Eight digits that read as a day are a date.
+        # Eight digits that form a valid date are a date, not a hash.
         return None
     return match[1]
 
 
 def md5_in_name(name: str) -> str | None:
-    """The first digits of a file's MD5 that end its name in detectron2's zoo, as in `model_final_94dc52.pkl`."""
+    """Reads the MD5 prefix in a file name of detectron2's zoo, as in `model_final_94dc52.pkl`; None for other names."""
     match = re.fullmatch(r"model_final_([0-9a-f]{6})\.pkl", name)
     return None if match is None else match[1]
 
 
-def md5_of(path: Path) -> str:
-    """MD5 of a file's bytes, as 32 hex digits: for the names that have one."""
-    return _hashed(path, hashlib.md5(usedforsecurity=False))
+def what_is_wrong(
+    path: Path, sha256: str | None = None, size: int | None = None, *, md5: str | None = None
+) -> str | None:
+    """Compares a file with its expected hash and size: returns the difference in words, None if it is the right file.
+
+    sha256, md5: may be prefixes of the hash
+    """
+    try:
+        found = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return "it does not exist"
+    if not path.is_file():
+        return "it is not a file"
+    if size is not None and found != size:
+        return f"it has {found:,} bytes, not {size:,}"
+    for name, expected, kind in (("SHA-256", sha256, "sha256"), ("MD5", md5, "md5")):
+        digest = "" if expected is None else _hash_file(path, hashlib.new(kind, usedforsecurity=False))
+        if expected is not None and not digest.startswith(expected.lower()):
+            length = min(len(expected), 16)
+            return f"its {name} begins with {digest[:length]}, not with {expected.lower()[:length]}"
+    return None
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raises OutOfSpace if the disk of `folder` (which need not exist yet) has less than `needed` bytes free."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
+        raise OutOfSpace(
+            f"{what} needs {needed:,} bytes and a little more, but {folder} has {free:,} free. Free some space or "
+            "choose another folder."
+        )
+
+
+def publish(part: Path, target: Path) -> None:
+    """Syncs a finished file and renames it to `target`, so that content and name survive a power cut."""
+    with open(part, "r+b") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, target)
+    sync_folder(target.parent)
 
 
 def cache_dir() -> Path:
-    """The folder of files that can be downloaded or generated again: $PANBENCH_CACHE, else the user's cache folder."""
+    """Returns the folder for files that can be downloaded or generated again; PANBENCH_CACHE overrides it."""
     if chosen := os.environ.get("PANBENCH_CACHE"):
         return Path(chosen).expanduser().absolute()
     try:
@@ -172,7 +213,7 @@ def cache_dir() -> Path:
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a file name is absolute, empty, or contains `..`, by the rules of POSIX or of Windows."""
+    """True if a file name is absolute, empty, or contains `..`, by the rules of POSIX or of Windows."""
     # The common case first, without building path objects: this runs once for each of a million names.
     if name and ".." not in name and name[0] not in "/\\" and ":" not in name and "\0" not in name:
         return False
@@ -182,7 +223,8 @@ def leaves_folder(name: str) -> bool:
     )
 
 
-def _umask() -> int:
+def _current_umask() -> int:
+    """Returns the process's file-mode mask, which the system only reveals when it is set."""
     current = os.umask(0o022)
     os.umask(current)
     return current

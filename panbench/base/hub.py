@@ -1,9 +1,9 @@
-"""Repositories of the Hugging Face hub on this machine: listed, downloaded with consent, verified, found again.
+"""Repositories of the Hugging Face hub: listed, downloaded with consent, verified, found in the local cache.
 
-huggingface_hub lists, downloads and keeps the files, in the cache that it shares with transformers (HF_HUB_CACHE,
-HF_HOME): what is there already is not downloaded again, and an interrupted file starts over. Each file is held against
-the size and the hash of the listing. HF_ENDPOINT puts another server in the place of huggingface.co; HF_TOKEN is sent
-to it (never to where it redirects) and never printed.
+huggingface_hub lists, downloads and stores the files, in the cache that it shares with transformers (HF_HUB_CACHE,
+HF_HOME): cached files are not downloaded again, and an interrupted file starts over. Each file is checked against the
+size and the hash of the listing. HF_ENDPOINT replaces huggingface.co by another server; HF_TOKEN is sent to that server
+(never to where it redirects) and never printed.
 """
 
 import hashlib
@@ -11,90 +11,74 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from panbench.base.errors import WITHOUT_DOWNLOAD, BadArgument, BadCheckpoint, BadModel, DownloadFailed, Unreachable
 from panbench.base.extras import install_line
-from panbench.base.files import cache_dir, sha256_of, write_json
+from panbench.base.files import require_space, what_is_wrong
+from panbench.base.reporter import Counting
 from panbench.base.secrets import redacted, without_secrets
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
-
-__all__ = [
-    "WEIGHTS_NAMES",
-    "Listing",
-    "Repository",
-    "Stated",
-    "endpoint",
-    "fetch",
-    "here",
-    "is_known",
-    "list_files",
-    "look_up",
-    "parse",
-    "recorded",
-    "shards_named",
-    "weights_in",
-]
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 DEFAULT_REVISION = "main"
 CONFIG = "config.json"
-_WANTED = (CONFIG, "preprocessor_config.json")
+_CONFIG_FILES = (CONFIG, "preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHTS_NAMES = (*_WEIGHTS, *_SHARDS)
-"""The files by which a folder has weights, the preferred first; the last two share them out among several files."""
+"""The names that a folder's weights may have, the preferred first; the last two are indices of several files."""
 _SHARD = re.compile(r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)")
-_ANSWER_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the hub, at a revision: a branch, a tag or a commit."""
+    """A repository of the hub and its revision: a branch, a tag or a commit."""
 
     name: str
     """owner/name."""
     revision: str = DEFAULT_REVISION
 
     def __str__(self) -> str:
-        """The address in the form that `--model` takes."""
+        """Returns the repository in the form that `--model` takes."""
         return f"hf:{self.name}" + ("" if self.revision == DEFAULT_REVISION else f"@{self.revision}")
 
     @property
     def page(self) -> str:
-        """The address that a person opens."""
+        """The URL of the repository's web page."""
         return f"{without_secrets(endpoint())}/{self.name}"
 
 
-_ADDRESS = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([\w./-]+))?")
+_REPOSITORY = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([\w./-]+))?")
 
 
-def parse(address: str) -> Repository:
-    """The repository of `hf:owner/name` or `hf:owner/name@revision`. Raises BadArgument."""
-    found = _ADDRESS.fullmatch(address.strip())
+def parse_repository(address: str) -> Repository:
+    """Parses `hf:owner/name` or `hf:owner/name@revision`. Raises BadArgument."""
+    found = _REPOSITORY.fullmatch(address.strip())
     if found is None:
-        raise BadArgument(f"{address!r} is not an address of the hub. Write hf:owner/name or hf:owner/name@revision.")
+        raise BadArgument(f"{address!r} is not a repository of the hub. Write hf:owner/name or hf:owner/name@revision.")
     return Repository(found[1], found[2] or DEFAULT_REVISION)
 
 
-def is_known(repository: Repository) -> bool:
-    """Whether the hub's cache on this machine has anything of a repository."""
-    folder = _folder(repository)
+def is_in_cache(repository: Repository) -> bool:
+    """True if the hub's cache on this machine has a file of a repository, whatever its revision."""
+    folder = _cache_folder(repository)
     return folder is not None and folder.is_dir()
 
 
-def here(repository: Repository, *, weights: bool = True) -> Path | None:
-    """The folder of a repository's files in the hub's cache, None when they were not downloaded, or not all.
+def cached_folder(repository: Repository, *, weights: bool = True) -> Path | None:
+    """Returns the folder of a repository's revision in the hub's cache; None if files are missing.
 
-    weights: whether the file of weights has to be among them
+    weights: whether the weights have to be there, besides the config
     """
-    # The list of models asks this of dozens of repositories; importing what reads the cache takes 0.14 s.
-    if not is_known(repository):
+    # The list of models calls this for dozens of repositories; importing the cache reader takes 0.14 s.
+    if not is_in_cache(repository):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -106,247 +90,184 @@ def here(repository: Repository, *, weights: bool = True) -> Path | None:
 
 
 def _has_all_weights(folder: Path) -> bool:
-    found = weights_in(folder)
+    """True if a folder has the weights file, or all shards that the index of weights lists."""
+    found = find_weights(folder)
     if found is None or found.name not in _SHARDS:
         return found is not None
     try:
-        return all((folder / name).is_file() for name in shards_named(found))
+        return all((folder / name).is_file() for name in read_shard_names(found))
     except BadCheckpoint:
         return False
 
 
-def weights_in(folder: Path) -> Path | None:
-    """The file of weights in a folder, safetensors first, or the index of several files; None when there is none."""
+def find_weights(folder: Path) -> Path | None:
+    """Finds the weights file in a folder, or the index of sharded weights; safetensors first. None if absent."""
     return next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
 
 
-def shards_named(index: Path) -> list[str]:
-    """The files beside an index among which it shares out the weights, in order. Raises BadCheckpoint."""
+def read_shard_names(index: Path) -> list[str]:
+    """Reads the sorted names of the weight files that an index lists. Raises BadCheckpoint."""
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        plain = bool(names) and all(re.fullmatch(r"[\w.-]+", name) for name in names)
+        stay_in_folder = bool(names) and all(re.fullmatch(r"[\w.-]+", name) for name in names)
     except FileNotFoundError:
         raise BadCheckpoint(f"There is no weights file {index}.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadCheckpoint(f"{index} is not an index of weights ({type(error).__name__}: {error}).") from error
-    if not plain:
-        raise BadCheckpoint(f"{index} is not an index of weights: its weight_map names no files beside it.")
+    if not stay_in_folder:
+        raise BadCheckpoint(f"{index} is not an index of weights: its weight_map names no files in its folder.")
     return names
 
 
 @dataclass(frozen=True)
-class Stated:
-    """Facts on a repository before any download: its licence, and the bytes of its weights."""
+class Listing:
+    """What the hub lists of a repository at a revision: commit, files and licence.
 
-    license: str | None
+    files: by name
+    weights: the name of the weights file, or the names of sharded weights and their index
+    size: bytes of all weights, None if the hub does not list it
+    license: as the repository's card declares it
+    """
+
+    commit: str
+    files: "Mapping[str, RepoSibling]"
+    weights: tuple[str, ...]
     size: int | None
+    license: str | None
 
 
-def look_up(repository: Repository) -> Stated:
-    """Asks the hub for licence and size. Raises BadModel for a missing repository, DownloadFailed without a network."""
-    listing = list_files(repository)
-    sizes = [listing.files[name].size for name in _weights_among(listing.files, repository)]
-    return Stated(listing.license, _sum(sizes))
+def list_files(repository: Repository) -> Listing:
+    """Requests commit, files and licence from the hub. Raises the errors of `fetch`."""
+    with _translated_errors(repository):
+        from huggingface_hub import HfApi
+
+        info = HfApi(endpoint=endpoint(), token=token()).model_info(
+            repository.name, revision=repository.revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
+        )
+        if not info.sha:
+            raise ValueError("it names no commit")
+        files = {file.rfilename: file for file in info.siblings or ()}
+        if CONFIG not in files:
+            raise BadModel(
+                f"{repository} has no {CONFIG}, so it is not a model of transformers. See {repository.page}."
+            )
+        weights = _weights_among(files, repository)
+        sizes = [files[name].size for name in weights]
+        size = None if None in sizes else sum(file_size or 0 for file_size in sizes)
+        return Listing(info.sha, files, weights, size, _declared_license(info))
+
+
+def _declared_license(info: "ModelInfo") -> str | None:
+    """Reads the licence from a repository's card; if it is "other", its name is in another field of the card."""
+    card = info.card_data
+    if card is None:
+        return None
+    declared = card.get("license_name") if card.get("license") == "other" else None
+    found = declared or card.get("license")
+    return str(found[0] if isinstance(found, list) and found else found) if found else None
 
 
 def fetch(
-    repository: Repository,
-    *,
-    weights: bool = True,
-    progress: Callable[[int, int | None], None] | None = None,
-    listing: "Listing | None" = None,
+    repository: Repository, *, progress: Counting = lambda done, total: None, listing: Listing | None = None
 ) -> Path:
-    """The folder of a repository's config and weights in the hub's cache, downloaded as far as they are not there.
+    """Downloads what the hub's cache lacks of a repository's config and weights; returns their folder.
 
-    listing: what `list_files` returned, for callers that show the licence first; None asks the hub
-    Each file is verified, also one that was there: weights against the SHA-256 that the hub states, small files against
-    git's hash. What came is written down (`recorded`): commit, sizes, hashes, licence.
+    progress: called with the bytes of all weights received so far, and their total
+    listing: the result of `list_files`, for callers that show the licence first; None asks the hub
+    Each file is verified, cached ones too: weights against the hub's SHA-256, small files against git's hash.
     Raises BadModel for a repository, revision or file that does not exist, DownloadFailed when the hub cannot be
     reached.
     """
-    from panbench.base.download import require_space
-
     listing = listing or list_files(repository)
-    files, commit = listing.files, listing.commit
-    if CONFIG not in files:
-        raise BadModel(f"{repository} has no {CONFIG}, so it is not a model of transformers. See {repository.page}.")
-    wanted = [name for name in _WANTED if name in files]
-    heavy = _weights_among(files, repository) if weights else []
-    total, before = _sum([files[name].size for name in heavy]), 0
-    if total is not None and here(repository) is None:
-        require_space(_folder(repository) or Path(), total, str(repository))
-    record: dict[str, Any] = {"repository": repository.name, "commit": commit, "license": listing.license, "files": {}}
-    paths = []
-    for name in (*wanted, *heavy):
-        counted = None if progress is None or name not in heavy else _counted(progress, before, total)
-        path = _fetch_file(repository, files[name], counted)
-        before += (files[name].size or 0) if name in heavy else 0
-        sha256 = files[name].sha256 or sha256_of(path)
-        record["files"][name] = {"size": path.stat().st_size, "sha256": sha256}
-        paths.append(path)
-    if any(path.parent != paths[0].parent or path.parent.name != commit for path in paths):
+    total, before, paths = listing.size, 0, []
+    with _translated_errors(repository):
+        if total is not None and cached_folder(repository) is None:
+            require_space(_cache_folder(repository) or Path(), total, str(repository))
+        for name in (name for name in _CONFIG_FILES if name in listing.files):
+            paths.append(_fetch_verified(repository, listing.files[name], lambda done, size: None))
+        for name in listing.weights:
+
+            def report_bytes(done: int, size: int | None, before: int = before) -> None:
+                """Reports bytes of this file as bytes of all weights."""
+                progress(before + done, total or size)
+
+            paths.append(_fetch_verified(repository, listing.files[name], report_bytes))
+            before += listing.files[name].size or 0
+    if any(path.parent != paths[0].parent or path.parent.name != listing.commit for path in paths):
         raise DownloadFailed(f"{repository} changed while it was being downloaded. Run the same command again.")
-    write_json(_record_of(repository, commit), record)
     return paths[0].parent
 
 
-def _counted(
-    progress: Callable[[int, int | None], None], before: int, total: int | None
-) -> Callable[[int, int | None], None]:
-    """Progress over several files, of which `before` bytes have come."""
-    return lambda done, own: progress(before + done, own if total is None else total)
-
-
-def _sum(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
-
-
-def recorded(repository: Repository, folder: Path) -> Mapping[str, Any]:
-    """What was written down when a folder was fetched; {} for files that somebody else put into the hub's cache."""
-    try:
-        found = json.loads(_record_of(repository, folder.name).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file of a repository as the hub lists it; sha256 of large files, git's hash of each."""
-
-    name: str
-    size: int | None
-    sha256: str | None
-    git: str | None
-
-    def problem(self, path: Path) -> str | None:
-        """What is wrong with a file of this name, by the hub's size and hash."""
-        from panbench.base.download import what_is_wrong
-
-        problem = what_is_wrong(path, self.sha256, self.size)
-        return problem or (_other_than(self.git, path) if self.git and not self.sha256 else None)
-
-
-def _fetch_file(repository: Repository, file: _File, progress: Callable[[int, int | None], None] | None) -> Path:
-    """The path of a file in the hub's cache, verified; what arrived otherwise is removed."""
-    # Imported here: who only names a model need not wait for an HTTP client.
+def _fetch_verified(repository: Repository, file: "RepoSibling", progress: Counting) -> Path:
+    """Downloads a file into the hub's cache, unless it is there, and verifies it; a wrong download is removed."""
+    # Imported here: commands that only name a model should not wait for an HTTP client.
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import tqdm
 
-    class Bar:
-        """What huggingface_hub tells of the bytes that arrive, in place of a bar of its own."""
+    class Bar(tqdm):  # type: ignore[type-arg, misc]
+        """Passes the bytes received to `progress` and draws nothing."""
 
-        def __init__(self, initial: int = 0, total: int | None = None, **_: Any) -> None:
-            self.done, self.total = initial, total
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**{**arguments, "disable": True})
 
-        def __enter__(self) -> "Bar":
-            return self
+        def update(self, n: float | None = 1) -> None:
+            """Called by huggingface_hub with the number of bytes that were received."""
+            self.n += int(n or 0)
+            progress(self.n, self.total)
 
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def update(self, more: float) -> None:
-            self.done += int(more)
-            if progress is not None:
-                progress(self.done, self.total)
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *_, **__: None
-
-    address: dict[str, Any] = {"repo_id": repository.name, "filename": file.name, "revision": repository.revision}
+    address: dict[str, Any] = {"repo_id": repository.name, "filename": file.rfilename, "revision": repository.revision}
     before = try_to_load_from_cache(**address)
-    with _in_sentences(repository):
-        path = Path(hf_hub_download(**address, endpoint=endpoint(), token=token(), tqdm_class=cast(Any, Bar)))
-    problem = file.problem(path)
+    path = Path(hf_hub_download(**address, endpoint=endpoint(), token=token(), tqdm_class=Bar))
+    problem = _mismatch(file, path)
     if problem is None:
         return path
     if not isinstance(before, str):
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     raise DownloadFailed(
-        f"{path} is not the {file.name} of {repository} that the hub lists: {problem}. Delete {path.resolve()} and "
-        "run the same command again."
+        f"{path} is not the {file.rfilename} of {repository} that the hub lists: {problem}. Delete {path.resolve()} "
+        "and run the same command again."
     )
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The hub's listing of a repository at a revision: commit, files by name, licence."""
-
-    commit: str
-    files: Mapping[str, _File]
-    license: str | None
-
-
-_COMMIT, _SHA256, _GIT = (re.compile(rf"[0-9a-f]{{{digits}}}") for digits in ("40,64", "64", "40,64"))
-
-
-def list_files(repository: Repository) -> Listing:
-    """Asks the hub for commit, files and licence. Raises as `fetch`."""
-    with _in_sentences(repository):
-        from huggingface_hub import HfApi
-
-        info = HfApi(endpoint=endpoint(), token=token()).model_info(
-            repository.name, revision=repository.revision, files_metadata=True, timeout=_ANSWER_SECONDS
-        )
-        if not _COMMIT.fullmatch(info.sha or ""):
-            raise ValueError("it names no commit")
-        return Listing(str(info.sha), _files(info), _license(info))
+def _mismatch(file: "RepoSibling", path: Path) -> str | None:
+    """Compares a file with the size and the hash that the hub lists; returns the difference in words, or None."""
+    if file.lfs is not None:
+        return what_is_wrong(path, file.lfs.sha256, file.size)
+    if (problem := what_is_wrong(path, size=file.size)) is not None or file.blob_id is None:
+        return problem
+    content = path.read_bytes()
+    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return None if found == file.blob_id else f"git's hash of it is {found[:12]}, not {file.blob_id[:12]}"
 
 
-def _license(info: "ModelInfo") -> str | None:
-    """The licence that a repository's card states; "other" has its name elsewhere in the card."""
-    card = info.card_data
-    if card is None:
-        return None
-    stated = card.get("license_name") if card.get("license") == "other" else None
-    found = stated or card.get("license")
-    return str(found[0] if isinstance(found, list) and found else found) if found else None
-
-
-def _files(info: "ModelInfo") -> dict[str, _File]:
-    """The files of a repository by name. Raises ValueError for sizes and hashes that no hub has."""
-    found = {}
-    for stated in info.siblings or ():
-        lfs = stated.lfs
-        size = stated.size if lfs is None or lfs.size is None else lfs.size
-        file = _File(stated.rfilename, size, None if lfs is None else lfs.sha256, stated.blob_id)
-        if size is not None and not (type(size) is int and 0 <= size < 1 << 53):
-            raise ValueError(f"the size of {file.name!r} is no number of bytes")
-        for pattern, digest in ((_SHA256, file.sha256), (_GIT, file.git)):
-            if digest is not None and not pattern.fullmatch(digest):
-                raise ValueError(f"the hash of {file.name!r} is none")
-        found[file.name] = file
-    return found
-
-
-def _weights_among(files: Mapping[str, Any], repository: Repository) -> list[str]:
-    """The file of weights, or those among which they are shared out and then their index."""
+def _weights_among(files: Collection[str], repository: Repository) -> tuple[str, ...]:
+    """Selects a repository's weights: one file, or shards followed by their index. Raises BadCheckpoint."""
     for name in _WEIGHTS:
         if name in files:
-            return [name]
+            return (name,)
     for index in _SHARDS:
         kind = index.partition(".")[0]
         shards = sorted(name for name in files if (found := _SHARD.fullmatch(name)) and found[1] == kind)
         if index in files and shards:
-            # The index comes last: where it is, all of them are.
-            return [*shards, index]
+            # The index comes last: if it exists, all shards do.
+            return (*shards, index)
     raise BadCheckpoint(f"{repository} has no weights: neither {' nor '.join(WEIGHTS_NAMES)}. See {repository.page}.")
 
 
 @contextmanager
-def _in_sentences(repository: Repository) -> Iterator[None]:
-    """Turns what huggingface_hub raises into a sentence that says what to do."""
+def _translated_errors(repository: Repository) -> Iterator[None]:
+    """Context that turns exceptions of huggingface_hub into PanbenchErrors that say what to do."""
     try:
         from huggingface_hub import errors
     except ImportError as error:
         raise BadModel(
             f"{repository} needs the package huggingface_hub ({error}). Install it with: {install_line('transformers')}"
         ) from error
-    place = without_secrets(endpoint())
+    host = without_secrets(endpoint())
     by_hand = (
-        "on a machine with a network, download the repository's config.json and weights into a folder and pass "
-        "--model FOLDER"
+        f"on a machine with a network, download config.json and {_WEIGHTS[0]} of {repository.page} into a folder and "
+        "pass --model FOLDER"
     )
     try:
         yield
@@ -357,28 +278,29 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if isinstance(error, errors.GatedRepoError) or status == 403:
-            sentence = f"is gated: accept its terms at {repository.page}, and set HF_TOKEN to a token of your account."
-            raise BadModel(f"{repository} {sentence}") from error
+            message = f"is gated: accept its terms at {repository.page}, and set HF_TOKEN to a token of your account."
+            raise BadModel(f"{repository} {message}") from error
         if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
-            # The hub does not tell strangers which of the two it is.
+            # Without access, the hub does not say which of the two it is.
             raise BadModel(
-                f"There is no repository {repository.name} on {place}, or it is private: then set HF_TOKEN to a token "
+                f"There is no repository {repository.name} on {host}, or it is private: then set HF_TOKEN to a token "
                 "that may read it."
             ) from error
-        raise DownloadFailed(f"{repository}: {place} answers with status {status}. Try again later.") from error
+        raise DownloadFailed(f"{repository}: {host} answers with status {status}. Try again later.") from error
     except errors.OfflineModeIsEnabled as error:
         raise DownloadFailed(
-            f"{repository}: HF_HUB_OFFLINE forbids asking {place}.", ways=["unset it", by_hand, WITHOUT_DOWNLOAD]
+            f"{repository}: HF_HUB_OFFLINE forbids asking {host}.", ways=["unset it", by_hand, WITHOUT_DOWNLOAD]
         ) from error
     except errors.HFValidationError as error:
-        raise BadArgument(f"{repository} cannot be the address of a repository: {error}") from error
+        raise BadArgument(f"{repository} cannot be the name of a repository: {error}") from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         reason = redacted(str(error)) or type(error).__name__
         raise Unreachable(
-            f"{repository}: {place} cannot be reached ({reason}).", ways=[by_hand, WITHOUT_DOWNLOAD]
+            f"{repository}: {_unreachable_host(error, host)} cannot be reached ({reason}).",
+            ways=["name another server that has it in HF_ENDPOINT", by_hand, WITHOUT_DOWNLOAD],
         ) from error
     except (errors.FileMetadataError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DownloadFailed(f"{repository}: the answer of {place} is not that of a Hugging Face hub.") from error
+        raise DownloadFailed(f"{repository}: the answer of {host} is not that of a Hugging Face hub.") from error
     except OSError as error:
         raise DownloadFailed(
             f"{repository}: the hub's cache cannot be written ({error.strerror or error}). HF_HUB_CACHE names another "
@@ -386,8 +308,17 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
         ) from error
 
 
-def _folder(repository: Repository) -> Path | None:
-    """Where the hub's cache has a repository; None where huggingface_hub is not installed."""
+def _unreachable_host(error: Exception, server: str) -> str:
+    """Names the server that did not answer: the hub `server`, or the one it redirects to for large files."""
+    try:
+        host = str(cast(Any, error).request.url.host)
+    except (AttributeError, RuntimeError):
+        return server
+    return server if host == urllib.parse.urlsplit(server).hostname else f"{host}, where {server} keeps large files,"
+
+
+def _cache_folder(repository: Repository) -> Path | None:
+    """Returns the folder of a repository in the hub's cache; None if huggingface_hub is not installed."""
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -395,41 +326,25 @@ def _folder(repository: Repository) -> Path | None:
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.name.replace('/', '--')}"
 
 
-def _record_of(repository: Repository, commit: str) -> Path:
-    return cache_dir() / "hub" / repository.name.replace("/", "--") / f"{urllib.parse.quote(commit, safe='')}.json"
-
-
-def _other_than(blob: str, path: Path) -> str | None:
-    """What is wrong with a file that git names `blob`."""
-    content = path.read_bytes()
-    found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    return None if found == blob else f"git's hash of it is {found[:12]}, not {blob[:12]}"
-
-
 def endpoint() -> str:
-    """The address of the hub: HF_ENDPOINT, else huggingface.co. Raises BadArgument if it is not an address."""
-    stated = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
-    if not stated:
-        return "https://huggingface.co"
-    try:
-        parts = urllib.parse.urlsplit(stated)
-        # Reading the port raises ValueError for one that is not a number.
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        valid = False
-    if not valid or not stated.isprintable() or " " in stated:
-        raise BadArgument(
-            "HF_ENDPOINT is not the address of a server. Write https://HOST or https://HOST:PORT; characters such as "
-            "/, #, ? and @ in a password have to be percent-encoded."
-        )
-    return stated
+    """Returns the hub's URL: HF_ENDPOINT, else huggingface.co. Raises BadArgument if it is not a URL."""
+    declared = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or "https://huggingface.co"
+    with suppress(ValueError):  # a port that is not a number
+        parts = urllib.parse.urlsplit(declared)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        if named and declared.isprintable() and " " not in declared:
+            return declared
+    raise BadArgument(
+        "HF_ENDPOINT is not the URL of a server. Write https://HOST or https://HOST:PORT; characters such as "
+        "/, #, ? and @ in a password have to be percent-encoded."
+    )
 
 
 def token() -> str | None:
-    """HF_TOKEN without the spaces around it; None when it is not set. Raises BadArgument if it is not a token."""
-    stated = os.environ.get("HF_TOKEN", "").strip()
-    if not (stated.isascii() and stated.isprintable()) or " " in stated:
+    """Returns HF_TOKEN without surrounding spaces; None when not set. Raises BadArgument if it is not a token."""
+    declared = os.environ.get("HF_TOKEN", "").strip()
+    if not (declared.isascii() and declared.isprintable()) or " " in declared:
         raise BadArgument(
             "HF_TOKEN is not a token: it holds a space, a line break or a character that is not ASCII. Copy it again."
         )
-    return stated or None
+    return declared or None

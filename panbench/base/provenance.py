@@ -1,10 +1,12 @@
-"""Provenance of a run: versions, commit, device, memory; all measured, nothing assumed."""
+"""Measures the provenance of a run: package versions, commit, device, peak memory."""
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,63 +15,58 @@ FORKS = ("onedl-mmdetection", "onedl-mmengine", "onedl-mmcv")
 _PACKAGES = ("torch", "mmdet", "mmengine", "mmcv", "mmcv-lite", *FORKS, "numpy", "opencv-python", "pandas", "pyarrow")
 
 
-def versions() -> dict[str, str]:
-    """Python's version and that of each package that can change a number, by name; absent packages are left out.
-
-    As they were when this process first asked: what is installed later is not what it runs.
-    """
-    return dict(_versions())
-
-
 @functools.cache
-def _versions() -> dict[str, str]:
+def versions() -> Mapping[str, str]:
+    """Returns the versions of Python and of installed packages that can change a number, by package name.
+
+    Cached at the first call: packages installed later are not the ones that run.
+    """
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the checkout that panbench runs from, with `+changes` when files differ; None outside of one.
+    """Returns the commit of panbench's checkout, with `+changes` if files differ; None if it was installed.
 
-    As it was when this process first asked.
+    Cached at the first call.
     """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        commit = _run_git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _run_git(folder, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def cpu_name() -> str:
-    """The processor as the system names it."""
-    try:
+    """Returns the processor's name as the system reports it."""
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself, as far as Linux says."""
+def cpu_gains_by_bf16() -> bool:
+    """True if /proc/cpuinfo says that the processor multiplies bfloat16 much faster than float32.
+
+    AVX512's instructions are slower than float32's on Intel (docs/inference_speed.md), where AMX is needed.
+    """
     try:
         words = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(words)
+    return not {"amx_bf16", "bf16"}.isdisjoint(words) or {"avx512_bf16", "AuthenticAMD"}.issubset(words)
 
 
 def peak_host_memory() -> int | None:
-    """Peak memory of this process in bytes; None where the system does not report it (Windows)."""
+    """Returns the peak memory of this process in bytes; None if the system does not report it (Windows)."""
     try:
         import resource
     except ImportError:
@@ -78,11 +75,12 @@ def peak_host_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _run_git(folder: Path, *arguments: str) -> str:
+    """Runs git in a folder and returns what it prints. Raises if git fails."""
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def describe_device(kind: str, name: str | None) -> dict[str, Any]:
-    """The `device` entry of run.json: `name` is the accelerator's; the processor's is looked up."""
+    """Returns the `device` entry of run.json. name: the accelerator's; None looks up the processor's name"""
     return {"type": kind, "name": name or cpu_name()}

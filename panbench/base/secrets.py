@@ -1,7 +1,7 @@
-"""Takes secrets out of text: passwords in addresses, tokens of the environment, Authorization values.
+"""Removes secrets from text: passwords in URLs, tokens of the environment, Authorization values.
 
-`redacted` is applied to every PanbenchError, to all that the console prints, and to what run.json keeps of a command
-line and an error. A secret is recognised by its form, or because it is the value of an environment variable whose name
+`redacted` is applied to every PanbenchError, to all that the console prints, and to the command line and the error in
+run.json. A secret is recognised by its form, or because it is the value of an environment variable whose name
 says that it holds one.
 """
 
@@ -12,28 +12,26 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterator
 
-__all__ = ["HIDDEN", "redacted", "redactor", "without_secrets"]
-
 HIDDEN = "***"
 
 _SECRET_NAME = re.compile(
     r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTHORIZATION|APIKEY|(^|_)(AUTH|PASS|PAT|KEY))(_ID)?$",
     re.IGNORECASE,
 )
-# Replacing a shorter value, or one of digits only, would change words and numbers that have nothing to do with it.
+# Replacing a shorter value, or one of digits only, would change unrelated words and numbers.
 _SHORTEST = 6
 # A user name alone may be a token: those are long, and a name such as "panbench" must not vanish from every sentence.
 _SHORTEST_USER_NAME = 20
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
 # In a variable's value, the last @ ends user name and password, whatever characters these have.
-_ADDRESS = re.compile(rf"({_SCHEME})?(.*)@(.*)", re.DOTALL)
+_URL_WITH_LOGIN = re.compile(rf"({_SCHEME})?(.*)@(.*)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 _KEYS = r"(?:token|secret|passw(?:or)?d|(?:api|access|private|secret)[_-]?key|signature|credential)"
 
-# Words of which a text must contain one (in lower case), and the pattern, whose first group stays: looking for a word
-# is a hundred times as fast as a pattern, and most texts have none of them.
+# Words of which a text must contain one (in lower case), and the pattern, whose first group stays: searching for a
+# word is a hundred times faster than the pattern, and most texts have none of them.
 _FORMS = (
     (("@",), re.compile(rf"({_SCHEME})[^\s/?#\"<>]+(?=@)")),
     (
@@ -53,17 +51,18 @@ _KEY_WORDS = ("token", "secret", "passw", "key", "signature", "credential", "sig
 
 
 def redacted(text: str) -> str:
-    """`text` with `***` in place of each secret that is recognised."""
+    """Replaces each secret that is recognised in `text` by `***`."""
     return redactor()(text)
 
 
 def redactor() -> Callable[[str], str]:
-    """`redacted` for many texts: reads the environment once."""
+    """Makes a function like `redacted` for many texts; it reads the environment once."""
     replacements = dict(_secrets_of_environment())
-    # The longest first: of a token, nothing must be left because a part of it was replaced before.
-    values = _any_of(tuple(sorted(replacements, key=len, reverse=True))) if replacements else None
+    # Longest first: otherwise replacing a shorter secret inside a longer one would leave the rest of it visible.
+    values = _pattern_of_any(tuple(sorted(replacements, key=len, reverse=True))) if replacements else None
 
     def redact(text: str) -> str:
+        """Replaces the secrets in a text: known values, and whatever follows words such as `token=`."""
         if values is not None:
             text = values.sub(lambda found: replacements[found[0]], text)
         lowered = text.lower()
@@ -77,40 +76,42 @@ def redactor() -> Callable[[str], str]:
 
 
 def without_secrets(url: str) -> str:
-    """`url` without user name and password, and with the secrets of its query hidden: for messages and records."""
+    """Removes user name and password from a URL and hides secrets in its query, for messages and records."""
     return redacted(re.sub(rf"^({_SCHEME})[^/?#]*@", r"\1", url))
 
 
 @functools.lru_cache(maxsize=8)
-def _any_of(values: tuple[str, ...]) -> re.Pattern[str]:
+def _pattern_of_any(values: tuple[str, ...]) -> re.Pattern[str]:
+    """Compiles a pattern that matches each of the values literally."""
     return re.compile("|".join(map(re.escape, values)))
 
 
 def _secrets_of_environment() -> Iterator[tuple[str, str]]:
-    """What to replace, and by what."""
+    """Yields each secret in the environment's variables, with the text that replaces it."""
     for name, value in os.environ.items():
-        address = _ADDRESS.fullmatch(value) if "@" in value else None
-        if address is not None and (address[1] or name.upper().endswith("_PROXY")):
-            yield from _in_address(value, *address.groups(default=""))
-        elif _is_secret(name) and not (os.path.isabs(value) and os.path.exists(value)):
+        url = _URL_WITH_LOGIN.fullmatch(value) if "@" in value else None
+        if url is not None and (url[1] or name.upper().endswith("_PROXY")):
+            yield from _secrets_of_url(value, *url.groups(default=""))
+        elif _names_a_secret(name) and not (os.path.isabs(value) and os.path.exists(value)):
             yield from ((form, HIDDEN) for form in _spellings(value))
 
 
 @functools.cache
-def _is_secret(name: str) -> bool:
+def _names_a_secret(name: str) -> bool:
+    """True if the name of an environment variable suggests that its value is secret."""
     return _SECRET_NAME.search(name) is not None
 
 
-def _in_address(value: str, scheme: str, login: str, place: str) -> Iterator[tuple[str, str]]:
-    """The address of a variable as a whole, and the password in it."""
+def _secrets_of_url(value: str, scheme: str, login: str, rest: str) -> Iterator[tuple[str, str]]:
+    """Yields a variable's complete URL and the password in it, each with the text that replaces it."""
     if "/" in login and ":" not in login:
         return  # an @ in a path: https://host/package@1.0
-    yield value, f"{scheme}{HIDDEN}@{place}"
-    yield value.rstrip("/"), f"{scheme}{HIDDEN}@{place.rstrip('/')}"
+    yield value, f"{scheme}{HIDDEN}@{rest}"
+    yield value.rstrip("/"), f"{scheme}{HIDDEN}@{rest.rstrip('/')}"
     _, separator, password = login.partition(":")
     if separator:
         encoded = base64.b64encode(urllib.parse.unquote(login).encode(errors="replace")).decode()
-        # A library that cannot read an address quotes what it takes for its port.
+        # A library that cannot parse a URL quotes what it believes to be the port.
         found = set().union(*map(_spellings, (password, encoded, *re.split(r"[/?#@:\[\]]", password))))
     else:
         found = _spellings(login) if len(login) >= _SHORTEST_USER_NAME else set()
@@ -118,7 +119,7 @@ def _in_address(value: str, scheme: str, login: str, place: str) -> Iterator[tup
 
 
 def _spellings(secret: str) -> set[str]:
-    """How messages may write a secret: as it is, line by line, quoted, decoded, with control characters spelled out."""
+    """Returns the ways a message may write a secret: verbatim, line by line, quoted, decoded, or escaped."""
     lines = {secret, secret.strip(), " ".join(secret.split()), *_CONTROL.split(secret)}
     found = {
         spelling

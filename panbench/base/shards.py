@@ -1,15 +1,13 @@
-"""A shard: the share of an evaluation or a scoring that one process does, `--shard 3/8` on the command line."""
+"""Parses shards: the share of an evaluation or a scoring that one process computes, `--shard 3/8`."""
 
 import os
 from typing import NamedTuple
 
 from panbench.base.errors import BadArgument
 
-__all__ = ["Shard", "parse_shard", "refuse_ranks"]
-
 
 class Shard(NamedTuple):
-    """The number of a shard, from 1, and how many there are."""
+    """One shard: its number, counted from 1, and the total number of shards."""
 
     number: int
     of: int
@@ -19,7 +17,7 @@ class Shard(NamedTuple):
 
 
 def parse_shard(text: str) -> Shard:
-    """The shard that `3/8` names. Raises BadArgument."""
+    """Parses `3/8`. Raises BadArgument for anything else and for numbers out of range."""
     number, slash, count = text.partition("/")
     if not (slash and number.isascii() and number.isdecimal() and count.isascii() and count.isdecimal()):
         raise BadArgument(f"--shard is {text!r}; give the number of the shard and of all shards, as in 3/16.")
@@ -31,7 +29,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def refuse_ranks(command: str) -> None:
-    """Raises BadArgument in one of several processes that torchrun or a like launcher started: each would do it all."""
+    """Raises BadArgument under torchrun or a similar launcher, where each process would do all of the work."""
     ranks = os.environ.get("WORLD_SIZE", "")
     if not (ranks.isdecimal() and int(ranks) > 1):
         return

@@ -1,9 +1,9 @@
-"""The program `panbench`: mounts the families of commands, and turns errors into one sentence and an exit code.
+"""The program `panbench`: mounts the families of commands, and turns errors into one message and an exit code.
 
-Each command parses its arguments, calls one function and prints what it returns. Results go to stdout, status and
-progress to stderr. A command is imported when it is called; the lines of `--help` are declared here, and by studies in
-their records. Exit codes: 0 done, 1 a model failed or a fault of ours, 2 bad input (one sentence says what), 130
-interrupted, 141 the reader of a pipe has gone. Imports of other rooms are made inside the commands: `--help`,
+Each command parses its arguments, calls one function and prints the result. Results go to stdout, status and progress
+to stderr. A command is imported when it is called; the lines of `--help` are declared here, and by studies in
+their records. Exit codes: 0 done, 1 a model failed or a fault of ours, 2 bad input (one message explains it), 130
+interrupted, 141 the reader of a pipe closed it. Other packages are imported inside the commands, so `--help`,
 completion and every command that needs no model start without torch.
 """
 
@@ -13,7 +13,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Collection, Iterator, MutableMapping
+from collections import UserDict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,10 +23,10 @@ from typer.core import TyperCommand
 
 from panbench import __version__
 from panbench.base import program
-from panbench.base.addresses import open_recorded
+from panbench.base.addresses import allow_recorded_urls
 from panbench.base.errors import PanbenchError
 from panbench.base.extras import EXTRA_OF, install_line
-from panbench.base.places import load
+from panbench.base.references import load
 from panbench.base.studies import SHOW, broken_studies, find_studies
 from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, OPTIONS, Commands, flag
@@ -35,7 +36,7 @@ from panbench.cli.words import usage_sentence
 
 INTERRUPTED = 130
 
-# Options that are taken anywhere on the line, and what they set.
+# Options allowed anywhere on the command line, and what they set.
 _ANYWHERE = {
     **{"--debug": "debug", "--quiet": "quiet", "-q": "quiet", "--verbose": "verbose", "-v": "verbose"},
     "--from-addresses": "addresses",
@@ -71,33 +72,33 @@ _CORE = (
     ("Keep", "data", "Fetch, check and convert datasets.", "data"),
     ("Keep", "runs", "List stored runs, verify, delete or merge them.", "runs"),
     ("Keep", "export", "Write a run for other programs and servers.", "export"),
-    ("About", "models", "List the models and published results.", "models"),
-    ("About", "doctor", "Check this machine: versions, devices, problems.", "doctor"),
+    ("About", "models", "List the models and published results.", "about"),
+    ("About", "doctor", "Check this machine: versions, devices, problems.", "about"),
 )
 
 
 @dataclass(frozen=True)
-class _Declared:
-    """A command before its module is imported. place: "package.module:app", a `typer.Typer` that has it."""
+class _DeclaredCommand:
+    """A command whose module is not imported yet. reference: "package.module:app", the `typer.Typer` with it"""
 
     panel: str
     name: str
     summary: str
-    place: str
+    reference: str
 
     def load(self) -> Any:
-        """The command itself."""
-        found = typer.main.get_command(load(self.place))
+        """Imports the module and returns the command."""
+        found = typer.main.get_command(load(self.reference))
         inner = getattr(found, "commands", None)
         return inner[self.name] if inner is not None and found.name != self.name else found
 
 
-def _declared() -> dict[str, _Declared]:
-    """The commands of the core and of the studies, panel by panel."""
-    core = [_Declared(panel, name, text, f"panbench.cli.{module}:app") for panel, name, text, module in _CORE]
+def _declared_commands() -> dict[str, _DeclaredCommand]:
+    """Returns the commands of the core and of the studies, panel by panel."""
+    core = [_DeclaredCommand(panel, name, text, f"panbench.cli.{module}:app") for panel, name, text, module in _CORE]
     ours = {one.name for one in core}
     added = [
-        _Declared(command.panel, command.name, command.summary, command.place)
+        _DeclaredCommand(command.panel, command.name, command.summary, command.reference)
         for study in find_studies()
         for command in study.commands
         if command.name not in ours and command.panel != SHOW
@@ -107,56 +108,39 @@ def _declared() -> dict[str, _Declared]:
     return {one.name: one for one in sorted(found, key=lambda one: panels.index(one.panel))}
 
 
-class _Lazy(MutableMapping[str, Any]):
-    """Commands by name; the module of one is imported when it is taken out."""
-
-    def __init__(self) -> None:
-        self.declared = _declared()
-        self.loaded: dict[str, Any] = {}
+class _LazyCommands(UserDict[str, Any]):
+    """Maps names to commands; a command's module is imported when the command is looked up."""
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.loaded:
-            self.loaded[name] = self.declared[name].load()
-        return self.loaded[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self.loaded[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self.declared[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.declared)
-
-    def __len__(self) -> int:
-        return len(self.declared)
+        return self.data[name].load()
 
 
 class _Program(Commands):
-    """Turns what a command raises into one line on stderr and an exit code; takes `--debug`, -q and -v anywhere."""
+    """Turns exceptions of commands into one line on stderr and an exit code; takes `--debug`, -q and -v anywhere."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = _Lazy()
+        self.declared = _declared_commands()
+        self.commands = _LazyCommands(self.declared)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names in the order of the help. Typer's own takes each command out, which would import it."""
+        """Returns the commands' names in the order of the help; imports none of them, which Typer would do."""
         return list(self.commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """What help and completion need of a command: its name, line and panel. `resolve_command` has the command."""
-        declared = self.commands.declared.get(cmd_name)  # type: ignore[attr-defined]
+        """Returns a placeholder with name and help line, without an import; `resolve_command` loads the command."""
+        declared = self.declared.get(cmd_name)
         if declared is None:
             return None
         return TyperCommand(declared.name, help=declared.summary, rich_help_panel=declared.panel)
 
     def make_context(self, info_name: Any, args: list[str], *more: Any, **extra: Any) -> Any:
-        """The context of the whole line; what its options get wrong is a sentence."""
+        """Called by Click to parse the line: errors in options become one message."""
         with quiet_when_closed(), _usage_explained():
             return super().make_context(info_name, args, *more, **extra)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the line names, loaded; of `help COMMAND` the command with --help."""
+        """Imports and returns the command that the line names; `help COMMAND` becomes `COMMAND --help`."""
         if args[:1] == ["help"]:
             args = [*args[1:], "--help"]
         if args == ["--help"]:
@@ -166,47 +150,50 @@ class _Program(Commands):
         return name, command and self.commands[command.name or ""], rest
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Called by Click: takes options that may stand anywhere, such as --debug, out of the line."""
         ctx.meta.update({_ANYWHERE[word]: True for word in args if word in _ANYWHERE})
         console.set_quiet(bool(ctx.meta.get("quiet")))
-        open_recorded(bool(ctx.meta.get("addresses")))
+        allow_recorded_urls(bool(ctx.meta.get("addresses")))
         return super().parse_args(ctx, [word for word in args if word not in _ANYWHERE])  # type: ignore[arg-type]
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Called by Click to run the command: ends quietly if the reader of a pipe has gone."""
         with quiet_when_closed():
-            return self._invoked(ctx)
+            return self._invoke_command(ctx)
 
-    def _invoked(self, ctx: typer.Context) -> Any:
+    def _invoke_command(self, ctx: typer.Context) -> Any:
+        """Runs the command, and turns its exceptions into one message and an exit code."""
         if not (ctx.meta.get("debug") or ctx.meta.get("verbose")):
-            # What our libraries warn their own developers of says nothing to who runs panbench.
+            # Warnings of these libraries are for developers, not for users of panbench.
             warnings.filterwarnings("ignore", module=r"(torch|mmdet|mmengine|mmcv)\b")
             warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
-        for sentence in broken_studies():
-            console.note(sentence)
+        for text in broken_studies():
+            console.note(text)
         try:
             with interrupted_by_signals(), _usage_explained():
                 return super().invoke(ctx)  # type: ignore[arg-type]
         except KeyboardInterrupt as interruption:
-            console.complain(str(interruption) or "Interrupted.", label="")
+            console.print_error(str(interruption) or "Interrupted.", label="")
             raise typer.Exit(getattr(interruption, "exit_code", INTERRUPTED)) from None
         except Exception as error:
-            # Usage errors, Exit and Abort are Typer's own; a closed pipe (`| head`) is nobody's fault.
+            # Typer handles its usage errors, Exit and Abort; a closed pipe (`| head`) is not an error.
             if hasattr(error, "format_message") or isinstance(error, (typer.Exit, typer.Abort, BrokenPipeError)):
                 raise
-            sentence, code = _explained(error, ctx.meta.get(OPTIONS))
-            console.complain(sentence, error if ctx.meta.get("debug") else None)
+            text, code = _error_message(error, ctx.meta.get(OPTIONS))
+            console.print_error(text, error if ctx.meta.get("debug") else None)
             raise typer.Exit(code) from None
 
 
 @contextlib.contextmanager
 def _usage_explained() -> Iterator[None]:
-    """Turns Click's usage errors into one sentence and exit code 2."""
+    """Turns Click's usage errors into one message and exit code 2."""
     try:
         yield
     except Exception as error:
         # A group without a command (`panbench data`) shows its help.
         if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
             raise
-        console.complain(usage_sentence(error))
+        console.print_error(usage_sentence(error))
         raise typer.Exit(2) from None
 
 
@@ -220,78 +207,69 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.write(f"panbench {__version__}\n")
         raise typer.Exit
 
 
 @app.callback(epilog=_EPILOG)
-def _options(
-    version: Annotated[bool, flag("--version", "Print the version.", callback=_version, is_eager=True)] = False,
-    quiet: Annotated[bool, flag("--quiet", "No progress bars and no hints; anywhere on the line.")] = False,
-    verbose: Annotated[bool, flag("--verbose", "Also show warnings of libraries; anywhere on the line.")] = False,
+def _global_options(
+    version: Annotated[bool, flag("--version", "Print the version.", callback=_print_version, is_eager=True)] = False,
+    quiet: Annotated[bool, flag("--quiet", "No progress bars or hints. May stand anywhere on the line.")] = False,
+    verbose: Annotated[bool, flag("--verbose", "Also show warnings of libraries. May stand anywhere.")] = False,
     from_addresses: Annotated[
-        bool, flag("--from-addresses", "Open addresses that a run names (s3://, https://); anywhere on the line.")
+        bool,
+        flag("--from-addresses", "Open addresses that a run names (s3://, https://). May stand anywhere."),
     ] = False,
-    debug: Annotated[bool, flag("--debug", "Show the traceback of an error; anywhere on the line.")] = False,
+    debug: Annotated[bool, flag("--debug", "Show the traceback of an error. May stand anywhere.")] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """The program `panbench`."""
-    program.begin()
-    # Python has None for a stream that the caller closed (`>&-`).
+    """Runs the program `panbench`."""
+    program.mark_as_program()
+    # Python sets a stream that the caller closed (`>&-`) to None.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # A pipe gets UTF-8 whatever the locale, a terminal what it can show; neither ends a program over a dash.
+        # Pipes get UTF-8 whatever the locale, terminals what they can display; no character may end the program.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # type: ignore[union-attr]
     with flushed():
         app()
 
 
-# What a folder or a disk refuses, wherever it is met: the path says where, and the user can mend it.
-_OF_THE_SYSTEM = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "EEXIST", "ENOTEMPTY"),
-        *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENODEV", "ENXIO", "ETXTBSY"),
-    )
-    if hasattr(errno, name)
-)
+# Errors of writing to standard output have no file name.
+_DISK_FULL_ERRORS = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
 
 
-# What writing to standard output meets, which has no file name.
-_FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
+def _error_message(error: Exception, options: Collection[str] | None) -> tuple[str, int]:
+    """Returns a message for an error, and the exit code: 2 if the user can fix it, 1 if it is our fault.
 
-
-def _explained(error: Exception, options: Collection[str] | None) -> tuple[str, int]:
-    """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault.
-
-    options: of the command that failed: ways out that need another one are left out. None: it is not known
+    options: of the failed command, None if unknown; hints that need other options are left out
     """
     if isinstance(error, PanbenchError):
-        return error.sentence(options), error.exit_code
+        return error.message(options), error.exit_code
     if isinstance(error, ImportError):
-        return _missing(error), 2
-    if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_SYSTEM:
+        return _import_problem(error), 2
+    # Errors of files and disks, wherever they occur: the message names the path, and the user can fix it.
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.", 2
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRORS:
         return f"The output cannot be written: {error.strerror}. Free some space, or write elsewhere.", 2
     if isinstance(error, OSError) and error.errno == errno.EBADF:
         return "A file that panbench had open was closed by other code in its process, such as the model's.", 1
-    return f"{_in_short(error)}. This is a fault of panbench, not of your input; --debug shows the traceback.", 1
+    return f"{_error_text(error)}. This is a fault of panbench, not of your input; --debug shows the traceback.", 1
 
 
-def _in_short(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
-def _missing(error: ImportError) -> str:
-    """What to do about an import that fails: a package that is absent, or a system library that OpenCV wants."""
+def _import_problem(error: ImportError) -> str:
+    """Explains how to fix a failed import: a missing package, or a system library that OpenCV needs."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("panbench"):
         package = error.name.split(".")[0]
         if package in EXTRA_OF:
@@ -304,4 +282,4 @@ def _missing(error: ImportError) -> str:
             f"OpenCV cannot load a library of the system ({error}). On Debian and Ubuntu: apt-get install libgl1 "
             "libglib2.0-0; or, without it: pip install --force-reinstall --no-deps opencv-python-headless."
         )
-    return f"{_in_short(error)}. A package is damaged or does not fit the others: install panbench with pip again."
+    return f"{_error_text(error)}. A package is damaged or does not fit the others: install panbench with pip again."

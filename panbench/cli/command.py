@@ -1,23 +1,26 @@
-"""How commands are declared: one way to mount them, options that several of them share, and their completions.
+"""Declares commands: families, options from the fields of dataclasses, those that commands share, and completions.
 
-Each file of commands has an `app = family()`, declares commands by `@command(app, "name", "panbench name …")` with at
-least one example for `--help`, and cli/app.py mounts the families.
+Each file of commands has an `app = family()` and declares commands by `@command(app, "name", "panbench name …")` with
+at least one example for `--help`; cli/app.py mounts the families.
 """
 
 import copy
+import dataclasses
+import inspect
 import os
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
-from panbench.base.addresses import refuse_address
+from panbench.base.addresses import refuse_url
 from panbench.base.computing import DEVICES, check_device_name
-from panbench.base.errors import PanbenchError
+from panbench.base.errors import BadArgument, PanbenchError
+from panbench.base.studies import Option, load_from_studies
 from panbench.cli import console
 from panbench.cli.words import unknown_word
 
@@ -28,38 +31,38 @@ if TYPE_CHECKING:
 
 
 class UnknownCommand(PanbenchError):
-    """The command line names an unknown command."""
+    """Raised if the command line names an unknown command."""
 
 
-# The key under which the context has the options of the command that runs.
+# The key in the context for the options of the running command.
 OPTIONS = "options"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
-def _as_everywhere(work: Callable[..., None]) -> None:
-    """Gives the options and arguments of a command what all commands have.
+def _apply_conventions(work: Callable[..., None]) -> None:
+    """Completes the options of a command in place: -o for --out, names of values (PATH, N), checks of ranges.
 
-    -o for --out; a word for a value (RUN, PATH, N), not its type; bounds that help does not print as `x>=1`.
+    -o for --out; a word for a value (RUN, PATH, N) instead of its type; no bounds such as `x>=1` in help.
     """
     for name, hint in get_type_hints(work, include_extras=True).items():
         kind, *infos = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         for info in infos:
             if isinstance(info, OptionInfo):
                 if info.metavar is None:
-                    info.metavar = _word_for(kind)
-                # Typer keeps the first name that was given, if one was, as `default`.
+                    info.metavar = _metavar_for(kind)
+                # Typer stores the first explicit name of an option as `default`.
                 if kind is not bool and not isinstance(info.default, str):
-                    # Typer takes a metavar that spells the name, as WAY, for the name of the option.
+                    # Typer treats a metavar that equals the parameter's name, such as WAY, as the option's name.
                     info.param_decls = info.param_decls or (f"--{name.replace('_', '-')}",)
                 if name == "out" and "-o" not in (info.param_decls or ()):
                     info.param_decls = (*(info.param_decls or ()), "-o")
                 if info.min is not None or info.max is not None:
-                    info.callback = _between(info.min, info.max)
+                    info.callback = _range_check(info.min, info.max)
                     info.min = info.max = None
 
 
-def _in_words(params: list[Any]) -> list[Any]:
-    """The parameters as help shows them: flags without a type, an argument as RUN, [RUN], RUN... or [RUN]..."""
+def _reworded_params(params: list[Any]) -> list[Any]:
+    """Rewrites parameters for the help text: options without a type, arguments as RUN, [RUN] or RUN..."""
     for param in params:
         if param.param_type_name != "argument":
             param.metavar = param.metavar or ""
@@ -71,14 +74,14 @@ def _in_words(params: list[Any]) -> list[Any]:
         param.get_usage_pieces = lambda ctx, usage=usage: [usage]
         param.display_type_rich = lambda ctx: ""
         if hasattr(param, "type"):
-            # Typer before 0.29 asks the type, which other parameters may share.
+            # Typer before 0.29 asks the type for its metavar, and other parameters may share the type.
             param.type = copy.copy(param.type)
             param.type.get_metavar = lambda **_: " "
     return params
 
 
-def _between(lowest: float | None, highest: float | None) -> Callable[[float | None], float | None]:
-    """A callback that refuses numbers outside of a range."""
+def _range_check(lowest: float | None, highest: float | None) -> Callable[[float | None], float | None]:
+    """Makes a callback for an option that refuses numbers outside a range."""
 
     def check(value: float | None) -> float | None:
         if value is not None and lowest is not None and value < lowest:
@@ -90,37 +93,88 @@ def _between(lowest: float | None, highest: float | None) -> Callable[[float | N
     return check
 
 
-def _word_for(kind: Any) -> str:
-    """The metavar of an option that has none of its own, from its type."""
-    kinds = [each for each in get_args(kind) or (kind,) if each is not type(None)]
-    first = kinds[0]
-    if isinstance(first, type) and issubclass(first, Enum):
-        return "|".join(str(each.value) for each in first)
-    if first is bool:
-        return ""
-    return {int: "N", float: "N", Path: "PATH"}.get(first, "TEXT")
+def _metavar_for(kind: Any) -> str:
+    """Chooses the word for an option's value in the help, such as PATH or N, by the option's type."""
+    if get_origin(kind) is not Literal:
+        kind = next(each for each in get_args(kind) or (kind,) if each is not type(None))
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    return {bool: "", int: "N", float: "N", Path: "PATH"}.get(kind, "TEXT")
 
 
 class Command(TyperCommand):
-    """A command whose help shows words for values; its errors suggest only options that it has."""
+    """A command whose help names values (PATH, N), and whose errors suggest only its own options.
+
+    needs: options that have no effect without one of the given words on the line
+    idle_beside: options that have no effect with one of the given words
+        A word is an option, the value of an argument such as FORMAT, or an option with its value (`--place none`).
+        `words.shortest_usage` also reads `needs`: it names the first word that a required option needs.
+    """
+
+    needs: Mapping[str, Sequence[str]] = {}
+    idle_beside: Mapping[str, Sequence[str]] = {}
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _in_words(super().get_params(ctx))
+        """Called by Click: returns the parameters, reworded for the help text."""
+        return _reworded_params(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Prints the examples before the options, and only the first name of `--this/--no-this`."""
+        printed = copy.copy(self)
+        paragraphs = [" ".join(text.split()) for text in (self.help or "").split("\n\n")]
+        # After the first paragraph, Typer removes the indentation of all lines but the first.
+        examples = (self.epilog or "").strip() if paragraphs[1:] else self.epilog
+        printed.help, printed.epilog = "\n\n".join([*paragraphs, examples or ""]), None
+        printed.params = [copy.copy(param) for param in self.params]
+        for param in printed.params:
+            param.secondary_opts = []
+        TyperCommand.format_help(printed, ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
+        """Called by Click to run the command: first refuses options without an effect, and a URL as --out."""
+        params = self.get_params(ctx)
+        self._refuse_idle(
+            _typed_words(ctx, params), [name for param in params if param.required for name in param.opts]
+        )
         ctx.meta[OPTIONS] = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
         if isinstance(out := ctx.params.get("out"), str | Path):
-            refuse_address(out, "--out")
+            refuse_url(out, "--out")
         return super().invoke(ctx)
+
+    def _refuse_idle(self, typed: Collection[str], required: Collection[str]) -> None:
+        """Raises BadArgument for an option that was typed but would do nothing."""
+        for name, words in self.needs.items():
+            if name in typed and not any(word in typed for word in words):
+                way = "Give one" if name in required else "Leave it out"
+                raise BadArgument(f"{name} has no effect without {' or '.join(words)}. {way}.")
+        for name, words in self.idle_beside.items():
+            if name in typed and (extra := [word for word in words if word in typed]):
+                raise BadArgument(f"{name} has no effect with {extra[0]}. Leave it out.")
+
+
+def _typed_words(ctx: Any, params: Sequence[Any]) -> set[str]:
+    """Returns the options on the command line, each with and without its value, and the values of arguments."""
+    found: set[str] = set()
+    for param in params:
+        if getattr(ctx.get_parameter_source(param.name), "name", "") != "COMMANDLINE":
+            continue
+        value = ctx.params[param.name]
+        text = str(getattr(value, "value", value))
+        names = param.secondary_opts if value is False else param.opts
+        is_option = param.param_type_name == "option"
+        found.update([*names, *(f"{name} {text}" for name in names)] if is_option else [text])
+    return found
 
 
 class Commands(TyperGroup):
-    """A group of commands whose help shows words for values; it answers unknown words with a suggestion."""
+    """A group of commands whose help names values (PATH, N); for an unknown command it suggests a known one."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _in_words(super().get_params(ctx))
+        """Called by Click: returns the parameters, reworded for the help text."""
+        return _reworded_params(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Called by Click: finds the command that a word names. Raises UnknownCommand with a suggestion."""
         if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
             inside = {name: tuple(getattr(each, "commands", ())) for name, each in self.commands.items()}
             raise UnknownCommand(unknown_word(args[0], ctx.command_path, inside))
@@ -128,33 +182,43 @@ class Commands(TyperGroup):
 
 
 def family(name: str | None = None, help: str | None = None) -> typer.Typer:
-    """A family of commands: with a name a group (`panbench data …`), without one commands of panbench itself."""
+    """Makes a family of commands: a group if named (`panbench data …`), else commands of panbench itself."""
     return typer.Typer(
         name=name,
         cls=Commands,
         help=help,
         no_args_is_help=True,
-        # The options that install completion are panbench's own, not each command's.
+        # Only the program itself has the options that install completion.
         add_completion=False,
         context_settings=dict(HELP_OPTIONS),
     )
 
 
-def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Declares a command of a family. examples: command lines that `--help` ends with."""
-    # Begins with a line end: without it the indentation of all other lines would be taken away.
+def command(
+    app: typer.Typer,
+    name: str,
+    *examples: str,
+    needs: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    idle_beside: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declares the decorated function as a command of a family.
+
+    examples: command lines at the top of `--help`; needs, idle_beside: as in `Command`
+    """
+    # Begins with a newline: without it, Typer would remove the indentation of all other lines.
     epilog = "\n".join(["", "Examples:" if len(examples) > 1 else "Example:", *(f"  {line}" for line in examples)])
-    declare = app.command(name, cls=Command, epilog=epilog, context_settings=dict(HELP_OPTIONS))
+    kind = type("Command", (Command,), {"needs": needs, "idle_beside": idle_beside})
+    declare = app.command(name, cls=kind, epilog=epilog, context_settings=dict(HELP_OPTIONS))
 
     def declared(work: Callable[..., None]) -> Callable[..., None]:
-        _as_everywhere(work)
+        _apply_conventions(work)
         return declare(work)
 
     return declared
 
 
 def option(help: str, panel: str | None = None, metavar: str | None = None, **settings: Any) -> Any:
-    """An option that is named after its parameter."""
+    """Declares an option with a value, which is named after its parameter."""
     return typer.Option(help=help, rich_help_panel=panel, metavar=metavar, **settings)
 
 
@@ -162,13 +226,13 @@ _SHORT = {"--version": "-V", "--quiet": "-q", "--verbose": "-v"}
 
 
 def flag(name: str, help: str, panel: str | None = None, **settings: Any) -> Any:
-    """An option without a value."""
+    """Declares an option without a value, such as `--json`."""
     names = (name, _SHORT[name]) if name in _SHORT else (name,)
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar="", **settings)
 
 
 def model_names(incomplete: str) -> list[str]:
-    """Completions of a model's name; after a comma, of the last one."""
+    """Completes the models of --model in the shell; after a comma, the last one."""
     from panbench.catalog import load_catalog
 
     *before, last = incomplete.split(",")
@@ -178,7 +242,7 @@ def model_names(incomplete: str) -> list[str]:
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
-    """Completions of an option with few values; after a comma, of the last one."""
+    """Makes the shell completion of an option with few values; after a comma, it completes the last value."""
 
     def complete(incomplete: str) -> list[str]:
         *before, last = incomplete.split(",")
@@ -189,44 +253,56 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
 
 
 def data_names(incomplete: str) -> list[str]:
-    """Completions of --data: names, and folders that hold annotations."""
-    here = sorted(str(path.parent) for path in Path().glob("data/*/annotations"))
-    return [name for name in ("coco", "shapes", *here) if name.startswith(incomplete)]
+    """Completes the value of --data in the shell: names of datasets, and folders with annotations."""
+    folders = sorted(str(path.parent) for path in Path().glob("data/*/annotations"))
+    return [name for name in ("coco", "shapes", *folders) if name.startswith(incomplete)]
 
 
 def run_folders(incomplete: str) -> list[str]:
-    """Completions of a run: the run folders beside or below what is typed."""
+    """Completes a run argument in the shell: run folders next to or below what is typed."""
     parent = Path(incomplete) if incomplete.endswith(("/", os.sep)) else Path(incomplete or ".").parent
-    beside = [path.parent for pattern in ("*/run.json", "*/*/run.json") for path in parent.glob(pattern)]
+    extra = [path.parent for pattern in ("*/run.json", "*/*/run.json") for path in parent.glob(pattern)]
     if not incomplete:
-        beside += [path.parent for path in Path("results").glob("*/run.json")]
-    return sorted({str(path) for path in beside if str(path).startswith(incomplete)})
+        extra += [path.parent for path in Path("results").glob("*/run.json")]
+    return sorted({str(path) for path in extra if str(path).startswith(incomplete)})
 
 
 def may_download(missing: "Missing", download: bool) -> bool:
-    """Whether to download what is missing: asked once on a terminal, refused in one sentence elsewhere."""
+    """Returns whether to download missing files: asks once on a terminal, refuses with one message elsewhere."""
     from panbench.cli.request import ask_once
 
     return ask_once(missing, download, console.question())
 
 
 def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
-    """The runs of an argument `Runs`; a run in a folder that cannot be read is named on stderr and left out."""
+    """Opens the runs of a command's RUN arguments; unreadable runs are reported on stderr and left out."""
     from panbench.report.answers import tables
 
     return tables.find_runs(paths, console.NOTES)
 
 
 def note_damage(runs: "Sequence[StoredRun]") -> None:
-    """Reports on stderr which parts of runs are missing or changed: results of such runs lack their images."""
+    """Reports on stderr the missing or changed files of runs, as results then lack some images."""
     for run in runs:
         if run.faults:
             console.note(f"{run.name} is damaged: {' '.join(run.faults)}")
 
 
+def show_scores(run: "StoredRun", as_json: bool, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Prints a run's scores as a table with warnings, or as JSON with every category and the entries of `more`."""
+    if as_json:
+        from panbench.scoring.folder import as_json as scores_of
+
+        console.show_json({**scores_of(run), **more})
+    else:
+        from panbench.report.answers.tables import summary_text
+
+        console.show(summary_text(run))
+
+
 def may_download_weights(specs: Sequence["ModelSpec"], checkpoint: Path | None, download: bool) -> bool:
-    """Like `may_download`, for the weights of some models."""
-    # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
+    """Returns whether to download missing weights of these models; asks like `may_download`."""
+    # Imported here, as it imports NumPy and OpenCV, which `--help` does not need.
     from panbench.catalog import check_checkpoint, weights_named
     from panbench.cli.request import missing_for
 
@@ -238,6 +314,7 @@ _MODELS_PANEL = "Models"
 
 
 def _model_option(help: str) -> Any:
+    """Declares `--model` or `-m`, completed by the shell."""
     return typer.Option(
         "--model", "-m", metavar="NAME", autocompletion=model_names, rich_help_panel=_MODELS_PANEL, help=help
     )
@@ -245,26 +322,26 @@ def _model_option(help: str) -> Any:
 
 Models = Annotated[
     list[str] | None,
-    _model_option("A model; repeat the option or separate names by commas; all, or a pattern such as 'mask2former*'."),
+    _model_option("Names, by commas; all; or 'mask2former*'."),
 ]
 Model = Annotated[str | None, _model_option("A model; `panbench models` lists them.")]
 Config = Annotated[Path | None, option("Your own config, instead of a model.", _MODELS_PANEL, "FILE.py")]
 Checkpoint = Annotated[
     Path | None,
     option(
-        "The weights of --config or of one --model; random[:SEED] for untrained weights, for smoke tests and timing.",
+        "The weights of --config or of one --model; random[:SEED]: untrained ones.",
         _MODELS_PANEL,
         "FILE|random",
     ),
 ]
 OFFSET = "What a pixel of --semantic means: N to add for a category id, `order`, or a JSON of ids by value."
-SHARD = "Only this share of the images, as 3/8; `panbench runs merge` joins the runs."
-Things = Annotated[
-    Path | None,
+SHARD = "A share of the images, as 3/8; `panbench runs merge` joins the runs."
+Labels = Annotated[
+    str | None,
     option(
-        "For hub models of unknown categories: a file with the names of the things, one per line.",
+        "Labels of a hub model: coco, ade20k, cityscapes, or a JSON of categories.",
         _MODELS_PANEL,
-        "FILE",
+        "SET|FILE",
     ),
 ]
 Download = Annotated[
@@ -282,43 +359,35 @@ Device = Annotated[
 ]
 
 
-class Orientation(str, Enum):
-    """What is done about EXIF orientations, for --exif."""
-
-    apply = "apply"
-    ignore = "ignore"
-
-    @property
-    def choice(self) -> Literal["apply", "ignore"]:
-        """The value in the form that the library takes."""
-        return "apply" if self is Orientation.apply else "ignore"
+Orientation = Literal["apply", "ignore"]
+"""Ways to treat EXIF orientations, for --exif."""
 
 
 def exif_option(panel: str | None = None) -> Any:
-    """`--exif apply|ignore`."""
+    """Declares `--exif apply|ignore`: whether photographs are rotated by their EXIF orientation."""
     return typer.Option(
         "--exif",
-        help="Rotate photographs by their EXIF orientation, as mmdet does, or read them as stored.",
+        help="Rotate photographs by their EXIF orientation, as mmdet does, or not.",
         rich_help_panel=panel,
     )
 
 
 def slicings(incomplete: str) -> list[str]:
-    """Completions of --by."""
+    """Completes the value of --by in the shell: ways to divide the images or segments."""
     from panbench.metrics.slices import SLICINGS
 
     return one_of(*SLICINGS)(incomplete)
 
 
 def rule_names(incomplete: str) -> list[str]:
-    """Completions of --rule."""
+    """Completes the value of --rule in the shell."""
     from panbench.catalog import RULES
 
     return one_of("paper", *(name for name in RULES if name != "given"))(incomplete)
 
 
 def check_rules(text: str | None) -> str | None:
-    """The value of --rule. Raises BadArgument for an unknown rule."""
+    """Called with the value of --rule: returns it. Raises BadArgument for an unknown rule."""
     from panbench.catalog import split_rules
 
     if text is not None:
@@ -326,6 +395,10 @@ def check_rules(text: str | None) -> str | None:
     return text
 
 
+_MOVED_PANEL = "Where the data is, if it has moved"
+MovedImages = Annotated[Path | None, option("The folder of images.", _MOVED_PANEL, "DIR")]
+MovedTruth = Annotated[Path | None, option("The ground truth's JSON.", _MOVED_PANEL, "FILE.json")]
+MovedPngs = Annotated[Path | None, option("The folder of its PNGs.", _MOVED_PANEL, "DIR")]
 Rules = Annotated[
     str | None,
     option(
@@ -354,3 +427,79 @@ OwnSlices = Annotated[
 Claims = Annotated[
     list[str] | None, option("Also published results of a model or backbone, or all; repeatable.", None, "NAME")
 ]
+
+
+STUDIES = "Studies"
+"""The panel of `--help` with the options that studies add."""
+
+Work = Callable[[typer.Context, Any, tuple[Any, ...]], None]
+
+
+class DoubledOption(PanbenchError):
+    """Raised if a study adds an option with a name that the command or another study already uses."""
+
+
+def options_from(request: type, command: str) -> Callable[[Work], Callable[..., None]]:
+    """Declares the options of a command: one per field of `request`, and those that studies add to `command`.
+
+    request: a frozen dataclass; a field's type is `Annotated[type, typer.Option(…)]`, its default the option's
+    The decorated function is called with the context, the request, and the options of each study in their order; its
+    docstring is the help. Raises DoubledOption if a study's option has a name that the command uses.
+    """
+
+    def declare(work: Work) -> Callable[..., None]:
+        studies = load_from_studies("options", command)
+        fields = {request: _option_parameters(request)}
+        taken = {parameter.name: "panbench" for parameter in fields[request]}
+        for name, kind in studies.items():
+            fields[kind] = _option_parameters(kind, STUDIES)
+            for parameter in fields[kind]:
+                if parameter.name in taken:
+                    raise DoubledOption(
+                        f"The study {name} adds --{parameter.name.replace('_', '-')} to {command}, an option of "
+                        f"{taken[parameter.name]}. Rename it, or uninstall one of the two."
+                    )
+                taken[parameter.name] = name
+
+        def run(ctx: typer.Context, **values: Any) -> None:
+            given, *of_studies = (
+                kind(**{parameter.name: values[parameter.name] for parameter in own}) for kind, own in fields.items()
+            )
+            work(ctx, given, tuple(of_studies))
+
+        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        options = [parameter for own in fields.values() for parameter in own]
+        # Typer reads a command's options from these two attributes.
+        run.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in (context, *options)}
+        run.__doc__ = work.__doc__
+        return run
+
+    return declare
+
+
+def _option_parameters(kind: type, panel: str | None = None) -> list[inspect.Parameter]:
+    """Returns a keyword parameter for each field of a dataclass, annotated for Typer."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            annotation=_option_annotation(field.name, hints[field.name], panel),
+        )
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def _option_annotation(name: str, hint: Any, panel: str | None) -> Any:
+    """Returns a field's type annotated with its Typer option; a study's `Option` is converted to one."""
+    if get_origin(hint) is not Annotated:
+        return hint
+    kind, declared = get_args(hint)[:2]
+    if not isinstance(declared, Option):
+        return hint
+    if kind is bool:
+        return Annotated[kind, flag(f"--{name.replace('_', '-')}", declared.help, panel)]
+    completion = {"autocompletion": one_of(*declared.values)} if declared.values else {}
+    return Annotated[kind, option(declared.help, panel, declared.metavar, **completion)]

@@ -1,19 +1,18 @@
-"""`panbench compare`, `metrics` and `errors`: stored runs, asked again."""
+"""Declares `panbench compare`, `metrics` and `errors`, which analyse stored runs."""
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.program import one_thread_for_blas
 from panbench.base.reporter import Reporter
-from panbench.base.threads import one_thread_for_blas
 from panbench.cli import console
 from panbench.cli.command import (
     AsJson,
@@ -27,48 +26,40 @@ from panbench.cli.command import (
     flag,
     note_damage,
     option,
+    options_from,
     slicings,
 )
-from panbench.cli.options import options_from
 
 if TYPE_CHECKING:
+    from panbench.report.answers.answer import Answer
     from panbench.report.answers.findings import Findings
-    from panbench.report.answers.options import Answer, CompareOptions
+    from panbench.report.answers.options import CompareOptions
     from panbench.runs import Run as StoredRun
 
 app = family()
 
 
-class Format(str, Enum):
-    """How `compare` prints."""
+Format = Literal["text", "md", "csv", "json", "latex", "parquet"]
+"""Output formats of `compare`."""
 
-    text = "text"
-    md = "md"
-    csv = "csv"
-    json = "json"
-    latex = "latex"
-    parquet = "parquet"
 
-    @classmethod
-    def of(cls, out: Path | None) -> "Format":
-        """The format that a file's ending names; text without one. Raises BadArgument for an unknown ending."""
-        if out is None:
-            return cls.text
-        ending = out.suffix.lower().removeprefix(".")
-        named = {"tex": "latex", "txt": "text", "": "text", "markdown": "md"}.get(ending, ending)
-        if named in cls.__members__:
-            return cls(named)
-        if named in ("html", "htm"):
-            raise BadArgument(f"compare writes no web page ({out}): `panbench report RUN … --out {out}` does.")
-        raise BadArgument(
-            f"compare cannot tell a format from the ending of {out}. Known endings are .txt, .md, .csv, .json, .tex "
-            "and .parquet; or name one with --format."
-        )
+def _format_of(out: Path | None) -> Format:
+    """Returns the output format that a file name's suffix means; text without one. Raises BadArgument."""
+    ending = "" if out is None else out.suffix.lower().removeprefix(".")
+    named = {"tex": "latex", "txt": "text", "": "text", "markdown": "md"}.get(ending, ending)
+    if named in get_args(Format):
+        return cast("Format", named)
+    if named in ("html", "htm"):
+        raise BadArgument(f"compare writes no web page ({out}): `panbench report RUN … --out {out}` does.")
+    raise BadArgument(
+        f"compare knows no format by the ending of {out}. Known endings are .txt, .md, .csv, .json, .tex "
+        "and .parquet; or name one with --format."
+    )
 
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What `panbench compare` is asked for: a field an option, but for those of studies."""
+    """The options of `panbench compare`, a field each; studies add their own."""
 
     runs: Runs
     format: Annotated[
@@ -99,24 +90,24 @@ class CompareRequest:
 
     @property
     def kind(self) -> Format:
-        """The format to print in. Raises BadArgument for --json beside another format."""
+        """The output format. Raises BadArgument for --json together with another format."""
         if not self.as_json:
-            return self.format or Format.of(self.out)
-        if self.format not in (None, Format.json):
-            raise BadArgument(f"--json and --format {self.format.value} contradict each other. Name one of them.")
-        return Format.json
+            return self.format or _format_of(self.out)
+        if self.format not in (None, "json"):
+            raise BadArgument(f"--json and --format {self.format} contradict each other. Name one of them.")
+        return "json"
 
     @property
     def places(self) -> int:
-        """Decimals of percentages."""
-        return self.digits if self.digits is not None else 1 if self.kind is Format.latex else 2
+        """The number of decimals of percentages."""
+        return self.digits if self.digits is not None else 1 if self.kind == "latex" else 2
 
     def refuse_idle(self) -> None:
-        """Raises BadArgument for options that do nothing beside the others."""
-        if self.raw and self.kind is not Format.csv:
-            raise BadArgument(f"--raw is about cells of CSV, and the format is {self.kind.value}. Leave it out.")
-        if self.digits is not None and self.kind in (Format.csv, Format.json, Format.parquet):
-            raise BadArgument(f"--digits is for people: {self.kind.value} has fractions in full. Leave it out.")
+        """Raises BadArgument for options that have no effect together with the others."""
+        if self.raw and self.kind != "csv":
+            raise BadArgument(f"--raw is about cells of CSV, and the format is {self.kind}. Leave it out.")
+        if self.digits is not None and self.kind in ("csv", "json", "parquet"):
+            raise BadArgument(f"--digits is for people: {self.kind} has fractions in full. Leave it out.")
         if self.baseline and not (self.intervals or self.by or self.slices or self.per_category):
             raise BadArgument(
                 "--baseline is for differences, which --no-intervals leaves out. Leave out one of the two."
@@ -124,8 +115,8 @@ class CompareRequest:
 
     @property
     def more(self) -> tuple[str, ...]:
-        """The given options that ask for more than a table of PQ with intervals."""
-        asked = {
+        """The given options that print more than the table of PQ with intervals."""
+        requested = {
             "--by": self.by,
             "--slices": self.slices,
             "--per-category": self.per_category,
@@ -134,7 +125,7 @@ class CompareRequest:
             "--mixed": self.mixed,
             "--no-intervals": not self.intervals,
         }
-        return tuple(name for name, given in asked.items() if given)
+        return tuple(name for name, given in requested.items() if given)
 
 
 @command(
@@ -152,25 +143,25 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
     A quoted pattern, 'results/a@seed*', stands for one model trained several times, if the runs differ only in their
     weights; otherwise it names runs one by one.
     """
-    if request.kind is Format.parquet and request.out is None and sys.stdout.isatty():
+    if request.kind == "parquet" and request.out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
     request.refuse_idle()
     one_thread_for_blas()
     with console.working("Reading runs"):
-        from panbench.report.answers.comparison import standing
+        from panbench.report.answers.comparison import compare as compared
         from panbench.report.answers.own_slices import slices_for
         from panbench.report.answers.stored import refuse_inputs
 
     with console.Bars(transient=True) as bars:
-        instead = _instead(request, studies, bars)
+        instead = _study_answer(request, studies, bars)
     if instead is not None:
-        _print(request, instead)
+        _print_comparison(request, instead)
         return
     stored = find_runs(request.runs)
     if request.out is not None:
         refuse_inputs(request.out, stored)
     with console.Bars(transient=True) as bars:
-        found = standing(
+        found = compared(
             stored,
             common_images=request.common_images,
             mixed=request.mixed,
@@ -188,11 +179,11 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
         from panbench.report.answers.published import with_published
 
         found = with_published(found, request.published)
-    _print(request, found)
+    _print_comparison(request, found)
 
 
-def _instead(request: CompareRequest, studies: "Sequence[CompareOptions]", reporter: Reporter) -> "Answer | None":
-    """The answer that a study gives in place of the comparison of single runs; None where none does."""
+def _study_answer(request: CompareRequest, studies: "Sequence[CompareOptions]", reporter: Reporter) -> "Answer | None":
+    """Returns a study's answer that is printed instead of the comparison; None if no study has one."""
     from panbench.report.answers.options import Comparing, given_options
 
     for study in studies:
@@ -205,25 +196,25 @@ def _instead(request: CompareRequest, studies: "Sequence[CompareOptions]", repor
     return None
 
 
-def _print(request: CompareRequest, found: "Answer") -> None:
-    """Shows or writes a comparison; a terminal shows the sentences before the tables."""
+def _print_comparison(request: CompareRequest, found: "Answer") -> None:
+    """Prints a comparison or writes it to a file; on a terminal, notes come before the tables."""
     from panbench.report.answers.grid import sentence_text
 
     format, out, raw = request.kind, request.out, request.raw
-    if format is Format.text and out is None:
-        for sentence in found.sentences:
-            console.show(sentence_text(sentence))
-        if found.sentences:
+    if format == "text" and out is None:
+        for message in found.messages:
+            console.show(sentence_text(message))
+        if found.messages:
             console.show("")
         console.show_grids(found.grids)
         return
     printed: dict[Format, Callable[[], str | bytes]] = {
-        Format.text: found.text,
-        Format.md: found.markdown,
-        Format.latex: found.latex,
-        Format.csv: lambda: found.csv(raw=raw),
-        Format.json: found.json,
-        Format.parquet: found.parquet,
+        "text": found.text,
+        "md": found.markdown,
+        "latex": found.latex,
+        "csv": lambda: found.csv(raw=raw),
+        "json": found.json,
+        "parquet": found.parquet,
     }
     content = printed[format]()
     if out is not None:
@@ -260,7 +251,7 @@ def metrics(
     stored = find_runs(runs)
     own = slices_for(slices, stored)
     found = partial(metric_findings, per_category=per_category, per_image=per_image, slices=own, **chosen)
-    _show_each(stored, found, runs, as_json)
+    _show_findings_of_each(stored, found, runs, as_json)
 
 
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
@@ -279,15 +270,15 @@ def errors(
     stored = find_runs(runs)
     own = slices_for(slices, stored)
     found = partial(error_findings, images=most, per_category=per_category, slices=own)
-    _show_each(stored, found, runs, as_json)
+    _show_findings_of_each(stored, found, runs, as_json)
 
 
-def _show_each(
+def _show_findings_of_each(
     stored: "Sequence[StoredRun]", find: "Callable[..., Findings]", given: Sequence[Path], as_json: bool
 ) -> None:
-    """Prints what is found of each run; as JSON a list of objects, or the object of the one run that was named.
+    """Prints the findings for each run; as JSON a list of objects, or one object if a single run was named.
 
-    Of several runs, one that has nothing to find is named and left out. Raises BadRun when that holds of all.
+    With several runs, one without findings is named and left out. Raises BadRun if none has any.
     """
     one = len(given) == 1 and [run.path for run in stored] == [given[0]]
     records: list[Any] = []

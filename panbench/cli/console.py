@@ -1,7 +1,6 @@
-"""All that the command line shows: results on stdout; progress, notices and errors on stderr.
+"""Prints for the command line: results on stdout; progress, notices and errors on stderr.
 
-Nothing else in panbench prints. Secrets are taken out
-of all of it.
+Nothing else in panbench prints. Secrets are removed from everything.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.base.secrets import redacted, redactor
-from panbench.base.text import for_file, plain
+from panbench.base.text import for_file, plain, size_in_words
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -32,7 +31,10 @@ if TYPE_CHECKING:
     from panbench.report.answers.findings import Findings
     from panbench.report.answers.grid import Grid
 
-# Where nobody sets a width, as in a file or a pipe.
+LOG_SECONDS = 10
+"""Seconds between two progress lines of a task in a log."""
+
+# The width of output that has none, as in a file or a pipe.
 WIDTH_WITHOUT_TERMINAL = 120
 
 
@@ -40,18 +42,18 @@ WIDTH_WITHOUT_TERMINAL = 120
 
 
 def show(content: RenderableType, *, soft_wrap: bool = False) -> None:
-    """Prints a result."""
-    _console(sys.stdout).print(content, markup=False, crop=False, soft_wrap=soft_wrap)
+    """Prints a result on stdout, with rich's formatting on a terminal."""
+    _make_console(sys.stdout).print(content, markup=False, crop=False, soft_wrap=soft_wrap)
 
 
 def write(text: str) -> None:
-    """Prints a result, without control characters; in a file or a pipe, JSON stays JSON."""
+    """Writes text to stdout without control characters; JSON in a file or a pipe stays valid."""
     text = redacted(text)
     sys.stdout.write(plain(text) if sys.stdout.isatty() else for_file(text))
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Writes a result as a whole or not at all, and prints its path."""
+    """Writes a result completely or not at all, and prints its path."""
     try:
         with atomic_write(path) as handle:
             handle.write(for_file(content).encode() if isinstance(content, str) else content)
@@ -80,9 +82,9 @@ def show_grids(grids: "Sequence[Grid]") -> None:
 
 
 def show_findings(findings: "Findings", as_json: bool) -> None:
-    """Prints the tables of a command that measures a run, or the same as JSON."""
+    """Prints the findings of a command that analyses a run, as tables or as JSON."""
     if as_json:
-        write(findings.json())
+        show_json(findings.record)
     else:
         show_grids(findings.grids)
 
@@ -94,7 +96,7 @@ _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """With True, only results, notes and errors are printed: no progress and no hints."""
+    """Turns progress bars and hints off or on; results, notes and errors are always printed."""
     global _quiet
     _quiet = quiet
 
@@ -104,9 +106,9 @@ _working = False
 
 @contextlib.contextmanager
 def working(words: str) -> Iterator[None]:
-    """Shows a status on a terminal until the block is done, or something else is shown.
+    """Shows a line such as "Loading …" on a terminal until the block ends or something else is printed.
 
-    For work of a second that cannot be counted, imports of large packages among it; `Bars` takes long to import itself.
+    For work of about a second without a count, such as imports of large packages; `Bars` itself takes long to import.
     """
     global _working
     if sys.stderr.isatty() and not _quiet:
@@ -116,10 +118,11 @@ def working(words: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _stop_working()
+        _clear_working()
 
 
-def _stop_working() -> None:
+def _clear_working() -> None:
+    """Erases the line of `working`, if it is shown."""
     global _working
     if _working:
         sys.stderr.write("\r\x1b[2K")
@@ -127,33 +130,33 @@ def _stop_working() -> None:
         _working = False
 
 
-def say(sentence: str) -> None:
-    """A hint beside the result: what to do next, where it is."""
+def hint(message: str) -> None:
+    """Prints a hint about the result: a next step, or a path."""
     if not _quiet:
-        _stop_working()
-        status = _status()
-        status.print(_in_lines(redacted(sentence), status), markup=False, style="dim", soft_wrap=True)
+        _clear_working()
+        status = _stderr_console()
+        status.print(_wrap_words(redacted(message), status), markup=False, style="dim", soft_wrap=True)
 
 
-def note(sentence: str) -> None:
-    """A sentence that the user should read: what was left out or chosen."""
-    _stop_working()
-    status = _status()
-    status.print(_noted(sentence, status), soft_wrap=True)
+def note(message: str) -> None:
+    """Prints a note that the user should read, such as what was left out or chosen."""
+    _clear_working()
+    status = _stderr_console()
+    status.print(_note_text(message, status), soft_wrap=True)
 
 
-def complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
-    """The sentences of an error, each on one line; before them the traceback of `error`, where one is given."""
-    _stop_working()
-    stderr = _drawing[-1] if _drawing else _console(sys.stderr)
+def print_error(message: str, error: Exception | None = None, label: str = "Error: ") -> None:
+    """Prints an error, one line per message; with `error`, its traceback first."""
+    _clear_working()
+    stderr = _bar_consoles[-1] if _bar_consoles else _make_console(sys.stderr)
     if error is not None:
         stderr.print(redacted("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
-    lines = [" ".join(line.split()) for line in redacted(sentence).splitlines()]
-    stderr.print(_labelled(label, "bold red", "\n".join(lines), stderr), soft_wrap=True)
+    lines = [" ".join(line.split()) for line in redacted(message).splitlines()]
+    stderr.print(_labelled_text(label, "bold red", "\n".join(lines), stderr), soft_wrap=True)
 
 
 def question() -> Callable[[str], str] | None:
-    """Puts a question to the user and returns the answer; None where nobody sits at a terminal."""
+    """Returns a function that asks the user a question on the terminal; None if there is no terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
 
@@ -166,23 +169,24 @@ def question() -> Callable[[str], str] | None:
 
 
 class Notes(Silent):
-    """A Reporter that prints notices and shows no progress, for work that is done in a moment."""
+    """A Reporter that prints notices but no progress, for work that takes a moment."""
 
-    def notice(self, sentence: str) -> None:
-        """Prints it."""
-        note(sentence)
+    def notice(self, message: str) -> None:
+        """Prints the notice."""
+        note(message)
 
 
 NOTES: Reporter = Notes()
 
-# Consoles of the bars that are on the screen, the last one innermost. All that is printed meanwhile goes through them:
-# text that reached the terminal another way would be overwritten when the bars are drawn again.
-_drawing: list[Console] = []
+# Consoles of the bars on the screen, innermost last. Meanwhile everything must be printed through them: other text
+# would be overwritten when the bars are redrawn.
+_bar_consoles: list[Console] = []
 
 
 class Bars:
-    """A Reporter on stderr: a bar for each task with its rate and time left, and notices above the bars.
+    """A Reporter on stderr: a bar for each task with its rate and remaining time, and notices above the bars.
 
+    Logs display a bar only once it is done, so there a line every LOG_SECONDS reports a task's progress.
     transient: the bars vanish when they are done
     """
 
@@ -191,71 +195,80 @@ class Bars:
 
         self._tasks: dict[str, Any] = {}
         self._first: dict[str, tuple[float, int]] = {}
-        self._now: Any = None
-        # Results in a pipe or file stay there: rich would print what is written to stdout beside the bars, to stderr.
+        self._logged: dict[str, float] = {}
+        self._status_task: Any = None
+        # rich would redirect stdout to the bars' stream, stderr; results in a pipe or file must stay there.
         self._bars = Progress(
             *_progress_columns(),
-            console=_status(),
+            console=_stderr_console(),
             transient=transient,
             disable=_quiet,
             redirect_stdout=sys.stdout.isatty(),
         )
 
     def __enter__(self) -> "Bars":
-        _drawing.append(self._bars.console)
+        _bar_consoles.append(self._bars.console)
         return self
 
     def __exit__(self, *_: Any) -> None:
         try:
             self._close()
         finally:
-            _drawing.pop()
+            _bar_consoles.pop()
 
     def _close(self) -> None:
+        """Stops drawing; leaves finished bars on the screen, and no blank line if nothing was drawn."""
         self._hide_status()
         vanishes = self._bars.live.transient and not self._bars.console.is_interactive
         if self._tasks and not vanishes:
             self._bars.stop()
             return
-        # Nothing is to be seen: leave no blank line, as `self._bars.stop()` would where there is no terminal.
+        # Nothing was drawn: without a terminal, `self._bars.stop()` would print a blank line.
         self._bars.live.transient = True
         self._bars.live.stop()
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
         if done == 0 and (total is None or unit in ("bytes", "files")):
-            # What is here already is looked at and not downloaded: a bar that stands at nothing would say otherwise.
+            # Existing files are verified, not downloaded: a bar that stays at 0 would suggest otherwise.
             return
         self._hide_status()
         if task not in self._tasks:
-            self._add(task, total, unit)
+            self._add_bar(task, total, unit)
         now = time.monotonic()
-        # From the first news on: a resumed run starts with images done, and loading a model is no image.
+        # Count from the first update: a resumed run starts with images done, and loading a model is not progress.
         began, before = self._first.setdefault(task, (now, done))
-        # Two images that are done together have no speed.
+        # Two images that finish together give no rate.
         speed = (done - before) / (now - began) if now - began > 0.2 and done > before else None
         self._bars.update(self._tasks[task], completed=done, total=total, speed=speed)
+        if not self._bars.console.is_terminal and now - self._logged.setdefault(task, now) >= LOG_SECONDS:
+            self._logged[task] = now
+            formatted = size_in_words if unit == "bytes" else "{:,}".format
+            of_all = "" if total is None else f" of {formatted(total)}"
+            amount = f"{formatted(done)}{of_all}{'' if unit == 'bytes' else f' {unit}'}"
+            self._bars.console.print(plain(redacted(f"{task}: {amount}")), markup=False, soft_wrap=True)
 
     def status(self, words: str) -> None:
         if self._bars.console.is_terminal:
             self._hide_status()
             self._bars.start()
-            self._now = self._bars.add_task(plain(redacted(words)), total=None, unit="status", speed=None)
+            self._status_task = self._bars.add_task(plain(redacted(words)), total=None, unit="status", speed=None)
             self._bars.refresh()
 
     def _hide_status(self) -> None:
-        if self._now is not None:
-            self._bars.remove_task(self._now)
-            self._now = None
+        if self._status_task is not None:
+            self._bars.remove_task(self._status_task)
+            self._status_task = None
 
-    def notice(self, sentence: str) -> None:
-        note(sentence)
+    def notice(self, message: str) -> None:
+        note(message)
 
-    def _add(self, title: str, total: int | None, unit: Unit) -> None:
+    def _add_bar(self, title: str, total: int | None, unit: Unit) -> None:
         self._bars.start()
         self._tasks[title] = self._bars.add_task(plain(redacted(title)), total=total, unit=unit, speed=None)
 
 
 def _progress_columns() -> "list[ProgressColumn]":
+    """Makes the columns of a progress bar: title, bar, amount, rate, remaining time."""
     from rich.filesize import decimal
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 
@@ -263,56 +276,58 @@ def _progress_columns() -> "list[ProgressColumn]":
         def render(self, task: Task) -> Text:
             if task.fields["unit"] == "status":
                 return Text("")
-            shown = decimal if task.fields["unit"] == "bytes" else "{:.0f}".format
-            total = "?" if task.total is None else shown(int(task.total))
-            return Text(f"{shown(int(task.completed))}/{total}", style="progress.download")
+            formatted = decimal if task.fields["unit"] == "bytes" else "{:.0f}".format
+            total = "?" if task.total is None else formatted(int(task.total))
+            return Text(f"{formatted(int(task.completed))}/{total}", style="progress.download")
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed, unit = task.fields["speed"], task.fields["unit"]
-            # A run's rate is the one in its record: images that are done together would look like a higher one here.
+            # The rate of a run is in its record: images of one batch finish together, which would look faster here.
             if speed is None or unit == "images":
                 return Text("")
-            shown = f"{decimal(int(speed))}/s" if unit == "bytes" else f"{speed:.1f} {unit}/s"
-            return Text(shown, style="progress.data.speed")
+            formatted = f"{decimal(int(speed))}/s" if unit == "bytes" else f"{speed:.1f} {unit}/s"
+            return Text(formatted, style="progress.data.speed")
 
     return [TextColumn("{task.description}"), BarColumn(bar_width=None), Done(), Speed(), TimeRemainingColumn()]
 
 
-def _noted(sentence: str, console: Console) -> Text:
-    return _labelled("Note: ", "bold", " ".join(redacted(sentence).split()), console)
+def _note_text(message: str, console: Console) -> Text:
+    """Returns a note with its label, on one line and without secrets."""
+    return _labelled_text("Note: ", "bold", " ".join(redacted(message).split()), console)
 
 
-def _labelled(label: str, style: str, text: str, console: Console) -> Text:
-    return Text.assemble((label, style), _in_lines(label + text, console)[len(label) :])
+def _labelled_text(label: str, style: str, text: str, console: Console) -> Text:
+    """Puts a coloured label such as "Note: " before a text, broken between words on a terminal."""
+    return Text.assemble((label, style), _wrap_words(label + text, console)[len(label) :])
 
 
-# A word, or what stands between backquotes: a command is copied as a whole.
+# A word, or the text between backquotes: a command must stay on one line to be copied.
 _WORD = re.compile(r"(?:`[^`\n]*`|[^\s`]|`)+")
 
 
-def _in_lines(text: str, console: Console) -> str:
-    """On a terminal, `text` with lines broken between words; elsewhere, as in a log, unchanged."""
+def _wrap_words(text: str, console: Console) -> str:
+    """Breaks `text` between words on a terminal; elsewhere, as in a log, returns it unchanged."""
     if not console.is_terminal:
         return text
     lines = []
     for line in text.split("\n"):
-        shown = ""
+        formatted = ""
         for word in _WORD.findall(line):
-            if shown and cell_len(f"{shown} {word}") > console.width:
-                lines.append(shown)
-                shown = word
+            if formatted and cell_len(f"{formatted} {word}") > console.width:
+                lines.append(formatted)
+                formatted = word
             else:
-                shown = f"{shown} {word}" if shown else word
-        lines.append(shown)
+                formatted = f"{formatted} {word}" if formatted else word
+        lines.append(formatted)
     return "\n".join(lines)
 
 
 class _PlainText(RenderHook):
-    """Spells out control characters in all that a console prints, after its styles and before its own control codes.
+    """A hook that escapes control characters in all that a console prints, before rich adds its own codes.
 
-    One place for all messages: file names, run.json, HTTP reasons and tensor names may hold anything. Secrets are taken
-    out here once more; a sentence loses them before it is broken into lines, where none can be recognised.
+    One place for all messages: file names, run.json, HTTP reasons and tensor names may contain anything. Secrets are
+    removed here again; messages lose them earlier, before line breaks make them unrecognisable.
     """
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
@@ -321,7 +336,7 @@ class _PlainText(RenderHook):
 
 
 class _Plain:
-    """A renderable with plain text and without secrets."""
+    """Wraps a rich renderable so that it prints plain text without secrets."""
 
     def __init__(self, content: ConsoleRenderable, redact: Callable[[str], str]) -> None:
         self._content, self._redact = content, redact
@@ -331,11 +346,12 @@ class _Plain:
             yield segment if segment.control else Segment(plain(self._redact(segment.text)), segment.style)
 
 
-def _console(stream: Any, *, quiet: bool = False) -> Console:
+def _make_console(stream: Any) -> Console:
+    """Makes a rich console for stdout or stderr, with colours where the terminal or FORCE_COLOR allows them."""
     terminal = stream.isatty()
-    # FORCE_COLOR (Jupyter, CI) asks for colour in a pipe; rich would take it for a terminal and animate bars into it.
+    # FORCE_COLOR (Jupyter, CI) requests colour in a pipe; rich would treat it as a terminal and animate bars in it.
     colour: Literal["auto", "256"] | None = "256" if not terminal and _colour_is_forced() else "auto"
-    console = Console(file=stream, highlight=False, quiet=quiet, force_terminal=terminal, color_system=colour)
+    console = Console(file=stream, highlight=False, force_terminal=terminal, color_system=colour)
     console.push_render_hook(_PlainText())
     sized = terminal or os.environ.get("COLUMNS", "").isdigit()
     if not sized:
@@ -344,8 +360,10 @@ def _console(stream: Any, *, quiet: bool = False) -> Console:
 
 
 def _colour_is_forced() -> bool:
+    """True if FORCE_COLOR requests colours without a terminal, and NO_COLOR does not forbid them."""
     return bool(os.environ.get("FORCE_COLOR")) and not os.environ.get("NO_COLOR")
 
 
-def _status() -> Console:
-    return _drawing[-1] if _drawing else _console(sys.stderr)
+def _stderr_console() -> Console:
+    """Returns the console of the progress bars on the screen, else a new one for stderr."""
+    return _bar_consoles[-1] if _bar_consoles else _make_console(sys.stderr)

@@ -1,4 +1,4 @@
-"""`panbench export`: a run in the formats of other programs."""
+"""Declares `panbench export`, which writes a run in the formats of other programs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,37 +7,41 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from panbench.base.errors import BadArgument
-from panbench.base.studies import added
+from panbench.base.studies import load_from_studies
 from panbench.base.text import listed
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, note_damage, one_of, option, run_folders
-from panbench.cli.options import options_from
+from panbench.cli.command import command, family, flag, note_damage, one_of, option, options_from, run_folders
 
 if TYPE_CHECKING:
     from panbench.report.answers.options import ExportOptions
 
 app = family()
 
-# The core's; a test holds them against those that export_run writes.
+# The core's formats; a test compares them with those that export_run writes.
 FORMATS = ("parquet", "csv", "coco-results", "fiftyone", "huggingface-card")
-_OF_STUDIES = tuple(name for kind in added("options", "export").values() for name in kind.formats)
-_ALL = (*FORMATS, *_OF_STUDIES)
+_OF_STUDIES = tuple(name for kind in load_from_studies("options", "export").values() for name in kind.formats)
+_ALL_FORMATS = (*FORMATS, *_OF_STUDIES)
 
 
-def _known(format: str) -> str:
-    if format not in _ALL:
-        raise BadArgument(f"There is no format {format!r} to export to. Formats are {listed(_ALL, len(_ALL))}.")
+def _check_format(format: str) -> str:
+    if format not in _ALL_FORMATS:
+        raise BadArgument(
+            f"There is no format {format!r} to export to. Formats are {listed(_ALL_FORMATS, len(_ALL_FORMATS))}."
+        )
     return format
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What `panbench export` is asked for: a field an option, but for those of studies."""
+    """The options of `panbench export`, a field each; studies add their own."""
 
     format: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help=f"{listed(_ALL, len(_ALL))}.", autocompletion=one_of(*_ALL), callback=_known
+            metavar="FORMAT",
+            help=f"{listed(_ALL_FORMATS, len(_ALL_FORMATS))}.",
+            autocompletion=one_of(*_ALL_FORMATS),
+            callback=_check_format,
         ),
     ]
     run: Annotated[
@@ -67,9 +71,9 @@ def export(ctx: typer.Context, request: ExportRequest, studies: "tuple[ExportOpt
     for study in studies:
         if request.format in study.formats:
             with console.Bars(transient=True) as bars:
-                sentences = study.export(request.run, request.out, request.overwrite, bars)
-            for sentence in sentences:
-                console.show(sentence, soft_wrap=True)
+                messages = study.export(request.run, request.out, request.overwrite, bars)
+            for message in messages:
+                console.show(message, soft_wrap=True)
             return
         if unfit := given_options(study):
             raise BadArgument(f"{listed(unfit, len(unfit))}: only for {listed(study.formats, 9)}.")

@@ -1,4 +1,4 @@
-"""A reader that stops early, as in `panbench compare … | head -1`, ends the program quietly, as it ends `cat`."""
+"""Ends the program quietly when the reader of a pipe stops early, as in `panbench compare … | head -1`."""
 
 import contextlib
 import os
@@ -9,15 +9,13 @@ from typing import TextIO
 
 import typer
 
-__all__ = ["CLOSED", "flushed", "quiet_when_closed"]
-
 CLOSED = 141
-"""The exit code where the reader of the output has gone: 128 + SIGPIPE, which is what a shell reports of `cat`."""
+"""The exit code if the reader of the output has gone: 128 + SIGPIPE, as a shell reports for `cat`."""
 
 
 @contextlib.contextmanager
 def quiet_when_closed() -> Iterator[None]:
-    """Turns a write to a closed stdout or stderr into exit code CLOSED; other broken pipes are raised."""
+    """Ends the program with exit code CLOSED if stdout or stderr has lost its reader; raises other errors."""
     try:
         yield
     except BrokenPipeError:
@@ -33,29 +31,29 @@ def quiet_when_closed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def flushed() -> Iterator[None]:
-    """Writes what is still buffered before the program ends. A code other than 0 stays where the reader has gone."""
+    """Flushes output at the end of the block; changes exit code 0 to CLOSED if the reader has gone."""
     try:
         yield
     except SystemExit as ended:
-        # A reader that has gone after it has read everything is no matter: nothing is written any more.
+        # A reader that has gone after reading everything does not matter: there is nothing left to write.
         if [stream for stream in (sys.stdout, sys.stderr) if _cannot_be_flushed(stream)] and not ended.code:
             raise SystemExit(CLOSED) from None
         raise
 
 
 def _silence_closed() -> bool:
-    """Whether stdout or stderr has lost its reader; what is written there from now on goes nowhere."""
+    """Finds whether stdout or stderr has lost its reader; further output to that stream is then discarded."""
     streams = (sys.stdout, sys.stderr)
-    # Each is looked at, also behind one that is closed.
+    # A list, not any(): both streams must be checked, even if the first is closed.
     return bool([stream for stream in streams if _cannot_be_flushed(stream) or _has_no_reader(stream)])
 
 
 def _cannot_be_flushed(stream: TextIO) -> bool:
-    """Whether what is buffered finds no reader; it then goes nowhere."""
+    """Tries to flush a stream; if its reader has gone, discards the output and returns True."""
     try:
         stream.flush()
     except BrokenPipeError:
-        _lead_nowhere(stream)
+        _discard_output(stream)
         return True
     except (OSError, ValueError):
         pass  # closed on our side, or full
@@ -63,7 +61,7 @@ def _cannot_be_flushed(stream: TextIO) -> bool:
 
 
 def _has_no_reader(stream: TextIO) -> bool:
-    """Whether the system says that nobody reads a stream; what is written to it then goes nowhere."""
+    """Asks the system whether a stream has lost its reader; if so, discards further output."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), 0)
@@ -71,10 +69,11 @@ def _has_no_reader(stream: TextIO) -> bool:
     except (AttributeError, OSError, ValueError):
         return False  # Windows, or no file of the system
     if gone:
-        _lead_nowhere(stream)
+        _discard_output(stream)
     return gone
 
 
-def _lead_nowhere(stream: TextIO) -> None:
+def _discard_output(stream: TextIO) -> None:
+    """Redirects a stream to the null device."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

@@ -1,12 +1,12 @@
-"""What `panbench eval` does before PyTorch is loaded: finds models, data and folders, refuses, and may ask."""
+"""Prepares `panbench eval` before PyTorch is loaded: models, data, folders, options; may ask about downloads."""
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from panbench.base.computing import refuse_device, split_precision
+from panbench.base.computing import refuse_device
 from panbench.base.errors import BadArgument, BadModel, PanbenchError, refuse_overwrite_and_resume
 from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.catalog import (
@@ -25,53 +25,35 @@ from panbench.cli import console
 from panbench.cli.command import may_download
 from panbench.cli.eval_request import EvalRequest
 from panbench.cli.request import default_data, leave_out_others, missing_for
-from panbench.datasets import Dataset, open_dataset, split_of, without_split
+from panbench.datasets import Dataset, FilesMissing, open_dataset, split_of, without_split
 from panbench.datasets.convert import shipped_categories
-from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.models.labels import labels_of, match_categories, refuse_other_names
-from panbench.models.unopened import stated_names
+from panbench.evaluation.options import EvaluateOptions, Opening, StudyOptions, computing_of
+from panbench.models.labels import SETS, check_labels, labels_of, match_categories, refuse_other_names
+from panbench.models.unopened import declared_names
 from panbench.panoptic.image_ids import typed
 from panbench.weights import fetch_weights
 
 if TYPE_CHECKING:
-    from panbench.evaluation.several import Opening
+    from panbench.evaluation.several import Prepared
     from panbench.panoptic.types import Category
-    from panbench.runs.sharded import Spread
-
-__all__ = ["Prepared", "prepare"]
+    from panbench.runs.sharded import Sharding
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """An evaluation that is ready to run.
+def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> "Prepared":
+    """Checks and prepares an evaluation, as far as that needs no PyTorch; asks once before downloads.
 
-    rules: as `--rule` names them; folders: those of `run_folders`
-    is_timed_only: photographs without ground truth, of which nothing is scored
-    spread: what makes the shards, if not this process
-    """
-
-    specs: Sequence[ModelSpec]
-    dataset: Dataset
-    folders: Sequence[Path]
-    rules: Sequence[str]
-    opening: "Opening"
-    options: EvaluateOptions
-    is_timed_only: bool
-    spread: "Spread | None" = None
-
-
-def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared:
-    """All that is known of an evaluation without PyTorch; on a terminal it asks, once, about downloads.
-
-    Raises PanbenchError for all that can be refused without it.
+    Raises PanbenchError for every problem that can be found without PyTorch.
     """
     _refuse_contradictions(request)
-    spread = _spread(request, studies)
-    specs = choose_models(request.model or [], request.config, request.checkpoint, request.things)
+    computing = computing_of(request.precision, request.device, on_cards=request.gpus is not None)
+    sharding = _sharding(request, studies)
+    specs = choose_models(request.model or [], request.config, request.checkpoint, request.labels)
     check_checkpoint(request.checkpoint)
+    for spec in specs if request.labels is not None else ():
+        check_labels(spec.settings["labels"])
     rules = [] if request.rule is None else split_rules(request.rule)
-    options = _options(request, studies)
-    specs, data = _with_data(request, specs)
+    options = _evaluate_options(request, studies)
+    specs, data = _choose_data(request, specs)
     for study in studies:
         study.check_models(specs)
 
@@ -80,17 +62,17 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
             _refuse_other_categories(request, specs, categories)
 
     if data == "coco":
-        # Before a download is offered that is of no use.
+        # Check before offering a useless download.
         check(shipped_categories("coco"))
-    dataset, download = _opened(request, specs, data, check)
+    dataset, download = _open_dataset(request, specs, data, check)
     for study in studies:
         study.check(dataset)
     check(dataset.categories)
 
     specs = [with_categories(spec, dataset.categories) for spec in specs]
 
-    # Imported late, for it brings pandas: what is refused above is refused at once.
-    from panbench.evaluation.several import Opening, run_folders
+    # Imported late, as it imports pandas: errors above are reported at once.
+    from panbench.evaluation.several import Prepared, run_folders
 
     folders = run_folders(
         specs,
@@ -101,26 +83,23 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         keep=not (request.overwrite or request.resume),
     )
     options = replace(options, save_predictions=_keeps_predictions(request, dataset, folders))
-    precision, compiled = split_precision(request.precision)
     opening = Opening(
         weights=weights_named(request.checkpoint),
-        device=request.device,
-        precision=precision,
         seed=random_seed(request.checkpoint) or 0,
-        compiled=compiled,
         download=download,
+        **computing,
     )
-    return Prepared(specs, dataset, folders, rules, opening, options, _is_timed_only(request), spread)
+    return Prepared(specs, dataset, folders, opening, options, rules, sharding)
 
 
 _MOST_KEPT_UNASKED = 10_000
-"""Predictions of so many images at most are kept without being asked for: 0.1 GB, at COCO's 10 kB a PNG."""
+"""The largest number of images whose predictions are stored by default: 0.1 GB, at COCO's 10 kB per PNG."""
 
 
 def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence[Path]) -> bool:
-    """Whether predictions are kept: as asked, on resuming as before, else of what is small and no part of a whole."""
-    from panbench.evaluation.prediction_names import shared_name
+    """Decides whether predictions are stored: as requested, as before if resumed, else for small whole sets."""
     from panbench.runs import load_run
+    from panbench.runs.predictions import shared_name
 
     if request.save_predictions is not None:
         return request.save_predictions
@@ -128,18 +107,20 @@ def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence
         for folder in folders:
             if (folder / "run.json").exists():
                 return bool(load_run(folder).info.arguments.get("save_predictions"))
-    is_part = _limit(request.limit)[1] is not None
+    is_part = _parse_limit(request.limit)[1] is not None
     few = 0 < len(dataset.scenes) <= _MOST_KEPT_UNASKED
     return few and dataset.has_ground_truth and not is_part and shared_name(dataset) is None
 
 
 def _is_timed_only(request: EvalRequest) -> bool:
+    """True if images are given without ground truth, so that the model is timed and not scored."""
     return request.images is not None and request.gt is None
 
 
-def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
+def _evaluate_options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
+    """Converts the command's options to the core's, with the changes that studies need."""
     options = EvaluateOptions(
-        batch_size=None if request.batch_size is None else _batch_size(request.batch_size),
+        batch_size=None if request.batch_size is None else _parse_batch_size(request.batch_size),
         shard=None if request.shard is None else parse_shard(request.shard),
         overwrite=request.overwrite,
         resume=request.resume,
@@ -155,6 +136,7 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
 
 
 def _refuse_contradictions(request: EvalRequest) -> None:
+    """Raises BadArgument for options that exclude each other, such as --shard without ground truth."""
     refuse_ranks("eval")
     refuse_device(request.device)
     refuse_overwrite_and_resume(request.overwrite, request.resume)
@@ -164,32 +146,35 @@ def _refuse_contradictions(request: EvalRequest) -> None:
         raise BadArgument(f"--gpus shares out to GPUs, and --device is {request.device}. Leave one out.")
 
 
-def _spread(request: EvalRequest, studies: Sequence[StudyOptions]) -> "Spread | None":
-    """What makes the shards of the evaluation, where it is not this process. Raises BadArgument for what has none."""
-    spreads = [spread for study in studies if (spread := study.spread()) is not None]
-    if request.gpus is not None:
-        from panbench.evaluation.sharded import cards_of, run_on_cards
+def _sharding(request: EvalRequest, studies: Sequence[StudyOptions]) -> "Sharding | None":
+    """Returns the function that makes shards in other processes; None to evaluate all images in this one.
 
-        spreads.append(lambda work, reporter: run_on_cards(work, reporter, cards_of(request.gpus or 1)))
-    if not spreads:
+    Raises BadArgument for contradictory options.
+    """
+    shardings = [sharding for study in studies if (sharding := study.sharding()) is not None]
+    if request.gpus is not None:
+        from panbench.evaluation.sharded import run_on_cards, visible_gpus
+
+        shardings.append(lambda work, reporter: run_on_cards(work, reporter, visible_gpus(request.gpus or 1)))
+    if not shardings:
         return None
-    if len(spreads) > 1 or request.shard is not None:
+    if len(shardings) > 1 or request.shard is not None:
         raise BadArgument("--shard, --gpus and --engine each share out the images. Give one of them.")
     if _is_timed_only(request):
         raise BadArgument("Without --gt the model is only timed, which shards cannot be. Leave --gpus or --engine out.")
     if any(study.further_runs for study in studies):
         raise BadArgument("Further runs, as of --corrupt, --layers and --size, are not shared out: give --shard I/N.")
-    return spreads[0]
+    return shardings[0]
 
 
-def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[ModelSpec], str | None]:
-    """The models, without those of a pattern that are of other data, and the name of the dataset; None for files."""
+def _choose_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[ModelSpec], str | None]:
+    """Returns the models to run and the dataset's name; None for --images and --gt."""
     if request.images is not None or request.gt is not None:
         return specs, None
     names = request.model or []
     chosen = None if request.data is None else without_split(request.data)
     if chosen is None:
-        # Other weights than the config's do not change what its model is for.
+        # Other weights than the config's do not change the model's dataset.
         known = specs if request.config is not None or not names else resolve_models(split_names(names))
         return specs, default_data(known)
     specs, others = leave_out_others(specs, names, chosen)
@@ -198,25 +183,33 @@ def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[Model
     return specs, chosen
 
 
-def _opened(
+def _open_dataset(
     request: EvalRequest,
     specs: Sequence[ModelSpec],
     data: str | None,
     check: "Callable[[Sequence[Category]], None]",
 ) -> tuple[Dataset, bool]:
-    """The dataset, and whether missing files may be downloaded.
+    """Opens the dataset; also returns whether missing files, such as weights, may be downloaded.
 
-    check: refuses categories that the models do not have
+    check: raises for categories that the models do not have
     """
-    limit, ids = _limit(request.limit)
+    limit, ids = _parse_limit(request.limit)
     split = split_of(request.data)
-    gt, gt_dir = _ground_truth(request.gt)
+    gt, gt_dir = _split_ground_truth(request.gt)
 
     def opened(download: bool) -> Dataset:
+        try:
+            return read(download)
+        except FilesMissing as error:
+            if any(way.option == "--gt-dir" for way in error.ways) and gt is not None:
+                raise error.with_ways("name their folder behind the JSON: --gt FILE,DIR") from None
+            raise
+
+    def read(download: bool) -> Dataset:
         if _is_timed_only(request) and request.images is not None:
             from panbench.evaluation.tools.photographs import photograph_dataset
 
-            return photograph_dataset([request.images], (), limit=limit, exif=request.exif.choice)
+            return photograph_dataset([request.images], (), limit=limit, exif=request.exif)
         with console.Bars() as bars:
             return open_dataset(
                 data,
@@ -226,7 +219,7 @@ def _opened(
                 split=split,
                 limit=limit,
                 image_ids=ids,
-                exif=request.exif.choice,
+                exif=request.exif,
                 download=download,
                 reporter=bars,
             )
@@ -236,7 +229,7 @@ def _opened(
     )
     dataset: Dataset | None = None
     if missing.data is None and not (data or "").startswith("shapes"):
-        # Faults of one's own data are reported before a question about downloads.
+        # Report faults of the user's own data before asking about downloads.
         dataset = opened(request.download)
         check(dataset.categories)
     download = may_download(missing, request.download)
@@ -245,16 +238,16 @@ def _opened(
     return dataset or opened(download), download
 
 
-def _ground_truth(given: Path | None) -> tuple[Path | None, Path | None]:
-    """The JSON and the folder of id PNGs that `--gt FILE[,DIR]` names; None for the folder beside the JSON."""
+def _split_ground_truth(given: Path | None) -> tuple[Path | None, Path | None]:
+    """Splits the value of `--gt FILE[,DIR]`; the folder is None if only the JSON is named."""
     file, comma, folder = str(given or "").rpartition(".json,")
     return (Path(f"{file}.json"), Path(folder)) if comma and folder else (given, None)
 
 
 def _fetch_weights(specs: Sequence[ModelSpec], absent: Sequence[ModelSpec]) -> None:
-    """Fetches weights before data, which is larger: a host that does not answer is known within seconds.
+    """Downloads weights before the larger dataset, so that an unreachable host is noticed within seconds.
 
-    What fails here is reported again when the model is opened. Raises PanbenchError where no model is left to run.
+    Failures are reported again when the model is opened. Raises PanbenchError if no model is left to run.
     """
     failures = []
     for spec in absent:
@@ -270,14 +263,18 @@ def _fetch_weights(specs: Sequence[ModelSpec], absent: Sequence[ModelSpec]) -> N
 def _refuse_other_categories(
     request: EvalRequest, specs: Sequence[ModelSpec], categories: "Sequence[Category]"
 ) -> None:
-    """Raises BadModel for models whose categories are known before they are opened, and are not the dataset's."""
+    """Raises BadModel for models whose categories do not match the dataset's, as far as they are known unopened."""
     if not categories:
         return
     other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None
     misfits = []
     for spec in specs:
-        labels = labels_of(spec.trained_on) if is_shipped(spec) and not (other_weights or request.things) else None
-        names = stated_names(spec)
+        names = labels = None
+        if request.labels is None:
+            labels = labels_of(spec.trained_on) if is_shipped(spec) and not other_weights else None
+            names = declared_names(spec)
+        elif request.labels in SETS:
+            labels = labels_of(request.labels)
         try:
             if labels is not None:
                 match_categories(spec.title, *labels, categories)
@@ -289,8 +286,8 @@ def _refuse_other_categories(
         raise BadModel(" ".join(misfits))
 
 
-def _limit(text: str | None) -> tuple[int | None, list[int] | None]:
-    """How many images `--limit` takes, or which: `20`; `139,285`; `@FILE` with ids apart by commas, spaces or lines."""
+def _parse_limit(text: str | None) -> tuple[int | None, list[int] | None]:
+    """Parses `--limit` to a number of images (`20`), or to image ids (`139,285`, or `@FILE` with ids)."""
     if text is None:
         return None, None
     if text.isascii() and text.isdigit() and int(text) > 0:
@@ -310,7 +307,7 @@ def _limit(text: str | None) -> tuple[int | None, list[int] | None]:
     return None, [typed(word) for word in words]
 
 
-def _batch_size(text: str) -> "int | Literal['auto']":
+def _parse_batch_size(text: str) -> "int | Literal['auto']":
     if text == "auto":
         return "auto"
     if not (text.isascii() and text.isdigit() and int(text) > 0):

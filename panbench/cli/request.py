@@ -1,4 +1,4 @@
-"""What a command should run and what this machine lacks for it: everything known before PyTorch is loaded."""
+"""Determines the files that a command needs and this machine lacks, before PyTorch is loaded."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +25,6 @@ from panbench.datasets import CocoMissing, missing_files
 from panbench.models.unopened import refuse_unopenable
 from panbench.weights import weights_here
 
-__all__ = [
-    "Missing",
-    "ask_once",
-    "default_data",
-    "leave_out_others",
-    "missing_for",
-]
-
 VARIABLE = "PANBENCH_DOWNLOAD"
 
 
@@ -40,7 +32,7 @@ _UNKNOWN = "an unknown amount"
 
 
 def default_data(specs: Sequence[ModelSpec]) -> str:
-    """The dataset that all models were trained on. Raises BadArgument if it is unknown or not the same for all."""
+    """Returns the dataset that all models were trained on. Raises BadArgument if it is unknown or models differ."""
     silent = [spec.name for spec in specs if spec.trained_on is None]
     if silent:
         raise BadArgument(
@@ -51,7 +43,7 @@ def default_data(specs: Sequence[ModelSpec]) -> str:
     for spec in specs:
         by_data.setdefault(str(spec.trained_on), []).append(spec.name)
     if len(by_data) > 1:
-        parts = [f"{_some(names)} on {data}" for data, names in by_data.items()]
+        parts = [f"{in_sentence(names, 4)} on {data}" for data, names in by_data.items()]
         raise BadArgument(
             f"The models were trained on different data: {' and '.join(parts)}. Run them one dataset at a time, or "
             "name the one to evaluate on with --data."
@@ -61,37 +53,41 @@ def default_data(specs: Sequence[ModelSpec]) -> str:
 
 @dataclass(frozen=True)
 class Missing:
-    """What a command needs and this machine lacks.
+    """The files that a command needs and this machine lacks.
 
-    weights: models whose weights can be downloaded and are not here; data: what COCO lacks, or None
-    stated: what the hub says of a model's repository, where it was asked
+    weights: models whose weights are missing and can be downloaded; data: missing files of COCO, or None
+    declared: the hub's facts on a model's repository, if it was queried
     """
 
     weights: tuple[ModelSpec, ...] = ()
     data: CocoMissing | None = None
-    stated: Mapping[ModelSpec, hub.Stated] = field(default_factory=dict)
+    declared: Mapping[ModelSpec, hub.Listing] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.weights) or self.data is not None
 
     @property
     def sizes(self) -> str:
-        """`176 MB of weights (Apache-2.0) and 0.9 GB of COCO val2017`."""
+        """The missing files in words: `176 MB of weights (Apache-2.0) and 0.9 GB of COCO val2017`."""
         parts = [f"{self._weights_size} of weights{self._licences}"] if self.weights else []
         parts += [f"{size_in_words(self.data.bytes)} of {self.data.title}"] if self.data is not None else []
         return " and ".join(parts)
 
     @property
-    def sentence(self) -> str:
-        """What is missing, how much it is, and how to have it fetched."""
-        # Beside COCO's, the licence stands in the sizes.
+    def message(self) -> str:
+        """A message that says what is missing, how large it is, and how to download it."""
+        # With COCO's files, the licence is part of the sizes.
         licences = self._licences if self.data is None else ""
-        names = [f"the weights of {_some([spec.title for spec in self.weights])}{licences}"] if self.weights else []
+        names = (
+            [f"the weights of {in_sentence([spec.title for spec in self.weights], 4)}{licences}"]
+            if self.weights
+            else []
+        )
         names += [f"{self.data.title} in {self.data.root} ({self.data.what})"] if self.data is not None else []
         listed = ",".join(address_of(spec) for spec in self.weights)
         commands = [f"`panbench models --download {listed}`"] if self.weights else []
         commands += [f"`{self.data.command}`"] if self.data is not None else []
-        # The network of a repository is described by its config.json, which comes with the weights.
+        # The config.json of a repository describes its network and is downloaded with the weights.
         alone = self.weights and self.data is None and not any(map(repository_of, self.weights))
         ways_out = " Or run the model untrained with --checkpoint random." if alone else ""
         ways_out += f" {self.twins.strip()}" if self.twins else ""
@@ -105,28 +101,28 @@ class Missing:
 
     @property
     def twins(self) -> str:
-        """Where weights are the zoo's of mmdet, the models that run the same networks with their authors' own."""
+        """A hint to run the same networks with weights of their own authors; empty if there are none."""
         found = [twins_of(spec)[:1] for spec in self.weights if origin(spec) == "mmdet"]
         names = ",".join(twin.name for twins in found for twin in twins)
         return f"With the authors' weights of the same network: --model {names}. " if names else ""
 
     @property
     def _weights_size(self) -> str:
-        known = [size for size in map(self._size, self.weights) if size is not None]
+        known = [size for size in map(self._download_bytes, self.weights) if size is not None]
         if not known:
             return _UNKNOWN
         size = size_in_words(sum(known))
         return size if len(known) == len(self.weights) else f"{size} or more"
 
-    def _size(self, spec: ModelSpec) -> int | None:
-        return self.stated[spec].size if spec in self.stated else download_size(spec)
+    def _download_bytes(self, spec: ModelSpec) -> int | None:
+        return self.declared[spec].size if spec in self.declared else download_size(spec)
 
     @property
     def _licences(self) -> str:
-        """` (Apache-2.0)`, with the models' names where they differ; nothing where no licence is known."""
+        """Licences as ` (Apache-2.0)`, with the models' names if they differ; empty if none is known."""
         by_licence: dict[str, list[str]] = {}
         for spec in self.weights:
-            licence = spec.license or (self.stated[spec].license if spec in self.stated else None)
+            licence = spec.license or (self.declared[spec].license if spec in self.declared else None)
             repository = repository_of(spec)
             if licence is not None:
                 by_licence.setdefault(licence_in_words(licence), []).append(spec.title)
@@ -136,14 +132,19 @@ class Missing:
                 by_licence.setdefault("", []).append(spec.title)
         if len(by_licence) == 1:
             return f" ({next(iter(by_licence))})" if any(by_licence) else ""
-        parts = [f"{_some(titles)}: {licence or 'licence not known'}" for licence, titles in by_licence.items()]
+        parts = [
+            f"{in_sentence(titles, 4)}: {licence or 'licence not known'}" for licence, titles in by_licence.items()
+        ]
         return f" ({'; '.join(parts)})"
 
     def looked_up(self) -> "Missing":
-        """The same, with what the hub states on models outside the catalog. Raises BadModel, DownloadFailed."""
-        unknown = [spec for spec in self.weights if spec.config is None and repository_of(spec) is not None]
-        found = {spec: hub.look_up(repository) for spec in unknown if (repository := repository_of(spec)) is not None}
-        return replace(self, stated=found) if found else self
+        """Adds the sizes of models outside the catalog, asked of the hub. Raises BadModel, DownloadFailed."""
+        found = {
+            spec: hub.list_files(repository)
+            for spec in self.weights
+            if spec.config is None and (repository := repository_of(spec)) is not None
+        }
+        return replace(self, declared=found) if found else self
 
 
 def missing_for(
@@ -155,9 +156,9 @@ def missing_for(
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
 ) -> Missing:
-    """What a command needs and could download. data: the argument of `open_dataset`; None where COCO plays no part.
+    """Finds the missing files that a command could download. data: for `open_dataset`; None if COCO is not needed
 
-    Raises BadModel where a model lacks a package, for then its weights are of no use here, and where no model can run.
+    Raises BadModel if a model lacks a package, as its weights would be useless, and if no model can run.
     """
     refuse_unopenable(specs, weights)
     absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
@@ -171,50 +172,45 @@ def missing_for(
 
 
 def _can_be_fetched(spec: ModelSpec) -> bool:
+    """True if a model's weights have a URL or a hub repository."""
     if spec.weights is not None:
         return "://" in spec.weights
     return repository_of(spec) is not None
 
 
 def ask_once(missing: Missing, download: bool, ask: Callable[[str], str] | None) -> bool:
-    """Whether to download what is missing.
+    """Returns whether to download missing files: as --download says, else by the user's answer.
 
-    download: --download was given; ask: puts a question to a terminal and returns the answer, None without a terminal
-    Raises BadArgument when something is missing and may not be downloaded, and for an answer other than y or n; and for
-    an address of the hub what `hub.look_up` raises.
+    download: --download was given; ask: asks on a terminal and returns the answer, None without a terminal
+    Raises BadArgument if something is missing and may not be downloaded, and for an answer other than y or n; for a hub
+    URL also what `hub.list_files` raises.
     """
     if download or not missing:
         return download
     if ask is None:
-        raise BadArgument(missing.sentence)
+        raise BadArgument(missing.message)
     missing = missing.looked_up()
     answer = ask(f"{missing.twins}Fetch {missing.sizes}? [Y/n] ").strip().lower()
     if answer in ("", "y", "yes"):
         return True
     if answer in ("n", "no"):
-        raise BadArgument(f"Nothing was fetched. {missing.sentence}")
-    raise BadArgument(f"{answer!r} is neither y nor n; nothing was fetched. {missing.sentence}")
+        raise BadArgument(f"Nothing was fetched. {missing.message}")
+    raise BadArgument(f"{answer!r} is neither y nor n; nothing was fetched. {missing.message}")
 
 
 def leave_out_others(
     specs: Sequence[ModelSpec], names: Sequence[str], data: str
 ) -> tuple[list[ModelSpec], list[ModelSpec]]:
-    """The models to run and those to leave out, where `all` or a pattern chose models of other training data.
+    """Splits models into those to run and those to leave out: pattern matches trained on other data.
 
-    names: of `--model`; data: of `--data`, a name or a folder of that name. A model that was named itself is never left
-        out.
+    names: values of `--model`; a model named without a pattern is never left out
+    data: value of `--data`, a name or a folder of that name
     """
     data = Path(data).name
-    wanted = split_names(names)
-    if not any(map(is_pattern, wanted)) or not any(spec.trained_on == data for spec in specs):
+    requested = split_names(names)
+    if not any(map(is_pattern, requested)) or not any(spec.trained_on == data for spec in specs):
         return list(specs), []
-    by_name = [name for name in wanted if not is_pattern(name)]
+    by_name = [name for name in requested if not is_pattern(name)]
     named = set(resolve_models(by_name)) if by_name else set()
-    kept = [spec for spec in specs if spec.trained_on == data or spec in named]
-    return kept, [spec for spec in specs if spec not in kept]
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    if len(names) <= most:
-        return in_sentence(names)
-    return f"{', '.join(names[:most])} and {len(names) - most} more"
+    chosen = [spec for spec in specs if spec.trained_on == data or spec in named]
+    return chosen, [spec for spec in specs if spec not in chosen]

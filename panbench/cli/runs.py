@@ -1,4 +1,4 @@
-"""`panbench runs`: what lies in results/, whether it is what was written, its removal, and shards joined to one run."""
+"""Declares `panbench runs`: list, verify, finish and delete runs, and merge shards into one."""
 
 import shlex
 import sys
@@ -11,18 +11,20 @@ from panbench.base.errors import BadArgument
 from panbench.base.reporter import counter
 from panbench.base.text import size_in_words
 from panbench.cli import console
-from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, Runs, command, flag, option, run_folders
-from panbench.cli.words import is_meant
+from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, Runs, command, flag, option, run_folders, show_scores
+from panbench.cli.words import resembles_command
 
-_LAID_OUT = 300
-"""So many runs at most are laid out for the width of the terminal."""
+_MOST_LAID_OUT = 300
+"""The largest number of runs that is fitted to the width of the terminal."""
 
 
 class _Runs(Commands):
-    """A group with `list` as its default: `panbench runs results` lists, `panbench runs rm` does not."""
+    """The group `panbench runs`, whose default is `list`: `panbench runs results` lists, `runs rm` does not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or not (args[0] in (*self.commands, "-h", "--help") or is_meant("runs", args[0], self.commands)):
+        if not args or not (
+            args[0] in (*self.commands, "-h", "--help") or resembles_command("runs", args[0], self.commands)
+        ):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
@@ -45,7 +47,7 @@ def list_stored(
 ) -> None:
     """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size.
 
-    All comes from run.json; of a run's parts only the sizes are looked at. `panbench runs verify` reads them.
+    Only run.json and file sizes are read; `panbench runs verify` reads everything.
     """
     with console.working("Reading runs"):
         from panbench.report.answers.grid import as_markdown
@@ -57,9 +59,9 @@ def list_stored(
     elif found:
         grid = runs_grid(found, folder)
         # Rich takes a millisecond to lay out a row.
-        console.show_grids([grid]) if len(found) <= _LAID_OUT else console.write(f"{as_markdown(grid)}\n")
+        console.show_grids([grid]) if len(found) <= _MOST_LAID_OUT else console.write(f"{as_markdown(grid)}\n")
     else:
-        console.say(f"There are no runs in {folder}.")
+        console.hint(f"There are no runs in {folder}.")
 
 
 @command(app, "delete", "panbench runs delete results/old")
@@ -79,16 +81,17 @@ def delete(
         if ask is None:
             again = f"panbench runs delete {shlex.join(map(str, paths))} --yes"
             raise BadArgument(
-                f"Nothing was deleted, because there is no terminal to ask at. To delete without asking: `{again}`."
+                "Nothing was deleted, because there is no terminal to ask for confirmation. To delete without asking: "
+                f"`{again}`."
             )
         if (
             ask(f"Delete {len(paths)} run{'s' * (len(paths) > 1)}, {size_in_words(size)}? [y/N] ").strip().lower()
             != "y"
         ):
-            console.say("Nothing is deleted.")
+            console.hint("Nothing is deleted.")
             return
-    for sentence in delete_runs(paths):
-        sys.stderr.write(f"{sentence}\n")
+    for message in delete_runs(paths):
+        sys.stderr.write(f"{message}\n")
 
 
 @command(app, "verify", "panbench runs verify results/coco-mask2former-r50", "panbench runs verify results")
@@ -98,21 +101,21 @@ def verify(paths: Runs, as_json: AsJson = False) -> None:
     from panbench.report.answers.stored import verify as verification
     from panbench.report.answers.tables import look_for_runs
 
-    looked = look_for_runs(paths)
+    found_runs = look_for_runs(paths)
     with console.Bars(transient=True) as bars:
-        for sentence in (*looked.unreadable, *looked.deeper):
-            bars.notice(sentence)
-        found = [verification(run, counter(bars, run.name)) for run in looked.runs]
+        for message in (*found_runs.unreadable, *found_runs.deeper):
+            bars.notice(message)
+        found = [verification(run, counter(bars, run.name)) for run in found_runs.runs]
     if as_json:
         console.show_json([vars(one) for one in found])
     else:
         for one in found:
             console.write(f"{one.run}: {one.state}\n")
-            for sentence in one.checked:
-                console.write(f"  {sentence}\n")
-            for sentence in one.problems:
-                console.write(f"  Problem: {sentence}\n")
-    if looked.unreadable or any(one.state == DAMAGED for one in found):
+            for message in one.checked:
+                console.write(f"  {message}\n")
+            for message in one.problems:
+                console.write(f"  Problem: {message}\n")
+    if found_runs.unreadable or any(one.state == DAMAGED for one in found):
         raise typer.Exit(1)
 
 
@@ -125,7 +128,7 @@ def finish(
 
     finished = finish_replacement(path)
     run = load_run(path)
-    console.say(f"{path} is {'the new run' if finished else 'not being replaced'}: {len(run.images):,} images.")
+    console.hint(f"{path} is {'the new run' if finished else 'not being replaced'}: {len(run.images):,} images.")
 
 
 @command(
@@ -150,15 +153,8 @@ def merge(
     Shards are made by `--shard I/N` of eval and score, or by `eval --limit @FILE`. Their settings must be equal, and no
     image may be in two of them. The run is the one that a single process would have made.
     """
-    from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.runs.merge import merge_runs
 
     run = merge_runs(shards, out, overwrite=overwrite, allow_missing=allow_missing)
-    if as_json:
-        from panbench.scoring.folder import as_json as scores_of
-
-        console.show_json(scores_of(run))
-    else:
-        row = comparison_row(run)
-        console.show(summary_text(row.title, run.summary(), row.notes))
-    console.say(f"Merged. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")
+    show_scores(run, as_json)
+    console.hint(f"Merged. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")

@@ -1,6 +1,8 @@
-"""`panbench score`: predictions of any framework."""
+"""Declares `panbench score`, which scores predictions of any framework."""
 
+import glob
 import shlex
+import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -10,24 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panbench.base.addresses import open_recorded
+from panbench.base.addresses import allow_recorded_urls
 from panbench.base.errors import BadArgument
+from panbench.base.locks import Lock
 from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.cli import console
-from panbench.cli.command import OFFSET, SHARD, command, family, flag, option
-from panbench.cli.options import options_from
+from panbench.cli.command import OFFSET, SHARD, command, family, flag, option, options_from, show_scores
 
 if TYPE_CHECKING:
     from panbench.report.answers.options import ScoreOptions
     from panbench.runs import Run
-    from panbench.runs.sharded import Spread
+    from panbench.runs.sharded import Sharding
 
 app = family()
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What `panbench score` is asked for: a field an option, but for those of studies."""
+    """The options of `panbench score`, a field each; studies add their own."""
 
     gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE")]
     pred: Annotated[Path | None, option("The predictions: COCO panoptic JSON.", metavar="FILE")] = None
@@ -61,20 +63,24 @@ class ScoreRequest:
     "panbench score --gt gt.json --pred pred.json --out results/mine",
     "panbench score --gt gt.json --pred pred.json --shard 3/8 --out results/s.3",
     "panbench score --gt gt.json --semantic maps --out results/semantic",
+    needs={
+        "--gt": ("--pred", "--semantic"),
+        "--offset": ("--semantic",),
+        "--images": ("--out",),
+        "--overwrite": ("--out",),
+        "--boundary": ("--out",),
+    },
+    idle_beside=dict.fromkeys(("--pred", "--pred-dir", "--ignore-extra"), ("--semantic",)),
 )
 @options_from(ScoreRequest, "score")
 def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOptions, ...]") -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
     from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
     from panbench.report.answers.options import Scoring
-    from panbench.report.answers.tables import comparison_row, summary_text
-    from panbench.runs import take_predictions
-    from panbench.scoring.folder import as_json as scores_of
+    from panbench.runs import adopt_predictions
     from panbench.scoring.folder import score_folder
 
     refuse_ranks("score")
-    if (request.pred is None) == (request.semantic is None):
-        raise BadArgument("Give the predictions: --pred with a JSON, or --semantic with a folder of maps.")
     settings: dict[str, Any] = {
         "gt_dir": request.gt_dir,
         "pred_dir": request.pred_dir,
@@ -85,19 +91,23 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         "max_pixels": request.max_pixels or DEFAULT_MAX_PIXELS,
         "images": request.images,
     }
-    spreads = [spread for study in studies if (spread := study.spread()) is not None]
+    shardings = [sharding for study in studies if (sharding := study.sharding()) is not None]
     with ExitStack() as stack:
         bars = stack.enter_context(console.Bars())
-        pred = request.pred or _semantic(request, stack)
+        pred = request.pred or _convert_semantic(request, stack)
         scoring = Scoring(request.gt, pred, request.gt_dir, request.pred_dir)
-        made = [each for study in studies if (each := study.remade(scoring, lambda: _made(request, stack), bars))]
+        made = [
+            each
+            for study in studies
+            if (each := study.remade(scoring, lambda: _temporary_folder(request, stack), bars))
+        ]
         if made:
             pred, settings["pred_dir"] = made[0].json, None
             scoring = Scoring(request.gt, pred, request.gt_dir)
         for study in studies:
             study.check(scoring)
-        if spreads:
-            run = _in_shards(request, settings, spreads[0], bars)
+        if shardings:
+            run = _score_shards(request, settings, shardings[0], bars)
         else:
             run = score_folder(
                 request.gt,
@@ -109,56 +119,58 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
                 reporter=bars,
                 **settings,
             )
-        open_recorded()  # those of the line that has just been scored
-        besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
+        allow_recorded_urls()  # run.json was just written from this command line, so its URLs are trusted
+        further = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
         if request.semantic is not None:
             from panbench.report.answers.measures import semantic_answer
 
-            besides.append(semantic_answer(run))
+            further.append(semantic_answer(run))
         if pred != request.pred and request.out is not None:
-            take_predictions(run, pred, pred.with_suffix(""), made[0].record if made else {})
-    if request.as_json:
-        more = {key: value for found in besides for key, value in found.record.items()}
-        console.show_json({**scores_of(run), **more})
-    else:
-        row = comparison_row(run)
-        console.show(summary_text(row.title, run.summary(), row.notes))
-        for found in besides:
-            console.show("")
-            console.show_grids(found.grids)
+            adopt_predictions(run, pred, pred.with_suffix(""), made[0].record if made else {})
+    show_scores(run, request.as_json, {key: value for found in further for key, value in found.record.items()})
+    for found in () if request.as_json else further:
+        console.show("")
+        console.show_grids(found.grids)
     if request.out is None:
-        console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can analyse it.")
+        console.hint("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can analyse it.")
     else:
-        console.say(f"Stored. More: `panbench metrics {shlex.quote(str(request.out))}`, `errors`, `compare`")
+        console.hint(f"Stored. More: `panbench metrics {shlex.quote(str(request.out))}`, `errors`, `compare`")
 
 
-def _semantic(request: ScoreRequest, stack: ExitStack) -> Path:
-    """The semantic maps as panoptic predictions, in a folder that lives as long as `stack`; their JSON."""
+def _convert_semantic(request: ScoreRequest, stack: ExitStack) -> Path:
+    """Converts semantic maps to panoptic predictions in a temporary folder of `stack`; returns their JSON."""
     from panbench.scoring.semantic import semantic_predictions
 
     assert request.semantic is not None
-    if request.pred_dir is not None:
-        raise BadArgument("--semantic goes without --pred-dir.")
-    made = _made(request, stack)
+    made = _temporary_folder(request, stack)
     return semantic_predictions(request.gt, request.semantic, made, offset=request.offset, threads=request.workers)
 
 
-def _made(request: ScoreRequest, stack: ExitStack) -> Path:
-    """A folder for predictions that are made here; it lives as long as `stack`.
+def _temporary_folder(request: ScoreRequest, stack: ExitStack) -> Path:
+    """Makes a temporary folder for converted predictions, removed when `stack` closes.
 
-    It is on the disk of the run, which takes them over. Raises BadArgument for what would need them another time.
+    It is on the run's disk, so that the files can be moved into the run. Raises BadArgument for --resume and --shard,
+    which would need them later.
     """
     if request.resume or request.shard is not None:
         raise BadArgument("--semantic and --category-map make predictions, and go without --resume and --shard.")
-    beside = request.out.absolute().parent if request.out is not None else None
-    if beside is not None:
-        beside.mkdir(parents=True, exist_ok=True)
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".made-", dir=beside)))
+    out = request.out
+    if out is None:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="panbench-")))
+    prefix, folder = f".{out.name}.panbench-made-", out.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{glob.escape(prefix)}*"):
+        if Lock.acquire(left / "lock") is not None:  # left by a killed process
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=folder)))
+    if (lock := Lock.acquire(made / "lock")) is not None:
+        stack.callback(lock.release)
+    return made
 
 
-def _in_shards(request: ScoreRequest, settings: dict[str, Any], spread: "Spread", bars: "console.Bars") -> "Run":
-    """The run whose shards others score. Raises BadArgument without a place for it."""
-    from panbench.scoring.sharded import ShardedScoring
+def _score_shards(request: ScoreRequest, settings: dict[str, Any], sharding: "Sharding", bars: "console.Bars") -> "Run":
+    """Scores the shards of a run in other processes; returns the merged run. Raises BadArgument for unfit options."""
+    from panbench.scoring.folder import ShardedScoring
 
     if request.pred is None or request.out is None or request.shard is not None:
         raise BadArgument("--engine makes the shards of a stored run: give --pred and --out, and leave --shard out.")
@@ -167,5 +179,5 @@ def _in_shards(request: ScoreRequest, settings: dict[str, Any], spread: "Spread"
         "resume": request.resume,
         "command": ("panbench", *sys.argv[1:]),
     }
-    (run,) = spread(ShardedScoring(request.gt, request.pred, request.out, settings, **again), bars)
+    (run,) = sharding(ShardedScoring(request.gt, request.pred, request.out, settings, **again), bars)
     return run

@@ -1,4 +1,4 @@
-"""`panbench serve`: the report over all images of the runs in a folder, in the browser."""
+"""Declares `panbench serve`, which shows the report over all images of a folder's runs in the browser."""
 
 import os
 import re
@@ -12,18 +12,17 @@ import typer
 from panbench.base.errors import BadArgument
 from panbench.base.extras import install_line
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, option, run_folders
+from panbench.cli.command import MovedImages, MovedPngs, MovedTruth, command, family, flag, option, run_folders
 
 app = family()
 
 PORT = 8414
 SWITCH = 0.0005
-"""Seconds after which a thread that computes makes way for another."""
+"""Seconds after which a computing thread yields to another."""
 
 MOST_CONNECTIONS = 1000
-"""Beyond it a connection is refused at once: each takes memory, whatever it asks for."""
+"""Further connections are refused at once: each needs memory, whatever it requests."""
 TOKEN_VARIABLE = "PANBENCH_SERVE_TOKEN"
-_MOVED = "Where the data is, if it has moved"
 
 
 @command(app, "serve", "panbench serve results/", "panbench serve results/ --port 9000 --open")
@@ -31,12 +30,12 @@ def serve(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A folder of runs.", autocompletion=run_folders)
     ] = Path("results"),
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 picks a free one.")] = PORT,
+    port: Annotated[int, option("The port; 0 picks a free one.", metavar="N", min=0, max=65535)] = PORT,
     open_it: Annotated[bool, flag("--open", "Open the browser.")] = False,
     token: Annotated[bool, flag("--token", "Require a token from browsers: random, or $PANBENCH_SERVE_TOKEN.")] = False,
-    images: Annotated[Path | None, option("The folder of images.", _MOVED, "DIR")] = None,
-    gt: Annotated[Path | None, option("The ground truth's JSON.", _MOVED, "FILE.json")] = None,
-    gt_dir: Annotated[Path | None, option("The folder of its PNGs.", _MOVED, "DIR")] = None,
+    images: MovedImages = None,
+    gt: MovedTruth = None,
+    gt_dir: MovedPngs = None,
 ) -> None:
     """Show the runs of a folder in the browser: the report over all their images, searchable by what went wrong.
 
@@ -55,11 +54,11 @@ def serve(
 
     from panbench.report.pages.live.library import Library
 
-    shown = _token() if token or os.environ.get(TOKEN_VARIABLE) else None
-    served = application(Library(folder, images=images, gt=gt, gt_dir=gt_dir), shown)
+    secret = _access_token() if token or os.environ.get(TOKEN_VARIABLE) else None
+    served = application(Library(folder, images=images, gt=gt, gt_dir=gt_dir), secret)
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # A server that ended a moment ago does not block its port; one that runs does (on POSIX).
+        # A port stays usable right after its server ended; a running server still blocks it (on POSIX).
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
         listening.listen()
@@ -68,30 +67,30 @@ def serve(
         raise BadArgument(
             f"Port {port} cannot be used: {problem.strerror}. Choose another with --port, or 0 for a free one."
         ) from None
-    address = f"http://127.0.0.1:{listening.getsockname()[1]}/" + (f"enter/{shown}" if shown else "")
-    console.say(f"Serving {folder} at {address} to this machine only. Ctrl-C stops it.")
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/" + (f"enter/{secret}" if secret else "")
+    console.hint(f"Serving {folder} at {url} to this machine only. Ctrl-C stops it.")
     if open_it:
         import webbrowser
 
-        webbrowser.open(address)
+        webbrowser.open(url)
     config = uvicorn.Config(
         served, log_level="warning", access_log=False, lifespan="off", limit_concurrency=MOST_CONNECTIONS
     )
     server = uvicorn.Server(config)
-    # Answers are made in threads: ten times as often as Python would, each lets the list of runs through.
+    # Threads compute the answers: switching ten times as often as by default keeps the list of runs responsive.
     sys.setswitchinterval(SWITCH)
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt as interruption:
-        # Ctrl-C is how it is meant to end; SIGTERM and SIGHUP keep their exit codes.
+        # Ctrl-C is the normal end; SIGTERM and SIGHUP keep their exit codes.
         if hasattr(interruption, "exit_code"):
             raise
     finally:
         listening.close()
 
 
-def _token() -> str:
-    """The token of the environment, or a new one. Raises BadArgument for one that does not fit into an address."""
+def _access_token() -> str:
+    """Returns the server's access token: the environment's, or a new one. Raises BadArgument for an invalid one."""
     chosen = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
     if not re.fullmatch(r"[A-Za-z0-9_.~-]{8,200}", chosen):
         raise BadArgument(f"{TOKEN_VARIABLE} must be 8 to 200 letters, digits and - _ . ~.")

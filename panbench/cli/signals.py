@@ -1,4 +1,4 @@
-"""Slurm, Kubernetes and a closed terminal end a program as Ctrl-C does: what was finished is written first."""
+"""Makes SIGTERM and SIGHUP (Slurm, Kubernetes, a closed terminal) end a program like Ctrl-C: finished work is saved."""
 
 import contextlib
 import signal
@@ -11,17 +11,17 @@ from panbench.base.errors import Terminated
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """While the block runs, SIGTERM and SIGHUP raise Terminated in the main thread; the first one only."""
+    """Makes the first SIGTERM or SIGHUP during the block raise Terminated in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {name: signal.getsignal(getattr(signal, name)) for name in names}
-    # A handler of somebody else's stays; so does `nohup`, which ignores SIGHUP.
+    # Keep handlers that other code has set, and `nohup`, which ignores SIGHUP.
     ours = [name for name in names if before[name] is signal.SIG_DFL]
 
     def end(number: int, frame: FrameType | None) -> None:
-        # The system's second reminder must not cut short the writing that the first one began.
+        # A second signal of the system must not interrupt the writing that the first one began.
         for name in ours:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         raise Terminated(signal.Signals(number).name, 128 + number)

@@ -1,12 +1,10 @@
-"""Answers unknown words and options: with a guess, or where to look."""
+"""Suggests corrections for unknown commands and options."""
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-__all__ = ["is_meant", "unknown_word", "usage_sentence"]
 
 _MEANT: Mapping[str, Mapping[str, str]] = {
     "": {
@@ -29,26 +27,27 @@ _MEANT: Mapping[str, Mapping[str, str]] = {
     "runs": {"rm": "Did you mean `panbench runs delete`?", "ls": "Did you mean `panbench runs list`?"},
     "data": {"download": "Did you mean `panbench data coco`?", "fetch": "Did you mean `panbench data coco`?"},
 }
-"""Words that people type for a command, by the group that they type them behind."""
+"""Hints for words that people type instead of a command, by the group before them."""
 
 
-def is_meant(group: str, word: str, names: Iterable[str]) -> bool:
-    """Whether a word after a group of commands is meant as one of them, and is not a folder."""
+def resembles_command(group: str, word: str, names: Iterable[str]) -> bool:
+    """True if a word after a group's name resembles one of its commands and is not a path."""
     known = word in _MEANT.get(group, {}) or bool(difflib.get_close_matches(word, list(names), n=1, cutoff=0.7))
     return known and not Path(word).exists()
 
 
 def unknown_word(word: str, path: str, commands: Mapping[str, Sequence[str]]) -> str:
-    """The answer to a word that is not a command.
+    """Explains that a word is not a command, and suggests one.
 
-    path: the group that it stands behind, as `panbench data`; commands: those of the group, each with the commands in
-        it where it is a group itself
+    path: the group before the word, such as `panbench data`
+    commands: the group's commands; a nested group maps to its own commands
     """
     group = path.partition(" ")[2]
-    return f"There is no command `{path} {word}`. {_hint(word, path, group, commands)}"
+    return f"There is no command `{path} {word}`. {_suggest_command(word, path, group, commands)}"
 
 
-def _hint(word: str, path: str, group: str, commands: Mapping[str, Sequence[str]]) -> str:
+def _suggest_command(word: str, path: str, group: str, commands: Mapping[str, Sequence[str]]) -> str:
+    """Suggests a command, a model or a run that an unknown word may mean; else the group's help."""
     if word in _MEANT.get(group, {}):
         return _MEANT[group][word]
     inside = {name: f"{path} {first} {name}" for first, names in commands.items() for name in names}
@@ -56,7 +55,7 @@ def _hint(word: str, path: str, group: str, commands: Mapping[str, Sequence[str]
     near = difflib.get_close_matches(word, list(full), n=1, cutoff=0.6)
     if near:
         return f"Did you mean `{full[near[0]]}`?"
-    if not group and (model := _model(word)):
+    if not group and (model := _nearest_model(word)):
         return f"Did you mean `panbench eval --model {model}`?"
     if not group and (Path(word) / "run.json").is_file():
         return f"`panbench metrics {word}` and `panbench report {word}` take a run."
@@ -64,8 +63,8 @@ def _hint(word: str, path: str, group: str, commands: Mapping[str, Sequence[str]
 
 
 def usage_sentence(error: Any) -> str:
-    """What is wrong with a command line, and what to write instead. error: Click's, a UsageError."""
-    message = " ".join(error.format_message().split())
+    """Explains an error in a command line, and what to write instead. error: Click's UsageError"""
+    message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
     if context is None:
         return message
@@ -73,44 +72,48 @@ def usage_sentence(error: Any) -> str:
     options = {each for param in context.command.get_params(context) for each in param.opts}
     if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", message):
         word = extra[1].split(" ")[0]
-        return f"`{path}` takes no {word!r} here. {_meant_by(word, options) or _look(path)}"
+        return f"`{path}` takes no {word!r} here. {_suggest_option(word, options) or _help_hint(path)}"
     if possible := re.match(r"(No such option: \S+?)\.? \(Possible options: (.*)\)", message):
         return f"{possible[1]}. Did you mean {' or '.join(possible[2].split(', '))}?"
     if message[-1:] not in ".?":
         message += "."
     if getattr(error, "param", None) is not None and message.startswith("Missing "):
-        return f"{message} The shortest form is `{_shortest(context)}`."
-    return message if "Did you mean" in message else f"{message} {_look(path)}"
+        return f"{message} The shortest form is `{shortest_usage(context)}`."
+    return message if "Did you mean" in message else f"{message} {_help_hint(path)}"
 
 
-def _shortest(context: Any) -> str:
-    """A command line with what the command cannot do without."""
-    words = [context.command_path]
-    for param in context.command.get_params(context):
-        if param.required:
-            value = param.metavar or param.name.upper()
+def shortest_usage(context: Any) -> str:
+    """Returns the shortest valid form of a command line: the command with its required parameters."""
+    params, words = context.command.get_params(context), [context.command_path]
+    needed = [names[0] for name, names in context.command.needs.items() if _is_required(params, name)]
+    for param in params:
+        if param.required or param.opts[0] in needed:
+            value = f"{param.metavar or param.name.upper()}{'' if param.nargs == 1 else '...'}"
             words.append(f"{param.opts[0]} {value}" if param.param_type_name == "option" else value)
-    if words[1:] == ["--gt FILE"]:
-        words.append("--pred FILE")  # or --semantic; without either there is nothing to score
     return " ".join(words)
 
 
-def _meant_by(word: str, options: set[str]) -> str:
-    """The option that an argument without one is likely the value of; nothing where none is."""
-    place = Path(word)
+def _is_required(params: Iterable[Any], name: str) -> bool:
+    """True if a parameter of this name is required."""
+    return any(param.required and name in param.opts for param in params)
+
+
+def _suggest_option(word: str, options: set[str]) -> str:
+    """Suggests the option that a stray argument may belong to; empty if none fits."""
+    path = Path(word)
     if "--config" in options and word.endswith(".py"):
         return f"Did you mean --config {word}?"
-    if "--model" in options and (model := _model(word)):
+    if "--model" in options and (model := _nearest_model(word)):
         return f"Did you mean --model {model}?"
-    if "--data" in options and (word in ("coco", "shapes") or place.is_dir()):
+    if "--data" in options and (word in ("coco", "shapes") or path.is_dir()):
         return f"Did you mean --data {word}?"
     if {"--gt", "--pred"} <= options:
         return "Write --gt FILE.json --pred FILE.json."
     return ""
 
 
-def _model(word: str) -> str | None:
-    """The model that a word names, or nearly names."""
+def _nearest_model(word: str) -> str | None:
+    """Returns the name of the model that a misspelt word probably means; None if none is near."""
     from panbench.catalog import load_catalog
 
     if word.startswith("hf:"):
@@ -120,5 +123,5 @@ def _model(word: str) -> str | None:
     return near[0] if near else None
 
 
-def _look(path: str) -> str:
+def _help_hint(path: str) -> str:
     return f"`{path} --help` shows what it takes."

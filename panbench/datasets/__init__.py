@@ -1,4 +1,4 @@
-"""Datasets: images and their panoptic ground truth."""
+"""Opens datasets: images and their panoptic ground truth."""
 
 import dataclasses
 import difflib
@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from panbench.base.addresses import is_address, path_at
+from panbench.base.addresses import is_url, path_at
 from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import cache_dir
-from panbench.base.places import Register
+from panbench.base.references import Register
 from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.base.text import kind_of
 from panbench.datasets import shapes
@@ -18,10 +18,19 @@ from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_pa
 from panbench.panoptic.coco import read_panoptic_json
 from panbench.panoptic.types import Exif
 
-__all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset", "split_of", "without_split"]
+__all__ = [
+    "DATASETS",
+    "CocoMissing",
+    "Dataset",
+    "FilesMissing",
+    "missing_files",
+    "open_dataset",
+    "split_of",
+    "without_split",
+]
 
-_IN_DATA = frozenset(("coco", "cityscapes", "ade20k", "mapillary", "kitti-step"))
-"""Sets that `panbench data` writes to data/NAME: NAME alone means that folder."""
+_SETS_IN_DATA = frozenset(("coco", "cityscapes", "ade20k", "mapillary", "kitti-step"))
+"""Sets that `panbench data` writes to data/NAME; `--data NAME` means that folder."""
 
 DATASETS = Register("panbench.datasets", {})
 """Datasets of other packages by the name that --data takes: functions (split=, limit=, image_ids=) → Dataset."""
@@ -40,15 +49,15 @@ def open_dataset(
     download: bool = False,
     reporter: Reporter = SILENT,
 ) -> Dataset:
-    """The dataset named by the arguments of `panbench eval`.
+    """Opens the dataset named by the arguments of `panbench eval`.
 
-    data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco; so too
-        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout, or a name in DATASETS; not used when
-        `gt` and `images` give a JSON and a folder of images
-    exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
-    download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
+    data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco; likewise
+        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout, or a name in DATASETS; not used if `gt`
+        and `images` give a JSON and a folder of images
+    exif: "apply" turns photographs by their EXIF orientation, as mmdet does; "ignore" reads them as stored
+    download: download missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
-    reporter: receives progress of images drawn while `shapes` is generated, and of what is downloaded
+    reporter: gets progress while `shapes` is generated, and of downloads
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
     if gt is not None or images is not None:
@@ -67,8 +76,8 @@ def open_dataset(
             opened, name="shapes" if size == shapes.DEFAULT_SIZE else f"shapes-{size[0]}x{size[1]}"
         ).with_exif(exif)
     if name in DATASETS:
-        return _of_others(name, DATASETS[name](split=split, limit=limit, image_ids=image_ids)).with_exif(exif)
-    folder = _folder(name)
+        return _check_dataset(name, DATASETS[name](split=split, limit=limit, image_ids=image_ids)).with_exif(exif)
+    folder = _dataset_folder(name)
     try:
         return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
     except FilesMissing as error:
@@ -81,64 +90,66 @@ def open_dataset(
         if not download:
             by_option = Way("add --download to this command", "--download")
             raise FilesMissing(missing.reason, ways=(missing.way, by_option)) from error
-    fetch_coco(folder, missing.split, limit=_first(limit, image_ids), reporter=reporter)
+    fetch_coco(folder, missing.split, limit=_limit_to_fetch(limit, image_ids), reporter=reporter)
     return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
 
 
 def missing_files(
     data: str | Path, *, split: str = "val", limit: int | None = None, image_ids: Sequence[int] | None = None
 ) -> CocoMissing | None:
-    """What `open_dataset` would have to download; None when nothing is missing, or nothing that it can download.
+    """Returns what `open_dataset` would have to download; None if no file is missing or none can be downloaded.
 
-    Arguments as of `open_dataset`. Only COCO's own files are downloaded: a folder that holds another dataset under such
-    a name is left alone.
+    Arguments as in `open_dataset`. Only COCO's own files are downloaded: a folder that holds another dataset under such
+    a name is not touched.
     """
-    if is_address(data):
+    if is_url(data):
         return None
-    folder, split_of_coco = _folder(str(data)), split.removesuffix("2017")
+    folder, split_of_coco = _dataset_folder(str(data)), split.removesuffix("2017")
     if not folder.name.lower().startswith("coco") or split_of_coco not in N_IMAGES:
         return None
-    if _is_own_set(folder, split_of_coco):
+    if _holds_other_set(folder, split_of_coco):
         return None
-    return coco_missing(folder, split_of_coco, _first(limit, image_ids))
+    return coco_missing(folder, split_of_coco, _limit_to_fetch(limit, image_ids))
 
 
-def _parted(data: str) -> tuple[str, str | None]:
-    """A dataset and the split behind its last colon, as in `coco:test-dev`; None where nothing there names a split."""
+def _split_last_colon(data: str) -> tuple[str, str | None]:
+    """Splits `coco:test-dev` at the last colon into dataset and split; the split is None if no known one is named."""
     base, colon, last = data.rpartition(":")
-    # A size of shapes, a path with a colon in it, a drive of Windows.
+    # The text after the colon is a size of shapes, or the colon is part of a path or a Windows drive.
     other = re.fullmatch(r"\d+x\d+", last) or re.search(r"[/\\]", last) or Path(data).exists() or len(base) == 1
     return (data, None) if not colon or not last or other else (base, last)
 
 
 def without_split(data: str) -> str:
-    """The dataset of `--data coco:test-dev`: coco."""
-    return _parted(data)[0]
+    """Returns the dataset of `--data coco:test-dev`: coco."""
+    return _split_last_colon(data)[0]
 
 
 def split_of(data: str | None) -> str:
-    """The split of `--data coco:test-dev`: test-dev; val where none is named."""
-    return (None if data is None else _parted(data)[1]) or "val"
+    """Returns the split of `--data coco:test-dev`: test-dev; val if none is named."""
+    return (None if data is None else _split_last_colon(data)[1]) or "val"
 
 
-def _of_others(name: str, found: object) -> Dataset:
-    """Checks what a dataset function of another package returned. Raises BadDataset when it is not a dataset."""
+def _check_dataset(name: str, found: object) -> Dataset:
+    """Returns what a dataset function of another package returned. Raises BadDataset unless it is a Dataset."""
     if not isinstance(found, Dataset):
-        raise BadDataset(f"The dataset {name} ({DATASETS.places[name]}) returned {kind_of(found)}, not a Dataset.")
+        raise BadDataset(f"The dataset {name} ({DATASETS.references[name]}) returned {kind_of(found)}, not a Dataset.")
     return found
 
 
-def _folder(name: str) -> Path:
-    return Path("data") / name if name in _IN_DATA and not Path(name).is_dir() else path_at(name)
+def _dataset_folder(name: str) -> Path:
+    """Returns the folder of `--data NAME`: data/NAME for names that panbench makes or fetches, else NAME as a path."""
+    return Path("data") / name if name in _SETS_IN_DATA and not Path(name).is_dir() else path_at(name)
 
 
-def _first(limit: int | None, image_ids: Sequence[int] | None) -> int | None:
-    # Which files the ids need is unknown before the JSON is here, so ids mean the whole split.
+def _limit_to_fetch(limit: int | None, image_ids: Sequence[int] | None) -> int | None:
+    """Returns how many images to fetch; all (None) if image ids are given."""
+    # The files of given ids are unknown before the JSON is downloaded, so ids mean the complete split.
     return limit if image_ids is None else None
 
 
-def _is_own_set(folder: Path, split: str) -> bool:
-    """Whether a folder with a name like COCO's holds another dataset, whose files a download would replace."""
+def _holds_other_set(folder: Path, split: str) -> bool:
+    """True if a folder with COCO's name contains another dataset, which a download would overwrite."""
     gt = coco_paths(folder, split)[0]
     if not gt.is_file():
         return (folder / "annotations" / f"panoptic_{split}.json").is_file()
@@ -146,6 +157,7 @@ def _is_own_set(folder: Path, split: str) -> bool:
 
 
 def _shapes_size(name: str) -> tuple[int, int]:
+    """Parses `shapes:480x640` to (height, width). Raises BadArgument."""
     if name == "shapes":
         return shapes.DEFAULT_SIZE
     height, by, width = name.removeprefix("shapes:").partition("x")

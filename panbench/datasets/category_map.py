@@ -1,4 +1,4 @@
-"""Maps the categories of a model to those of a dataset, by an explicit list; nothing is guessed.
+"""Maps the categories of a model to those of a dataset by an explicit list; nothing is guessed.
 
 The list is a small JSON: {"from": name, "to": name, "categories": {"source name": "target name", …}}. Several sources
 may share a target; what is not listed, or listed with null, becomes void in the prediction.
@@ -23,7 +23,7 @@ from panbench.panoptic.types import VOID, Category, IdMap, PanopticPrediction, S
 
 @dataclass(frozen=True)
 class CategoryMap:
-    """Target category ids by source category ids, and the categories without one (`dropped`: listed with null)."""
+    """Maps source category ids to target category ids. dropped: names of sources that become void"""
 
     name: str
     ids: dict[int, int]
@@ -34,36 +34,36 @@ class CategoryMap:
 
     @property
     def predictable(self) -> tuple[Category, ...]:
-        """The dataset's categories that a mapped prediction can contain. The others have recall 0 by construction."""
+        """The dataset's categories that a mapped prediction can contain. All others have recall 0."""
         reached = set(self.ids.values())
         return tuple(category for category in self.target if category.id in reached)
 
     @property
-    def sentences(self) -> tuple[str, ...]:
-        """Notes on the map: counts, and the name of every unmapped category."""
-        sentences = [
+    def messages(self) -> tuple[str, ...]:
+        """Returns messages for the user on the map: counts, and the name of every unmapped category."""
+        messages = [
             f"{self.name}: {len(self.ids)} categories of the model go to {len(self.predictable)} of the dataset's "
             f"{len(self.target)}."
         ]
         if self.unmapped_target:
-            sentences.append(
+            messages.append(
                 f"No prediction can be of these categories of the dataset: {', '.join(self.unmapped_target)}."
             )
         if self.dropped or self.unmapped_source:
             names = listed((*self.dropped, *self.unmapped_source), most=200)
-            sentences.append(f"Predictions of these categories of the model become void: {names}.")
-        return tuple(sentences)
+            messages.append(f"Predictions of these categories of the model become void: {names}.")
+        return tuple(messages)
 
 
 def read_category_map(
     source: str | os.PathLike[str], model: Sequence[Category], dataset: Sequence[Category]
 ) -> CategoryMap:
-    """The mapping in a JSON file, or a shipped one by name (`coco_to_cityscapes`).
+    """Reads the mapping of a JSON file, or a shipped one by name (`coco_to_cityscapes`).
 
-    model: the categories that predictions have; dataset: those of the ground truth
-    Raises BadArgument for a name that one of them lacks (with the nearest that it has), and for a file of another kind.
+    model: the categories of predictions; dataset: those of the ground truth
+    Raises BadArgument for a name that one of them lacks (suggesting the nearest), and for a file of another kind.
     """
-    name, document = _document(source)
+    name, document = _read_document(source)
     pairs = document.get("categories") if isinstance(document, dict) else None
     if not isinstance(pairs, dict):
         raise BadArgument(f'{source} is not a category map: it must hold {{"categories": {{"source": "target"}}}}.')
@@ -78,33 +78,26 @@ def read_category_map(
     dropped = []
     for left, right in pairs.items():
         if left not in by_source:
-            raise BadArgument(f"{source}: the model has no category {left!r}. {_nearest(left, by_source)}")
+            raise BadArgument(f"{source}: the model has no category {left!r}. {_nearest_name_hint(left, by_source)}")
         if right is None:
             dropped.append(left)
         elif right not in by_target:
-            raise BadArgument(f"{source}: the dataset has no category {right!r}. {_nearest(str(right), by_target)}")
+            raise BadArgument(
+                f"{source}: the dataset has no category {right!r}. {_nearest_name_hint(str(right), by_target)}"
+            )
         else:
             ids[by_source[left].id] = by_target[right].id
     if not ids:
         raise BadArgument(f"{source} maps nothing.")
-    return _finished(name, ids, dropped, model, dataset)
-
-
-def map_by_name(model: Sequence[Category], dataset: Sequence[Category]) -> CategoryMap:
-    """The mapping of categories that are called the same, letter by letter. Raises BadArgument when none are."""
-    by_target = {category.name: category.id for category in dataset}
-    ids = {category.id: by_target[category.name] for category in model if category.name in by_target}
-    if not ids:
-        raise BadArgument("Model and dataset share no category name. Give a category map.")
-    return _finished("same names", ids, (), model, dataset)
+    return _make_map(name, ids, dropped, model, dataset)
 
 
 def recorded_map(
     name: str, pairs: Mapping[str, str], model: Sequence[Category], dataset: Sequence[Category]
 ) -> CategoryMap:
-    """The mapping that a run recorded: the dataset's category by the model's name. What was dropped is unmapped."""
+    """Rebuilds the map of a run from its record: the dataset's category by the model's; others become void."""
     by_target = {category.name: category.id for category in dataset}
-    return _finished(
+    return _make_map(
         name,
         {category.id: by_target[pairs[category.name]] for category in model if category.name in pairs},
         (),
@@ -114,28 +107,29 @@ def recorded_map(
 
 
 def map_prediction(prediction: PanopticPrediction, category_map: CategoryMap) -> PanopticPrediction:
-    """A prediction in the dataset's categories, with the ids it had (`map_segments`); areas are counted."""
+    """Maps a prediction to the dataset's categories; ids of segments stay, areas are counted again."""
     segments = [(segment.id, segment.category_id, segment.score or 0.0) for segment in prediction.segments]
     ids, areas = map_segments(prediction.ids, segments, category_map)
-    kept = tuple(
+    mapped = tuple(
         Segment(segment.id, category_map.ids[segment.category_id], areas[segment.id], score=segment.score)
         for segment in prediction.segments
         if segment.id in areas
     )
-    return PanopticPrediction(prediction.image_id, ids, kept)
+    return PanopticPrediction(prediction.image_id, ids, mapped)
 
 
 def map_segments(
     ids: IdMap, segments: Sequence[tuple[int, int, float]], category_map: CategoryMap
 ) -> tuple[IdMap, dict[int, int]]:
-    """The id map without segments of unmapped categories, which become void, and the areas of those that are left.
+    """Sets unmapped segments of an id map to void; returns the new map and the areas of the remaining segments.
 
-    segments: id, source category and score of each. Those mapped to the same stuff category become one, with the id of
-    the best of them.
+    segments: id, source category and score of each. Segments mapped to the same stuff category become one, with the id
+    of the one that scores highest.
     """
     isthing = {category.id: category.isthing for category in category_map.target}
     new_id: dict[int, int] = {}
     stuff: dict[int, int] = {}
+    # Best score first, so that merged stuff gets the id of its best segment.
     for segment_id, category, _ in sorted(segments, key=lambda segment: -segment[2]):
         target = category_map.ids.get(category)
         if target is None:
@@ -152,28 +146,29 @@ def map_segments(
 
 
 def source_set(source: str | os.PathLike[str]) -> str | None:
-    """The set that a category map says it is from, such as "coco"; None where it does not say."""
-    _, document = _document(source)
+    """Returns the dataset that a category map declares as its source, such as "coco"; None if it declares none."""
+    _, document = _read_document(source)
     name = document.get("from") if isinstance(document, dict) else None
     return name if isinstance(name, str) else None
 
 
 def shipped_maps() -> tuple[str, ...]:
-    """Names of the maps that ship with the package."""
+    """Lists the names of the maps that ship with the package."""
     folder = resources.files("panbench.datasets").joinpath("maps")
     return tuple(sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")))
 
 
 def shipped_pairs(name: str) -> Mapping[str, str | None]:
-    """The target's name of each source name in a map that ships with the package; None for what becomes void."""
-    _, document = _document(name)
+    """Returns target names by source name of a map that ships with the package; None for those that become void."""
+    _, document = _read_document(name)
     pairs: Mapping[str, str | None] = document["categories"]
     return pairs
 
 
-def _finished(
+def _make_map(
     name: str, ids: dict[int, int], dropped: Iterable[str], model: Sequence[Category], dataset: Sequence[Category]
 ) -> CategoryMap:
+    """Makes a CategoryMap of a map of ids, and finds the categories that it leaves out."""
     dropped = tuple(dropped)
     reached = set(ids.values())
     return CategoryMap(
@@ -186,7 +181,8 @@ def _finished(
     )
 
 
-def _document(source: str | os.PathLike[str]) -> tuple[str, Any]:
+def _read_document(source: str | os.PathLike[str]) -> tuple[str, Any]:
+    """Reads a category map, shipped or from a file; returns its name and its content. Raises BadArgument."""
     path = Path(source)
     try:
         if str(source) in shipped_maps():
@@ -203,6 +199,7 @@ def _document(source: str | os.PathLike[str]) -> tuple[str, Any]:
         raise BadArgument(f"{source} is not JSON ({error}).") from error
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest_name_hint(name: str, known: Iterable[str]) -> str:
+    """Suggests the known category name nearest to a misspelt one."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {close[0]!r}?" if close else "`panbench data check` lists a set's categories."

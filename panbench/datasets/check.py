@@ -1,16 +1,15 @@
-"""Checks whether a panoptic set can be scored: JSON against id PNGs against images, each finding with file and id.
+"""Checks whether a panoptic set can be scored, by comparing JSON, id PNGs and images with each other.
 
-A finding is an *error* when it would change a number or stop a run, else a *warning*; KINDS lists them with the reason.
+A finding is an *error* if it would change a number or stop a run, else a *warning*; KINDS explains all kinds.
 """
 
 import io
-import json
 import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from panbench.base.addresses import is_elsewhere, path_at
+from panbench.base.addresses import is_remote, path_at
 from panbench.base.errors import BadDataset
 from panbench.base.files import leaves_folder
-from panbench.base.text import listed
-from panbench.base.threads import default_threads
-from panbench.datasets.instances import MANY_CROWDS
+from panbench.base.program import default_threads, in_order
+from panbench.base.text import listed, shape_in_words
+from panbench.datasets.instances import MANY_CROWDS, read_json
 from panbench.panoptic.coco import png_folder as png_folder_of
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import MAX_ID, VOID, IdMap
@@ -77,7 +76,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: a key of KINDS, where, and a sentence. `file` is relative to what was checked."""
+    """One fault of a set. kind: a key of KINDS; file: relative to the checked path"""
 
     kind: str
     message: str
@@ -87,13 +86,13 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """`error` when a number would change or a run would stop, else `warning`."""
+        """`error` if the fault changes a number or stops a run, else `warning`."""
         return KINDS[self.kind][0]
 
 
 @dataclass(frozen=True, slots=True)
 class CategoryCount:
-    """How often a category occurs; `segments` and `pixels` include crowds."""
+    """How often a category occurs in a set; `segments` and `pixels` include crowds."""
 
     id: int
     name: str
@@ -106,7 +105,7 @@ class CategoryCount:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_set` found. Sizes are (height, width) in pixels; void shares are fractions 0–1, None without PNGs."""
+    """The result of `check_set`. Sizes are (height, width) in pixels; void shares 0–1, or None without PNGs."""
 
     json: Path
     pngs: Path
@@ -125,16 +124,16 @@ class CheckReport:
 
     @property
     def errors(self) -> int:
-        """How many findings would change a number or stop a run."""
+        """The number of findings that change a number or stop a run."""
         return sum(finding.severity == "error" for finding in self.findings)
 
     @property
     def warnings(self) -> int:
-        """How many findings would not."""
+        """The number of findings that neither change a number nor stop a run."""
         return len(self.findings) - self.errors
 
     def as_record(self) -> dict[str, Any]:
-        """The report as JSON values, schema 1."""
+        """Converts the report to JSON values (schema 1)."""
         return {
             "schema": 1,
             "json": str(self.json),
@@ -144,31 +143,13 @@ class CheckReport:
             "annotations": self.n_annotations,
             "segments": self.n_segments,
             "crowds": self.n_crowds,
-            "categories": [
-                {
-                    "id": category.id,
-                    "name": category.name,
-                    "isthing": category.isthing,
-                    "images": category.images,
-                    "segments": category.segments,
-                    "crowds": category.crowds,
-                    "pixels": category.pixels,
-                }
-                for category in self.categories
-            ],
+            "categories": [asdict(category) for category in self.categories],
             "sizes": {"smallest": self.smallest, "median": self.median, "largest": self.largest},
             "void_share": {"mean": self.void_share, "max": self.void_share_max},
             "errors": self.errors,
             "warnings": self.warnings,
             "findings": [
-                {
-                    "kind": finding.kind,
-                    "severity": finding.severity,
-                    "file": finding.file or None,
-                    "image_id": finding.image_id,
-                    "segment_id": finding.segment_id,
-                    "message": finding.message,
-                }
+                {**asdict(finding), "severity": finding.severity, "file": finding.file or None}
                 for finding in self.findings
             ],
         }
@@ -187,20 +168,20 @@ def check_set(
     """Finds all faults of a panoptic set, and counts its contents.
 
     path: a panoptic JSON, or a folder in mmdet's layout (annotations/panoptic_<split>[2017].json, <split>[2017]/)
-    images, pngs: the folders of images and of id PNGs, when they are not in their usual places
+    images, pngs: the folders of images and of id PNGs, if they are not the usual ones
     limit: only the first `limit` images of the JSON
-    Raises BadDataset when there is no JSON, or it is not a panoptic JSON.
+    Raises BadDataset if the JSON is missing or not panoptic.
     """
     json_path = find_json(path_at(path), split)
-    document = _document(json_path)
+    document = read_json(json_path, ("images", "annotations", "categories"))
     png_folder = path_at(pngs) if pngs is not None else png_folder_of(json_path)
     image_folder = path_at(images) if images is not None else _image_folder(json_path)
-    job = _Check(json_path, png_folder, image_folder, progress, threads or default_threads(besides=1))
+    job = _Check(json_path, png_folder, image_folder, progress, threads or default_threads(extra=1))
     return job.run(document, limit, images is not None)
 
 
 def find_json(path: Path, split: str = "val") -> Path:
-    """The panoptic JSON for a path: the file itself, or the one of `split` in a folder of mmdet's layout."""
+    """Finds a panoptic JSON: the path itself, or in a folder of mmdet's layout the JSON of `split`."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -214,12 +195,10 @@ def find_json(path: Path, split: str = "val") -> Path:
     raise BadDataset(f"{path} has no annotations/panoptic_{split}.json. {hint}")
 
 
-def measure_segments(
-    ids: IdMap,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The ids of an id map in ascending order, their areas in pixels, and their boxes (n, 4) as x, y, width, height.
+def measure_segments(ids: IdMap) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Returns the ids in a map (ascending), their areas in pixels, and their boxes (n, 4) as x, y, width, height.
 
-    Void (0) is included where it occurs. Works on runs along rows: there are far fewer of them than pixels.
+    Void (0) is included if it occurs. Works on runs of equal ids along rows, which are far fewer than pixels.
     """
     height, width = ids.shape
     starts_here = np.ones((height, width), bool)
@@ -228,6 +207,7 @@ def measure_segments(
     lengths = np.diff(starts, append=height * width)
     rows, lefts = np.divmod(starts, width)
     run_ids = ids.ravel()[starts]
+    # Sort the runs by id: each segment is then one slice of runs, which `reduceat` sums or minimises.
     order = np.argsort(run_ids, kind="stable")
     ordered = run_ids[order]
     first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
@@ -242,6 +222,8 @@ def measure_segments(
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
+    """A segment as its JSON lists it; wrong values are None."""
+
     id: int
     category_id: int
     area: float | None
@@ -250,8 +232,8 @@ class _Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """One image as the JSON describes it."""
+class _ListedImage:
+    """One image as in the JSON, with its annotation."""
 
     image_id: int | str
     name: str | None
@@ -269,47 +251,44 @@ class _FileFindings:
     void_share: float | None = None
 
 
+@dataclass
 class _Check:
-    """One call of `check_set`."""
+    """Checks a set; collects the findings of one call of `check_set`."""
 
-    def __init__(
-        self,
-        json_path: Path,
-        pngs: Path,
-        images: Path | None,
-        progress: Callable[[int, int], None] | None,
-        threads: int,
-    ) -> None:
-        self.json, self.pngs, self.images = json_path, pngs, images
-        self.progress, self.threads = progress, threads
-        self.findings: list[Finding] = []
+    json: Path
+    pngs: Path
+    images: Path | None
+    progress: Callable[[int, int], None] | None
+    threads: int
+    findings: list[Finding] = field(default_factory=list)
 
     def run(self, document: dict[str, list[Any]], limit: int | None, images_named: bool) -> CheckReport:
-        categories = self._categories(document["categories"])
-        tasks, n_annotations = self._tasks(document, categories, limit)
+        """Runs all checks and makes the report."""
+        categories = self._check_categories(document["categories"])
+        listed_images, n_annotations = self._list_images(document, categories, limit)
         if self.images is None or (not images_named and not self.images.is_dir()):
             where = f" ({self.images})" if self.images is not None else ""
             self._add("no-images", f"The folder of images was not found{where}; images were not checked.")
             self.images = None
-        seen = self._check_all(tasks)
+        seen = self._check_files_of_all(listed_images)
         if limit is None:
-            self._extra_pngs({task.png for task in tasks if task.png is not None})
+            self._report_extra_pngs({image.png for image in listed_images if image.png is not None})
         sizes = sorted((found.size for found in seen if found.size), key=lambda size: size[0] * size[1])
         void = [found.void_share for found in seen if found.void_share is not None]
-        segments = [segment for task in tasks for segment in task.segments]
-        counts = tuple(_counts(categories, tasks))
+        segments = [segment for image in listed_images for segment in image.segments]
+        counts = tuple(_count_categories(categories, listed_images))
         for count in counts:
             if MANY_CROWDS <= count.segments == count.crowds:
                 self._add("only-crowds", f"All {count.segments:,} segments of {count.name!r} are crowds.")
         if void and np.mean(void) > 0.5:
-            # One finding of the set in place of one for each image.
+            # One finding for the set instead of one per image.
             self.findings = [finding for finding in self.findings if finding.kind != "much-void"]
             self._add("mostly-void", f"{np.mean(void):.0%} of the ground truth is void.")
         return CheckReport(
             json=self.json,
             pngs=self.pngs,
             images_folder=self.images,
-            n_images=len(tasks),
+            n_images=len(listed_images),
             n_annotations=n_annotations,
             n_segments=len(segments),
             n_crowds=sum(segment.iscrowd for segment in segments),
@@ -323,17 +302,18 @@ class _Check:
         )
 
     def _add(self, kind: str, message: str, **where: Any) -> None:
+        """Adds a finding on the JSON, or on the file in `where`."""
         self.findings.append(Finding(kind, message, **{"file": self.json.name, **where}))
 
     # The JSON against itself
 
-    def _categories(self, records: list[Any]) -> dict[int, tuple[str, bool]]:
-        """Name and isthing by id."""
+    def _check_categories(self, records: list[Any]) -> dict[int, tuple[str, bool]]:
+        """Checks `categories`; returns (name, isthing) by id."""
         found: dict[int, tuple[str, bool]] = {}
         names: Counter[str] = Counter()
         for index, record in enumerate(records):
             where = f"categories[{index}]"
-            category_id = _integer(record, "id")
+            category_id = _integer_or_none(record, "id")
             if category_id is None or not 0 <= category_id < 2**31:
                 self._add("bad-record", f"{where} has no integer id in 0…{2**31 - 1}.")
                 continue
@@ -357,13 +337,14 @@ class _Check:
                 self._add("duplicate-category-name", f"{count} categories are called {name!r}.")
         return found
 
-    def _tasks(
+    def _list_images(
         self, document: dict[str, list[Any]], categories: dict[int, tuple[str, bool]], limit: int | None
-    ) -> tuple[list[_Task], int]:
+    ) -> tuple[list[_ListedImage], int]:
+        """Checks `images` and `annotations`; returns the images, and the number of their annotations."""
         images: dict[int | str, tuple[str | None, tuple[int, int] | None]] = {}
         for index, record in enumerate(document["images"]):
             where = f"images[{index}]"
-            image_id = _id(record, "id")
+            image_id = _image_id(record, "id")
             if image_id is None:
                 self._add("bad-record", f"{where} has no id.")
                 continue
@@ -375,16 +356,16 @@ class _Check:
                 continue
             if limit is not None and len(images) >= limit:
                 break
-            height, width = _integer(record, "height"), _integer(record, "width")
+            height, width = _integer_or_none(record, "height"), _integer_or_none(record, "width")
             size = (height, width) if height and width and height > 0 and width > 0 else None
             if size is None:
                 self._add("bad-record", f"{where} has no height and width above 0.", image_id=image_id)
-            images[image_id] = (self._name(record, where, image_id), size)
+            images[image_id] = (self._file_name(record, where, image_id), size)
 
         annotations: dict[int | str, tuple[str | None, tuple[_Segment, ...]]] = {}
         for index, record in enumerate(document["annotations"]):
             where = f"annotations[{index}]"
-            image_id = _id(record, "image_id")
+            image_id = _image_id(record, "image_id")
             if image_id is None:
                 self._add("bad-record", f"{where} has no image_id.")
                 continue
@@ -395,26 +376,28 @@ class _Check:
             if image_id in annotations:
                 self._add("duplicate-annotation", f"{where} is a second one of image {image_id}.", image_id=image_id)
                 continue
-            segments = tuple(self._segments(record, where, image_id, categories))
-            annotations[image_id] = (self._name(record, where, image_id), segments)
+            segments = tuple(self._check_segments(record, where, image_id, categories))
+            annotations[image_id] = (self._file_name(record, where, image_id), segments)
 
-        tasks = []
+        listed_images = []
         for image_id, (name, size) in images.items():
             if image_id not in annotations:
                 self._add("image-without-annotation", f"Image {image_id} has no annotation.", image_id=image_id)
             png, segments = annotations.get(image_id, (None, ()))
-            tasks.append(_Task(image_id, name, size, png, segments))
-        self._shared("shared-png", "id PNG", ((task.image_id, task.png) for task in tasks))
-        self._shared("shared-image", "photograph", ((task.image_id, task.name) for task in tasks))
-        return tasks, len(annotations)
+            listed_images.append(_ListedImage(image_id, name, size, png, segments))
+        self._report_shared("shared-png", "id PNG", ((image.image_id, image.png) for image in listed_images))
+        self._report_shared("shared-image", "photograph", ((image.image_id, image.name) for image in listed_images))
+        return listed_images, len(annotations)
 
-    def _shared(self, kind: str, what: str, names: Iterable[tuple[int | str, str | None]]) -> None:
+    def _report_shared(self, kind: str, what: str, names: Iterable[tuple[int | str, str | None]]) -> None:
+        """Reports images that name the same file. what: the file's kind in words"""
         first: dict[str, int | str] = {}
         for image_id, name in names:
             if name is not None and (other := first.setdefault(name, image_id)) != image_id:
                 self._add(kind, f"Images {other} and {image_id} name one {what}, {name}.", image_id=image_id)
 
-    def _name(self, record: dict[str, Any], where: str, image_id: int | str) -> str | None:
+    def _file_name(self, record: dict[str, Any], where: str, image_id: int | str) -> str | None:
+        """Returns `file_name` of a record; reports a missing or unsafe one and returns None."""
         name = record.get("file_name")
         if not isinstance(name, str):
             self._add("bad-record", f"{where} has no file_name.", image_id=image_id)
@@ -424,9 +407,10 @@ class _Check:
             return None
         return name
 
-    def _segments(
+    def _check_segments(
         self, record: dict[str, Any], where: str, image_id: int | str, categories: dict[int, tuple[str, bool]]
     ) -> Iterator[_Segment]:
+        """Checks the `segments_info` of an annotation; yields the segments that can be used."""
         records = record.get("segments_info")
         if not isinstance(records, list):
             self._add("bad-record", f"{where} has no list segments_info.", image_id=image_id)
@@ -434,41 +418,38 @@ class _Check:
         seen: set[int] = set()
         stuff: Counter[int] = Counter()
         for number, segment in enumerate(records):
-            segment_id = _integer(segment, "id")
+            segment_id = _integer_or_none(segment, "id")
             if segment_id is None or not 0 < segment_id <= MAX_ID:
                 what = f"{where}.segments_info[{number}] has no id in 1…{MAX_ID}."
                 self._add("bad-record", what, image_id=image_id, segment_id=segment_id)
                 continue
-            place = {"image_id": image_id, "segment_id": segment_id}
+            fields = {"image_id": image_id, "segment_id": segment_id}
+            this = f"Segment {segment_id} of image {image_id}"
             if segment_id in seen:
-                self._add("duplicate-segment", f"Segment {segment_id} of image {image_id} is listed twice.", **place)
+                self._add("duplicate-segment", f"{this} is listed twice.", **fields)
                 continue
             seen.add(segment_id)
-            category_id = _integer(segment, "category_id")
+            category_id = _integer_or_none(segment, "category_id")
             if category_id is None:
-                self._add("bad-record", f"Segment {segment_id} of image {image_id} has no category_id.", **place)
+                self._add("bad-record", f"{this} has no category_id.", **fields)
                 continue
             iscrowd = segment.get("iscrowd", 0) == 1
             if segment.get("iscrowd", 0) not in (0, 1):
-                what = f"Segment {segment_id} of image {image_id} has iscrowd {segment['iscrowd']!r}, not 0 or 1."
-                self._add("bad-record", what, **place)
+                self._add("bad-record", f"{this} has iscrowd {segment['iscrowd']!r}, not 0 or 1.", **fields)
             if category_id not in categories:
-                what = f"Segment {segment_id} of image {image_id} is of category {category_id}, not in `categories`."
-                self._add("unknown-category", what, **place)
+                self._add("unknown-category", f"{this} is of category {category_id}, not in `categories`.", **fields)
             elif not categories[category_id][1]:
                 stuff[category_id] += 1
                 if iscrowd:
                     name = categories[category_id][0]
-                    what = f"Segment {segment_id} of image {image_id} is a crowd of {name!r}, which is stuff."
-                    self._add("crowd-on-stuff", what, **place)
+                    self._add("crowd-on-stuff", f"{this} is a crowd of {name!r}, which is stuff.", **fields)
             area, box = segment.get("area"), segment.get("bbox")
-            if not _number(area):
-                self._add("bad-record", f"Segment {segment_id} of image {image_id} has no area.", **place)
+            if not _is_finite_number(area):
+                self._add("bad-record", f"{this} has no area.", **fields)
                 area = None
-            if not (isinstance(box, list) and len(box) == 4 and all(map(_number, box))):
+            if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite_number, box))):
                 if box is not None:
-                    what = f"Segment {segment_id} of image {image_id} has a bbox that is not four numbers."
-                    self._add("wrong-box", what, **place)
+                    self._add("wrong-box", f"{this} has a bbox that is not four numbers.", **fields)
                 box = None
             yield _Segment(segment_id, category_id, area, box, iscrowd)
         for category_id, count in stuff.items():
@@ -478,56 +459,62 @@ class _Check:
 
     # The JSON against the files
 
-    def _check_all(self, tasks: list[_Task]) -> list[_FileFindings]:
-        seen = []
-        with ThreadPoolExecutor(self.threads) as pool:
-            for number, found in enumerate(pool.map(self._check_files, tasks), 1):
-                seen.append(found)
-                self.findings.extend(found.findings)
-                if self.progress is not None and (number % 32 == 0 or number == len(tasks)):
-                    self.progress(number, len(tasks))
+    def _check_files_of_all(self, listed_images: list[_ListedImage]) -> list[_FileFindings]:
+        """Checks the files of all images in threads; collects their findings in order."""
+        seen, calls = [], [partial(self._check_files, image) for image in listed_images]
+        for number, found in enumerate(in_order(calls, self.threads), 1):
+            seen.append(found)
+            self.findings.extend(found.findings)
+            if self.progress is not None and (number % 32 == 0 or number == len(listed_images)):
+                self.progress(number, len(listed_images))
         return seen
 
-    def _check_files(self, task: _Task) -> _FileFindings:
-        seen = _FileFindings([], task.size)
-        if task.png is not None:
-            self._check_png(task, task.png, seen)
-        if task.name is not None and self.images is not None:
-            self._check_image(task, task.name, self.images, seen)
+    def _check_files(self, image: _ListedImage) -> _FileFindings:
+        """Checks the id PNG and the photograph of one image."""
+        seen = _FileFindings([], image.size)
+        if image.png is not None:
+            self._check_png(image, image.png, seen)
+        if image.name is not None and self.images is not None:
+            self._check_image(image, image.name, self.images, seen)
         return seen
 
-    def _check_png(self, task: _Task, name: str, seen: _FileFindings) -> None:
+    def _check_png(self, image: _ListedImage, name: str, seen: _FileFindings) -> None:
+        """Compares the id PNG of an image with its segments."""
         path = self.pngs / name
         file = f"{self.pngs.name}/{name}"
 
         def add(kind: str, message: str, segment_id: int | None = None) -> None:
-            seen.findings.append(Finding(kind, message, file, task.image_id, segment_id))
+            """Adds a finding on this PNG."""
+            seen.findings.append(Finding(kind, message, file, image.image_id, segment_id))
 
         if not path.is_file():
             hint = " Id PNGs end in .png." if not name.endswith(".png") else ""
-            add("missing-png", f"The id PNG of image {task.image_id} was not found.{hint}")
+            add("missing-png", f"The id PNG of image {image.image_id} was not found.{hint}")
             return
         try:
             ids = read_id_png(path)
         except BadDataset as error:
             add("unreadable-png", str(error))
             return
-        if task.size is not None and ids.shape != task.size:
-            add("png-size", f"The PNG is {_by(ids.shape)}, the JSON says {_by(task.size)} (height×width).")
+        if image.size is not None and ids.shape != image.size:
+            add(
+                "png-size",
+                f"The PNG is {shape_in_words(ids.shape)}, the JSON says {shape_in_words(image.size)} (height×width).",
+            )
         found, areas, boxes = measure_segments(ids)
         at = {int(segment_id): row for row, segment_id in enumerate(found)}
         void = int(areas[at[VOID]]) if VOID in at else 0
         seen.void_share = void / ids.size
         if void == ids.size:
-            add("void-image", f"Image {task.image_id} has no labelled pixel.")
+            add("void-image", f"Image {image.image_id} has no labelled pixel.")
         elif 2 * void > ids.size:
-            add("much-void", f"{void / ids.size:.0%} of image {task.image_id} is void.")
-        known = {segment.id for segment in task.segments}
+            add("much-void", f"{void / ids.size:.0%} of image {image.image_id} is void.")
+        known = {segment.id for segment in image.segments}
         for segment_id, row in at.items():
             if segment_id != VOID and segment_id not in known:
                 what = f"{areas[row]:,} pixels have the id {segment_id}, which the JSON does not describe."
                 add("id-not-in-json", what, segment_id)
-        for segment in task.segments:
+        for segment in image.segments:
             row_of = at.get(segment.id)
             if row_of is None:
                 add("segment-not-in-png", f"Segment {segment.id} has no pixel in the PNG.", segment.id)
@@ -542,27 +529,32 @@ class _Check:
             if segment.box is not None and segment.box != box:
                 add("wrong-box", f"Segment {segment.id} lies in {box}, the JSON says {segment.box}.", segment.id)
 
-    def _check_image(self, task: _Task, name: str, folder: Path, seen: _FileFindings) -> None:
+    def _check_image(self, image: _ListedImage, name: str, folder: Path, seen: _FileFindings) -> None:
+        """Checks that the photograph of an image can be decoded and has the size in the JSON."""
         path = folder / name
         file = f"{folder.name}/{name}"
         try:
-            with Image.open(io.BytesIO(path.read_bytes())) as image:
-                width, height = image.size
+            with Image.open(io.BytesIO(path.read_bytes())) as photo:
+                width, height = photo.size
                 # Decoding a JPEG at an eighth of its size is fast and still reads the file to its last byte.
-                image.draft(None, (max(1, width // 8), max(1, height // 8)))
-                image.load()
+                photo.draft(None, (max(1, width // 8), max(1, height // 8)))
+                photo.load()
         except FileNotFoundError:
-            seen.findings.append(Finding("missing-image", f"Image {task.image_id} was not found.", file, task.image_id))
+            seen.findings.append(
+                Finding("missing-image", f"Image {image.image_id} was not found.", file, image.image_id)
+            )
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            what = f"Image {task.image_id} cannot be decoded ({error})."
-            seen.findings.append(Finding("unreadable-image", what, file, task.image_id))
+            what = f"Image {image.image_id} cannot be decoded ({error})."
+            seen.findings.append(Finding("unreadable-image", what, file, image.image_id))
         else:
-            if task.size is not None and (height, width) != task.size:
-                what = f"The image is {_by((height, width))}, the JSON says {_by(task.size)} (height×width)."
-                seen.findings.append(Finding("image-size", what, file, task.image_id))
+            if image.size is not None and (height, width) != image.size:
+                found, expected = shape_in_words((height, width)), shape_in_words(image.size)
+                what = f"The image is {found}, the JSON says {expected} (height×width)."
+                seen.findings.append(Finding("image-size", what, file, image.image_id))
 
-    def _extra_pngs(self, known: set[str]) -> None:
-        if is_elsewhere(self.pngs) or not self.pngs.is_dir():
+    def _report_extra_pngs(self, known: set[str]) -> None:
+        """Reports PNGs in the folder of id PNGs that the JSON does not name."""
+        if is_remote(self.pngs) or not self.pngs.is_dir():
             return
         for path in sorted(self.pngs.rglob("*.png")):
             name = path.relative_to(self.pngs).as_posix()
@@ -570,64 +562,43 @@ class _Check:
                 self._add("extra-png", "The JSON does not name this PNG.", file=f"{self.pngs.name}/{name}")
 
 
-def _document(path: Path) -> dict[str, list[Any]]:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadDataset(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise BadDataset(f"{path} is not JSON ({error}). It may be truncated: fetch or export it again.") from error
-    keys = ("images", "annotations", "categories")
-    if not isinstance(document, dict) or not all(isinstance(document.get(key), list) for key in keys):
-        raise BadDataset(f"{path} is not COCO panoptic: it must hold the lists images, annotations and categories.")
-    return {key: document[key] for key in keys}
-
-
 def _image_folder(json_path: Path) -> Path | None:
-    """The usual place: annotations/panoptic_<split>.json goes with <split>/ beside annotations/."""
+    """Returns <split>/ next to annotations/ for annotations/panoptic_<split>.json; None for other names."""
     split = json_path.stem.removeprefix("panoptic_")
     return json_path.parent.parent / split if json_path.stem != split else None
 
 
-def _counts(categories: dict[int, tuple[str, bool]], tasks: Iterable[_Task]) -> Iterator[CategoryCount]:
+def _count_categories(
+    categories: dict[int, tuple[str, bool]], listed_images: Iterable[_ListedImage]
+) -> Iterator[CategoryCount]:
+    """Counts images, segments, crowds and pixels of each category."""
     images: dict[int, set[int | str]] = defaultdict(set)
     segments: Counter[int] = Counter()
     crowds: Counter[int] = Counter()
     pixels: Counter[int] = Counter()
-    for task in tasks:
-        for segment in task.segments:
-            images[segment.category_id].add(task.image_id)
+    for image in listed_images:
+        for segment in image.segments:
+            images[segment.category_id].add(image.image_id)
             segments[segment.category_id] += 1
             crowds[segment.category_id] += segment.iscrowd
             pixels[segment.category_id] += int(segment.area or 0)
-    for category_id, (name, isthing) in categories.items():
-        yield CategoryCount(
-            category_id,
-            name,
-            isthing,
-            len(images[category_id]),
-            segments[category_id],
-            crowds[category_id],
-            pixels[category_id],
-        )
+    for one, (name, isthing) in categories.items():
+        yield CategoryCount(one, name, isthing, len(images[one]), segments[one], crowds[one], pixels[one])
 
 
-def _integer(record: Any, key: str) -> int | None:
+def _integer_or_none(record: Any, key: str) -> int | None:
+    """Returns an integer field of a record; None if it is missing or of another type."""
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if type(value) is int else None
 
 
-def _id(record: Any, key: str) -> int | str | None:
-    """An image's id; text is accepted here, so that the image can still be checked and reported."""
+def _image_id(record: Any, key: str) -> int | str | None:
+    """Returns an image's id, a number or text; None for anything else."""
     value = record.get(key) if isinstance(record, dict) else None
-    return value if isinstance(value, str) else _integer(record, key)
+    return value if isinstance(value, str) else _integer_or_none(record, key)
 
 
-def _number(value: Any) -> bool:
+def _is_finite_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))

@@ -1,4 +1,4 @@
-"""Datasets in COCO's panoptic format on disk: mmdet's folder layout, or any folder of images beside a JSON."""
+"""Opens datasets in COCO's panoptic format: mmdet's folder layout, or any JSON with a folder of images."""
 
 import os
 import shlex
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from panbench.base.addresses import is_elsewhere, path_at
+from panbench.base.addresses import is_remote, path_at
 from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.text import listed
 from panbench.datasets.fetch import SPLITS, archives_below
@@ -17,21 +17,21 @@ from panbench.panoptic.types import Category, Exif, PanopticSet, Scene
 
 COCO_VAL2017_IMAGES = 5000
 COCO_CATEGORIES = 133
-_MADE = {"cityscapes": 500, "ade20k": 2000, "mapillary": 2000, "kitti-step": 2981}
-"""Sets that `panbench data NAME` makes of their owners' files, and the images of their val."""
+_CONVERTED_SETS = {"cityscapes": 500, "ade20k": 2000, "mapillary": 2000, "kitti-step": 2981}
+"""Sets that `panbench data NAME` converts from the owners' files, and their number of val images."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The selected images of a dataset with their panoptic ground truth; COCO's test-dev has none.
 
-    name, split: as printed in tables; ("coco", "val2017") only for the whole of COCO's val2017, and so for the val of
-        cityscapes, ade20k, mapillary and kitti-step
+    name, split: as printed in tables; ("coco", "val2017") only for the complete val2017 of COCO, and likewise for the
+        val of cityscapes, ade20k, mapillary and kitti-step
     scenes: the selected images, in the order of the JSON; either all have ground truth or none has
     n_images: how many images the JSON lists, selected or not
-    fingerprint: SHA-256 of the JSON, 64 hex digits: two runs with the same one had the same ground truth
+    fingerprint: SHA-256 of the JSON, 64 hex digits: runs with equal fingerprints had the same ground truth
     gt_dir: the folder of the ground truth's id PNGs; None without ground truth
-    rows: the fingerprint of its images and segments, whatever file they came from; None where it is not known
+    rows: a fingerprint of images and segments that does not depend on the file they came from; None if unknown
     """
 
     name: str
@@ -46,43 +46,34 @@ class Dataset:
     rows: str | None = None
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all images are selected: no limit and no choice of ids."""
-        return len(self.scenes) == self.n_images
-
-    @property
     def has_ground_truth(self) -> bool:
-        """Whether the images have ground truth to score against."""
+        """True if the images have ground truth to score against."""
         return self.scenes[0].annotation is not None
 
     @property
     def exif(self) -> Exif:
-        """Whether photographs are turned as their EXIF orientation says."""
+        """Whether photographs are rotated by their EXIF orientation ("apply") or read as stored ("ignore")."""
         return self.scenes[0].exif
 
     def with_exif(self, exif: Exif) -> "Dataset":
-        """The same images, turned as their EXIF orientation says ("apply") or taken as they are stored ("ignore")."""
+        """Copies the dataset with photographs rotated by their EXIF orientation ("apply") or as stored ("ignore")."""
         if exif == self.exif:
             return self
         return replace(self, scenes=tuple(replace(scene, exif=exif) for scene in self.scenes))
 
 
 class FilesMissing(BadDataset):
-    """The dataset, its JSON, or files of selected images were not found."""
+    """Raised when the dataset, its JSON, or files of selected images were not found."""
 
 
 def open_folder(
-    root: Path,
-    *,
-    split: str = "val",
-    limit: int | None = None,
-    image_ids: Sequence[int] | None = None,
+    root: Path, *, split: str = "val", limit: int | None = None, image_ids: Sequence[int] | None = None
 ) -> Dataset:
-    """The dataset below `root` in mmdet's layout: `annotations/panoptic_<split>.json` and the folder `<split>`.
+    """Opens the dataset below `root` in mmdet's layout: `annotations/panoptic_<split>.json` and the folder `<split>`.
 
     split: `val` also finds `val2017`; `test-dev` finds COCO's list of test images
         (`panoptic_image_info_test-dev2017.json`, and the folder `test2017`)
-    Raises BadDataset, or its subclass FilesMissing when the JSON or images are not found.
+    Raises BadDataset, or its subclass FilesMissing if the JSON or images are not found.
     """
     if not root.is_dir():
         raise FilesMissing(f"There is no dataset {root}. {_how_to_fetch(root)}")
@@ -102,7 +93,7 @@ def open_folder(
                     raise error.without("--gt-dir") from None  # the layout names the folder
     found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
     there = f"It has the splits {', '.join(found)}." if found else _how_to_fetch(root)
-    if not is_elsewhere(root) and split in SPLITS and (archives := archives_below(root, split)) is not None:
+    if not is_remote(root) and split in SPLITS and (archives := archives_below(root, split)) is not None:
         line = shlex.join(["panbench", "data", "coco", "--split", split, "--root", str(root), "--from", str(archives)])
         there = f"It has COCO's archives: `{line}` unpacks just {split}."
     raise FilesMissing(f"{root} has no annotations/panoptic_{split}.json. {there}")
@@ -118,11 +109,11 @@ def open_json(
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
 ) -> Dataset:
-    """The dataset of one COCO panoptic JSON, a folder of images and a folder of id PNGs (default: the JSON's name).
+    """Opens the dataset of a COCO panoptic JSON, a folder of images and a folder of id PNGs.
 
-    A JSON that has images and categories but no annotation at all makes a dataset without ground truth.
-    Raises BadDataset when the JSON is not COCO panoptic, FilesMissing when files of selected images are not
-    found (all are counted).
+    gt_dir: the folder of id PNGs, by default the JSON's path without `.json`
+    A JSON with images and categories but no annotations gives a dataset without ground truth.
+    Raises BadDataset if the JSON is not COCO panoptic, FilesMissing with the number of missing files.
     """
     panoptic = read_panoptic_json(gt, gt_dir, images_suffice=True)
     return dataset_of_set(
@@ -145,18 +136,18 @@ def dataset_of_set(
     image_ids: Sequence[int] | None = None,
     images_needed: bool = True,
 ) -> Dataset:
-    """The dataset of a panoptic set that was read, and a folder of images; otherwise as `open_json`.
+    """Makes a dataset of a panoptic set in memory and a folder of images. Arguments and errors as `open_json`.
 
-    images_needed: False opens it also where the images are not on this machine
+    images_needed: False opens the dataset even if the images do not exist locally
     """
     if not panoptic.categories:
         raise BadDataset(f"{panoptic.path} lists no categories.")
-    scenes = _select(panoptic, images, limit, image_ids)
+    scenes = _select_scenes(panoptic, images, limit, image_ids)
     if images_needed:
         _refuse_missing("images", images, (scene.image_path for scene in scenes))
-    _refuse_missing("ground-truth PNGs", panoptic.folder, (scene.gt_path for scene in scenes), _NAMED)
+    _refuse_missing("ground-truth PNGs", panoptic.folder, (scene.gt_path for scene in scenes), _NAME_GT_DIR)
     return Dataset(
-        name=_name_of(panoptic.categories, len(panoptic.images), name, split),
+        name=_dataset_name(panoptic.categories, len(panoptic.images), name, split),
         split=split,
         categories=panoptic.categories,
         scenes=scenes,
@@ -169,17 +160,18 @@ def dataset_of_set(
     )
 
 
-def _select(
+def _select_scenes(
     panoptic: PanopticSet, images: Path, limit: int | None, image_ids: Sequence[int] | None
 ) -> tuple[Scene, ...]:
+    """Selects images by id, then the first `limit` of them, and checks that all or none have annotations."""
     if limit is not None and limit < 1:
         raise BadArgument(f"--limit must be at least 1, not {limit}.")
     chosen = panoptic.images
     if image_ids is not None:
         if unknown_ids := [image_id for image_id in dict.fromkeys(image_ids) if image_id not in panoptic.images]:
             raise BadDataset(f"{panoptic.path} has no images with the ids {listed(unknown_ids)}.")
-        wanted = set(image_ids)
-        chosen = {key: image for key, image in panoptic.images.items() if key in wanted}
+        requested = set(image_ids)
+        chosen = {key: image for key, image in panoptic.images.items() if key in requested}
     unlabelled = [key for key in chosen if key not in panoptic.annotations]
     if unlabelled and panoptic.annotations:
         raise BadDataset(f"{panoptic.path} has no annotation for {len(unlabelled)} images: {listed(unlabelled)}.")
@@ -194,18 +186,19 @@ def _select(
     return scenes
 
 
-_NAMED = Way("name the folder of the PNGs with --gt-dir", "--gt-dir")
+_NAME_GT_DIR = Way("name the folder of the PNGs with --gt-dir", "--gt-dir")
 
 
 def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None], *ways: Way) -> None:
-    if is_elsewhere(folder):
+    """Raises FilesMissing with the number of files that do not exist, and hints."""
+    if is_remote(folder):
         names = [os.fspath(path)[len(str(folder)) + 1 :] for path in paths if path is not None]
-        wanted, missing = len(names), cast(Any, folder).missing_of(names)
+        requested, missing = len(names), cast(Any, folder).missing_of(names)
     else:
-        wanted, missing = 0, []
+        requested, missing = 0, []
         for path in paths:
             if path is not None:
-                wanted += 1
+                requested += 1
                 if not os.path.isfile(path):
                     missing.append(os.path.basename(path))
     if missing and not folder.is_dir():
@@ -213,13 +206,13 @@ def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None],
         raise FilesMissing(f"{there} of {what}.", ways=ways)
     if missing:
         raise FilesMissing(
-            f"{len(missing)} of {wanted} {what} are missing in {folder}: {listed(missing, most=3)}.", ways=ways
+            f"{len(missing)} of {requested} {what} are missing in {folder}: {listed(missing, most=3)}.", ways=ways
         )
 
 
-def _name_of(categories: Sequence[Category], n_images: int, name: str, split: str) -> str:
-    """The name in tables. `coco` and the names in _MADE are reserved for the whole sets that publications report on."""
-    if split == "val" and n_images != _MADE.get(name, n_images):
+def _dataset_name(categories: Sequence[Category], n_images: int, name: str, split: str) -> str:
+    """Returns the dataset's name for tables; `coco` and names in _CONVERTED_SETS are reserved for complete sets."""
+    if split == "val" and n_images != _CONVERTED_SETS.get(name, n_images):
         return f"{name}-subset"
     is_coco = split == "val2017" and len(categories) == COCO_CATEGORIES
     if is_coco and n_images == COCO_VAL2017_IMAGES:
@@ -228,8 +221,9 @@ def _name_of(categories: Sequence[Category], n_images: int, name: str, split: st
 
 
 def _how_to_fetch(root: Path) -> str:
-    if root.name == "coco" and not is_elsewhere(root):
+    """Returns a hint on how to get a dataset that was not found."""
+    if root.name == "coco" and not is_remote(root):
         return f"`panbench data coco --root {root}` fetches COCO."
-    if root.name in _MADE:
+    if root.name in _CONVERTED_SETS:
         return f"`panbench data {root.name} FOLDER --root {root}` makes it of its owners' files."
     return "A dataset folder has annotations/panoptic_<split>.json and the folder of images <split>."

@@ -4,21 +4,19 @@ Every converter writes the same layout, which `panbench eval --data ROOT` and `p
 
     ROOT/annotations/panoptic_<split>.json · ROOT/annotations/panoptic_<split>/*.png · ROOT/<split>/ images
 
-Areas and boxes are measured on the PNG that is written; segments without pixels are left out.
+Areas and boxes are measured on the written PNG; segments without pixels are left out.
 """
 
 import contextlib
-import filecmp
 import json
 import os
 import re
-import shutil
 import threading
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,12 +24,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.addresses import is_elsewhere, path_at
+from panbench.base.addresses import is_remote
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import atomic_write, leaves_folder, write_json
+from panbench.base.program import default_threads, in_order
 from panbench.base.reporter import Counting
 from panbench.base.text import in_sentence, listed
-from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
 from panbench.datasets.instances import MANY_CROWDS, OUTSIDE_PIXELS, instance_mask, read_instances_json, read_json
 from panbench.datasets.label_maps import NOTHING, SemanticMaps, files_in, read_label_png
@@ -51,25 +49,27 @@ class LabelledImage:
 
     name: the image's file name in the new set; its PNG gets the same stem
     ids: (H, W) int32, 0 = void
-    segments: category id and iscrowd by segment id; ids of the map that are not listed here become void
-    image_path: the path of the image, or None
+    segments: category id and iscrowd by segment id; ids of the map that are not listed become void
+    image: the path or the bytes of the image, or None
     image_id: the image's id, or None to take its name without suffix
     left_out: descriptions of what could not be converted
+    scores: of predictions, by segment id
     """
 
     name: str
     ids: IdMap
     segments: Mapping[int, tuple[int, bool]]
-    image_path: Path | None = None
+    image: Path | bytes | None = None
     image_id: int | str | None = None
     left_out: tuple[str, ...] = ()
+    scores: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converter wrote. `left_out` counts what could not be converted, by description.
+    """What a converter wrote, and in `left_out` how many of what it could not convert.
 
-    notes: sentences on what the converter took for granted
+    notes: messages on what the converter assumed
     """
 
     root: Path
@@ -86,7 +86,7 @@ def write_set(
     root: str | os.PathLike[str],
     split: str,
     categories: Sequence[Category],
-    sources: Sequence[Source],
+    sources: Iterable[Source],
     read: Callable[[Source], LabelledImage],
     *,
     images: Images = "link",
@@ -95,16 +95,16 @@ def write_set(
     progress: Counting | None = None,
     threads: int | None = None,
 ) -> Converted:
-    """Writes a panoptic set from what `read` returns for each source; sources are read and written in parallel.
+    """Writes a panoptic set; `read` converts each source to an image with labels, in parallel.
 
-    images: `link` puts hard links to the images beside the annotations (copies where the disk cannot, and of what lies
-        in an archive), `copy` copies, `none` leaves the images where they are
-    overwrite: replace a set that already exists, with its PNGs and images of the same names
-    reads: files and folders that `read` reads, besides sources that are paths
+    images: `link` puts hard links to the images next to the annotations (copies if the disk has no hard links, and from
+        archives), `copy` copies, `none` leaves the images where they are
+    overwrite: replace an existing set, with its PNGs and images of the same names
+    reads: files and folders that `read` reads, in addition to sources that are paths
     The JSON is written last: an interrupted conversion leaves none, and the same call starts it over.
-    Raises BadDataset when there is nothing to convert or a source is wrong; BadArgument when the set already exists,
-    when a file that exists differs from the one to be written (unless `overwrite`), and, always, when what is read lies
-    where the set would be written.
+    Raises BadDataset if there is nothing to convert or a source is wrong; BadArgument if the set already exists or an
+    existing file differs from the one to be written (both unless `overwrite`), and always if an input lies where the
+    set would be written.
     """
     root = Path(root)
     json_path = root / "annotations" / f"panoptic_{split}.json"
@@ -114,18 +114,19 @@ def write_set(
         raise BadArgument(f"{split!r} is not a name for a split: use letters, digits, '-', '_' and '.'.")
     if json_path.exists() and not overwrite:
         raise BadArgument(f"{json_path} already exists. Give another folder, or --overwrite.")
-    if not sources:
-        raise BadDataset("There is nothing to convert.")
-    _refuse_own_input([*(source for source in sources if isinstance(source, Path)), *reads], pngs, json_path)
+    total = len(sources) if isinstance(sources, Sequence) else None
+    paths = [source for source in sources if isinstance(source, Path)] if isinstance(sources, Sequence) else []
+    _refuse_own_input([*paths, *reads], pngs, json_path)
     known = {category.id for category in categories}
     names: dict[str, str] = {}
     names_lock = threading.Lock()
 
-    def work(source: Source) -> tuple[ImageInfo, Annotation, tuple[str, ...]]:
+    def convert_source(source: Source) -> tuple[ImageInfo, Annotation, tuple[str, ...]]:
+        """Converts one source and writes its id PNG and image; returns its entries for the JSON."""
         labelled = read(source)
         if leaves_folder(labelled.name):
             raise BadDataset(f"The image name {labelled.name!r} leaves its folder.")
-        ids, segments, empty = _tidy(labelled, known)
+        ids, segments, empty = _drop_undescribed(labelled, known)
         png = str(Path(labelled.name).with_suffix(".png"))
         with names_lock:
             if png in names:
@@ -133,11 +134,9 @@ def write_set(
                     f"Two images are called {names[png]} and {labelled.name}; their id PNGs would overwrite each other."
                 )
             names[png] = labelled.name
-        _write_png(pngs / png, ids, overwrite)
-        if images != "none" and labelled.image_path is not None:
-            if not labelled.image_path.is_file():
-                raise BadDataset(f"{labelled.image_path} was not found.")
-            _place(labelled.image_path, image_folder / labelled.name, copy=images == "copy", overwrite=overwrite)
+        _write_new_id_png(pngs / png, ids, overwrite)
+        if images != "none" and labelled.image is not None:
+            _place_image(labelled.image, image_folder / labelled.name, copy=images == "copy", overwrite=overwrite)
         image_id = str(Path(labelled.name).with_suffix("")) if labelled.image_id is None else labelled.image_id
         image = ImageInfo(image_id_of(image_id), labelled.name, ids.shape[0], ids.shape[1])
         return image, Annotation(image.id, png, segments), labelled.left_out + empty
@@ -146,17 +145,16 @@ def write_set(
     annotations: dict[int, Annotation] = {}
     left_out: Counter[str] = Counter()
     try:
-        pngs.mkdir(parents=True, exist_ok=True)
-        with _pool(threads) as pool:
-            for number, (image, annotation, words) in enumerate(pool.map(work, sources), 1):
-                if image.id in infos:
-                    raise BadDataset(
-                        f"Two images have the id {image.id}: {infos[image.id].file_name}, {image.file_name}."
-                    )
-                infos[image.id], annotations[image.id] = image, annotation
-                left_out.update(words)
-                if progress is not None:
-                    progress(number, len(sources))
+        calls = (partial(convert_source, source) for source in sources)
+        for number, (image, annotation, words) in enumerate(in_order(calls, threads or default_threads(extra=1)), 1):
+            if image.id in infos:
+                raise BadDataset(f"Two images have the id {image.id}: {infos[image.id].file_name}, {image.file_name}.")
+            infos[image.id], annotations[image.id] = image, annotation
+            left_out.update(words)
+            if progress is not None:
+                progress(number, total)
+        if not infos:
+            raise BadDataset("There is nothing to convert.")
         write_panoptic_json(json_path, PanopticSet(tuple(categories), infos, annotations, pngs, json_path))
     except OSError as error:
         raise BadDataset(f"{error.filename or root}: {error.strerror or error}.") from error
@@ -183,15 +181,16 @@ def convert_two_channel(
     images_from: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Converted:
-    """A set from PNGs whose first channel is the category and second the instance (Kirillov et al. 2019, sec. 3).
+    """Converts PNGs whose first channel is the category and second the instance (Kirillov et al. 2019, sec. 3).
 
     images_from: the folder of images with the same stems
-    options: as `write_set`
+    options: as in `write_set`
     """
     by_id = {category.id: category for category in categories}
     images = ImageFolder(images_from)
 
     def read(path: Path) -> LabelledImage:
+        """Reads a two-channel PNG as the labels of an image."""
         pixels = read_label_png(path)
         if pixels.ndim != 3:
             raise BadDataset(f"{path} has one channel; two-channel PNGs hold category and instance in the first two.")
@@ -210,11 +209,12 @@ def convert_arrays(
     images_from: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Converted:
-    """A set from .npz files with the (H, W) integer arrays `labels` (category ids) and `instances` (0 = none)."""
+    """Converts .npz files with the (H, W) integer arrays `labels` (category ids) and `instances` (0 = none)."""
     by_id = {category.id: category for category in categories}
     images = ImageFolder(images_from)
 
     def read(path: Path) -> LabelledImage:
+        """Reads an .npz file as the labels of an image."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 labels, instances = arrays["labels"], arrays["instances"]
@@ -245,15 +245,15 @@ def convert_instances(
     offset: str = "0",
     **options: Any,
 ) -> Converted:
-    """A set from a COCO instance JSON and semantic PNGs with the images' stems.
+    """Converts a COCO instance JSON (and semantic PNGs of the images' stems, if given) to a panoptic set.
 
     Crowds are painted first, then instances from the largest to the smallest, so that small ones stay visible; stuff
     fills the rest. Pixels that the semantic map labels as a thing but no instance covers become void.
     semantic: None makes a set of things only: what no instance covers is void
-    categories: None takes the JSON's own, all of them things unless they say `isthing`
-    offset: what a pixel of the semantic PNGs means (`SemanticMaps`)
-    crowds: what instances with `iscrowd: 1` become; None keeps them, unless all of MANY_CROWDS or more are crowds, as
-        CVAT marks what was painted with its brush
+    categories: None uses the JSON's own, all of them things unless they declare `isthing`
+    offset: how to read pixel values of the semantic PNGs (`SemanticMaps`)
+    crowds: what instances with `iscrowd: 1` become; None keeps them, unless there are at least MANY_CROWDS instances
+        and all are crowds, as CVAT marks everything painted with its brush
     """
     document = read_instances_json(instances_json)
     all_crowds = len(document["annotations"]) >= MANY_CROWDS and all(map(_is_crowd, document["annotations"]))
@@ -276,12 +276,12 @@ def convert_instances(
     things = [category.id for category in categories if category.isthing]
 
     def mask_of(record: dict[str, Any], height: int, width: int) -> tuple[npt.NDArray[np.bool_], bool]:
-        """The mask of an instance, and whether it had to be clipped."""
+        """Returns the mask of an instance, and whether its polygons had to be clipped to the image."""
         where = f"{instances_json}: annotation {record.get('id')}"
         return instance_mask(record.get("segmentation"), height, width, where)
 
     def background_of(record: dict[str, Any], name: str) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
-        """The map and segments of an image's stuff; all void without semantic PNGs."""
+        """Returns the id map and segments of an image's stuff; all void without semantic PNGs."""
         try:
             size = record["height"], record["width"]
             check_pixels(size, DEFAULT_MAX_PIXELS)
@@ -294,6 +294,7 @@ def convert_instances(
         return segments_of_labels(labels, np.zeros_like(labels), by_id, name, void=(NOTHING,))
 
     def read(record: dict[str, Any]) -> LabelledImage:
+        """Paints the instances of an image over its stuff."""
         image_id, name = record["id"], str(record["file_name"])
         stem = Path(name).stem
         ids, segments = background_of(record, name)
@@ -323,7 +324,13 @@ def _is_crowd(record: Any) -> bool:
     return isinstance(record, dict) and record.get("iscrowd") == 1
 
 
+def segments_by_id(records: Iterable[dict[str, Any]]) -> dict[int, tuple[int, bool]]:
+    """Maps the segment ids of a JSON's `segments_info` to (category id, iscrowd)."""
+    return {int(one["id"]): (int(one["category_id"]), one.get("iscrowd", 0) == 1) for one in records}
+
+
 def _instance_categories(document: dict[str, Any], where: str) -> tuple[Category, ...]:
+    """Reads the categories of an instance JSON; those without `isthing` are things."""
     records = document.get("categories")
     if not isinstance(records, list) or not records:
         raise BadDataset(f"{where} lists no categories. Give them by --categories.")
@@ -331,7 +338,7 @@ def _instance_categories(document: dict[str, Any], where: str) -> tuple[Category
     return read_categories(things, where)
 
 
-# COCO-like panoptic sets of others
+# Panoptic sets that are almost COCO's
 
 
 def convert_panoptic(
@@ -344,7 +351,7 @@ def convert_panoptic(
     categories: Sequence[Category] | None = None,
     **options: Any,
 ) -> Converted:
-    """A set from a panoptic JSON that is almost COCO's: areas and boxes may be wrong or absent.
+    """Converts a panoptic JSON that is almost COCO's: its areas and boxes may be wrong or absent.
 
     categories: instead of the JSON's
     """
@@ -358,13 +365,11 @@ def convert_panoptic(
     by_id = {record["id"]: record for record in document["images"] if isinstance(record, dict) and "id" in record}
 
     def read(record: dict[str, Any]) -> LabelledImage:
+        """Reads the id PNG of an annotation, with its segments."""
         try:
             image = by_id[record["image_id"]]
             png, name = Path(str(record["file_name"])).with_suffix(".png"), str(image["file_name"])
-            segments = {
-                int(segment["id"]): (int(segment["category_id"]), segment.get("iscrowd", 0) == 1)
-                for segment in record["segments_info"]
-            }
+            segments = segments_by_id(record["segments_info"])
         except (KeyError, TypeError, ValueError) as error:
             raise BadDataset(f"{panoptic_json}: an annotation lacks or has a wrong {error}.") from error
         if leaves_folder(str(png)):
@@ -405,6 +410,7 @@ def panoptic_to_detection(
     things = {category.id for category in panoptic.categories if category.isthing}
 
     def read(annotation: Annotation) -> list[dict[str, Any]]:
+        """Returns the detection records of the segments of an image."""
         ids = read_id_png(panoptic.png_path(annotation.image_id), image_id=annotation.image_id)
         records = []
         for segment in annotation.segments:
@@ -424,12 +430,12 @@ def panoptic_to_detection(
         return records
 
     records: list[dict[str, Any]] = []
-    with _pool(threads) as pool:
-        for number, found in enumerate(pool.map(read, panoptic.annotations.values()), 1):
-            first = len(records)
-            records.extend({**record, "id": first + offset} for offset, record in enumerate(found))
-            if progress is not None:
-                progress(number, len(panoptic.annotations))
+    calls = [partial(read, annotation) for annotation in panoptic.annotations.values()]
+    for number, found in enumerate(in_order(calls, threads or default_threads(extra=1)), 1):
+        first = len(records)
+        records.extend({**record, "id": first + offset} for offset, record in enumerate(found))
+        if progress is not None:
+            progress(number, len(calls))
     write_json(
         out,
         {
@@ -453,7 +459,7 @@ def panoptic_to_detection(
 
 
 def read_categories(source: str | os.PathLike[str] | list[Any], where: str = "categories") -> tuple[Category, ...]:
-    """Categories from a JSON file (a list, or an object with `categories`) or from records (id, name, isthing)."""
+    """Reads categories from a JSON file (a list, or an object with `categories`) or records (id, name, isthing)."""
     if not isinstance(source, list):
         where = str(source)
         document = read_json(source, ())
@@ -467,7 +473,7 @@ def read_categories(source: str | os.PathLike[str] | list[Any], where: str = "ca
         try:
             color = record.get("color")
             category = Category(
-                _category_id(record["id"]),
+                _checked_category_id(record["id"]),
                 str(record["name"]),
                 {0: False, 1: True}[record["isthing"]],
                 str(record.get("supercategory") or ""),
@@ -483,7 +489,8 @@ def read_categories(source: str | os.PathLike[str] | list[Any], where: str = "ca
     return tuple(found.values())
 
 
-def _category_id(value: Any) -> int:
+def _checked_category_id(value: Any) -> int:
+    """Returns a category id as an integer. Raises ValueError for one that does not fit into 32 bits."""
     found = int(value)
     if not -(2**31) <= found < 2**31:
         raise ValueError(f"the id {found} does not fit into 32 bits")
@@ -491,11 +498,11 @@ def _category_id(value: Any) -> int:
 
 
 SHIPPED = ("coco", "ade20k", "cityscapes", "mapillary")
-"""The sets whose lists of categories travel with the package; Mapillary's is that of Vistas v1.2."""
+"""The sets whose categories ship with the package; Mapillary's are those of Vistas v1.2."""
 
 
 def shipped_categories(name: str) -> tuple[Category, ...]:
-    """The categories of a set of SHIPPED: 133 of `coco`, 150 of `ade20k`, 19 of `cityscapes`, 65 of `mapillary`."""
+    """Returns the categories of a set in SHIPPED: coco (133), ade20k (150), cityscapes (19) or mapillary (65)."""
     try:
         text = resources.files("panbench.datasets").joinpath(f"{name}_categories.json").read_text("utf-8")
     except FileNotFoundError:
@@ -504,21 +511,15 @@ def shipped_categories(name: str) -> tuple[Category, ...]:
 
 
 def categories_named(name: str) -> tuple[Category, ...]:
-    """The categories of `--categories`: of a set of SHIPPED, or of a JSON."""
+    """Returns the categories that `--categories` names: those of a set in SHIPPED, or of a JSON file."""
     return shipped_categories(name) if name in SHIPPED else read_categories(Path(name))
 
 
-# Small things
-
-
-def check_split(dataset: str, split: str, splits: Collection[str]) -> None:
-    """Raises BadArgument for a split that a dataset does not have, or has no public ground truth of."""
-    if split not in splits:
-        raise BadArgument(f"{dataset} has ground truth for {' and '.join(splits)}, not for {split!r}.")
+# Helpers
 
 
 class ImageFolder:
-    """Finds the image that belongs to a label file in a folder, by its stem, with subfolders or without."""
+    """Finds the image of a label file in a folder by its stem, with or without subfolders."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
         self.folder = None if folder is None else Path(folder)
@@ -531,7 +532,7 @@ class ImageFolder:
                     self._by_stem.setdefault(path.stem, path)
 
     def path(self, stem: str, name: str) -> Path | None:
-        """The image's path; None without a folder of images. Raises BadDataset when the folder lacks it."""
+        """Returns the path of an image, None without a folder of images. Raises BadDataset if the folder lacks it."""
         if self.folder is None:
             return None
         exact = self.folder / name
@@ -541,15 +542,15 @@ class ImageFolder:
         return found
 
     def labelled(self, path: Path, ids: IdMap, segments: dict[int, tuple[int, bool]]) -> LabelledImage:
-        """An image named after its label file, with its number when the name is one."""
+        """Makes a LabelledImage named after its label file; its id is that name if it is a number."""
         image = self.path(path.stem, f"{path.stem}.jpg")
         name = f"{path.stem}{image.suffix if image is not None else '.jpg'}"
         number = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else None
         return LabelledImage(name, ids, segments, image, number)
 
 
-def _tidy(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segment, ...], tuple[str, ...]]:
-    """The id map with undescribed pixels set to void, the segments that have pixels, and what was left out."""
+def _drop_undescribed(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segment, ...], tuple[str, ...]]:
+    """Sets pixels that no segment describes to void; returns the map, its segments, and notes on what was left out."""
     unknown = {category_id for category_id, _ in labelled.segments.values()} - known
     if unknown:
         raise BadDataset(f"{labelled.name} has segments of unknown categories: {listed(sorted(unknown))}.")
@@ -568,12 +569,13 @@ def _tidy(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segmen
             left_out += ("segments without a pixel of their own",)
             continue
         x, y, width, height = (int(value) for value in boxes[row])
-        segments.append(Segment(segment_id, category_id, int(areas[row]), iscrowd, (x, y, width, height)))
+        box, score = (x, y, width, height), labelled.scores.get(segment_id)
+        segments.append(Segment(segment_id, category_id, int(areas[row]), iscrowd, box, score))
     return ids, tuple(segments), left_out
 
 
 def _refuse_own_input(read: Iterable[str | os.PathLike[str] | None], pngs: Path, json_path: Path) -> None:
-    """Raises BadArgument when a conversion would write over what it reads."""
+    """Raises BadArgument if a conversion would overwrite what it reads."""
     written = pngs.resolve()
     for path in read:
         found = None if path is None else Path(path).resolve()
@@ -581,9 +583,10 @@ def _refuse_own_input(read: Iterable[str | os.PathLike[str] | None], pngs: Path,
             raise BadArgument(f"{path} is read, but {pngs} would be written. Give another folder for the new set.")
 
 
-def _write_png(path: Path, ids: IdMap, overwrite: bool) -> None:
+def _write_new_id_png(path: Path, ids: IdMap, overwrite: bool) -> None:
+    """Writes an id PNG. Raises BadArgument if another one has its name, unless it may be overwritten."""
     if not overwrite and path.exists():
-        # The same PNG comes from the same conversion, interrupted earlier.
+        # An equal PNG comes from the same conversion, interrupted earlier.
         with contextlib.suppress(BadDataset):
             if np.array_equal(read_id_png(path), ids):
                 return
@@ -591,54 +594,22 @@ def _write_png(path: Path, ids: IdMap, overwrite: bool) -> None:
     write_id_png(path, ids)
 
 
-def _place(source: Path, target: Path, *, copy: bool, overwrite: bool) -> None:
+def _place_image(source: Path | bytes, target: Path, *, copy: bool, overwrite: bool) -> None:
+    """Links or copies an image into the new set. Raises BadArgument if another file has its name."""
+    if not isinstance(source, bytes) and not source.is_file():
+        raise BadDataset(f"{source} was not found.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    packed = source.read_bytes() if is_elsewhere(source) else None
-    with contextlib.suppress(FileNotFoundError):
-        if target.read_bytes() == packed:
-            return
-        if packed is None and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
-            return
-        if not overwrite:
-            raise BadArgument(
-                f"{target} already exists and differs from {source}. Give another folder, or --overwrite."
-            )
-        target.unlink()
-    if packed is not None:
-        with atomic_write(target, durable=False) as handle:
-            handle.write(packed)
-        return
-    if not copy:
+    if not (copy or isinstance(source, bytes) or is_remote(source)):
         with contextlib.suppress(OSError):
             os.link(source, target)
             return
-    with open(source, "rb") as content, atomic_write(target, durable=False) as handle:
-        shutil.copyfileobj(content, handle)
-
-
-def folder_of(source: Path, folder: str, archives: Sequence[str]) -> Path | None:
-    """A folder of a dataset as it was published: unpacked in `source`, or in one of its archives there; None without.
-
-    The files of an archive are read in place, so nothing is unpacked.
-    Raises BadDataset for a damaged archive.
-    """
-    if (source / folder).is_dir():
-        return source / folder
-    for archive in archives:
-        packed = path_at(f"zip://{folder}::{source / archive}")
-        try:
-            if (source / archive).is_file() and packed.is_dir():
-                return packed
-        except OSError as error:
-            raise BadDataset(f"{source / archive}: {error.strerror or error}.") from error
-    return None
-
-
-@contextlib.contextmanager
-def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
-    """A thread pool that cancels queued work when something fails or the user interrupts."""
-    pool = ThreadPoolExecutor(threads or default_threads(besides=1))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    with contextlib.suppress(FileNotFoundError):
+        if target.read_bytes() == content:
+            return
+        if not overwrite:
+            raise BadArgument(f"{target} already exists and differs. Give another folder, or --overwrite.")
+        target.unlink()
+        return _place_image(source, target, copy=copy, overwrite=False)
+    with atomic_write(target, durable=False) as handle:
+        handle.write(content)

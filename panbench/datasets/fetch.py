@@ -2,16 +2,16 @@
 
     data/coco/<split>2017/*.jpg · annotations/panoptic_<split>2017.json · annotations/panoptic_<split>2017/*.png
 
-Archives are read by byte ranges, so validation annotations do not cost a download of the training part, and fifty
-images cost fifty images. `.panbench/` in the root stores sizes and CRCs, so a second call needs no network.
+Archives are read by byte ranges: validation annotations need no download of the training annotations, and fifty
+images need no download of all. `.panbench/` in the root stores sizes and CRCs, so a second call needs no network.
 """
 
 import contextlib
-import functools
 import json
 import os
 import shlex
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,35 +20,25 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
-from panbench.base.download import (
-    RangeReader,
-    RangesUnsupported,
-    download,
-    local_path,
-    mirrored,
-    require_space,
-    what_is_wrong,
-)
+from panbench.base.download import RangeReader, RangesUnsupported, download, local_path, mirrored
 from panbench.base.errors import WITHOUT_DOWNLOAD, BadArgument, BadDataset, DownloadFailed, Unreachable, Way
-from panbench.base.files import atomic_write, leaves_folder, write_json
-from panbench.base.reporter import SILENT, Reporter, Unit
+from panbench.base.files import atomic_write, leaves_folder, require_space, what_is_wrong, write_json
+from panbench.base.reporter import SILENT, Counting, Reporter, Unit, counter
 from panbench.base.secrets import without_secrets
-from panbench.base.text import in_sentence
-from panbench.base.zips import ByteSource, Member, Slice, ZipArchive, crc_of
+from panbench.base.text import in_sentence, size_in_words
+from panbench.base.zips import CONNECTIONS, ByteSource, StoredMember, ZipArchive, crc_of
+from panbench.datasets.instances import read_json
 
 SPLITS = ("val", "train", "test-dev")
 
-# Above this share, the whole archive is fetched (one request, SHA-256) rather than single members.
-_WHOLE_SHARE = 0.6
-_CONNECTIONS = 8
+# Above this share, the complete archive is downloaded (one request, SHA-256) instead of single members.
+_COMPLETE_SHARE = 0.6
 _STATE_FOLDER = ".panbench"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of the host: its path there, size in bytes and SHA-256."""
+    """A zip archive of the host: its path there, size in bytes and SHA-256."""
 
     path: str
     size: int
@@ -56,13 +46,13 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """The archive's file name, without folders."""
         return PurePosixPath(self.path).name
 
 
 @dataclass(frozen=True)
 class CocoHost:
-    """Where COCO 2017 comes from. Sizes and hashes: tensorflow/datasets, url_checksums/coco.txt."""
+    """The archives of COCO 2017 on a host. Sizes and hashes: tensorflow/datasets, url_checksums/coco.txt."""
 
     base: str
     annotations: Archive
@@ -101,16 +91,16 @@ COCO = CocoHost(
     ),
 )
 
-# How many images the JSON of each split lists, and how many its archive holds.
+# The number of images in the JSON of each split, and in its archive.
 N_IMAGES = {"val": 5_000, "train": 118_287, "test-dev": 20_288}
 _N_IN_ARCHIVE = {"val": 5_000, "train": 118_287, "test-dev": 40_670}
 
 
 @dataclass(frozen=True)
 class CocoFolder:
-    """What is on disk after a fetch: paths, counts, and the bytes that were downloaded for it.
+    """The files of COCO on disk after a fetch: paths, counts, and how many bytes were downloaded.
 
-    instances: the instance JSON, AP's ground truth in papers; None unless it was asked for
+    instances: the instance JSON, AP's ground truth in papers; None unless it was requested
     """
 
     root: Path
@@ -126,7 +116,7 @@ class CocoFolder:
 
 @dataclass(frozen=True)
 class CocoMissing:
-    """What is missing for an evaluation: counts, the approximate download in bytes, and the command that fetches it."""
+    """Which files an evaluation lacks: counts, the approximate download in bytes, and the command that fetches them."""
 
     root: Path
     json: bool
@@ -136,16 +126,16 @@ class CocoMissing:
     command: str
     split: str = "val"
     archives: Path | None = None
-    """A folder that has some of COCO's archives, from which `command` unpacks."""
+    """A folder with some of COCO's archives, which `command` unpacks."""
 
     @property
     def title(self) -> str:
-        """The dataset and its split, as papers call it."""
+        """The dataset with its split, as papers call it."""
         return f"COCO {self.split if self.split == 'test-dev' else f'{self.split}2017'}"
 
     @property
     def what(self) -> str:
-        """What is missing, in words."""
+        """The missing files, in words."""
         parts = ["the panoptic JSON"] if self.json else []
         parts += [f"{self.images:,} images"] if self.images else []
         parts += [f"{self.pngs:,} ground-truth PNGs"] if self.pngs else []
@@ -153,20 +143,20 @@ class CocoMissing:
 
     @property
     def reason(self) -> str:
-        """What is missing, in a sentence."""
+        """The sentence that says which files are missing."""
         return f"{self.root} lacks {self.what}."
 
     @property
     def way(self) -> str:
-        """The command that fetches it, and the size, as a way out of an error."""
+        """The hint for errors: the command that fetches the files, and the size of the download."""
         if self.archives is not None:
             return f"unpack just {self.split} of the archives in {self.archives} with `{self.command}`"
-        return f"fetch them (about {_readable(self.bytes)}) with `{self.command}`"
+        return f"fetch them (about {size_in_words(self.bytes)}) with `{self.command}`"
 
 
 def coco_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path, Path | None]:
-    """A split's JSON, folder of images and folder of id PNGs (None for test-dev), as mmdet lays them out."""
-    _known_split(split)
+    """Returns a split's JSON, folder of images and folder of id PNGs (None for test-dev) in mmdet's layout."""
+    _check_split(split)
     annotations = Path(root) / "annotations"
     if split == "test-dev":
         return annotations / "panoptic_image_info_test-dev2017.json", Path(root) / "test2017", None
@@ -180,7 +170,7 @@ def coco_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path, Pa
 def coco_missing(
     root: str | os.PathLike[str] = "data/coco", split: str = "val", limit: int | None = None
 ) -> CocoMissing | None:
-    """What of the first `limit` images of a split is not on disk; None when nothing is. Downloads nothing.
+    """Returns what the first `limit` images of a split lack on disk; None if nothing. Downloads nothing.
 
     Sizes are estimates from the archives' sizes and numbers of images; partly fetched archives count as not fetched.
     """
@@ -212,11 +202,11 @@ def coco_missing(
 
 
 def archives_below(root: Path, split: str) -> Path | None:
-    """The folder that has some of the archives of a split, as COCO publishes them; None where there are none."""
+    """Finds a folder with COCO's published archives of a split at or below `root`; None if there is none."""
     listing = COCO.image_info if split == "test-dev" else COCO.annotations
     names = (COCO.images[split].name, listing.name)
-    places = (root, root / "annotations", root / "archives")
-    return next((place for place in places if any((place / name).is_file() for name in names)), None)
+    folders = (root, root / "annotations", root / "archives")
+    return next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)
 
 
 def fetch_coco(
@@ -229,38 +219,28 @@ def fetch_coco(
     archives_from: str | os.PathLike[str] | None = None,
     reporter: Reporter = SILENT,
     host: CocoHost | None = None,
-    sleep: Callable[[float], object] | None = None,
 ) -> CocoFolder:
-    """Fetches what is missing or damaged of COCO panoptic's `split` under `root`; the result is complete and verified.
+    """Fetches missing or damaged files of COCO panoptic's `split` into `root`; the result is complete and verified.
 
     split: val, train, or test-dev (images and the list of images with panoptic categories; its ground truth is secret)
-    limit: only the first so many images in the order of the JSON, and their ground truth
+    limit: only the first `limit` images in the order of the JSON, and their ground truth
     instances: also instances_<split>2017.json, the ground truth of AP in papers (`eval --metrics pq,ap=FILE`)
-    keep_archives: leave the archives that had to be fetched whole in <root>/archives
-    archives_from: a folder of archives fetched before; they are verified, read in place and left there
+    keep_archives: keep archives that had to be downloaded completely, in <root>/archives
+    archives_from: a folder of archives downloaded before; they are verified, read in place and left there
     reporter: gets bytes downloaded, files verified, and notices
-    host: where COCO comes from; by default its own host
-    Raises DownloadFailed, OutOfSpace (before anything is fetched, where that can be known) and BadArgument.
+    host: the host to download from; by default COCO's own
+    Raises DownloadFailed, OutOfSpace (before any download, if the size is known) and BadArgument.
     After an interruption the same call resumes; no file has wrong content under its final name.
     """
-    _known_split(split)
+    _check_split(split)
     if limit is not None and limit < 1:
         raise BadArgument(f"The limit must be at least 1, not {limit}.")
     if archives_from is not None and not Path(archives_from).is_dir():
         raise BadArgument(f"{archives_from} is not a folder. Give the folder of the archives.")
     if instances and split == "test-dev":
-        raise BadArgument("The ground truth of test-dev is secret: it has no instances to fetch.")
-    job = _Fetch(
-        Path(root),
-        split,
-        limit,
-        instances,
-        keep_archives,
-        Path(archives_from) if archives_from is not None else None,
-        reporter,
-        host or COCO,
-        sleep,
-    )
+        raise BadArgument("The ground truth of test-dev is secret. Leave out --instances.")
+    own = None if archives_from is None else Path(archives_from)
+    job = _Fetch(Path(root), split, limit, instances, keep_archives, own, reporter, host or COCO)
     try:
         return job.run()
     except Unreachable as error:
@@ -280,14 +260,14 @@ def fetch_coco(
 
 
 def panoptic_categories() -> list[dict[str, Any]]:
-    """COCO's 133 panoptic categories as JSON records: id, name, isthing, supercategory, color."""
+    """Returns COCO's 133 panoptic categories as JSON records: id, name, isthing, supercategory, color."""
     text = resources.files("panbench.datasets").joinpath("coco_categories.json").read_text("utf-8")
     categories: list[dict[str, Any]] = json.loads(text)
     return categories
 
 
-class _Tree:
-    """The files of one folder as listed in an archive: sizes, CRCs, and which of them were verified on disk."""
+class _FolderState:
+    """What is known of the files in a folder: sizes and CRCs by the archive, and which were verified on disk."""
 
     def __init__(self, state: Path, folder: Path, archive: Archive) -> None:
         self.folder = folder
@@ -302,15 +282,16 @@ class _Tree:
                 self.files = {name: (int(size), int(crc)) for name, (size, crc) in record["files"].items()}
                 self._verified = {name: int(time) for name, time in record["verified"].items()}
 
-    def learn(self, members: Iterable[Member]) -> None:
-        """Records the sizes and CRCs of members, by file name without folders."""
-        self.files.update((PurePosixPath(member.name).name, (member.size, member.crc)) for member in members)
+    def record_members(self, members: Iterable[zipfile.ZipInfo]) -> None:
+        """Records the sizes and CRCs of an archive's members, by file name without folders."""
+        self.files.update((PurePosixPath(one.filename).name, (one.file_size, one.CRC)) for one in members)
         self._changed = True
 
-    def missing(self, names: Sequence[str], progress: Callable[[int, int], None]) -> list[str]:
-        """The names whose file is missing or differs from the archive; files unchanged since verified pass."""
+    def missing(self, names: Sequence[str], progress: Counting = lambda done, total: None) -> list[str]:
+        """Returns which files are missing or differ from the archive; only files that changed are read again."""
 
-        def wrong(name: str) -> bool:
+        def is_wrong(name: str) -> bool:
+            """True if a file is missing or differs; else marks it as verified."""
             path = self.folder / name
             try:
                 status = path.stat()
@@ -327,21 +308,22 @@ class _Tree:
             return False
 
         found = []
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            for number, (name, bad) in enumerate(zip(names, pool.map(wrong, names, chunksize=64), strict=True)):
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            for number, (name, bad) in enumerate(zip(names, pool.map(is_wrong, names, chunksize=64), strict=True)):
                 if bad:
                     found.append(name)
                 if number % 64 == 0:
                     progress(number, len(names))
         return found
 
-    def wrote(self, names: Iterable[str]) -> None:
+    def mark_verified(self, names: Iterable[str]) -> None:
         """Marks files as verified that were just written with their CRC checked."""
         for name in names:
             self._verified[name] = (self.folder / name).stat().st_mtime_ns
         self._changed = True
 
     def save(self) -> None:
+        """Writes the state to its JSON, if it changed."""
         if self._changed:
             verified = {name: time for name, time in self._verified.items() if name in self.files}
             write_json(
@@ -354,7 +336,7 @@ class _Tree:
 
 @dataclass
 class _Fetch:
-    """One call of `fetch_coco`."""
+    """Fetches COCO: the state of one call of `fetch_coco`."""
 
     root: Path
     split: str
@@ -364,92 +346,70 @@ class _Fetch:
     archives_from: Path | None
     reporter: Reporter
     host: CocoHost
-    sleep: Callable[[float], object] | None
 
     def __post_init__(self) -> None:
         self._readers: dict[str, RangeReader] = {}
         self._opened: dict[str, ZipArchive] = {}
         self._downloaded = 0
-        # Folders whose whole archive was fetched although few files were needed: unpack the others too.
-        self._came_whole: set[str] = set()
+        # Folders whose complete archive was downloaded although few files were needed: unpack the others too.
+        self._complete_folders: set[str] = set()
 
     def run(self) -> CocoFolder:
+        """Fetches JSONs, id PNGs and images in this order, then removes temporary archives."""
         json_path, image_folder, png_folder = coco_paths(self.root, self.split)
-        archive = self.archives[0]
-        instances = None
+        archive, instances = self.archives[0], None
         if self.split == "test-dev":
-            self._list_of_test_images(json_path)
+            self._write_test_dev_json(json_path)
         else:
-            self._annotation_json(json_path, self.host.annotations)
+            self._fetch_json(json_path, archive)
         if self.instances:
-            assert self.host.instances is not None
             instances = json_path.parent / f"instances_{self.split}2017.json"
-            self._annotation_json(instances, self.host.instances)
+            self._fetch_json(instances, self.archives[2])
         names, pngs = _names_in(json_path, self.limit)
         if png_folder is not None:
-            self._complete(self._tree(png_folder, archive), pngs, self._inner_archive)
-        try:
-            self._complete(self._tree(image_folder, self.host.images[self.split]), names, self._image_archive)
-        except RangesUnsupported:
-            self._notice(
-                f"{self.host.images[self.split].name} cannot be read in parts from this server; fetching single images."
-            )
-            self._single_images(json_path, image_folder, names)
+            self._fetch_folder(self._folder_state(png_folder, archive), pngs, self._inner_archive)
+        self._fetch_folder(self._folder_state(image_folder, self.archives[1]), names, self._image_archive)
         fetched = self._downloaded + sum(reader.fetched for reader in self._readers.values())
-        self._tidy()
+        self._clear_temporary()
+        n_pngs = len(pngs) if png_folder else 0
         return CocoFolder(
-            self.root,
-            self.split,
-            json_path,
-            image_folder,
-            len(names),
-            png_folder,
-            len(pngs) if png_folder else 0,
-            fetched,
-            instances,
+            self.root, self.split, json_path, image_folder, len(names), png_folder, n_pngs, fetched, instances
         )
 
     @property
     def archives(self) -> tuple[Archive, ...]:
-        """The archives that the split comes from, that of its JSON first."""
+        """The archives of the split: of its JSON, of its images, and of the instances if requested."""
         first = self.host.image_info if self.split == "test-dev" else self.host.annotations
         more = (self.host.instances,) if self.instances and self.host.instances is not None else ()
         return (first, self.host.images[self.split], *more)
 
     def close(self) -> None:
+        """Closes all opened archives."""
         for reader in self._readers.values():
             reader.close()
 
     # The JSONs
 
-    def _annotation_json(self, path: Path, archive: Archive) -> None:
+    def _fetch_json(self, path: Path, archive: Archive) -> None:
+        """Fetches one JSON from an archive, unless it exists and is unchanged."""
+        state = self._folder_state(path.parent, archive, path.name)
         inside = f"annotations/{path.name}"
-        tree = self._tree(path.parent, archive, path.name)
-        if path.name not in tree.files:
-            tree.learn([_found(inside, self._open(archive))])
-        if tree.missing([path.name], _nothing):
-            opened = self._open(archive)
-            member = _found(inside, opened)
-            require_space(self.root, member.size + member.packed_size, str(path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            opened.fetch(member, path, progress=lambda done, total: self._report(path.name, done, total))
-            tree.wrote([path.name])
-        tree.save()
+        if path.name not in state.files:
+            state.record_members([_member_named(inside, self._open_archive(archive))])
+        if state.missing([path.name]):
+            opened = self._open_archive(archive)
+            member = _member_named(inside, opened)
+            require_space(self.root, member.file_size + member.compress_size, str(path))
+            opened.fetch(member, path, self._counter(path.name))
+            state.mark_verified([path.name])
+        state.save()
 
-    def _list_of_test_images(self, path: Path) -> None:
+    def _write_test_dev_json(self, path: Path) -> None:
+        """Writes the JSON of test-dev: the host's list of images with the panoptic categories."""
         plain = path.parent / "image_info_test-dev2017.json"
-        archive = self.host.image_info
-        tree = self._tree(plain.parent, archive, plain.name)
-        if plain.name not in tree.files or tree.missing([plain.name], _nothing):
-            opened = self._open(archive)
-            member = _found(f"annotations/{plain.name}", opened)
-            tree.learn([member])
-            plain.parent.mkdir(parents=True, exist_ok=True)
-            opened.extract([member], lambda _: plain)
-            tree.wrote([plain.name])
-            tree.save()
+        self._fetch_json(plain, self.host.image_info)
         # The host's list has the 80 detection categories; a submission needs the 133 panoptic ones.
-        document = {**_read_json(plain), "categories": panoptic_categories(), "annotations": []}
+        document = {**read_json(plain, ("images",)), "categories": panoptic_categories(), "annotations": []}
         content = json.dumps(document).encode()
         if not path.is_file() or path.stat().st_size != len(content) or crc_of(path) != zlib.crc32(content):
             with atomic_write(path) as handle:
@@ -457,120 +417,86 @@ class _Fetch:
 
     # The files of a folder
 
-    def _complete(
+    def _fetch_folder(
         self,
-        tree: _Tree,
+        state: _FolderState,
         names: Sequence[str],
-        archive_for: Callable[[_Tree, Sequence[str] | None], ZipArchive],
+        archive_for: Callable[[_FolderState, Sequence[str]], ZipArchive],
     ) -> None:
         """Fetches the named files of a folder that are missing or differ from the archive."""
-        label = tree.folder.name
-        if not all(name in tree.files for name in names):
-            opened = archive_for(tree, None)
+        label = state.folder.name
+        # On the first call, the archive's list gives the sizes and CRCs; later calls read them from `.panbench/`.
+        if not all(name in state.files for name in names):
+            opened = archive_for(state, ())
             for name in names:
-                _found(f"{label}/{name}", opened)
-            tree.learn(member for member in opened.members.values() if str(PurePosixPath(member.name).parent) == label)
-            tree.save()
-        missing = tree.missing(names, lambda done, total: self._report(f"verifying {label}", done, total))
-        _remove_leftovers(tree.folder)
-        if missing:
-            opened = archive_for(tree, missing)
-            if label in self._came_whole:
-                missing = tree.missing(list(tree.files), _nothing)
-            wanted = [opened.members[f"{label}/{name}"] for name in missing]
-            size = sum(member.size for member in wanted)
-            require_space(self.root, size, f"{tree.folder} ({len(wanted):,} files)")
-            opened.extract(
-                wanted,
-                lambda member: tree.folder / PurePosixPath(member.name).name,
-                progress=lambda done: self._report(label, done, size),
-                connections=_CONNECTIONS,
+                _member_named(f"{label}/{name}", opened)
+            state.record_members(
+                one for one in opened.members.values() if str(PurePosixPath(one.filename).parent) == label
             )
-            tree.wrote(missing)
-        tree.save()
+            state.save()
+        missing = state.missing(names, self._counter(f"verifying {label}", "files"))
+        _remove_leftovers(state.folder)
+        if missing:
+            opened = archive_for(state, missing)
+            if label in self._complete_folders:
+                missing = state.missing(list(state.files))
+            requested = [opened.members[f"{label}/{name}"] for name in missing]
+            size, count = sum(member.file_size for member in requested), self._counter(label)
+            require_space(self.root, size, f"{state.folder} ({len(requested):,} files)")
+            opened.extract(
+                requested,
+                lambda member: state.folder / PurePosixPath(member.filename).name,
+                lambda done: count(done, size),
+            )
+            state.mark_verified(missing)
+        state.save()
 
-    def _image_archive(self, tree: _Tree, missing: Sequence[str] | None) -> ZipArchive:
-        """The archive of the images. `missing` None: only their list is needed."""
-        archive = self.host.images[self.split]
-        opened = self._open(archive)
-        if missing is not None and local_path(self._reader(archive).url) is None:
-            packed = sum(opened.members[f"{tree.folder.name}/{name}"].packed_size for name in missing)
-            if packed >= _WHOLE_SHARE * archive.size:
-                unpacked = sum(tree.files[name][0] for name in missing)
-                arrived = _size_of(self._temporary / f"{archive.name}.part")
-                require_space(self.root, archive.size - arrived + unpacked, f"{archive.name} with its unpacked files")
-                self._fetch_whole(archive)
-                opened = self._open(archive)
-        return opened
+    def _image_archive(self, state: _FolderState, missing: Sequence[str]) -> ZipArchive:
+        """Opens the archive of the images; downloads it completely if most images are missing."""
+        archive = self.archives[1]
+        opened = self._open_archive(archive)
+        packed = sum(opened.members[f"{state.folder.name}/{name}"].compress_size for name in missing)
+        if packed < _COMPLETE_SHARE * archive.size or local_path(self._reader(archive).url) is not None:
+            return opened
+        unpacked = sum(state.files[name][0] for name in missing)
+        needed = archive.size - _size_on_disk(self._temporary / f"{archive.name}.part") + unpacked
+        require_space(self.root, needed, f"{archive.name} with its unpacked files")
+        return self._download_archive(archive)
 
-    def _inner_archive(self, tree: _Tree, missing: Sequence[str] | None) -> ZipArchive:
-        """The archive of the id PNGs: the zip within the annotations' zip, read in place if stored uncompressed."""
-        outer = self.host.annotations
-        opened = self._open(outer)
-        member = _found(f"annotations/{tree.folder.name}.zip", opened)
-        where = f"{member.name} in {outer.name}"
-        name = PurePosixPath(member.name).name
-        reader = self._reader(outer)
-        for kept in (self._archives / name, self._temporary / name):
-            if kept.is_file() and kept.stat().st_size == member.size and crc_of(kept) == member.crc:
-                return self._open_inner(str(kept), functools.partial(RangeReader, kept))
-        if member.is_stored:
-            inner = self._open_inner(where, functools.partial(_inside, opened, member))
-            packed = sum(inner.members[f"{tree.folder.name}/{name}"].packed_size for name in missing or ())
-            if local_path(reader.url) is not None or packed < _WHOLE_SHARE * member.size:
+    def _inner_archive(self, state: _FolderState, missing: Sequence[str]) -> ZipArchive:
+        """Opens the zip of id PNGs that is inside the zip of annotations; in place if it is stored uncompressed."""
+        outer, label = self.archives[0], state.folder.name
+        opened = self._open_archive(outer)
+        member = _member_named(f"annotations/{label}.zip", opened)
+        local = self._temporary / f"{label}.zip"
+        for path in (self._archives / local.name, local):
+            if _size_on_disk(path) == member.file_size and crc_of(path) == member.CRC:
+                return self._open_zip(str(path), RangeReader(path))
+        if member.compress_type == zipfile.ZIP_STORED:
+            inner = self._open_zip(f"{member.filename} in {outer.name}", StoredMember(opened, member))
+            packed = sum(inner.members[f"{label}/{name}"].compress_size for name in missing)
+            if packed < _COMPLETE_SHARE * member.file_size or local_path(self._reader(outer).url) is not None:
                 return inner
-        require_space(self.root, 2 * member.size + member.packed_size, f"{member.name} with its unpacked files")
-        self._temporary.mkdir(parents=True, exist_ok=True)
-        kept = self._temporary / name
-        opened.fetch(member, kept, progress=lambda done, total: self._report(name, done, total))
-        self._came_whole.add(tree.folder.name)
-        return self._open_inner(str(kept), functools.partial(RangeReader, kept))
-
-    def _open_inner(self, where: str, source: Callable[[], ByteSource]) -> ZipArchive:
-        """A zip that was in a zip, by the place where it is read; its list is read once."""
-        if where not in self._opened:
-            self._opened[where] = ZipArchive(source(), where)
-        return self._opened[where]
-
-    def _single_images(self, json_path: Path, folder: Path, names: Sequence[str]) -> None:
-        """Images one by one from the host, for servers without ranges. Without a CRC, each is decoded instead."""
-        wanted = set(names)
-        sizes = {
-            image["file_name"]: (int(image["width"]), int(image["height"]))
-            for image in _read_json(json_path)["images"]
-            if image["file_name"] in wanted
-        }
-
-        def fetch(name: str) -> int:
-            def check(path: Path) -> str | None:
-                return _image_problem(path, sizes[name])
-
-            target = folder / name
-            if target.is_file() and check(target) is None:
-                return 0
-            target.unlink(missing_ok=True)
-            url = f"{self.host.base}/{folder.name}/{name}"
-            download(url, target, check=check, sleep=self.sleep)
-            return target.stat().st_size
-
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            for number, size in enumerate(pool.map(fetch, names), 1):
-                self._downloaded += size
-                self._report(f"images of {folder.name}", number, len(names))
+        needed = 2 * member.file_size + member.compress_size
+        require_space(self.root, needed, f"{member.filename} with its unpacked files")
+        opened.fetch(member, local, self._counter(local.name))
+        self._complete_folders.add(label)
+        return self._open_zip(str(local), RangeReader(local))
 
     # Archives
 
     @property
     def _archives(self) -> Path:
-        """The folder of archives that the user keeps."""
+        """The folder for archives that the user wants to keep."""
         return self.root / "archives"
 
     @property
     def _temporary(self) -> Path:
-        """The folder of archives needed until they are unpacked; an interrupted call leaves them for the next."""
+        """The folder for archives until they are unpacked; a call after an interruption uses them."""
         return self.root / _STATE_FOLDER / "archives"
 
-    def _tidy(self) -> None:
+    def _clear_temporary(self) -> None:
+        """Removes the archives that were only needed for unpacking; with `keep`, moves them to <root>/archives."""
         if not self._temporary.is_dir():
             return
         for path in self._temporary.iterdir():
@@ -581,33 +507,35 @@ class _Fetch:
                 path.unlink()
         self._temporary.rmdir()
 
-    def _open(self, archive: Archive) -> ZipArchive:
-        """An archive of the host with its list of members."""
-        if archive.path not in self._opened:
-            self._report(f"reading the list of {archive.name}", 0, None)
-            try:
-                self._opened[archive.path] = ZipArchive(self._reader(archive), archive.name)
-            except RangesUnsupported:
-                if self.limit is not None and archive is self.host.images[self.split]:
-                    raise
-                self._notice(f"{archive.name} cannot be read in parts from this server; fetching the whole archive.")
-                self._opened[archive.path] = ZipArchive(self._fetch_whole(archive), archive.name)
-        return self._opened[archive.path]
+    def _open_zip(self, where: str, source: ByteSource) -> ZipArchive:
+        """Opens a zip, or returns it opened before. where: its name in messages, by which it is cached"""
+        if where not in self._opened:
+            self._opened[where] = ZipArchive(source, where)
+        return self._opened[where]
+
+    def _open_archive(self, archive: Archive) -> ZipArchive:
+        """Opens an archive of the host by byte ranges; downloads it if the server cannot send ranges."""
+        if archive.name not in self._opened:
+            self._counter(f"reading the list of {archive.name}")(0, None)
+        try:
+            return self._open_zip(archive.name, self._reader(archive))
+        except RangesUnsupported:
+            self.reporter.notice(
+                f"{archive.name} cannot be read in parts from this server; fetching the whole archive."
+            )
+            return self._download_archive(archive)
 
     def _reader(self, archive: Archive) -> RangeReader:
-        """The archive at its nearest place: --from, fetched before, a mirror on this machine, or the host."""
+        """Opens a reader of an archive's nearest copy: --from, fetched before, a local mirror, or the host."""
         if archive.path in self._readers:
             return self._readers[archive.path]
         address = mirrored(f"{self.host.base}/{archive.path}")
-        near = [self._archives / archive.name, self._temporary / archive.name]
-        if self.archives_from is not None:
-            near.insert(0, self.archives_from / archive.name)
         mirror = local_path(address)
-        if mirror is not None:
-            near.append(mirror)
+        own = [] if self.archives_from is None else [self.archives_from / archive.name]
+        near = [*own, self._archives / archive.name, self._temporary / archive.name, *([mirror] if mirror else [])]
         for path in near:
             if path.is_file():
-                self._report(f"verifying {archive.name}", 0, None)
+                self._counter(f"verifying {archive.name}", "files")(0, None)
                 problem = what_is_wrong(path, archive.sha256, archive.size)
                 if problem is None:
                     address = str(path)
@@ -617,90 +545,58 @@ class _Fetch:
                         f"{path} is not COCO's {archive.name}: {problem}. Fetch it again or remove it."
                     )
         else:
-            if self.archives_from is not None:
-                self._notice(
+            if own:
+                self.reporter.notice(
                     f"{archive.name} is not in {self.archives_from}; reading it from {without_secrets(address)}."
                 )
-        self._readers[archive.path] = RangeReader(address, sleep=self.sleep or time.sleep)
-        if local_path(address) is None and self._readers[archive.path].size() != archive.size:
+        reader = self._readers[archive.path] = RangeReader(address)
+        if local_path(address) is None and reader.size() != archive.size:
             raise DownloadFailed(
-                f"{without_secrets(address)} has {self._readers[archive.path].size():,} bytes where COCO's "
-                f"{archive.name} has {archive.size:,}: not the same file."
+                f"{without_secrets(address)} has {reader.size():,} bytes where COCO's {archive.name} has "
+                f"{archive.size:,}: not the same file."
             )
-        return self._readers[archive.path]
+        return reader
 
-    def _fetch_whole(self, archive: Archive) -> RangeReader:
+    def _download_archive(self, archive: Archive) -> ZipArchive:
+        """Downloads a complete archive and opens it, for use in place of the host's."""
         target = self._temporary / archive.name
+        self._downloaded += archive.size - _size_on_disk(target.with_name(f"{target.name}.part"))
         url = f"{self.host.base}/{archive.path}"
-        counted = self._counted(archive.name)
-        download(url, target, sha256=archive.sha256, size=archive.size, progress=counted, sleep=self.sleep)
-        before = self._readers.pop(archive.path, None)
-        if before is not None:
+        download(url, target, sha256=archive.sha256, size=archive.size, progress=self._counter(archive.name))
+        if (before := self._readers.pop(archive.path, None)) is not None:
             self._downloaded += before.fetched
             before.close()
-        # What was opened reads from the place that was just closed.
-        self._opened.pop(archive.path, None)
+        self._opened.pop(archive.name, None)
         self._readers[archive.path] = RangeReader(target)
-        return self._readers[archive.path]
+        return self._open_zip(archive.name, self._readers[archive.path])
 
-    # Small things
+    # Helpers
 
-    def _tree(self, folder: Path, archive: Archive, name: str | None = None) -> _Tree:
+    def _folder_state(self, folder: Path, archive: Archive, name: str | None = None) -> _FolderState:
+        """Returns the stored state of a folder that is filled from an archive."""
         state = self.root / _STATE_FOLDER / f"{name or folder.name}.json"
-        return _Tree(state, folder, archive)
+        return _FolderState(state, folder, archive)
 
-    def _counted(self, label: str) -> Callable[[int, int | None], None]:
-        """Passes progress on, and adds what this call (not an earlier one) downloaded to the bytes fetched."""
-        last: list[int] = []
-
-        def report(done: int, total: int | None) -> None:
-            if last:
-                # A download that had to start over counts again from 0.
-                self._downloaded += done - last[0] if done >= last[0] else done
-            last[:] = [done]
-            self._report(label, done, total)
-
-        return report
-
-    def _report(self, label: str, done: int, total: int | None) -> None:
-        unit: Unit = "files" if label.startswith(("verifying ", "images of ")) else "bytes"
-        self.reporter.progress(label, done, total, unit)
-
-    def _notice(self, sentence: str) -> None:
-        self.reporter.notice(sentence)
+    def _counter(self, label: str, unit: Unit = "bytes") -> Counting:
+        return counter(self.reporter, label, unit)
 
 
-def _known_split(split: str) -> None:
+def _check_split(split: str) -> None:
     if split not in SPLITS:
         raise BadArgument(f"COCO panoptic has no split {split!r}. The splits are {', '.join(SPLITS)}.")
 
 
-def _found(name: str, archive: ZipArchive) -> Member:
+def _member_named(name: str, archive: ZipArchive) -> zipfile.ZipInfo:
+    """Returns a member of an archive. Raises DownloadFailed if there is none of that name."""
     try:
         return archive.members[name]
     except KeyError:
         raise DownloadFailed(f"{archive.where} has no {name}: not the archive that COCO publishes.") from None
 
 
-def _inside(archive: ZipArchive, member: Member) -> Slice:
-    """A member that lies in the archive unpacked, as a source of its own."""
-    start = archive.data_start(member)
-    return Slice(archive.source, start, start + member.size)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadDataset(f"{path} cannot be read as JSON ({error}). Remove it and fetch again.") from error
-    if not isinstance(document, dict):
-        raise BadDataset(f"{path} is not a panoptic JSON. Remove it and fetch again.")
-    return document
-
-
 def _names_in(path: Path, limit: int | None) -> tuple[list[str], list[str]]:
-    """File names of the first `limit` images of a panoptic JSON, and those of their id PNGs."""
-    document = _read_json(path)
+    """Reads the file names of the first `limit` images of a panoptic JSON, and of their id PNGs."""
+    document = read_json(path, ("images",))
     try:
         images = document["images"][:limit]
         png_of = {record["image_id"]: str(record["file_name"]) for record in document.get("annotations", ())}
@@ -715,6 +611,7 @@ def _names_in(path: Path, limit: int | None) -> tuple[list[str], list[str]]:
 
 
 def _count_missing(folder: Path, names: Iterable[str]) -> int:
+    """Counts the files that a folder lacks or has empty."""
     try:
         with os.scandir(folder) as entries:
             here = {entry.name for entry in entries if entry.stat().st_size > 0}
@@ -731,32 +628,9 @@ def _remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def _image_problem(path: Path, size: tuple[int, int]) -> str | None:
-    try:
-        with Image.open(path) as image:
-            if image.size != size:
-                return f"it is an image of {image.size[0]}×{image.size[1]}, not {size[0]}×{size[1]}"
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"it is not a complete image ({error})"
-    return None
-
-
-def _size_of(path: Path) -> int:
+def _size_on_disk(path: Path) -> int:
+    """Returns the size of a file in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _readable(size: float) -> str:
-    """Bytes for a person: 4.2 MB, 850 MB, 19.3 GB (powers of ten, as providers count)."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if size >= 99.5 or unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _nothing(done: int, total: int) -> None:
-    pass

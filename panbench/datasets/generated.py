@@ -1,4 +1,4 @@
-"""Generated `shapes` images in any model's categories and of any size: what timings run on."""
+"""Makes the generated images that timings run on: `shapes` of any size, in any model's categories."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,26 +21,27 @@ def generated_dataset(
     count: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """`count` generated `shapes` images of one size (height, width), whose categories are those of a model.
+    """Makes a dataset of `count` `shapes` images of one size (height, width) in a model's categories.
 
-    The categories of shapes take the names of the model's first things and stuff; a model trained on shapes has them
-    already. For a model without things, or without stuff, theirs are void. Images are kept in the cache; a second call
-    reads them.
+    The categories of shapes are renamed to the model's first things and stuff, unless the model was trained on shapes.
+    For a model without things, or without stuff, such segments are void. Images are cached for the next call.
     """
     root = cache_dir() / "bench" / f"shapes-v{shapes.VERSION}-{size[0]}x{size[1]}-{count}"
     gt = shapes.generate(root, count=count, size=size, progress=progress)
     own = tuple(category["name"] for category in shapes.CATEGORIES)
     folder = root / "annotations" / "panoptic_val"
     if set(own) != set(class_names):
-        gt, folder = _renamed(gt, folder, class_names, isthing)
+        gt, folder = _with_categories_of_model(gt, folder, class_names, isthing)
     name = f"shapes-{size[0]}x{size[1]}"
     return open_json(gt, root / "val", gt_dir=folder, name=name, split="val")
 
 
-def _renamed(gt: Path, folder: Path, class_names: Sequence[str], isthing: Sequence[bool]) -> tuple[Path, Path]:
-    """A copy of a JSON of shapes whose categories are a model's, with the ids 1, 2, … in label order; and its id maps.
+def _with_categories_of_model(
+    gt: Path, folder: Path, class_names: Sequence[str], isthing: Sequence[bool]
+) -> tuple[Path, Path]:
+    """Writes a JSON of shapes again with a model's categories, ids 1, 2, … by label; returns it and its id maps.
 
-    folder: the id maps of `gt`; they are copied only where some of their segments become void
+    folder: the id maps of `gt`; they are copied only if some of their segments become void
     """
     choices = {kind: [label for label, thing in enumerate(isthing) if thing == kind] for kind in (1, 0)}
     new_ids, seen = {}, {1: 0, 0: 0}
@@ -57,7 +58,7 @@ def _renamed(gt: Path, folder: Path, class_names: Sequence[str], isthing: Sequen
             if segment["category_id"] in new_ids
         ]
     if not all(choices.values()):
-        folder = _with_void(folder, "things-only" if choices[1] else "stuff-only", content["annotations"])
+        folder = _copy_with_void(folder, "things-only" if choices[1] else "stuff-only", content["annotations"])
     content["categories"] = [
         {"id": label + 1, "name": name, "isthing": int(isthing[label]), "supercategory": "", "color": [label, 0, 0]}
         for label, name in enumerate(class_names)
@@ -67,12 +68,12 @@ def _renamed(gt: Path, folder: Path, class_names: Sequence[str], isthing: Sequen
     return path, folder
 
 
-def _with_void(folder: Path, kind: str, annotations: Sequence[dict[str, Any]]) -> Path:
-    """A copy of a folder of id maps that holds the segments of `annotations` alone."""
+def _copy_with_void(folder: Path, kind: str, annotations: Sequence[dict[str, Any]]) -> Path:
+    """Copies a folder of id maps, setting segments that no annotation lists to void."""
     copy = folder.with_name(f"{folder.name}-{kind}")
     copy.mkdir(exist_ok=True)
     for annotation in annotations:
         ids = read_id_png(folder / annotation["file_name"])
-        kept = [segment["id"] for segment in annotation["segments_info"]]
-        write_id_png(copy / annotation["file_name"], np.where(np.isin(ids, kept), ids, 0))
+        listed = [segment["id"] for segment in annotation["segments_info"]]
+        write_id_png(copy / annotation["file_name"], np.where(np.isin(ids, listed), ids, 0))
     return copy

@@ -1,4 +1,4 @@
-"""COCO's instance JSON: true instances whose masks may overlap. The papers' ground truth of AP_pan."""
+"""Reads COCO's instance JSON: true instances whose masks may overlap, the papers' ground truth for AP_pan."""
 
 import json
 import os
@@ -11,33 +11,23 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadDataset
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
 from panbench.panoptic.image_ids import image_id_of
 from panbench.panoptic.types import Category
 
-__all__ = [
-    "MANY_CROWDS",
-    "OUTSIDE_PIXELS",
-    "InstanceSet",
-    "TrueInstance",
-    "instance_mask",
-    "read_instances",
-    "read_instances_json",
-    "read_json",
-]
-
 OUTSIDE_PIXELS = 2
-"""Annotation tools round polygons to points just outside of the image; anything farther is a mistake."""
+"""Annotation tools round polygons to points just outside the image; anything farther is an error."""
 
 MANY_CROWDS = 10
-"""From so many instances on, all of them crowds is a tool's habit and not a coincidence."""
+"""With at least this many instances, all being crowds is a habit of the tool and not a coincidence."""
 
 
 @dataclass(frozen=True)
 class TrueInstance:
-    """An instance as its JSON lists it: `area` decides its size, its mask is made by `InstanceSet.mask`."""
+    """One instance as its JSON lists it: `area` decides its size class; `InstanceSet.mask` makes its mask."""
 
     category_id: int
     area: float
@@ -47,7 +37,7 @@ class TrueInstance:
 
 @dataclass(frozen=True)
 class InstanceSet:
-    """The instances of a JSON by image id, in the order of the JSON. sizes: (height, width) of each image listed."""
+    """The instances of a JSON by image id, in the order of the JSON. sizes: (height, width) by image id"""
 
     path: Path
     sha256: str
@@ -55,11 +45,11 @@ class InstanceSet:
     sizes: dict[int, tuple[int, int]]
 
     def of_image(self, image_id: int) -> tuple[TrueInstance, ...]:
-        """The instances of an image; () where it has none."""
+        """Returns the instances of one image; () if it has none."""
         return self.by_image.get(image_id, ())
 
     def mask(self, instance: TrueInstance, height: int, width: int) -> npt.NDArray[np.bool_]:
-        """(height, width): the pixels of an instance, as pycocotools rasterizes them. Raises BadDataset."""
+        """Rasterizes an instance to (height, width) as pycocotools does. Raises BadDataset."""
         where = f"{self.path}: annotation {instance.record.get('id')}"
         return instance_mask(instance.record.get("segmentation"), height, width, where)[0]
 
@@ -67,11 +57,11 @@ class InstanceSet:
 def read_instances(
     path: str | os.PathLike[str], categories: Sequence[Category], image_ids: Sequence[int] | None = None
 ) -> InstanceSet:
-    """The instances of a COCO instance JSON such as instances_val2017.json.
+    """Reads the instances of a COCO instance JSON such as instances_val2017.json.
 
     categories: those of the panoptic ground truth; each instance must be of one of its things, by id and name
     image_ids: images that the JSON must list
-    Raises BadDataset for a file that is none, or that is of other categories or images.
+    Raises BadDataset for any other file, and for other categories or images.
     """
     document = read_json(path, ("images", "annotations", "categories"))
     things = {category.id: category.name for category in categories if category.isthing}
@@ -94,10 +84,10 @@ def read_instances(
     if absent:
         raise BadDataset(f"{path} does not list {len(absent):,} of the images, as {listed(absent, 5)}: another split?")
     found: dict[int, list[TrueInstance]] = defaultdict(list)
-    wanted = None if image_ids is None else set(image_ids)
+    requested = None if image_ids is None else set(image_ids)
     for record in document["annotations"]:
         try:
-            if wanted is not None and image_id_of(record["image_id"]) not in wanted:
+            if requested is not None and image_id_of(record["image_id"]) not in requested:
                 continue
             instance = TrueInstance(
                 int(record["category_id"]), float(record["area"]), bool(record.get("iscrowd", 0)), record
@@ -111,14 +101,14 @@ def read_instances(
 
 
 def instance_mask(shape: Any, height: int, width: int, where: str) -> tuple[npt.NDArray[np.bool_], bool]:
-    """(height, width): the mask that a `segmentation` of COCO describes, and whether polygons had to be clipped.
+    """Rasterizes COCO's `segmentation` to (height, width); also returns whether its polygons had to be clipped.
 
-    shape: polygons, or run lengths, compressed or not; where: begins the sentence of an error. Raises BadDataset.
+    shape: polygons, or run lengths, compressed or not; where: the beginning of error messages. Raises BadDataset.
     """
     from pycocotools import mask as rle_masks
 
     clipped = False
-    # pycocotools' C code trusts its input: what would write outside of its memory is refused here.
+    # pycocotools' C code trusts its input: refuse what would write outside its memory.
     if isinstance(shape, list):
         shape, clipped = _checked_polygons(shape, height, width, where)
     elif isinstance(shape, dict) and shape.get("size") != [height, width]:
@@ -141,10 +131,10 @@ def instance_mask(shape: Any, height: int, width: int, where: str) -> tuple[npt.
 
 
 def _checked_polygons(polygons: list[Any], height: int, width: int, where: str) -> tuple[list[list[float]], bool]:
-    """Polygons with all points in the image, and whether some had to be moved there.
+    """Clips polygons to the image; also returns whether any point had to be moved.
 
-    Raises BadDataset for those that are not lists of coordinates, not finite, or farther outside: pycocotools takes
-    memory for every pixel of their outline, or crashes.
+    Raises BadDataset for polygons that are not lists of coordinates, not finite, or more than OUTSIDE_PIXELS outside:
+    pycocotools allocates memory for every pixel of their outline, or crashes.
     """
     checked, clipped = [], False
     for polygon in polygons:
@@ -164,7 +154,7 @@ def _checked_polygons(polygons: list[Any], height: int, width: int, where: str) 
 
 
 def read_instances_json(path: str | os.PathLike[str]) -> dict[str, list[dict[str, Any]]]:
-    """A COCO instance JSON of ground truth. Raises BadDataset, and says what else a file is and what reads it."""
+    """Reads a COCO instance JSON of ground truth. Raises BadDataset that names the right command for other files."""
     if Path(path).is_dir():
         files = sorted(Path(path).glob("*.json"))
         labelme = bool(files) and "shapes" in read_json(files[0], ())
@@ -191,13 +181,13 @@ def read_instances_json(path: str | os.PathLike[str]) -> dict[str, list[dict[str
 
 
 def read_json(path: str | os.PathLike[str], keys: Iterable[str]) -> Any:
-    """A JSON document whose `keys` are lists. Raises BadDataset."""
+    """Reads a JSON object whose `keys` are lists. Raises BadDataset."""
     try:
-        document = json.loads(Path(path).read_bytes())
+        document = json.loads(path_at(path).read_bytes())
     except OSError as error:
         raise BadDataset(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise BadDataset(f"{path} is not JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise BadDataset(f"{path} is not JSON ({error}). It may be truncated: fetch or export it again.") from error
     for key in keys:
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise BadDataset(f"{path} has no list `{key}`.")

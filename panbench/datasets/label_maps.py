@@ -1,4 +1,4 @@
-"""PNGs of labels as people write them: files in a folder, their pixels, and the category that a value stands for."""
+"""Reads semantic PNGs: files in a folder, their pixels, and the category that each pixel value means."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,6 @@ from panbench.base.text import listed
 from panbench.datasets.instances import read_json
 from panbench.panoptic.types import Category, IdMap
 
-__all__ = ["NOTHING", "SemanticMaps", "files_in", "read_label_png"]
-
 NOTHING = -1
 """The label of a pixel without a category; 0 can be a category."""
 
@@ -30,7 +28,7 @@ _VALUES = 1 << 16
 
 
 def read_label_png(path: Path) -> npt.NDArray[Any]:
-    """A PNG's pixels as stored: palette indices, 8 or 16 bits, or channels."""
+    """Reads a PNG's pixel values as stored: palette indices, 8 or 16 bits, or several channels."""
     try:
         with path.open("rb") as handle, Image.open(handle) as image:
             return np.asarray(image)
@@ -39,7 +37,7 @@ def read_label_png(path: Path) -> npt.NDArray[Any]:
 
 
 def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
-    """The files of a suffix in a folder and below, sorted. Raises BadDataset when there is none."""
+    """Finds the files with a suffix in a folder and below, sorted. Raises BadDataset if there are none."""
     if not Path(folder).is_dir():
         raise BadDataset(f"{folder} is not a folder.")
     found = sorted(path for path in Path(folder).rglob(f"*{suffix}") if not path.name.startswith("."))
@@ -49,14 +47,15 @@ def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
 
 
 class SemanticMaps:
-    """One-channel PNGs, one an image with its name or at least its stem, as maps of category ids."""
+    """Reads one-channel PNGs, one per image with the same name or stem, as maps of category ids."""
 
     def __init__(self, folder: str | os.PathLike[str], categories: Sequence[Category], offset: str = "0") -> None:
-        """offset: what a value means: a number to add for the category id, `order` for the n-th category, or a JSON.
+        """Finds the PNGs in a folder. offset: what a pixel value means
 
+        A number is added to the value for the category id, `order` counts categories from 0, else it names a JSON.
         The JSON has a category id, or null for void, by value: `{"0": 7, "1": 8, "255": null}`.
-        What is no category is void where it is 255 or, after adding, not above 0.
-        Raises BadDataset without PNGs, BadArgument for an offset that is none of these.
+        A value that is not a category is void if it is 255 or, after adding, not above 0.
+        Raises BadDataset without PNGs, BadArgument for any other offset.
         """
         self.folder, self.categories, self.offset = folder, tuple(categories), offset
         files = files_in(folder, ".png")
@@ -65,19 +64,19 @@ class SemanticMaps:
         for path in files:
             self._by_stem.setdefault(path.stem, []).append(path)
         self._taken: dict[Path, str] = {}
-        self._table = _table(self.categories, offset)
+        self._lookup = _make_lookup(self.categories, offset)
 
     def has(self, file_name: str) -> bool:
-        """Whether there is a PNG of an image."""
+        """True if an image has a PNG."""
         return bool(self._candidates(file_name))
 
     def _candidates(self, file_name: str) -> list[Path]:
-        """The PNG of an image's name, folders included, else those of its stem."""
+        """Returns the PNG that has an image's name including folders, else all that have its stem."""
         exact = self._by_name.get(os.path.splitext(file_name)[0])
         return self._by_stem.get(Path(file_name).stem, []) if exact is None else [exact]
 
     def read(self, file_name: str, size: tuple[int, int]) -> IdMap:
-        """(H, W) int32: the category id of each pixel of an image, NOTHING where there is none. Raises BadDataset."""
+        """Reads the category id of each pixel of an image, (H, W) int32; void is NOTHING. Raises BadDataset."""
         found = self._candidates(file_name)
         if not found:
             raise BadDataset(f"{self.folder} has no {Path(file_name).stem}.png for the image {file_name}.")
@@ -86,7 +85,7 @@ class SemanticMaps:
         if len(found) > 1 or of_another:
             shared = f"{self._taken[path]} has it, too" if of_another else f"{found[1]} could be, too"
             raise BadDataset(
-                f"{path} cannot be told to be the map of the image {file_name}: {shared}. Name the maps as the images, "
+                f"{path} cannot be matched to the image {file_name}: {shared}. Name the maps as the images, "
                 "folders included."
             )
         values = read_label_png(path)
@@ -96,7 +95,7 @@ class SemanticMaps:
             raise BadDataset(
                 f"{path} is {values.shape[0]}×{values.shape[1]}, the JSON says {size[0]}×{size[1]} (height × width)."
             )
-        ids: IdMap = self._table[values.astype(np.uint16)]
+        ids: IdMap = self._lookup[values.astype(np.uint16)]
         if (ids == _UNKNOWN).any():
             unknown = np.unique(values[ids == _UNKNOWN]).tolist()
             raise BadDataset(
@@ -105,11 +104,11 @@ class SemanticMaps:
         return ids
 
     def _hint(self, values: npt.NDArray[Any]) -> str:
-        """Which --offset would take all values of a map."""
+        """Suggests the `--offset` that gives every value of a map a meaning."""
         fitting = [
             f"--offset {offset} ({whose})"
             for offset, whose in _COMMON.items()
-            if (_table(self.categories, offset)[values] != _UNKNOWN).all()
+            if (_make_lookup(self.categories, offset)[values] != _UNKNOWN).all()
         ]
         return (
             f"All of them would be with {' or '.join(fitting)}."
@@ -118,8 +117,8 @@ class SemanticMaps:
         )
 
 
-def _table(categories: Sequence[Category], offset: str) -> npt.NDArray[np.int32]:
-    """The category id for every value of 16 bits, NOTHING for void, _UNKNOWN for what is neither."""
+def _make_lookup(categories: Sequence[Category], offset: str) -> npt.NDArray[np.int32]:
+    """Returns the category id of every 16-bit value: NOTHING for void, _UNKNOWN if it is neither."""
     table = np.full(_VALUES, _UNKNOWN, np.int32)
     table[255] = NOTHING
     known = [category.id for category in categories]
@@ -133,14 +132,15 @@ def _table(categories: Sequence[Category], offset: str) -> npt.NDArray[np.int32]
     else:
         if not Path(offset).is_file():
             raise BadArgument(f"--offset {offset} is not a number, `order`, or a JSON of category ids by value.")
-        for value, category_id in _pairs(Path(offset)).items():
+        for value, category_id in _read_value_meanings(Path(offset)).items():
             if category_id is not None and category_id not in known:
                 raise BadDataset(f"{offset}: the value {value} means {category_id}, which is not among the categories.")
             table[value] = NOTHING if category_id is None else category_id
     return table
 
 
-def _pairs(path: Path) -> Mapping[int, int | None]:
+def _read_value_meanings(path: Path) -> Mapping[int, int | None]:
+    """Reads category ids (None: void) by pixel value from a JSON. Raises BadDataset."""
     document = read_json(path, ())
     try:
         pairs = {int(value): None if found is None else int(found) for value, found in document.items()}

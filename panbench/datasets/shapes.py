@@ -1,4 +1,4 @@
-"""`shapes`: a procedural panoptic dataset that needs no download.
+"""Generates `shapes`, a procedural panoptic dataset that needs no download.
 
 Textured things (five kinds) overlap, occlude each other and run over the border of a background of four kinds of stuff;
 some scenes hold a crowd or a void region. Everything is computed from the raw bits of a fixed generator by additions,
@@ -23,14 +23,14 @@ FloatMap = npt.NDArray[np.float64]
 BoolMap = npt.NDArray[np.bool_]
 
 VERSION = 1
-"""Raised when the same seed no longer gives the same pixels."""
+"""Increased when the same seed no longer gives the same pixels."""
 
 DEFAULT_SIZE = (128, 160)
 DEFAULT_VAL_IMAGES = 200
 SPLITS = {"train": 0, "val": 1, "test": 2}
 _SIZE_LIMITS = (32, 8192)
 
-# Category ids have gaps, as COCO's have: code that confuses ids with labels already fails here.
+# Category ids have gaps like COCO's, so that code that confuses ids with labels fails.
 CATEGORIES: tuple[dict[str, Any], ...] = (
     {"id": 1, "name": "ball", "supercategory": "round", "isthing": 1, "color": [214, 72, 62]},
     {"id": 2, "name": "box", "supercategory": "angular", "isthing": 1, "color": [62, 108, 214]},
@@ -56,35 +56,38 @@ class ShapesScene:
 
 
 class _Dice:
-    """Random numbers from raw bits: their streams are fixed by the generator's definition, not by a NumPy version."""
+    """Draws random numbers that are the same with every version of NumPy."""
 
     def __init__(self, *key: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(key))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """Draws a number in [low, high)."""
         return low + (high - low) * (int(self._bits.random_raw()) >> 11) * 2.0**-53
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number in [low, high)."""
+        """Draws an integer in [low, high)."""
         return low + int(self.uniform() * (high - low))
 
     def chance(self, probability: float) -> bool:
+        """Returns True with a given probability."""
         return self.uniform() < probability
 
     def uniforms(self, *shape: int) -> FloatMap:
+        """Draws an array of numbers in [0, 1)."""
         count = int(np.prod(shape))
         raw = np.asarray(self._bits.random_raw(count), dtype=np.uint64)
         return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
 
     def rotation(self) -> tuple[float, float]:
-        """(cos, sin) of a random angle, from the rational parametrisation of the circle: no trigonometry."""
+        """Draws (cos, sin) of a random angle without trigonometric functions, which differ between platforms."""
         t = self.uniform(-1.0, 1.0)
         cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
         return (cosine, sine) if self.chance(0.5) else (-sine, cosine)
 
 
 def make_scene(index: int, *, split: str = "val", seed: int = 0, size: tuple[int, int] = DEFAULT_SIZE) -> ShapesScene:
-    """Scene number `index` of a split; the same arguments give the same pixels on every platform.
+    """Generates scene number `index` of a split; the same arguments give the same pixels on every platform.
 
     size: (height, width) in pixels, each 32–8192; objects scale with the shorter side.
     Raises BadArgument for an unknown split or a size outside the limits.
@@ -108,7 +111,7 @@ def make_scene(index: int, *, split: str = "val", seed: int = 0, size: tuple[int
 
 
 class _Canvas:
-    """The scene while it is painted, back to front; coordinates are in units of the shorter side."""
+    """A scene while it is painted, back to front; coordinates are in units of the shorter side."""
 
     def __init__(self, height: int, width: int) -> None:
         self.unit = float(min(height, width))
@@ -120,20 +123,20 @@ class _Canvas:
         self.layers: list[tuple[int, bool]] = []  # (category id, iscrowd) of layer 1, 2, …
 
     def paint(self, window: tuple[slice, slice], mask: BoolMap, color: FloatMap, category_id: int, crowd: bool) -> None:
-        """Covers the window's pixels under `mask` with a new layer. `color`: (h, w, 3) of the window."""
+        """Paints a new layer over the pixels of a window under `mask`. color: (h, w, 3) of the window"""
         self.layers.append((category_id, crowd))
         np.copyto(self.layer[window], len(self.layers), where=mask)
         np.copyto(self.color[window], color, where=mask[..., None])
 
     def window(self, x: float, y: float, radius: float) -> tuple[slice, slice]:
-        """The pixels that a disc could touch, cut at the border."""
+        """Returns the slices of the pixels that a disc could cover, clipped to the image."""
         rows, columns = self.layer.shape
         top, left = int(max((y - radius) * self.unit - 1, 0)), int(max((x - radius) * self.unit - 1, 0))
         stop_y, stop_x = int((y + radius) * self.unit + 2), int((x + radius) * self.unit + 2)
         return slice(top, min(max(stop_y, top), rows)), slice(left, min(max(stop_x, left), columns))
 
     def finish(self, dice: _Dice) -> ShapesScene:
-        """Adds sensor noise and light, drops slivers to void, numbers what is visible with ids spread over 24 bits."""
+        """Adds light and noise, sets slivers to void, numbers the visible layers, and returns the scene."""
         rows, columns = self.layer.shape
         noise = dice.uniforms(rows, columns) + dice.uniforms(rows, columns) - 1.0
         light = 1.0 + dice.uniform(-0.12, 0.12) + dice.uniform(-0.15, 0.15) * (self.ys / self.bottom - 0.5)
@@ -162,6 +165,7 @@ class _Canvas:
     def _segments_info(
         self, ids: npt.NDArray[np.int32], id_of_layer: npt.NDArray[np.int32]
     ) -> Iterator[dict[str, Any]]:
+        """Yields the COCO record of each visible segment."""
         described: set[int] = set()
         for number, (category_id, crowd) in enumerate(self.layers, start=1):
             segment_id = int(id_of_layer[number])
@@ -184,29 +188,30 @@ _STUFF_IDS = frozenset(c["id"] for c in _STUFF)
 
 
 def _paint_background(canvas: _Canvas, dice: _Dice) -> None:
-    """Sky over one or two grounds, with a brick wall in some scenes; borders between them are uneven."""
+    """Paints sky over one or two grounds with uneven borders, and a brick wall in some scenes."""
     sky, grass, sand, brick = _STUFF
-    whole = (slice(None), slice(None))
+    everything = (slice(None), slice(None))
     everywhere = np.ones(canvas.layer.shape, bool)
     grounds = [grass, sand] if dice.chance(0.5) else [sand, grass]
     horizon = dice.uniform(0.15, 0.6) * canvas.bottom
-    canvas.paint(whole, everywhere, _stuff_texture(canvas, dice, sky), sky["id"], False)
+    canvas.paint(everything, everywhere, _stuff_texture(canvas, dice, sky), sky["id"], False)
     below = np.broadcast_to(canvas.ys > horizon + _wobble(canvas, dice, 0.10), canvas.layer.shape)
-    canvas.paint(whole, below, _stuff_texture(canvas, dice, grounds[0]), grounds[0]["id"], False)
+    canvas.paint(everything, below, _stuff_texture(canvas, dice, grounds[0]), grounds[0]["id"], False)
     if dice.chance(0.6):
         second = horizon + dice.uniform(0.25, 0.7) * (canvas.bottom - horizon)
         lower = np.broadcast_to(canvas.ys > second + _wobble(canvas, dice, 0.14), canvas.layer.shape)
-        canvas.paint(whole, lower, _stuff_texture(canvas, dice, grounds[1]), grounds[1]["id"], False)
+        canvas.paint(everything, lower, _stuff_texture(canvas, dice, grounds[1]), grounds[1]["id"], False)
     if dice.chance(0.45):
         left = dice.uniform(-0.2, 0.8) * canvas.right
         right = left + dice.uniform(0.25, 0.6) * canvas.right
         top = dice.uniform(0.05, 0.5) * canvas.bottom
         bottom = top + dice.uniform(0.25, 0.6) * canvas.bottom
         wall = (canvas.xs > left) & (canvas.xs < right) & (canvas.ys > top) & (canvas.ys < bottom)
-        canvas.paint(whole, wall, _stuff_texture(canvas, dice, brick), brick["id"], False)
+        canvas.paint(everything, wall, _stuff_texture(canvas, dice, brick), brick["id"], False)
 
 
 def _paint_things(canvas: _Canvas, dice: _Dice) -> None:
+    """Paints two to seven things of random kind, size and position."""
     for _ in range(dice.integer(2, 8)):
         kind = _THINGS[dice.integer(0, len(_THINGS))]
         radius = dice.uniform(0.09, 0.27)
@@ -215,12 +220,12 @@ def _paint_things(canvas: _Canvas, dice: _Dice) -> None:
 
 
 def _paint_crowd(canvas: _Canvas, dice: _Dice) -> None:
-    """Many small things of one kind, close together: one segment with iscrowd=1."""
+    """Paints many small things of one kind, close together: one segment with iscrowd=1."""
     kind = _THINGS[dice.integer(0, len(_THINGS))]
     x, y = dice.uniform(0.2, 0.8) * canvas.right, dice.uniform(0.2, 0.8) * canvas.bottom
-    spread, first = dice.uniform(0.12, 0.25), True
+    reach, first = dice.uniform(0.12, 0.25), True
     for _ in range(dice.integer(9, 18)):
-        dx, dy = dice.uniform(-spread, spread), dice.uniform(-spread, spread) * 0.6
+        dx, dy = dice.uniform(-reach, reach), dice.uniform(-reach, reach) * 0.6
         radius = dice.uniform(0.045, 0.06)
         _paint_thing(canvas, dice, kind, x + dx, y + dy, radius, crowd_layer=True, same_layer=not first)
         first = False
@@ -237,6 +242,7 @@ def _paint_thing(
     crowd_layer: bool,
     same_layer: bool = False,
 ) -> None:
+    """Paints one thing in a random rotation and texture."""
     window = canvas.window(x, y, radius)
     cosine, sine = dice.rotation()
     dx, dy = canvas.xs[:, window[1]] - x, canvas.ys[window[0]] - y
@@ -251,7 +257,7 @@ def _paint_thing(
 
 
 def _paint_void(canvas: _Canvas, dice: _Dice) -> None:
-    """An unlabelled blotch: grey noise over whatever was there."""
+    """Paints an unlabelled blotch: grey noise over existing segments."""
     x, y = dice.uniform(0, canvas.right), dice.uniform(0, canvas.bottom)
     radius = dice.uniform(0.06, 0.18)
     window = canvas.window(x, y, radius)
@@ -262,30 +268,34 @@ def _paint_void(canvas: _Canvas, dice: _Dice) -> None:
     canvas.color[window][mask] = grey[mask][:, None]
 
 
-# Outlines: u, v are coordinates in the thing's own frame, 1 = its radius; `variety` in [0, 1) bends the proportions.
+# Outlines: u, v are coordinates in the thing's own frame, 1 = its radius; `variety` in [0, 1) varies the proportions.
 
 
 def _ball(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    """Returns the mask of a disc, squashed by `variety`, on coordinates (u, v) within ±1."""
     squash = 1.0 + 0.25 * variety
     return u * u + (v * squash) * (v * squash) < 1.0
 
 
 def _box(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    """Returns the mask of a rectangle on coordinates (u, v) within ±1."""
     return (np.abs(u) < 0.78) & (np.abs(v) < 0.78 - 0.25 * variety)
 
 
 def _triangle(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    """Returns the mask of a triangle on coordinates (u, v) within ±1."""
     return (v < 0.62) & (v > 2.0 * np.abs(u) * (0.85 + 0.2 * variety) - 0.95)
 
 
 def _ring(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    """Returns the mask of a ring on coordinates (u, v) within ±1."""
     square = u * u + v * v
     inner = 0.45 + 0.15 * variety
     return (square < 1.0) & (square > inner * inner)
 
 
 def _star(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
-    """Four points: an astroid-like outline, |u|^p + |v|^p < 1 with p = 1/2, and a square core."""
+    """Returns the mask of a four-pointed star: |u|^p + |v|^p < 1 with p = 1/2, and a square core."""
     core = 0.38 + 0.08 * variety
     points = np.sqrt(np.abs(u)) + np.sqrt(np.abs(v)) < 1.2
     return (points & (np.abs(u) < 1) & (np.abs(v) < 1)) | ((np.abs(u) < core) & (np.abs(v) < core))
@@ -301,7 +311,7 @@ _OUTLINES: dict[str, Callable[[FloatMap, FloatMap, float], BoolMap]] = {
 
 
 def _thing_texture(dice: _Dice, kind: dict[str, Any], u: FloatMap, v: FloatMap) -> FloatMap:
-    """(h, w, 3): the kind's colour, varied, shaded across, striped in half of the cases."""
+    """Returns the colours (h, w, 3) of a thing: its kind's, varied and shaded, in half of the cases striped."""
     base = np.asarray(kind["color"], np.float64) + 70.0 * (dice.uniforms(3) - 0.5)
     shade = 1.0 + 0.22 * (v - 0.6 * u)
     if dice.chance(0.5):
@@ -312,7 +322,7 @@ def _thing_texture(dice: _Dice, kind: dict[str, Any], u: FloatMap, v: FloatMap) 
 
 
 def _stuff_texture(canvas: _Canvas, dice: _Dice, kind: dict[str, Any]) -> FloatMap:
-    """(H, W, 3): the kind's colour, varied, under the pattern that marks its material."""
+    """Returns the colours (H, W, 3) of stuff: its kind's, varied, with the pattern of its material."""
     base = np.asarray(kind["color"], np.float64) + 36.0 * (dice.uniforms(3) - 0.5)
     coarse = _value_noise(dice, canvas.xs, canvas.ys, 3.0) - 0.5
     if kind["name"] == "grass":
@@ -327,30 +337,30 @@ def _stuff_texture(canvas: _Canvas, dice: _Dice, kind: dict[str, Any]) -> FloatM
     else:
         pattern = 1.0 + 0.18 * coarse + 0.1 * (canvas.ys / canvas.bottom)
     color: FloatMap = np.empty((*canvas.layer.shape, 3))
-    for channel in range(3):  # numpy's inner loop is along x then, not along three colours
+    for channel in range(3):  # NumPy's inner loop then runs along x, not along three colours
         np.multiply(pattern, base[channel], out=color[..., channel])
     return color
 
 
 def _triangle_wave(t: FloatMap) -> FloatMap:
-    """Period 1, between 0 and 1."""
+    """Returns a triangle wave of period 1 between 0 and 1."""
     return np.abs(2.0 * (t - np.floor(t)) - 1.0)
 
 
 def _wobble(canvas: _Canvas, dice: _Dice, amplitude: float) -> FloatMap:
-    """(1, W): an uneven line around 0."""
+    """Returns an uneven line around 0, (1, W), for borders between grounds."""
     return amplitude * (_value_noise(dice, canvas.xs, np.zeros((1, 1)), 4.0) - 0.5)
 
 
 def _value_noise(dice: _Dice, xs: FloatMap, ys: FloatMap, frequency: float) -> FloatMap:
-    """Smooth noise in [0, 1] on the grid xs (1, w) × ys (h, 1): random lattice values, bilinear between them."""
+    """Returns smooth noise in [0, 1] on the grid xs (1, w) × ys (h, 1), bilinear between random lattice values."""
     fx, fy = xs * frequency, ys * frequency
     fx, fy = fx - np.floor(fx.min()), fy - np.floor(fy.min())
     ix, iy = np.floor(fx).astype(np.intp), np.floor(fy).astype(np.intp)
     lattice = dice.uniforms(int(iy.max()) + 2, int(ix.max()) + 2)
     tx, ty = fx - ix, fy - iy
     tx, ty = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty)
-    # First along x in the few rows of the lattice: the same products and sums as pixel by pixel, to the last bit.
+    # Interpolate along x first, in the few lattice rows: bit-identical to pixel by pixel, with fewer operations.
     rows = lattice[:, ix[0]] * (1.0 - tx) + lattice[:, ix[0] + 1] * tx
     noise: FloatMap = rows[iy[:, 0]] * (1.0 - ty) + rows[iy[:, 0] + 1] * ty
     return noise
@@ -367,7 +377,7 @@ def generate(
 ) -> Path:
     """Writes a split in mmdet's COCO panoptic layout below `root`; returns the path of its JSON.
 
-    Images are in `root/<split>/`, id PNGs in `root/annotations/panoptic_<split>/`, beside `panoptic_<split>.json`.
+    Images are in `root/<split>/`, id PNGs in `root/annotations/panoptic_<split>/`, next to `panoptic_<split>.json`.
     The JSON is written last: if it exists, the split is complete, and the call returns at once.
     progress(done, count) is called after each image. Raises BadArgument, OutOfSpace.
     """
@@ -381,11 +391,12 @@ def generate(
     id_folder.mkdir(parents=True, exist_ok=True)
 
     def draw(index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Makes one scene and writes its PNGs; returns its records for `images` and `annotations`."""
         scene = make_scene(index, split=split, seed=seed, size=size)
         image_id, name = index + 1, f"{index + 1:012d}.png"
-        _write_png(image_folder / name, scene.image)
+        _write_rgb_png(image_folder / name, scene.image)
         ids = scene.ids
-        _write_png(id_folder / name, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8))
+        _write_rgb_png(id_folder / name, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8))
         image = {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
         annotation = {"image_id": image_id, "file_name": name, "segments_info": list(scene.segments_info)}
         return image, annotation
@@ -403,6 +414,6 @@ def generate(
     return json_path
 
 
-def _write_png(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
+def _write_rgb_png(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
     with atomic_write(path, durable=False) as handle:
         handle.write(pixels.encode_png(rgb))

@@ -1,1 +1,1 @@
-"""Models run on data: one evaluation, several, on several GPUs, timed, or on photographs."""
+"""Evaluates models on datasets, on one or several GPUs; also measures speed and segments photographs."""

@@ -1,31 +1,25 @@
 """Evaluates one model on one dataset into a run folder: images → model → fusion → overlap tables.
 
-run_folders.py owns the run folders, loop.py runs the threads, sinks take the outputs, record.py says what run.json has.
+run_folders.py owns the run folders, loop.py runs the threads, sinks take the outputs, record.py fills run.json.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
-from panbench.evaluation.batch_size import chosen_batch_size
-from panbench.evaluation.fits import check_fits, with_model_categories
-from panbench.evaluation.keeper import keeper_of
 from panbench.evaluation.loop import Loop
-from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, Joined, with_all_studies
-from panbench.evaluation.plan import plan_batches
+from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, with_all_studies
+from panbench.evaluation.plan import chosen_batch_size, plan_batches, without_images
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.run_folders import RunFolders
-from panbench.evaluation.score_sink import ScoreSink
-from panbench.evaluation.shown import as_shown, run_further, with_those_beside
-from panbench.evaluation.sinks import Sink
+from panbench.evaluation.sinks import CandidateSink, ScoreSink, Sink
+from panbench.evaluation.wrapping import check_fits, with_model_categories, wrap_model
 from panbench.models.model import Model
 from panbench.models.rules import Rule
-from panbench.runs import ImagesRecord, Run, RunInfo, RunWriter
-
-__all__ = ["evaluate", "evaluate_rules"]
+from panbench.runs import ImagesRecord, Run, RunInfo
 
 
 def evaluate(
@@ -37,17 +31,29 @@ def evaluate(
 ) -> Run:
     """Evaluates a model on a dataset into the run folder `out`, and returns the run.
 
-    dataset: one without ground truth needs `options.save_predictions` or `unscored`; nothing of it is scored; one
-        without categories (photographs) has the model's
+    dataset: without ground truth it is not scored, and needs `options.save_predictions` or `unscored`; without
+        categories (photographs) it gets the model's
     reporter: gets progress (the task is the model's title), and notices of what was skipped or chosen
-    Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
+    Raises PanbenchError for bad input; what was written until then stays, and `options.resume` resumes it.
     """
     dataset = with_model_categories(dataset, model)
-    model = as_shown(model, dataset, options)
-    folders = {model.rule: Path(out)}
-    run, *_ = evaluate_rules(model, dataset, with_those_beside(model, folders, options), options, reporter)
-    run_further(model, dataset, folders, options, reporter)
-    return run
+    model = wrap_model(model, dataset, options)
+    return evaluate_with_further(model, dataset, {model.rule: Path(out)}, options, reporter)[0]
+
+
+def evaluate_with_further(
+    model: Model, dataset: Dataset, folders: Mapping[Rule, Path], options: EvaluateOptions, reporter: Reporter
+) -> list[Run]:
+    """Evaluates a model by several rules, with the studies' extra runs in the same pass and further runs after it.
+
+    model: from `wrap_model`. Returns the runs of `folders` in order, then the extra runs of the pass.
+    """
+    extra_runs = [study.beside(model, folders, options) for study in options.studies]
+    in_one_pass = {**folders, **{rule: folder for each in extra_runs for rule, folder in each.items()}}
+    runs = evaluate_rules(model, dataset, in_one_pass, options, reporter)
+    for study in options.studies:
+        study.run_further(model, dataset, folders, options, reporter)
+    return runs
 
 
 def evaluate_rules(
@@ -57,11 +63,11 @@ def evaluate_rules(
     options: EvaluateOptions = DEFAULTS,
     reporter: Reporter = SILENT,
 ) -> list[Run]:
-    """Evaluates a model once and fuses its outputs by several rules, each into a run of its own; the runs in order.
+    """Runs a model once and fuses its outputs by several rules, each into a separate run; returns the runs in order.
 
-    folders: the run folder of each rule; other arguments and errors as of `evaluate`. The model is taken as it is, and
-    further runs are not made: see `as_shown`, `run_further`.
-    A run that is complete already is left alone when `options.resume` is set, and the others go on.
+    folders: the run folder of each rule; other arguments and errors as in `evaluate`. Does not wrap the model or make
+    further runs: see `wrap_model`, `evaluate_with_further`.
+    With `options.resume`, complete runs are left alone and the others are resumed.
     """
     dataset = with_model_categories(dataset, model)
     check_fits(model, dataset, folders, options)
@@ -73,17 +79,17 @@ def evaluate_rules(
     plan = plan_batches(dataset.scenes, size, model)
     scenes = dataset.scenes
     if options.shard is not None:
-        plan = plan.share(options.shard.number - 1, options.shard.of)
+        plan = plan[options.shard.number - 1 :: options.shard.of]
         scenes = [scene for batch in plan for scene in batch]
-    runs.look(model, dataset, scenes)
+    runs.find_unfinished(model, dataset, scenes)
     if not runs.unfinished:
         return runs.all()
 
     def new_record(rule: Rule) -> RunInfo:
         record = first_record(model, dataset, {**settings[rule], "batch_size": size}, options.command, rule)
         further = {name: value for each in joined for name, value in each.record.items()}
-        whole = None if options.shard is None else len(dataset.scenes)
-        return replace(record, images=ImagesRecord(expected=len(scenes), whole=whole), **further)
+        total = None if options.shard is None else len(dataset.scenes)
+        return replace(record, images=ImagesRecord(expected=len(scenes), whole=total), **further)
 
     with runs.writing(new_record) as writers:
         ids = model.category_ids(dataset.categories)
@@ -91,12 +97,10 @@ def evaluate_rules(
             ScoreSink(writer, model, rule, ids, keep_maps=options.save_predictions)
             for writer, rule in zip(writers, runs.unfinished, strict=True)
         ]
-        sinks = [*scores, *_other_sinks(evaluation, joined, writers)]
+        sinks: list[Sink] = [*scores]
+        if options.keep_candidates:
+            sinks.append(CandidateSink.for_model(model, dataset, writers[0].path, options.half_precision, reporter))
+        sinks += [each.sink(writers) for each in joined if each.sink is not None]
         done = frozenset.intersection(*(frozenset(sink.done) for sink in sinks))
-        runs.run(Loop(model, sinks, options, reporter, len(scenes)), plan.without(done), scores)
+        runs.run(Loop(model, sinks, options, reporter, len(scenes)), without_images(plan, done), scores)
     return runs.all()
-
-
-def _other_sinks(evaluation: Evaluation, joined: Sequence[Joined], writers: Sequence[RunWriter]) -> list[Sink]:
-    kept: list[Sink] = [keeper_of(evaluation, writers[0].path)] if evaluation.options.keep_candidates else []
-    return kept + [each.sink(writers) for each in joined if each.sink is not None]

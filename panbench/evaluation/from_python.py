@@ -1,4 +1,4 @@
-"""`panbench.evaluate`: whatever a program has for a model and for a dataset."""
+"""`panbench.evaluate`: evaluates models and datasets that a Python program passes in various forms."""
 
 import os
 import re
@@ -20,8 +20,6 @@ from panbench.models.model import REQUIRED, Model, adopted
 from panbench.models.opening import load_model, spec_of
 from panbench.runs import Run
 
-__all__ = ["evaluate", "model_of"]
-
 
 def evaluate(
     model: Model | ModelSpec | str | os.PathLike[str] | Callable[[Any], Any],
@@ -37,7 +35,7 @@ def evaluate(
     dataset: a `Dataset`, or its name or folder as `open_dataset` takes it. One without ground truth needs
         `save_predictions` or `unscored` among the options; one without categories (photographs) has the model's
     reporter: gets images scored (the task is the model's title) and, as notices, what was skipped or chosen
-    Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
+    Raises PanbenchError for bad input; what was written until then stays, and `options.resume` resumes it.
     """
     if not isinstance(out, str | os.PathLike):
         raise BadArgument(f"out must be the path of the run folder, not {kind_of(out)}.")
@@ -55,7 +53,7 @@ def evaluate(
 
 
 def model_of(given: Any, reporter: Reporter = SILENT) -> Model:
-    """What a program gives for a model, as a `Model`. Raises BadModel and BadArgument for what is none."""
+    """Converts what a program passes as a model to a `Model`. Raises BadModel and BadArgument for anything else."""
     if isinstance(given, Model):
         return given
     if isinstance(given, ModelSpec | str | os.PathLike):
@@ -66,7 +64,7 @@ def model_of(given: Any, reporter: Reporter = SILENT) -> Model:
         return adopted(given)
     if isinstance(given, nn.Module) and not hasattr(given, "categories"):
         raise BadModel(
-            f"A {type(given).__name__} is a network, and panbench does not know how to feed it or what it answers.",
+            f"A {type(given).__name__} is a network, and panbench does not know its inputs and outputs.",
             ways=[
                 "pass a function from an image to its id map and segments that calls it",
                 "name a model or a config",
@@ -74,13 +72,14 @@ def model_of(given: Any, reporter: Reporter = SILENT) -> Model:
             ],
         )
     if callable(given):
-        return FunctionModel(_spec_of(given), given)
+        return FunctionModel(_function_spec(given), given)
     raise BadArgument(f"model must be a model, its name, a config or a function, not {kind_of(given)}.")
 
 
-def _spec_of(function: Callable[[Any], Any]) -> ModelSpec:
+def _function_spec(function: Callable[[Any], Any]) -> ModelSpec:
+    """Makes the catalog entry of a model that a program gives as a function, and names it after the function."""
     named = function if hasattr(function, "__qualname__") else type(function)
-    place = f"{named.__module__}:{named.__qualname__}"
-    # The name becomes that of a folder: without the <> of lambdas and local functions.
-    name = re.sub(r"[^\w.-]+", "-", place.replace(":", ".")).strip("-.")
-    return replace(spec_from_factory(place), name=name, title=named.__qualname__.rpartition(".")[2])
+    reference = f"{named.__module__}:{named.__qualname__}"
+    # The name becomes a folder's name: drop the <> of lambdas and local functions.
+    name = re.sub(r"[^\w.-]+", "-", reference.replace(":", ".")).strip("-.")
+    return replace(spec_from_factory(reference), name=name, title=named.__qualname__.rpartition(".")[2])

@@ -1,8 +1,9 @@
-"""The loop of an evaluation: threads, device and batches.
+"""Runs a model over the batches of an evaluation, while other threads load and score images.
 
-Three things go on at once: threads ahead decode and resize images, the device runs forward pass and fusion, and threads
-behind read the ground truth, number segments, count overlaps and write PNGs. All queues are bounded, so memory does not
-depend on the number of images. A batch holds images of one padded size: each has the zeros around it that it has alone.
+Three stages run at once: loader threads decode and resize images, the device runs forward pass and fusion, and host
+threads read the ground truth, number segments, count overlaps and write PNGs. All queues are bounded, so memory does
+not depend on the number of images. A batch holds images of one padded size, so batching does not change an image's
+padding.
 """
 
 import contextlib
@@ -18,53 +19,40 @@ import torch
 
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadDataset, BadModel
+from panbench.base.program import default_threads
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.threads import default_threads
-from panbench.evaluation.marks import Mark
-from panbench.evaluation.memory import forget_device_peak, free_memory
+from panbench.evaluation.measuring import Mark, Pace, Rate, batches_before_rate, forget_device_peak, free_memory
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.pace import Pace, Rate, batches_before_rate
 from panbench.evaluation.sinks import Later, SeenImage, Sink
 from panbench.models.candidates import NonFiniteOutput, check_classes
 from panbench.models.devices import AUTOCAST, HEAVY_PARAMETERS, lower_precision, memory_errors
-from panbench.models.model import LoadedImage, Model, way_of_running
+from panbench.models.model import LoadedImage, Model, running_settings
 from panbench.panoptic import pixels
 from panbench.panoptic.types import Scene
 from panbench.runs import digest_of
 
-__all__ = ["Loop", "Report", "block_is_full", "lanes_of", "worker_threads"]
-
-BLOCK_IMAGES = 200
-BLOCK_SECONDS = 10.0
-"""A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
-
-
-def block_is_full(images: int, since: float) -> bool:
-    """Whether a block of so many images, which was begun at `since` (time.monotonic), is to be written."""
-    return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
-
 
 def lanes_of(model: Model, threads: int) -> int:
-    """How many batches are in the model at a time, each with its share of torch's threads.
+    """Returns how many batches the model computes concurrently, each with its share of torch's threads.
 
-    Of a light model on a CPU, two: while one batch is in an operator that runs on one thread, the other has work for
-    the rest. A heavy one keeps all threads busy by itself, and the memory of a second batch would gain nothing. The
-    model's size decides and no measurement, as the number of threads decides how sums are rounded.
+    Small models run two batches concurrently on a CPU, so single-threaded operators do not idle the other cores. A
+    large one keeps all threads busy by itself, so a second batch would only take memory. The model's size decides, not
+    a measurement: the number of threads affects how sums are rounded, and must not vary from run to run.
     """
     params = model.describe().params
     light = params is None or params < HEAVY_PARAMETERS
     return 2 if model.device.type == "cpu" and threads > 1 and light else 1
 
 
-def worker_threads(asked: int | None) -> int:
-    """How many threads load images, and as many score: as asked for, else as many as cores, at most 8."""
-    return asked or default_threads()
+def worker_threads(requested: int | None) -> int:
+    """Returns how many threads load images, and as many score: as requested, else one per core, at most 8."""
+    return requested or default_threads()
 
 
-def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
-    """`count` threads, all started, that never share out an operation of torch among threads of their own.
+def _single_threaded_pool(count: int, name: str) -> ThreadPoolExecutor:
+    """Returns a pool of `count` started threads that run torch operations single-threaded.
 
-    A thread takes torch's number when it first asks for it, so that number is 1 until all have asked.
+    A thread adopts torch's global number of threads when it first queries it: the number is 1 until all have done so.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -79,7 +67,7 @@ def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
         for started in [pool.submit(start) for _ in range(count)]:
             started.result()
     except BaseException:
-        # Ctrl-C between two of them: those that wait for the others must not wait for ever.
+        # Ctrl-C between two starts: threads that wait for the others must not wait for ever.
         together.abort()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
@@ -90,9 +78,10 @@ def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a loop did: seconds by stage that all sinks share, images done, images left out and why, peaks in bytes.
+    """What one pass of the loop gives: its duration, speed and peak memory, and the images that were skipped.
 
-    rate: None when there were too few batches to measure one
+    seconds: by stage, shared by all sinks; skipped: reasons by image id; host_memory, device_memory: peaks in bytes
+    rate: None if there were too few batches to measure one
     """
 
     seconds: dict[str, float]
@@ -104,29 +93,29 @@ class Report:
 
 
 _Found = list[list[Any]]
-"""What the host's work on some images returned, for each sink in turn."""
+"""For each image, the result of the host's work for each sink."""
 
 
 class _Batch:
-    """Images that went through the model together, and the host's work on each: one for each sink, or None."""
+    """A batch after the forward pass; for each image, the work that each sink left to host threads, or None."""
 
     def __init__(self, images: Sequence[LoadedImage], work: Sequence[Sequence[Later | None]], *marks: Mark) -> None:
-        """marks: the begin and the end of the forward pass, and when all is on the host"""
+        """marks: start and end of the forward pass, and the moment when everything is on the host"""
         self.images, self.work = images, work
         self.began, self.ended, self.last = marks
         self.left = len(images)
-        """Images whose work is not done yet."""
+        """The number of images with pending work."""
 
 
 class Loop:
-    """One forward pass over a plan of batches, and what it has done so far."""
+    """Runs a model once over planned batches: loads images, predicts, and passes the outputs to sinks."""
 
     def __init__(
         self, model: Model, sinks: Sequence[Sink], options: EvaluateOptions, reporter: Reporter, expected: int
     ) -> None:
-        """sinks: what takes the model's outputs; they are closed when the loop ends, however it ends
+        """sinks: take the model's outputs; always closed when the loop ends
 
-        expected: images of the whole evaluation, with those that earlier ones have done
+        expected: images of the complete evaluation, including those of earlier sessions
         """
         self.model, self.sinks, self.options, self.reporter = model, sinks, options, reporter
         self.expected = expected
@@ -139,10 +128,10 @@ class Loop:
         self._image_digests: dict[int, bytes] = {}
         self._lanes = self._before_rate = 1
         self._largest: int | None = None
-        self._clock = threading.Lock()
+        self._seconds_lock = threading.Lock()
 
     def report(self) -> Report:
-        """What was done so far."""
+        """Returns the results so far."""
         device = self.model.device
         return Report(
             seconds={**self.seconds, "wall": self.pace.wall},
@@ -154,29 +143,30 @@ class Loop:
         )
 
     def run(self, plan: Sequence[Sequence[Scene]]) -> Report:
-        """Evaluates the batches in order; raises what a stage raises, after the finished batches are stored."""
+        """Evaluates the batches in order; stores the finished batches before it re-raises a stage's exception."""
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(pixels.one_thread())
                 stack.enter_context(self.model.evaluating())
                 for sink in reversed(self.sinks):
                     stack.callback(sink.close)
-                self._run(plan)
+                self._run_stages(plan)
         finally:
             self.pace.stop()
         return self.report()
 
-    def _run(self, plan: Sequence[Sequence[Scene]]) -> None:
+    def _run_stages(self, plan: Sequence[Sequence[Scene]]) -> None:
+        """Loads, predicts and scores concurrently, in threads for each, with few images waiting in between."""
         self.pace.start()
         forget_device_peak(self.model.device)
-        loaders, hosts = _threads_of_one(self.workers, "load"), _threads_of_one(self.workers, "score")
+        loaders, hosts = _single_threaded_pool(self.workers, "load"), _single_threaded_pool(self.workers, "score")
         threads = torch.get_num_threads()
         lanes = self._lanes = lanes_of(self.model, threads)
         images = sum(map(len, plan))
         self._done_before = self.expected - images
         self._before_rate = batches_before_rate(len(plan), images, lanes=lanes, workers=self.workers)
         torch.set_num_threads(max(1, threads // lanes))
-        # On CUDA one thread feeds the device, and what comes after the device runs in `hosts`.
+        # On CUDA this thread launches all work on the device, and `hosts` run the later stages.
         models = ThreadPoolExecutor(lanes, "model") if lanes > 1 else None
         behind: deque[tuple[int, list[Future[_Found]]]] = deque()
         images_behind = 0
@@ -186,10 +176,10 @@ class Loop:
                     behind.append((len(loaded), [models.submit(self._predict_and_finish, loaded)]))
                 else:
                     for batch in self._predict(loaded):
-                        places = range(len(batch.images))
-                        behind.append((len(places), [hosts.submit(self._finish, batch, place) for place in places]))
+                        indices = range(len(batch.images))
+                        behind.append((len(indices), [hosts.submit(self._finish, batch, index) for index in indices]))
                 images_behind += len(loaded)
-                # So many images may wait for the host, or a batch for each lane and one more.
+                # Bound the images that wait for the host; always allow a batch per lane and one more.
                 while behind and (
                     (images_behind > 2 * self.workers and len(behind) > lanes + 1)
                     or all(future.done() for future in behind[0][1])
@@ -201,9 +191,9 @@ class Loop:
                 self._collect(behind.popleft()[1])
         except BaseException as error:
             if models is not None and not isinstance(error, Exception):
-                # After Ctrl-C, do not wait for forward passes that have not begun.
+                # After Ctrl-C, do not wait for forward passes that have not started.
                 models.shutdown(wait=False, cancel_futures=True)
-            # Keep what went through the model, in whole batches: the batches of a resumed run are then the same.
+            # Store the finished complete batches, so that a resumed run has the same batches.
             self.reporter = SILENT
             for _, pending in behind:
                 if all(not future.cancelled() and future.exception() is None for future in pending):
@@ -217,7 +207,7 @@ class Loop:
             torch.set_num_threads(threads)
 
     def _load_ahead(self, plan: Sequence[Sequence[Scene]], pool: ThreadPoolExecutor) -> Iterator[list[LoadedImage]]:
-        """The loaded images of each batch, while later ones are loading."""
+        """Yields the loaded images of each batch, while later ones are loading."""
         ahead: deque[list[Future[tuple[LoadedImage, float]]]] = deque()
         waiting = iter(plan)
         images_ahead = 0
@@ -226,7 +216,7 @@ class Loop:
                 batch = next(waiting, None)
                 if batch is None:
                     break
-                ahead.append([pool.submit(self._load, scene) for scene in batch])
+                ahead.append([pool.submit(self._load_scene, scene) for scene in batch])
                 images_ahead += len(batch)
             if not ahead:
                 return
@@ -247,7 +237,8 @@ class Loop:
             if loaded:
                 yield loaded
 
-    def _load(self, scene: Scene) -> tuple[LoadedImage, float]:
+    def _load_scene(self, scene: Scene) -> tuple[LoadedImage, float]:
+        """Loads an image in a loader thread and hashes its file; returns it and the seconds. Raises _BadImage."""
         began = time.perf_counter()
         try:
             loaded = self.model.load(scene)
@@ -258,7 +249,7 @@ class Loop:
         return loaded, time.perf_counter() - began
 
     def _predict(self, batch: list[LoadedImage]) -> Iterator[_Batch]:
-        """The batch behind the model; in halves when memory is short."""
+        """Runs the model on a batch; yields it in one piece, or in smaller ones if the device's memory is short."""
         size = min(len(batch), self._largest or len(batch))
         start = 0
         while start < len(batch):
@@ -277,7 +268,7 @@ class Loop:
                         f"({part[0].scene.image_path}). Try {lower}a smaller model, or --device cpu."
                     ) from error
             if predicted is None:
-                # Only here: the error's traceback held all that was on the device.
+                # Outside of `except`: the error's traceback held everything that was on the device.
                 free_memory()
                 size = self._largest = max(1, size // 2)
                 self.reporter.notice(f"Out of memory on {self.model.device}: continuing with batches of {size}.")
@@ -286,48 +277,50 @@ class Loop:
             yield predicted
 
     def _predict_at_once(self, batch: list[LoadedImage]) -> _Batch:
+        """Runs the model on a whole batch, and passes the outputs to the sinks that lack these images."""
         began = Mark(self.model.device)
         try:
             outputs = self.model.candidates(batch)
             check_classes(outputs, self.model.class_names, self.model.spec.title)
         except NonFiniteOutput as error:
-            raise self._not_finite(batch, error) from error
+            raise self._non_finite_error(batch, error) from error
         ended = Mark(self.model.device)
         work: list[list[Later | None]] = [[] for _ in batch]
         for sink in self.sinks:
-            lacking = [place for place, image in enumerate(batch) if image.scene.image.id not in sink.done]
-            chosen = [batch[place] for place in lacking], [outputs[place] for place in lacking]
-            by_place = dict(zip(lacking, sink.on_outputs(*chosen) if lacking else (), strict=True))
-            for place, of_image in enumerate(work):
-                of_image.append(by_place.get(place))
+            lacking = [index for index, image in enumerate(batch) if image.scene.image.id not in sink.done]
+            chosen = [batch[index] for index in lacking], [outputs[index] for index in lacking]
+            by_index = dict(zip(lacking, sink.on_outputs(*chosen) if lacking else (), strict=True))
+            for index, of_image in enumerate(work):
+                of_image.append(by_index.get(index))
         return _Batch(batch, work, began, ended, Mark(self.model.device))
 
-    def _not_finite(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
+    def _non_finite_error(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
+        """Makes the error for a model that gives NaN or infinity on these images."""
         where = ", ".join(f"{image.scene.image.file_name} (image {image.scene.image.id})" for image in batch)
         return BadModel(
             f"{self.model.spec.title} gives {error} that are not finite numbers on {where}. "
-            f"Check the weights, or use --precision fp32 if this was {way_of_running(self.model)['precision']}."
+            f"Check the weights, or use --precision fp32 if this was {running_settings(self.model)['precision']}."
         )
 
     def _predict_and_finish(self, loaded: list[LoadedImage]) -> _Found:
-        """A whole batch, from loaded images to what the sinks keep, in one of the threads that run the model."""
+        """Runs one loaded batch through the model and all sinks, in one thread of the model."""
         return [
             found
             for batch in self._predict(loaded)
-            for place in range(len(batch.images))
-            for found in self._finish(batch, place)
+            for index in range(len(batch.images))
+            for found in self._finish(batch, index)
         ]
 
-    def _finish(self, batch: _Batch, place: int) -> _Found:
-        """The host's work on one image, in a thread behind the device."""
+    def _finish(self, batch: _Batch, index: int) -> _Found:
+        """Runs the work that the sinks left to the host on one image, in a host thread."""
         batch.last.wait()
-        image = batch.images[place]
+        image = batch.images[index]
         seen = SeenImage(image, self._image_digests.pop(image.scene.image.id, b""))
         try:
-            found = [None if later is None else later(seen) for later in batch.work[place]]
+            found = [None if later is None else later(seen) for later in batch.work[index]]
         except NonFiniteOutput as error:
-            raise self._not_finite([image], error) from error
-        with self._clock:
+            raise self._non_finite_error([image], error) from error
+        with self._seconds_lock:
             batch.left -= 1
             if not batch.left:
                 self.pace.batch_done(len(batch.images))
@@ -335,15 +328,18 @@ class Loop:
         return [found]
 
     def _collect(self, batch: Sequence[Future[_Found]]) -> None:
+        """Waits for the images of a batch, passes their results to the sinks to store, and reports progress."""
         images = [found for future in batch for found in future.result()]
-        for place, sink in enumerate(self.sinks):
-            if own := [found[place] for found in images if found[place] is not None]:
+        for index, sink in enumerate(self.sinks):
+            if own := [found[index] for found in images if found[index] is not None]:
                 sink.keep(own)
         self.done_now += len(images)
         self.reporter.progress(self.model.spec.title, self._done_before + self.done_now, self.expected)
 
 
 class _BadImage(Exception):
+    """Raised in a loader thread for an image that cannot be read; carries the image's id and the error."""
+
     def __init__(self, image_id: int, error: BadDataset) -> None:
         super().__init__(str(error))
         self.image_id = image_id

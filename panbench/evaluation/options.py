@@ -1,13 +1,18 @@
-"""How an evaluation is done: `EvaluateOptions`, and `StudyOptions` for what studies add to it. It needs no torch."""
+"""Options of an evaluation: `EvaluateOptions`, `Opening` for its models, and `StudyOptions` for what studies add.
+
+Does not import torch.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from panbench.base.reporter import Reporter
+from panbench.base.computing import COMPILE, split_precision
+from panbench.base.references import load
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.shards import Shard
-from panbench.base.studies import added
+from panbench.base.studies import load_from_studies, names_in_studies
 
 if TYPE_CHECKING:
     from panbench.catalog import ModelSpec
@@ -16,22 +21,12 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.models.rules import Rule
     from panbench.runs import RunInfo, RunWriter
-    from panbench.runs.sharded import Spread
-
-__all__ = [
-    "DEFAULTS",
-    "SHARD_BATCH_SIZE",
-    "EvaluateOptions",
-    "Evaluation",
-    "Joined",
-    "StudyOptions",
-    "with_all_studies",
-]
+    from panbench.runs.sharded import Sharding
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass of a model over a dataset, for those who join it."""
+    """One pass of a model over a dataset, as passed to the studies that join it."""
 
     model: "Model"
     dataset: "Dataset"
@@ -41,11 +36,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Joined:
-    """What a study adds to one pass, known before anything is written.
+    """What a study adds to one pass of a model, determined before anything is written.
 
-    settings: stored in `arguments` of run.json; a resumed run must have the same ones. Values are None where the study
-        is not asked for: then runs from before the study can still be resumed.
-    sink: makes, from the writers of the pass's runs, what takes the model's outputs
+    settings: stored in `arguments` of run.json; a resumed run must have the same ones. Values are None if the
+        study is not requested: then runs from before the study can still be resumed.
+    sink: makes the sink of the model's outputs from the writers of the pass's runs
     record: further fields of run.json, by their names in `RunInfo`
     """
 
@@ -55,32 +50,29 @@ class Joined:
 
 
 class StudyOptions:
-    """What a study adds to an evaluation; the core asks the hooks below and knows no study by name.
+    """What a study adds to an evaluation; the core calls the hooks below and knows no study by name.
 
     Inherit from it as a frozen dataclass in the study's options.py, and name the class in its record:
     `Study(…, options={"eval": "package.options:MyOptions"})`. Each field is an option of `panbench eval`: its type is
     `Annotated[type, Option(help)]` (`panbench.base.studies.Option`), its default that of the option, and a field `True`
     or `False` a flag. From Python an instance goes into `EvaluateOptions.studies`.
 
-    Values that cannot be used are refused by `__post_init__` (BadArgument). Neither that nor `check` may import torch,
-    nor may the module; the other hooks may. Every hook has a default that adds nothing.
+    `__post_init__` refuses invalid values (BadArgument). Neither it nor `check` nor the module may import torch; the
+    other hooks may. Every hook has a default that adds nothing.
     """
-
-    panel: ClassVar[str] = "Studies"
-    """The heading of the options in `panbench eval --help`."""
 
     @property
     def further_runs(self) -> int:
-        """How many runs `run_further` adds to each run; the disk needs room for them."""
+        """How many runs `run_further` adds to each run; the disk needs space for them."""
         return 0
 
     def settled(self, options: "EvaluateOptions") -> "EvaluateOptions":
-        """The options of the core with what this study asks of them, on the command line."""
+        """Called by `panbench eval`: returns the core's options with the changes that this study needs."""
         return options
 
     @property
     def maps_categories(self) -> bool:
-        """Whether the study brings the model's categories to the dataset's, so that they may differ."""
+        """True if the study maps the model's categories to the dataset's, so that they may differ."""
         return False
 
     def check_models(self, specs: "Sequence[ModelSpec]") -> None:
@@ -90,7 +82,7 @@ class StudyOptions:
         """Raises BadArgument when the options do not fit the dataset; called before torch is loaded."""
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
-        """The model to evaluate in place of `model`, such as one that sees several views of each image.
+        """Returns the model to evaluate in place of `model`, such as one that runs several views of each image.
 
         Studies wrap in their order. Raises BadArgument for a model that does not fit.
         """
@@ -98,20 +90,23 @@ class StudyOptions:
 
     @classmethod
     def of_run(cls, info: "RunInfo") -> "StudyOptions | None":
-        """The options with which a run is fused again as it was evaluated; None where this study plays no part."""
+        """Called when a run is fused again: returns the options it was evaluated with; None if they do not matter."""
         return None
 
     def beside(
         self, model: "Model", folders: "Mapping[Rule, Path]", options: "EvaluateOptions"
     ) -> "Mapping[Rule, Path]":
-        """Further runs of the same pass: their folders, by rules of the study's own that read the model's outputs.
+        """Called before a pass: returns the folders of extra runs to make in it, by the study's own rules.
 
-        model: as `wrapped` by all studies; folders: of the runs that are asked for, by rule; options: theirs
+        model: as `wrapped` by all studies; folders: of the requested runs, by rule; options: of these runs
         """
         return {}
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """What is added to one pass. Raises BadArgument, before anything is written, for a model that does not fit."""
+        """Called before a pass: returns what the study adds to it. Raises BadArgument for an unfit model.
+
+        Nothing is written yet.
+        """
         return Joined()
 
     def run_further(
@@ -122,36 +117,36 @@ class StudyOptions:
         options: "EvaluateOptions",
         reporter: Reporter,
     ) -> None:
-        """Makes further runs of the model, beside those that are done.
+        """Called after the requested runs are done: makes further runs of the model.
 
-        model: as `wrapped` by all studies; folders: of the runs that are done, by rule; options: theirs
+        model: as `wrapped` by all studies; folders: of the requested runs, by rule; options: of these runs
         """
 
-    def spread(self) -> "Spread | None":
-        """What makes the shards of an evaluation elsewhere, in place of this process."""
+    def sharding(self) -> "Sharding | None":
+        """Called before an evaluation: returns a function that makes its shards in other processes, or None."""
         return None
 
     def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
-        """Sentences that `panbench eval` ends with, such as the command that reads the runs."""
+        """Returns sentences that `panbench eval` ends with, such as the command that reads the runs."""
         return ()
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How an evaluation is done; what is evaluated are the model and the dataset.
+    """How an evaluation is done, independent of model and dataset.
 
     batch_size: None is 1 on a CPU and "auto" elsewhere; "auto" tries sizes on the first image
     shard: evaluate this share of the batches alone; all shards need one batch size, so that None is 1 on a CPU and
         SHARD_BATCH_SIZE elsewhere
     workers: threads that load, and as many that score; None: as many as cores, at most 8
     overwrite: replace a run that is already in the folder
-    resume: go on with the run in the folder, which must have been made with the same settings
+    resume: resume the run in the folder, which must have been made with the same settings
     save_predictions: also write predictions/ and predictions.json
-    unscored: run images without ground truth although nothing of them is kept: for their time
+    unscored: run images without ground truth although no result is stored: for timing
     skip_bad_images: leave out images that do not decode, instead of stopping; the run says so
     command: the command line, for run.json
-    keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
-    half_precision: store it in half precision: maps that are fused from it may differ
+    keep_candidates: also store the network's outputs in candidates/, for `panbench fuse` and ensembles
+    half_precision: store them in half precision: maps that are fused from them may differ
     studies: what studies add, as `panbench.studies.unfused.options.UnfusedOptions(metrics="pq,ap")`
     """
 
@@ -172,14 +167,74 @@ class EvaluateOptions:
 DEFAULTS = EvaluateOptions()
 
 SHARD_BATCH_SIZE = 4
-"""Of a shard on a GPU: a size that is timed could differ from shard to shard, and the shards would not be one run."""
+"""The default batch size of shards on a GPU: a timed size could differ between shards, which could not be merged."""
 
 
 def with_all_studies(given: Sequence[StudyOptions]) -> list[StudyOptions]:
-    """The given options and, of every other study that is installed, the defaults, in the order of the studies.
+    """Adds the default options of each installed study that is not among `given`, in the order of the studies.
 
-    So a run records the same settings whether a study was not asked for or not mentioned.
+    So a run records the same settings whether a study was disabled or not mentioned.
     """
     by_kind = {type(each): each for each in given}
-    kinds = list(added("options", "eval").values())
+    kinds = list(load_from_studies("options", "eval").values())
     return [*(by_kind.get(kind) or kind() for kind in kinds), *(each for each in given if type(each) not in kinds)]
+
+
+class Runtime(Protocol):
+    """Computes a model's network instead of PyTorch; added by a study (`Study.runtimes`)."""
+
+    def device_for(self, device: str, precision: str) -> str:
+        """Returns the device on which to open the model; called before torch is loaded.
+
+        Raises BadArgument for an unsupported device or precision, or if the runtime is not installed.
+        """
+        ...
+
+    def of(self, model: "Model") -> "Model":
+        """Returns the model computed by this runtime, which `settings` records. Raises BadModel if it cannot be."""
+        ...
+
+
+def runtime_named(name: str) -> Runtime:
+    """Returns the runtime that a study adds by this name."""
+    found: Runtime = load(names_in_studies("runtimes")[name])
+    return found
+
+
+def computing_of(precision: str, device: str, *, on_cards: bool = False) -> dict[str, Any]:
+    """Parses `--precision`; returns the fields of `Opening` for device, precision and runtime.
+
+    Raises BadArgument for an unknown value, and for a device or precision that a study's runtime lacks.
+    on_cards: each process gets a GPU of its own (`--gpus`)
+    """
+    name, by = split_precision(precision)
+    if by is None or by == COMPILE:
+        return {"device": device, "precision": name, "compiled": by == COMPILE}
+    return {
+        "device": runtime_named(by).device_for("cuda" if on_cards else device, name),
+        "precision": name,
+        "runtime": by,
+    }
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open each model: the arguments of `open_model`, and a study's runtime."""
+
+    weights: str = "auto"
+    device: str = "auto"
+    precision: str = "fp32"
+    seed: int = 0
+    compiled: bool = False
+    download: bool = False
+    runtime: str | None = None
+
+
+def opened_model(spec: "ModelSpec", opening: Opening, reporter: Reporter = SILENT) -> "Model":
+    """Opens a model with the device, precision, weights and runtime of `opening`. Raises what `open_model` raises."""
+    from panbench.models.opening import open_model
+
+    given = asdict(opening)
+    runtime = given.pop("runtime")
+    model = open_model(spec, **given, reporter=reporter)
+    return model if runtime is None else runtime_named(runtime).of(model)

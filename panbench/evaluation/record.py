@@ -1,4 +1,4 @@
-"""The record of an evaluation in run.json: before the first image, on resuming, and at the end."""
+"""Fills run.json for an evaluation: before the first image, on resuming, and at the end."""
 
 import hashlib
 import json
@@ -9,14 +9,12 @@ from typing import Any
 import torch
 
 from panbench.base import provenance
-from panbench.base.addresses import is_elsewhere
-from panbench.base.errors import BadRun
+from panbench.base.addresses import is_remote
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions, Joined
-from panbench.evaluation.prediction_names import png_name
-from panbench.models.model import Model, way_of_running
+from panbench.models.model import Model, running_settings
 from panbench.models.rules import Rule
 from panbench.panoptic.image_ids import own_id
 from panbench.runs import (
@@ -36,7 +34,9 @@ from panbench.runs import (
     digest_of,
     recorded,
 )
+from panbench.runs.comparable import refuse_other_settings
 from panbench.runs.definitions import current_definitions, definitions_in_words
+from panbench.runs.predictions import png_name
 
 
 def first_record(
@@ -46,8 +46,8 @@ def first_record(
     command: Sequence[str],
     rule: Rule,
 ) -> RunInfo:
-    """The record of a run before its first image."""
-    device, described, running = model.device, rule.describe(model.describe()), way_of_running(model)
+    """Makes the record of a run before its first image."""
+    device, described, running = model.device, rule.describe(model.describe()), running_settings(model)
     return RunInfo(
         model=described,
         # Fusing again gives a stored model another rule; `paper` is then its own.
@@ -86,16 +86,17 @@ def resume_settings(
     rule: Rule,
     joined: Sequence[Joined],
 ) -> dict[str, Any]:
-    """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with.
+    """Returns the settings that must match for --resume: run.json's `arguments` without the batch size.
 
-    joined: what studies add, with settings of their own
+    joined: what studies add, with their settings
     """
-    described, running = model.describe(), way_of_running(model)
+    described, running = model.describe(), running_settings(model)
     return {
         "config_sha256": described.config_sha256,
         "weights_sha256": described.weights_sha256,
         "dataset_fingerprint": dataset.fingerprint,
-        "images_sha256": _order_sha256(dataset),
+        # A resumed run must have the same images in the same order.
+        "images_sha256": hashlib.sha256(json.dumps([scene.image.id for scene in dataset.scenes]).encode()).hexdigest(),
         "device": model.device.type,
         "exif": dataset.exif,
         **running,
@@ -109,46 +110,31 @@ def resume_settings(
     }
 
 
-def _order_sha256(dataset: Dataset) -> str:
-    """The SHA-256 of the image ids in their order, by which a resumed run knows its images."""
-    return hashlib.sha256(json.dumps([scene.image.id for scene in dataset.scenes]).encode()).hexdigest()
-
-
-def refuse_other_settings(run: Run, settings: Mapping[str, Any], batch_size: int | str | None) -> None:
-    """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
+def check_settings(run: Run, settings: Mapping[str, Any], batch_size: int | str | None) -> None:
+    """Raises BadRun if a stored run's settings differ from those to resume it with."""
     stored = run.info.arguments
-    asked = dict(settings)
-    if isinstance(batch_size, int):
-        asked["batch_size"] = batch_size
-    differences = [
+    requested = {**settings, "batch_size": batch_size if isinstance(batch_size, int) else stored.get("batch_size")}
+    # Settings that only some models have, such as views, or those of a study that is no longer installed.
+    others = {key: None for key, value in stored.items() if value not in (None, False, "") and key not in requested}
+    different = [
         f"{key} was {stored.get(key)!r} and is now {value!r}"
-        for key, value in asked.items()
+        for key, value in (requested | others).items()
         if stored.get(key) != value
     ]
-    # What only some models have, such as views, or a study that is no longer installed.
-    differences += [
-        f"{key} was {value!r} and is now None"
-        for key, value in stored.items()
-        if value not in (None, False, "") and key not in {*asked, "batch_size"}
-    ]
-    if differences:
-        raise BadRun(
-            f"{run.path} cannot be resumed with other settings: {'; '.join(differences)}. "
-            "Give the settings it was made with, or another --out."
-        )
+    refuse_other_settings(run.path or run.name, different)
 
 
 def changed_files(run: Run, dataset: Dataset) -> list[str]:
-    """The images and id PNGs that changed since a stored run read them; absent files do not count."""
-    stored = run.files
-    place_of = {image_id: place for place, image_id in enumerate(stored.image_id.tolist())}
+    """Returns the images and id PNGs that changed since a stored run read them; absent files do not count."""
+    stored = run.files.rows
+    row_of = {image_id: row for row, image_id in enumerate(stored["image_id"].tolist())}
     changed = []
     for scene in dataset.scenes:
-        place = place_of.get(scene.image.id)
-        # What lies in a store is not fetched again to go on: `runs verify` does that.
-        if place is None or is_elsewhere(scene.gt_path or scene.image_path):
+        row = row_of.get(scene.image.id)
+        # Files in a store are not fetched again to resume: `runs verify` does that.
+        if row is None or is_remote(scene.gt_path or scene.image_path):
             continue
-        for path, digest in ((scene.image_path, stored.image[place]), (scene.gt_path, stored.truth[place])):
+        for path, digest in ((scene.image_path, stored["image"][row]), (scene.gt_path, stored["truth"][row])):
             now = digest_of(path) if digest.any() else b""
             if now and now != digest.tobytes():
                 changed.append(str(path))
@@ -156,7 +142,7 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
 
 
 def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
-    """The predicted PNGs of a stored run's scored images that changed or are missing."""
+    """Returns the predicted PNGs of a stored run's scored images that changed or are missing."""
     digests = run.files.predictions()
     if run.path is None or not digests:
         return []
@@ -166,13 +152,13 @@ def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
 
 
 def changed_candidates(run: Run) -> list[str]:
-    """The files of candidates that changed since a stored run wrote them; absent files do not count."""
+    """Returns the candidate files that changed since a stored run wrote them; absent files do not count."""
     if run.path is None:
         return []
-    here = {f"{CANDIDATES}/{path.name}" for path in candidate_files(run.path)}
+    existing = {f"{CANDIDATES}/{path.name}" for path in candidate_files(run.path)}
     changed = []
     for name, digest in sorted(recorded(run.path).items()):
-        if name in here and digest_of(run.path / name).hex() != digest:
+        if name in existing and digest_of(run.path / name).hex() != digest:
             changed.append(str(run.path / name))
     return changed
 
@@ -186,26 +172,26 @@ def close_run(
     status: str,
     error: str | None,
 ) -> Run:
-    """Writes the last state of a run: what was scored, in all sittings, and how long it took.
+    """Writes the final state of a run: what was scored, in all sessions, and how long it took.
 
-    own: the seconds by stage that this run took beside those of the loop
-    dataset: of which photographs with a surprise are reported; None for none
+    own: further seconds by stage of this run alone
+    dataset: to report its photographs with EXIF orientation or extraneous bytes; None for no report
     """
     run = Run(writer.info, writer.path)
     scored, expected = len(run.images), writer.info.images.expected or 0
     before, spent_now = writer.info.seconds, {**report.seconds, **own}
     seconds = {stage: (getattr(before, stage) or 0.0) + spent for stage, spent in spent_now.items()}
-    # What could not be read once may have been repaired and scored since.
-    held = frozenset(run.images.tolist())
+    # An image that could not be read earlier may have been repaired and scored since.
+    scored_ids = frozenset(run.images.tolist())
     skipped = {**writer.info.images.skipped_ids, **report.skipped}
-    skipped = {image_id: reason for image_id, reason in skipped.items() if image_id not in held}
+    skipped = {image_id: reason for image_id, reason in skipped.items() if image_id not in scored_ids}
     faults = run.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
         reporter.notice(faults.notice)
     files = run.files
     if status == "done" and dataset is not None:
-        for sentence in _photograph_notices(files, dataset):
-            reporter.notice(sentence)
+        for message in _photograph_notices(files, dataset):
+            reporter.notice(message)
     return writer.finish(
         status,
         error=error,
@@ -221,16 +207,16 @@ def close_run(
             gt_faults=faults,
         ),
         seconds=SecondsRecord(**{stage: round(spent, 4) for stage, spent in seconds.items()}),
-        **_speed(report),
+        **_speed_fields(report),
         memory=MemoryRecord(host_peak_bytes=report.host_memory, device_peak_bytes=report.device_memory),
     )
 
 
 def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
-    """A sentence each on photographs with an EXIF orientation, and on JPEGs with bytes too many."""
+    """Returns messages that photographs have an EXIF orientation, or that JPEGs have extraneous bytes."""
     named = [*files.oriented[:1].tolist(), *files.extraneous[:1].tolist()]
     paths = {scene.image.id: scene.image_path for scene in dataset.scenes if scene.image.id in named}
-    sentences = []
+    messages = []
     if len(files.oriented):
         what = (
             "They were rotated accordingly, as mmdet and OpenCV do; id maps of the ground truth are never rotated. If "
@@ -238,23 +224,20 @@ def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
             if dataset.exif == "apply"
             else "They were read as stored (--exif ignore)."
         )
-        sentences.append(
+        messages.append(
             f"{len(files.oriented):,} of {len(files):,} photographs have an EXIF orientation other than upright, "
             f"such as {paths[int(files.oriented[0])]} (image {own_id(files.oriented[0])}). {what}"
         )
     if len(files.extraneous):
-        sentences.append(
+        messages.append(
             f"{len(files.extraneous):,} of {len(files):,} images are JPEGs with extraneous bytes, such as "
             f"{paths[int(files.extraneous[0])]} (image {own_id(files.extraneous[0])}). Their pixels are whole."
         )
-    return sentences
+    return messages
 
 
-def _speed(report: Report) -> dict[str, float]:
-    """The steady rate, and its lowest and highest stretch.
-
-    A sitting of too few batches for a rate leaves the one of the sitting before it.
-    """
+def _speed_fields(report: Report) -> dict[str, float]:
+    """Returns run.json's fields for the mean, lowest and highest rate; {} for a session too short for one."""
     if report.rate is None:
         return {}
     names = {"mean": "images_per_second", "low": "images_per_second_low", "high": "images_per_second_high"}

@@ -1,4 +1,4 @@
-"""Several models on one dataset, one after the other: one that fails keeps its reason and does not end the others."""
+"""Evaluates several models on one dataset in turn; a failed model is recorded and does not stop the others."""
 
 import re
 import traceback
@@ -9,43 +9,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base import program, provenance
-from panbench.base.download import require_space
 from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
+from panbench.base.files import require_space
 from panbench.base.reporter import Reporter
 from panbench.base.shards import Shard
 from panbench.catalog import ModelSpec, is_shipped
 from panbench.datasets import Dataset
-from panbench.evaluation.opening import Opening, opened_model
-from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.options import EvaluateOptions, Opening, opened_model
 from panbench.evaluation.sharded import ShardedEvaluation
-from panbench.models.unopened import stated_names
+from panbench.models.unopened import declared_names
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run, check_room
-from panbench.runs.sharded import Spread
+from panbench.runs.sharded import Sharding
 
 if TYPE_CHECKING:
     from panbench.models.model import Model
 
-__all__ = [
-    "Opening",
-    "Outcome",
-    "check_before",
-    "evaluate_models",
-    "run_folders",
-    "run_models",
-    "slug",
-    "unused_bf16",
-    "what_runs",
-]
-
-# What a run takes on disk, generously: rows of a COCO image in the parts, and pixels in a byte of an id PNG.
+# Generous estimates of a run's disk space: bytes per COCO image in the parts, and pixels per byte of an id PNG.
 _BYTES_AN_IMAGE = 4_000
 _PIXELS_A_BYTE = 8
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """Models, data, run folders and options of an evaluation that is ready to start.
+
+    folders: from `run_folders`; rules: as `--rule` names them, () for each model's own
+    sharding: runs the shards of each evaluation in other processes; None to evaluate in this one
+    """
+
+    specs: Sequence[ModelSpec]
+    dataset: Dataset
+    folders: Sequence[Path]
+    opening: Opening
+    options: EvaluateOptions
+    rules: Sequence[str] = ()
+    sharding: Sharding | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What became of a model: a run, or the error that ended it."""
+    """The result for one model by one rule: a run, or the error that ended it."""
 
     spec: ModelSpec
     run: Run | None = None
@@ -53,14 +57,14 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """The error in one line, with its kind where it is not a sentence of ours."""
+        """The error in one line, with its type unless it is a message of ours."""
         if self.error is None:
             return ""
         text = " ".join(str(self.error).split())
         return text if isinstance(self.error, PanbenchError) else f"{type(self.error).__name__}: {text}".rstrip(": ")
 
     def row(self, dataset: str | None = None) -> ComparisonRow:
-        """The model's row in a comparison, failed or not."""
+        """Returns the model's row for a comparison table, whether it succeeded or failed."""
         if self.run is not None:
             return comparison_row(self.run)
         return failed_row(self.spec.name, self.spec.title, self.reason, dataset)
@@ -75,14 +79,15 @@ def run_folders(
     shard: Shard | None = None,
     keep: bool = True,
 ) -> list[Path]:
-    """Where the runs go: `out` for one run, `out`/<model> for several models, results/<dataset>-<model> without `out`.
+    """Returns the folders to write the runs to, one per model and rule, after checking that they are free.
 
-    rules: fusion rules as `--rule` names them; each run of a model is named after its rule, too
+    out: the folder of a single run, or the parent of several; None for results/<dataset>-<model>
+    rules: fusion rules as `--rule` names them; the folder's name then includes the rule
     shard: without `out`, its number ends the names
-    keep: refuse, before anything is run, when one of the folders holds a run already (BadRun)
+    keep: raise BadRun, before anything is run, if one of the folders already holds a run
     The folders of the first model come first, in the order of the rules.
     """
-    names = [spec.name if not rule else f"{spec.name}-{slug(rule)}" for spec in specs for rule in rules or [""]]
+    names = [spec.name if not rule else f"{spec.name}-{rule_slug(rule)}" for spec in specs for rule in rules or [""]]
     if out is None:
         end = "" if shard is None else f".{shard.number}"
         folders = [Path("results") / f"{dataset}-{name}{end}" for name in names]
@@ -97,7 +102,7 @@ def run_folders(
         raise BadArgument(f"Two models would write to {doubled[0]}. Rename one config file, or run them one by one.")
     for folder in folders:
         if not (folder / "run.json").exists():
-            # A file, or a folder of something else.
+            # A file, or a folder that is not a run.
             check_room(folder)
     taken = [str(folder) for folder in folders if keep and (folder / "run.json").exists()]
     if taken:
@@ -108,56 +113,59 @@ def run_folders(
     return folders
 
 
-def check_before(
-    dataset: Dataset, folders: Sequence[Path], opening: Opening, options: EvaluateOptions, rules: Sequence[str] = ()
-) -> None:
-    """Raises what would stop any model, before one is opened: device, precision, rules, no purpose, a full disk."""
+def check_before(work: Prepared) -> None:
+    """Raises errors that would stop every model, before the first is opened.
+
+    Checks device, precision, rules, purpose and disk space.
+    """
     with program.importing():
-        from panbench.evaluation.fits import refuse_without_purpose
+        from panbench.evaluation.wrapping import refuse_without_purpose
         from panbench.models.devices import check_precision, choose_device
         from panbench.models.rules import PAPER, parse_rule
 
-    check_precision(opening.precision, choose_device(opening.device))
-    for rule in rules:
-        # What `paper` stands for is known once the model is open.
+    options, scenes = work.options, work.dataset.scenes
+    check_precision(work.opening.precision, choose_device(work.opening.device))
+    for rule in work.rules:
+        # The meaning of `paper` is known once the model is open.
         if rule.partition(":")[0].strip() != PAPER:
             parse_rule(rule)
-    refuse_without_purpose(dataset, options.save_predictions or options.unscored)
-    pixels = sum(scene.image.height * scene.image.width for scene in dataset.scenes) if options.save_predictions else 0
-    needed = len(dataset.scenes) * _BYTES_AN_IMAGE + pixels // _PIXELS_A_BYTE
-    n_runs = len(folders) * (1 + sum(study.further_runs for study in options.studies))
-    require_space(folders[0], needed * n_runs, "Storing the runs" if n_runs > 1 else "Storing the run")
+    refuse_without_purpose(work.dataset, options.save_predictions or options.unscored)
+    pixels = sum(scene.image.height * scene.image.width for scene in scenes) if options.save_predictions else 0
+    needed = len(scenes) * _BYTES_AN_IMAGE + pixels // _PIXELS_A_BYTE
+    n_runs = len(work.folders) * (1 + sum(study.further_runs for study in options.studies))
+    require_space(work.folders[0], needed * n_runs, "Storing the runs" if n_runs > 1 else "Storing the run")
 
 
-def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: EvaluateOptions) -> str:
-    """One line on the run to come: images, device, threads, PyTorch, precision, batch."""
+def describe_plan(work: Prepared) -> str:
+    """Returns one line on the planned run: images, device, threads, PyTorch, precision, batch."""
     import torch
 
     from panbench.models.devices import choose_device
 
-    device = choose_device(opening.device)
+    device = choose_device(work.opening.device)
     threads = torch.get_num_threads()
-    place = f"{provenance.cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
+    hardware = f"{provenance.cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
     if device.type == "cuda":
-        place = torch.cuda.get_device_name(device)
+        hardware = torch.cuda.get_device_name(device)
     elif device.type == "mps":
-        place = "Metal (mps)"
-    batch = options.batch_size or (1 if device.type == "cpu" else "auto")
-    compiled = ", compiled" if opening.compiled else ""
+        hardware = "Metal (mps)"
+    batch = work.options.batch_size or (1 if device.type == "cpu" else "auto")
+    opening = work.opening
+    by = ", compiled" if opening.compiled else f" by {opening.runtime}" if opening.runtime else ""
     return (
-        f"{_models_and_images(specs, dataset)}: {place}; PyTorch {torch.__version__}, {opening.precision}{compiled}, "
-        f"batch size {batch}."
+        f"{_models_and_images_text(work.specs, work.dataset)}: {hardware}; PyTorch {torch.__version__}, "
+        f"{opening.precision}{by}, batch size {batch}."
     )
 
 
-def unused_bf16(specs: Sequence[ModelSpec], opening: Opening) -> str | None:
-    """A sentence on a precision that would be faster for a heavy model on this CPU; None where none would."""
+def suggest_bf16(specs: Sequence[ModelSpec], opening: Opening) -> str | None:
+    """Returns a note if another precision would be faster for a large model on this CPU; None otherwise."""
     from panbench.models.devices import HEAVY_PARAMETERS, choose_device
 
     heavy = any((spec.params or 0) >= HEAVY_PARAMETERS for spec in specs)
-    if not heavy or opening.precision != "fp32" or choose_device(opening.device).type != "cpu":
+    if not heavy or opening.precision != "fp32" or opening.runtime or choose_device(opening.device).type != "cpu":
         return None
-    if not provenance.cpu_has_bf16():
+    if not provenance.cpu_gains_by_bf16():
         return None
     return (
         "This CPU has bf16: --precision bf16 takes about half the time and changes 1 to 4 of 1,000 pixels "
@@ -165,7 +173,8 @@ def unused_bf16(specs: Sequence[ModelSpec], opening: Opening) -> str | None:
     )
 
 
-def _models_and_images(specs: Sequence[ModelSpec], dataset: Dataset) -> str:
+def _models_and_images_text(specs: Sequence[ModelSpec], dataset: Dataset) -> str:
+    """Describes models and data in words: "2 models on 20 of 5,000 images of coco val"."""
     models = specs[0].title if len(specs) == 1 else f"{len(specs)} models"
     number = len(dataset.scenes)
     of_all = f"of {dataset.n_images:,} " if dataset.n_images and dataset.n_images > number else ""
@@ -178,67 +187,53 @@ def _models_and_images(specs: Sequence[ModelSpec], dataset: Dataset) -> str:
 
 
 def evaluate_models(
-    specs: Sequence[ModelSpec],
-    dataset: Dataset,
-    folders: Sequence[Path],
-    opening: Opening,
-    options: EvaluateOptions,
-    *,
+    work: Prepared,
     reporters: Callable[[], AbstractContextManager[Reporter]],
     finished: Callable[[Outcome], Any],
-    rules: Sequence[str] = (),
-    spread: Spread | None = None,
 ) -> list[Outcome]:
-    """Opens each model and evaluates it into its folders; the outcomes in order, as `run_models` gives them.
+    """Opens each model and evaluates it by each rule, from one forward pass; returns the outcomes in order.
 
-    rules: fusion rules as `--rule` names them, each with a run of its own from one forward pass; () is the model's own
-    folders: those of `run_folders`
-    reporters: makes the reporter of one evaluation
-    spread: has other processes make the shards of each evaluation
+    reporters: makes the reporter of one evaluation; finished: called with each outcome
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
-    from panbench.evaluation.evaluate import evaluate_rules
-    from panbench.evaluation.shown import as_asked, run_further, with_those_beside
+    from panbench.evaluation.evaluate import evaluate_with_further
+    from panbench.evaluation.wrapping import as_requested
 
+    dataset, opening, options, rules = work.dataset, work.opening, work.options, tuple(work.rules)
     of_each = len(rules) or 1
-    ahead = _opened_ahead(specs, dataset, opening, options) if spread is None else {}
+    ahead = _open_ahead(work) if work.sharding is None else {}
 
-    def run(index: int, spec: ModelSpec) -> list[Run]:
-        own = folders[index * of_each : (index + 1) * of_each]
+    def evaluate(index: int, spec: ModelSpec) -> list[Run]:
+        own = tuple(work.folders[index * of_each : (index + 1) * of_each])
         with reporters() as reporter:
-            if spread is not None:
-                return spread(ShardedEvaluation(spec, dataset, tuple(own), opening, options, tuple(rules)), reporter)
+            if work.sharding is not None:
+                return work.sharding(ShardedEvaluation(spec, dataset, own, opening, options, rules), reporter)
             opened = ahead.pop(spec) if spec in ahead else opened_model(spec, opening, reporter)
-            chosen, model = as_asked(opened, dataset, rules, options)
+            chosen, model = as_requested(opened, dataset, rules, options)
             del opened
-            clean = dict(zip(chosen, own, strict=True))
-            runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, reporter)
-            run_further(model, dataset, clean, options, reporter)
-            return runs
+            return evaluate_with_further(model, dataset, dict(zip(chosen, own, strict=True)), options, reporter)
 
-    return _in_turn(specs, run, finished)
+    return evaluate_in_turn(work.specs, evaluate, finished)
 
 
-def _opened_ahead(
-    specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: EvaluateOptions
-) -> "dict[ModelSpec, Model]":
-    """Of several models, those whose categories nobody knows but they, opened before the first one runs.
+def _open_ahead(work: Prepared) -> "dict[ModelSpec, Model]":
+    """Opens models whose categories are not known otherwise, before the first one runs; none if there is only one.
 
-    Raises BadModel for categories that are not the dataset's. Models that cannot be opened fail in their turn.
+    Raises BadModel for categories that do not match the dataset's. Models that cannot be opened fail in their turn.
     """
-    from panbench.evaluation.shown import as_shown
+    from panbench.evaluation.wrapping import wrap_model
 
     found, misfits = {}, []
-    for spec in specs if len(specs) > 1 else ():
-        if is_shipped(spec) or stated_names(spec) is not None:
+    for spec in work.specs if len(work.specs) > 1 else ():
+        if is_shipped(spec) or declared_names(spec) is not None:
             continue
         try:
-            found[spec] = opened_model(spec, opening)
+            found[spec] = opened_model(spec, work.opening)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)
             continue
         try:
-            as_shown(found[spec], dataset, options).category_ids(dataset.categories)
+            wrap_model(found[spec], work.dataset, work.options).category_ids(work.dataset.categories)
         except PanbenchError as error:
             misfits.append(str(error))
     if misfits:
@@ -246,25 +241,16 @@ def _opened_ahead(
     return found
 
 
-def run_models(
-    specs: Sequence[ModelSpec],
-    folders: Sequence[Path],
-    evaluate: Callable[[ModelSpec, Path], Run],
-    finished: Callable[[Outcome], Any],
-) -> list[Outcome]:
-    """Evaluates each model into its folder, calling `finished` after each; the outcomes in order.
-
-    With one model its error is raised. With several it is kept in the outcome and the next one runs. An interruption
-    (KeyboardInterrupt) ends all.
-    """
-    return _in_turn(specs, lambda index, spec: [evaluate(spec, folders[index])], finished)
-
-
-def _in_turn(
+def evaluate_in_turn(
     specs: Sequence[ModelSpec], evaluate: Callable[[int, ModelSpec], list[Run]], finished: Callable[[Outcome], Any]
 ) -> list[Outcome]:
+    """Evaluates one model after the other, calling `finished` with each outcome; returns the outcomes in order.
+
+    A single model's error is raised. With several, it is stored in the outcome and the next model runs. An interruption
+    (KeyboardInterrupt) ends all.
+    """
     # Imports torch, which takes seconds.
-    from panbench.evaluation.memory import free_memory
+    from panbench.evaluation.measuring import free_memory
 
     outcomes = []
     for index, spec in enumerate(specs):
@@ -273,7 +259,7 @@ def _in_turn(
         except Exception as error:
             if len(specs) == 1:
                 raise
-            # The frames of a failed run hold its model and what was on the device.
+            # The traceback's frames of a failed run hold its model and memory of the device.
             traceback.clear_frames(error.__traceback__)
             found = [Outcome(spec, error=error)]
         for outcome in found:
@@ -283,6 +269,6 @@ def _in_turn(
     return outcomes
 
 
-def slug(rule: str) -> str:
-    """A rule as part of a folder's name: `mask2former:score=0.7` is mask2former-score-0.7."""
+def rule_slug(rule: str) -> str:
+    """Returns a rule as part of a folder's name: `mask2former-score-0.7` for `mask2former:score=0.7`."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", rule).strip("-")

@@ -1,4 +1,4 @@
-"""`panbench eval --gpus N`: a shard for each GPU of this machine, one bar, and one run."""
+"""Runs `panbench eval --gpus N`: a process and a shard per GPU of this machine, merged to one run."""
 
 import multiprocessing
 import os
@@ -16,135 +16,136 @@ from panbench.base.shards import Shard
 from panbench.base.text import in_sentence
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.evaluation.opening import Opening, opened_model
-from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.options import EvaluateOptions, Opening, opened_model
 from panbench.runs import Run, load_run
-from panbench.runs.sharded import Sharded, already_whole, merge_shards, shard_folders, size_begun_with
-
-__all__ = ["ShardedEvaluation", "cards_of", "run_on_cards"]
+from panbench.runs.sharded import Sharded, are_all_done, begun_batch_size, merge_shards, shard_folders
 
 ATTEMPTS = 3
-"""A shard that dies so often is given up."""
+"""A shard that died this many times is not resumed again."""
+
+PATIENCE = 120.0
+"""Seconds that a process has to write its results when it is stopped."""
 
 
 @dataclass(frozen=True)
 class ShardedEvaluation:
-    """One model's evaluation, as each of its shards gets it."""
+    """One model's evaluation in shards, as sent to the process of each shard."""
 
     spec: ModelSpec
     dataset: Dataset
-    homes: tuple[Path, ...]
+    merged_folders: tuple[Path, ...]
     opening: Opening
     options: EvaluateOptions
     rules: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """The model's."""
+        """The label of the progress bar: the model's title."""
         return self.spec.title
 
     @property
     def overwrite(self) -> bool:
-        """Of the options."""
+        """True if existing runs are replaced."""
         return self.options.overwrite
 
     @property
     def resume(self) -> bool:
-        """Of the options."""
+        """True if existing runs are resumed."""
         return self.options.resume
 
     @property
     def command(self) -> Sequence[str]:
-        """Of the options."""
+        """The command line, for run.json."""
         return self.options.command
 
     @property
     def needs_size(self) -> bool:
-        """Whether the options name no batch size; on a CPU it is 1."""
+        """True if the batch size must still be chosen; on a CPU it is 1."""
         return self.options.batch_size in (None, "auto") and self.opening.device != "cpu"
 
     def best_size(self, reporter: Reporter) -> int:
-        """The size that a run of one process would choose here."""
-        from panbench.evaluation.batch_size import chosen_batch_size
-        from panbench.evaluation.shown import as_asked
+        """Returns the batch size that a single process would choose on this device."""
+        from panbench.evaluation.plan import chosen_batch_size
+        from panbench.evaluation.wrapping import as_requested
 
-        _, model = as_asked(opened_model(self.spec, self.opening), self.dataset, self.rules, self.options)
+        _, model = as_requested(opened_model(self.spec, self.opening), self.dataset, self.rules, self.options)
         return chosen_batch_size(self.options.batch_size, model, self.dataset, self.options, reporter)
 
     def with_size(self, size: int) -> "ShardedEvaluation":
-        """In batches of this size."""
+        """Copies the evaluation with this batch size."""
         return replace(self, options=replace(self.options, batch_size=size))
 
     def resumed(self) -> "ShardedEvaluation":
-        """Going on with what the shards hold."""
+        """Copies the evaluation so that its shards are resumed."""
         return replace(self, options=replace(self.options, overwrite=False, resume=True))
 
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
-        """Evaluates the shard's batches."""
+        """Evaluates one shard's batches into `folders`, one per rule."""
         from panbench.evaluation.evaluate import evaluate_rules
-        from panbench.evaluation.shown import as_asked
+        from panbench.evaluation.wrapping import as_requested
 
         opened = opened_model(self.spec, self.opening, reporter)
-        rules, model = as_asked(opened, self.dataset, self.rules, self.options)
+        rules, model = as_requested(opened, self.dataset, self.rules, self.options)
         options = replace(self.options, shard=shard)
         evaluate_rules(model, self.dataset, dict(zip(rules, folders, strict=True)), options, reporter)
 
 
-def cards_of(count: int) -> list[str]:
-    """The first GPUs of this machine, as CUDA_VISIBLE_DEVICES names them. Raises BadArgument for fewer."""
+def visible_gpus(count: int) -> list[str]:
+    """Returns the first GPUs of this machine, as CUDA_VISIBLE_DEVICES names them. Raises BadArgument for fewer."""
     import torch
 
-    here = torch.cuda.device_count()
-    if here < count:
-        raise BadArgument(f"--gpus {count}, and PyTorch sees {here} here. `panbench doctor` says why.")
+    available = torch.cuda.device_count()
+    if available < count:
+        raise BadArgument(f"--gpus {count}: PyTorch finds {available} GPUs here. `panbench doctor` explains why.")
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [str(number) for number in range(here)])[:count]
+    return (named.split(",") if named else [str(number) for number in range(available)])[:count]
 
 
 def run_on_cards(work: Sharded, reporter: Reporter, cards: Sequence[str]) -> list[Run]:
-    """Has a process for each card make a shard, and merges them. A shard that dies is named and resumed.
+    """Makes one shard per GPU, each in a process, and merges them; a shard that dies is reported and resumed.
 
-    Raises BadRun for one that dies ATTEMPTS times: the others are finished and kept, for --resume.
+    Raises BadRun for one that dies ATTEMPTS times: the others are finished and stay, for --resume.
     """
-    if already_whole(work, len(cards)):
-        return [load_run(home) for home in work.homes]
-    if work.needs_size and (size := size_begun_with(work, len(cards))):
+    if are_all_done(work, len(cards)):
+        return [load_run(home) for home in work.merged_folders]
+    if work.needs_size and (size := begun_batch_size(work, len(cards))):
         work = work.with_size(size)
     if work.needs_size:
         chooser = _Process(work, None, cards[0])
-        _watch([chooser], reporter)
+        _follow_processes([chooser], reporter)
         if chooser.size is None:
             raise BadRun(f"No batch size could be chosen ({chooser.end}). Name one with --batch-size.")
         work = work.with_size(chooser.size)
     shards = [_Process(work, Shard(number, len(cards)), card) for number, card in enumerate(cards, start=1)]
-    _watch(shards, reporter)
+    _follow_processes(shards, reporter)
     if dead := [process for process in shards if not process.is_done]:
         raise BadRun(
-            f"Of {in_sentence(work.homes)}, shard {in_sentence(each.shard for each in dead)} died {ATTEMPTS} times "
-            f"({dead[0].end}). The other shards are kept; the same command with --resume continues."
+            f"Of {in_sentence(work.merged_folders)}, shard {in_sentence(each.shard for each in dead)} died {ATTEMPTS} "
+            f"times ({dead[0].end}). The other shards are saved; the same command with --resume continues."
         )
     return merge_shards(work, len(shards))
 
 
 class _Process:
-    """A process that makes a shard, or without one chooses the batch size, and sends what it would report."""
+    """A child process that evaluates a shard, or chooses the batch size if `shard` is None."""
 
     def __init__(self, work: Sharded, shard: Shard | None, card: str) -> None:
         self.shard, self.done = shard, 0
         self.total: int | None = None
-        """The shard's images, once it has begun."""
+        """The number of the shard's images, once it has begun."""
         self.size: int | None = None
         self.end = ""
-        """How it died, in words."""
+        """Why it died, in words."""
         self._work, self._card = work, card
         self._attempts = 0
         self.start()
 
     def start(self) -> None:
+        """Starts the process, also again after it died; its shard is then resumed."""
         context = multiprocessing.get_context("spawn")
         self.wire, theirs = context.Pipe(duplex=False)
         work = self._work if self._attempts == 0 else self._work.resumed()
-        self._process = context.Process(target=_work_on, args=(work, self.shard, self._card, theirs), daemon=True)
+        self._process = context.Process(target=_run_in_child, args=(work, self.shard, self._card, theirs), daemon=True)
         self._attempts += 1
         self.end = ""
         self._process.start()
@@ -152,10 +153,11 @@ class _Process:
 
     @property
     def is_done(self) -> bool:
+        """True if the process ended without an error."""
         return self._process.exitcode == 0
 
     def ended(self, reporter: Reporter) -> bool:
-        """Whether it ended for good; one that died is started again. Raises PanbenchError for what it refused."""
+        """Waits for the end and restarts a process that died; True if it ended for good. Raises its error."""
         self._process.join()
         code = self._process.exitcode or 0
         if code == 0:
@@ -174,15 +176,17 @@ class _Process:
         return False
 
     def stop(self) -> None:
-        """Ends it as Ctrl-C does: what it has scored is written first."""
+        """Stops the process as Ctrl-C would, with PATIENCE seconds to write its results; then kills it."""
         if self._process.is_alive():
             self._process.terminate()
+            self._process.join(PATIENCE)
+            self._process.kill()
         self._process.join()
 
 
-def _watch(processes: Sequence[_Process], reporter: Reporter) -> None:
-    """Reports what processes send, until the last has ended."""
-    running, said = {process.wire: process for process in processes}, set[str]()
+def _follow_processes(processes: Sequence[_Process], reporter: Reporter) -> None:
+    """Passes the progress and notices of child processes on to `reporter` until all have ended."""
+    running, reported = {process.wire: process for process in processes}, set[str]()
     title = processes[0]._work.title
     try:
         while running:
@@ -200,8 +204,8 @@ def _watch(processes: Sequence[_Process], reporter: Reporter) -> None:
                     totals = [each.total for each in processes]
                     total = None if None in totals else sum(each or 0 for each in totals)
                     reporter.progress(title, sum(each.done for each in processes), total)
-                elif kind == "notice" and words[0] not in said:
-                    said.add(words[0])
+                elif kind == "notice" and words[0] not in reported:
+                    reported.add(words[0])
                     reporter.notice(words[0])
                 elif kind == "size":
                     process.size = words[0]
@@ -215,8 +219,8 @@ def _watch(processes: Sequence[_Process], reporter: Reporter) -> None:
 _REFUSED = 2
 
 
-class _Wire(Silent):
-    """Sends what is reported to the process that started this one."""
+class _PipeReporter(Silent):
+    """A Reporter in a child process: sends progress and notices to the parent process."""
 
     def __init__(self, wire: Any) -> None:
         self._wire = wire
@@ -224,20 +228,20 @@ class _Wire(Silent):
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
         self._wire.send(("progress", done, total or 0))
 
-    def notice(self, sentence: str) -> None:
-        self._wire.send(("notice", sentence))
+    def notice(self, message: str) -> None:
+        self._wire.send(("notice", message))
 
 
-def _work_on(work: Sharded, shard: Shard | None, card: str, wire: Any) -> None:
-    """What a process does: it sees its card alone, as PyTorch is not loaded yet."""
+def _run_in_child(work: Sharded, shard: Shard | None, card: str, wire: Any) -> None:
+    """The main function of a child process: makes a shard, or chooses the batch size, on the GPU `card` alone."""
     os.environ["CUDA_VISIBLE_DEVICES"] = card
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt_once)
     try:
         if shard is None:
-            wire.send(("size", work.best_size(_Wire(wire))))
+            wire.send(("size", work.best_size(_PipeReporter(wire))))
         else:
-            work.run_shard(shard, shard_folders(work, shard.number), _Wire(wire))
+            work.run_shard(shard, shard_folders(work, shard.number), _PipeReporter(wire))
     except KeyboardInterrupt:
         sys.exit(130)
     except PanbenchError as error:
@@ -249,7 +253,7 @@ def _work_on(work: Sharded, shard: Shard | None, card: str, wire: Any) -> None:
 
 
 def _interrupt_once(number: int, frame: Any) -> None:
-    """Ends a shard as Ctrl-C does; a second signal must not cut short the writing that the first one began."""
+    """Handles SIGINT and SIGTERM: the first ends the shard as Ctrl-C does, later ones are ignored."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,20 +1,53 @@
-"""Sinks: what is done with a model's outputs in one pass, such as scoring them by a rule, keeping or measuring them."""
+"""Sinks: consumers of a model's outputs in one pass, such as scoring by a rule, storing or measuring them."""
 
-from collections.abc import Callable, Sequence, Set
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from panbench.models.candidates import Output
-from panbench.models.model import LoadedImage
-from panbench.panoptic.coco import read_hashed_id_png
+from panbench.base.computing import STAGES
+from panbench.base.errors import BadRun
+from panbench.base.files import require_space
+from panbench.base.reporter import Reporter
+from panbench.datasets import Dataset
+from panbench.evaluation.measuring import Mark
+from panbench.models.candidates import Output, best_score
+from panbench.models.labels import CategoryIds
+from panbench.models.model import LoadedImage, Model, running_settings
+from panbench.models.predict import prediction_of
+from panbench.models.rules import Fused, Rule, fuse
+from panbench.models.stored import LOW_GATE, StoredOutputs, encode
+from panbench.panoptic.coco import read_hashed_id_png, write_id_png
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import IdMap, Scene, Segment
+from panbench.runs import (
+    PREDICTIONS,
+    FileHashes,
+    RunWriter,
+    candidate_files,
+    candidate_name,
+    photograph_code,
+    write_recorded,
+)
+from panbench.runs.predictions import png_name
 
-__all__ = ["Later", "SeenImage", "Sink"]
+BLOCK_IMAGES = 200
+BLOCK_SECONDS = 10.0
+"""A part is written when a block has this many images, or has been open this long; a kill loses no more."""
+
+
+def block_is_full(images: int, since: float) -> bool:
+    """True if a block has enough images, or was started long enough ago (time.monotonic), to be written."""
+    return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
 
 
 class SeenImage:
-    """An image that went through the model, on the host. Its ground truth is read once, when the first sink asks."""
+    """An image that the model has processed, for work on the host. Its ground truth is read when first needed."""
 
     def __init__(self, image: LoadedImage, sha256: bytes) -> None:
         """sha256: of the image's file"""
@@ -22,11 +55,11 @@ class SeenImage:
         self.facts = image.facts
         self.sha256 = sha256
         self.truth_sha256 = b""
-        """Of the ground truth's id PNG, once it is read; empty where there is none."""
+        """The SHA-256 of the ground truth's id PNG, once it is read; empty if there is none."""
         self._true_ids: IdMap | None = None
 
     def truth(self, shape: tuple[int, int]) -> tuple[IdMap, Sequence[Segment]]:
-        """The id map, which must have this shape, and the segments of the ground truth. Raises BadDataset."""
+        """Returns the ground truth's id map and segments. Raises BadDataset if the map's shape is not `shape`."""
         if self.scene.annotation is None or self.scene.gt_path is None:
             # All void: the image is in the tables, and no category has a TP, FP or FN.
             return np.zeros(shape, np.int32), ()
@@ -37,14 +70,14 @@ class SeenImage:
 
 
 Later = Callable[[SeenImage], Any]
-"""The host's work on one image, done in a thread behind the device; what it returns goes to `Sink.keep`."""
+"""The host's work on one image, run in a host thread; its result is passed to `Sink.keep`."""
 
 
 class Sink:
-    """Takes the outputs of one pass: inherit from it for the defaults.
+    """Processes the model's outputs for each image in a pass, such as by scoring them; inherit from it.
 
-    The loop runs an image only when some sink has not got it, and passes a sink only images that are not in `done`; so
-    a resumed evaluation catches up with whichever is behind.
+    The loop runs an image only if some sink lacks it, and passes a sink only images that are not in `done`; so a
+    resumed evaluation catches up with whichever sink is behind.
     """
 
     done: Set[int] = frozenset()
@@ -52,26 +85,181 @@ class Sink:
 
     @property
     def notices(self) -> Sequence[str]:
-        """Sentences for the user, read once all images are done."""
+        """Messages for the user, read once all images are done."""
         return ()
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
-        """Takes one output, which is on the device, and returns the host's work on it.
+        """Called with one output, on the device: returns a function that does the rest of the work in a host thread.
 
-        Called from several threads; return soon, as the device waits. An image may come again: a batch that does not
-        fit into the device's memory is run again in halves.
+        Called from several threads; return quickly, as the device waits. An image may be passed again: a batch that
+        does not fit into the device's memory is repeated in halves.
         """
         raise NotImplementedError
 
     def on_outputs(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> Sequence[Later]:
-        """The same for a batch, where something is gained by taking its images together."""
+        """Calls `on_output` for each image of a batch; override it if handling them together is faster."""
         return [self.on_output(*pair) for pair in zip(batch, outputs, strict=True)]
 
     def keep(self, found: Sequence[Any]) -> None:
-        """Takes what the host's work on a batch returned: each image once, in the order of the plan, from one thread.
+        """Called from one thread with a batch's results, each image once, in the plan's order: stores them.
 
-        Whoever stores blocks stores whole batches, so that those of a resumed evaluation are the same.
+        Sinks that store blocks store complete batches, so that those of a resumed evaluation are the same.
         """
 
     def close(self) -> None:
-        """Writes what is left. Called once, also when the evaluation ends with an error."""
+        """Writes unwritten results. Called once, even if the evaluation ends with an error."""
+
+
+_SINK_STAGES = STAGES[2:]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The result for one image: overlap table, SHA-256 of its files, and seconds by stage.
+
+    dropped: the best score among dropped candidates if the rule dropped all; else 0
+    photograph: the image file's facts, packed by `photograph_code`
+    prediction, png: the SHA-256 and the path of its id PNG; empty and None if none is stored
+    """
+
+    table: OverlapTable
+    files: tuple[int, bytes, bytes]
+    photograph: int
+    prediction: bytes
+    png: Path | None
+    dropped: float
+    seconds: dict[str, float]
+
+
+class ScoreSink(Sink):
+    """Fuses the outputs by one rule, and writes overlap tables, and maps if requested, into a run."""
+
+    def __init__(self, writer: RunWriter, model: Model, rule: Rule, ids: CategoryIds, *, keep_maps: bool) -> None:
+        """ids: the dataset category for each model label"""
+        self.done = writer.done
+        self.seconds = dict.fromkeys(_SINK_STAGES, 0.0)
+        """Seconds by stage of this run alone."""
+        self._writer, self._model, self._rule, self._ids = writer, model, rule, ids
+        self._folder = writer.path / PREDICTIONS if keep_maps else None
+        self._block: list[_Scored] = []
+        self._since = time.monotonic()
+
+    def on_outputs(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> Sequence[Later]:
+        """Fuses a batch in one call, so that a rule waits for the device once; returns the scoring of each image."""
+        began = Mark(self._model.device)
+        maps = fuse(outputs, self._rule)
+        ended = Mark(self._model.device)
+
+        def score(fused: Fused, best: float, seen: SeenImage) -> _Scored:
+            return self._score_image(fused, best, seen, ended.since(began) / len(maps))
+
+        return [functools.partial(score, *pair) for pair in zip(maps, map(best_score, outputs), strict=True)]
+
+    def _score_image(self, fused: Fused, best: float, seen: SeenImage, fusing: float) -> _Scored:
+        """Counts one image's overlap table, and writes its id PNG if requested, in a host thread."""
+        began = time.perf_counter()
+        scene = seen.scene
+        prediction = prediction_of(scene.image.id, self._model.to_segments(fused, self._rule), self._ids)
+        mapped = time.perf_counter()
+        height, width = prediction.ids.shape
+        truth = seen.truth((height, width))
+        table = overlap_table(scene.image.id, *truth, prediction.ids, prediction.segments)
+        counted = time.perf_counter()
+        png = None if self._folder is None else self._folder / png_name(scene)
+        digest = b"" if png is None else write_id_png(png, prediction.ids, durable=True)
+        written = time.perf_counter()
+        return _Scored(
+            table,
+            (scene.image.id, seen.sha256, seen.truth_sha256),
+            0 if seen.facts is None else photograph_code(seen.facts.orientation, seen.facts.extraneous),
+            digest,
+            png,
+            0.0 if prediction.segments else best,
+            {"fusion": fusing + mapped - began, "overlap": counted - mapped, "write": written - counted},
+        )
+
+    def keep(self, found: Sequence[_Scored]) -> None:
+        """Adds a batch of scored images to the open block, which becomes a part when it is full."""
+        self._block.extend(found)
+        for stage in self.seconds:
+            self.seconds[stage] += sum(image.seconds[stage] for image in found)
+        if block_is_full(len(self._block), self._since):
+            self.close()
+
+    def close(self) -> None:
+        """Writes the open block as a part."""
+        began = time.perf_counter()
+        if block := self._block:
+            files = FileHashes.of(
+                [image.files for image in block],
+                [image.photograph for image in block],
+                [image.prediction for image in block],
+                [image.dropped for image in block],
+            )
+            pngs = [image.png for image in block if image.png is not None]
+            self._writer.write_part(concat([image.table for image in block]), files, pngs)
+            self._block = []
+        self._since = time.monotonic()
+        self.seconds["write"] += time.perf_counter() - began
+
+
+class CandidateSink(Sink):
+    """Writes the network's output for each image into a file of a run, for `panbench fuse` and ensembles."""
+
+    def __init__(self, run: Path, rule: Rule, about: Mapping[str, Any], *, half: bool = False) -> None:
+        """Resumes with the candidate files that are in the run folder.
+
+        about: what distinguishes these candidates from others, as {"weights_sha256": …}; half: store float16
+        Raises BadRun if the folder holds candidates of another run, or a damaged file.
+        """
+        self.about = {**about, "rule": str(rule), "low_gate": LOW_GATE, "half": half}
+        if files := candidate_files(run):
+            stored = StoredOutputs(files[0].parent)
+            if stored.about != self.about:
+                raise BadRun(
+                    f"{stored.folder} holds candidates that were made with other settings. Give another --out."
+                )
+            self.done = frozenset(stored.image_ids)
+        self._run, self._rule, self._half = run, rule, half
+
+    @classmethod
+    def for_model(cls, model: Model, dataset: Dataset, run: Path, half: bool, reporter: Reporter) -> "CandidateSink":
+        """Makes the sink of a model, and checks that the disk has space for the candidates.
+
+        Reports the expected disk space, measured on three images. Raises OutOfSpace if there is not enough.
+        """
+        about = {
+            "weights_sha256": model.describe().weights_sha256,
+            "class_names": list(model.class_names),
+            "isthing": list(model.isthing),
+            "precision": running_settings(model)["precision"],
+        }
+        sink = cls(run, model.rule, about, half=half)
+        samples = dataset.scenes[:: max(1, len(dataset.scenes) // 3)][:3]
+        size = sum(len(sink.encoded(model.candidates([model.load(scene)])[0])) for scene in samples) // len(samples)
+        needed = size * len(dataset.scenes)
+        require_space(run, needed, "Keeping the candidates")
+        reporter.notice(
+            f"Candidates take about {size / 1e6:.2f} MB per image (measured on {len(samples)}), {needed / 1e6:,.0f} MB "
+            f"for {len(dataset.scenes):,} images."
+            + (" In half precision, the maps that fuse makes of them may differ from this run's." if half else "")
+        )
+        return sink
+
+    @torch.inference_mode()
+    def encoded(self, output: Output) -> bytes:
+        """Encodes a network output as the content of its file."""
+        return encode(output, self._rule, self.about, half=self._half)
+
+    def on_output(self, image: LoadedImage, output: Output) -> Later:
+        """Returns a function that encodes the output in a host thread."""
+
+        def encoded(seen: SeenImage) -> tuple[int, bytes]:
+            return seen.scene.image.id, self.encoded(output)
+
+        return encoded
+
+    def keep(self, found: Sequence[tuple[int, bytes]]) -> None:
+        """Writes the encoded output of each image to its file."""
+        for image_id, content in found:
+            write_recorded(self._run, candidate_name(image_id), content)

@@ -1,1 +1,1 @@
-"""Every number is a query on overlap tables. NumPy and pandas only."""
+"""Computes every number from overlap tables, with NumPy, SciPy and pandas only."""

@@ -1,4 +1,4 @@
-"""What makes a score say little: no predicted segments, or a ground truth that is void for the most part."""
+"""Warnings on scores that mean little: no predicted segments, or a ground truth that is mostly void."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,14 @@ from panbench.base.text import listed
 from panbench.metrics.matched import Matched, positions
 from panbench.panoptic.types import VOID, Category
 
-__all__ = ["AbsentFold", "void_sentence"]
-
 Int = npt.NDArray[np.int64]
 
 MANY = 10
-"""A category with so many true segments is named where none is ever predicted."""
+"""A category that is never predicted is reported if it has at least this many true segments."""
 
 
 def void_sentence(share: float) -> str | None:
-    """What a ground truth of which such a share of the pixels is void does to scores; None up to a half."""
+    """Returns a warning if more than half of the ground truth is void, else None. share: of all pixels"""
     if share <= 0.5:
         return None
     return (
@@ -29,8 +27,13 @@ def void_sentence(share: float) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """true, predicted: (categories,) segments; images, empty: all, and those without a prediction; void, pixels"""
+class _SegmentCounts:
+    """Numbers of segments, images and pixels, added up over images.
+
+    true, predicted: (categories,) segments
+    images, empty: all images, and those without a predicted segment
+    void, pixels: pixels without ground truth, and all pixels
+    """
 
     true: Int
     predicted: Int
@@ -41,20 +44,20 @@ class _Counts:
 
 
 class AbsentFold:
-    """Counts what is not there, of images that come block by block; a `Fold`."""
+    """Finds, block by block, categories and images without any prediction, and void in the ground truth."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories = tuple(categories)
         none = np.zeros(len(self.categories), np.int64)
-        self._counts = _Counts(none, none, 0, 0, 0, 0)
+        self._counts = _SegmentCounts(none, none, 0, 0, 0, 0)
 
-    def look(self, matched: Matched) -> _Counts:
-        """The counts of a block."""
+    def map_block(self, matched: Matched) -> _SegmentCounts:
+        """Counts segments, images and pixels of a block of images."""
         segments, overlaps = matched.segments, matched.overlaps
         category = positions(segments.category_id, self.categories)
         true, n = segments.is_gt & ~segments.iscrowd, len(self.categories)
         images = len(matched.image_ids)
-        return _Counts(
+        return _SegmentCounts(
             np.bincount(category[true], minlength=n),
             np.bincount(category[~segments.is_gt], minlength=n),
             images,
@@ -63,34 +66,37 @@ class AbsentFold:
             int(overlaps.pixels.sum()),
         )
 
-    def add(self, part: _Counts) -> None:
+    def add(self, part: _SegmentCounts) -> None:
         """Adds the counts of a block."""
         names = ("true", "predicted", "images", "empty", "void", "pixels")
-        self._counts = _Counts(*(getattr(self._counts, name) + getattr(part, name) for name in names))
+        self._counts = _SegmentCounts(*(getattr(self._counts, name) + getattr(part, name) for name in names))
 
     @property
     def has_predictions(self) -> bool:
-        """Whether any segment is predicted."""
+        """True if any segment is predicted."""
         return bool(self._counts.predicted.any())
 
-    def sentences(self, rule: str | None = None) -> tuple[str, ...]:
-        """What is not predicted at all, and of how much void the truth is; rule: the fusion rule, if there was one."""
+    def messages(self, dropped: str = "") -> tuple[str, ...]:
+        """Returns warnings: what is never predicted, and how much of the ground truth is void.
+
+        dropped: what the fusion rule dropped, in words, for the warning that an image has no prediction
+        """
         counts = self._counts
-        said = []
+        found = []
         if counts.images and not self.has_predictions:
-            by = f"; what scores less than the thresholds of the rule {rule} is dropped" if rule else ""
-            said.append(f"no segment is predicted in {counts.empty:,} of {counts.images:,} images{by}")
+            by = f"; {dropped}" if dropped else ""
+            found.append(f"no segment is predicted in {counts.empty:,} of {counts.images:,} images{by}")
         else:
             never = (counts.predicted == 0) & (counts.true > 0)
             for kind, isthing in (("thing", True), ("stuff", False)):
                 own = np.array([category.isthing == isthing for category in self.categories], np.bool_)
                 if counts.true[own].any() and not counts.predicted[own].any():
-                    said.append(f"no {kind} is predicted, of {counts.true[own].sum():,} segments in the ground truth")
+                    found.append(f"no {kind} is predicted, of {counts.true[own].sum():,} segments in the ground truth")
                     never &= ~own
             many = np.flatnonzero(never & (counts.true >= MANY))
             if len(many):
-                names = [f"{self.categories[place].name} ({counts.true[place]:,} segments)" for place in many.tolist()]
-                said.append(f"never predicted: {listed(names, 5)}")
+                names = [f"{self.categories[index].name} ({counts.true[index]:,} segments)" for index in many.tolist()]
+                found.append(f"never predicted: {listed(names, 5)}")
         if counts.pixels and (void := void_sentence(counts.void / counts.pixels)) is not None:
-            said.append(void)
-        return tuple(said)
+            found.append(void)
+        return tuple(found)

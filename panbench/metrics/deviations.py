@@ -1,7 +1,7 @@
-"""Alternatives to PQ's disputed conventions, each under a name of its own.
+"""Computes scores that deviate from PQ in one disputed convention each, such as counting void as wrong.
 
-None of them is PQ, and none is called so: a number is comparable with published ones only by the rules of
-metrics/matched.py and metrics/pq.py.
+None of them may be called PQ: only numbers by the rules of metrics/matched.py and metrics/pq.py are comparable with
+published ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,17 @@ from panbench.metrics.matched import Matched, one_to_one, positions
 from panbench.metrics.pq import Sums, image_sums, mean_of, panoptic_quality
 from panbench.panoptic.types import GROUPS, Category, in_groups
 
-__all__ = ["DEVIATIONS", "LOOSE", "Deviation", "DeviationFold"]
-
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 LOOSE = 0.25
-"""The IoU above which `one_to_one` matches."""
+"""The IoU threshold of the deviation `one_to_one`."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A convention other than PQ's: its name in JSON, its label in tables, and how it differs."""
+    """A score that differs from PQ in one convention: its name in JSON, its label in tables, and how it differs."""
 
     name: str
     label: str
@@ -61,11 +59,11 @@ DEVIATIONS = (
         "segment once, as Panoptica's naive matching does.",
     ),
 )
-"""All of them, in the order of tables. docs/metrics.md says when which is of use."""
+"""All deviations, in the order of tables. docs/metrics.md explains when each is useful."""
 
 
 class DeviationFold:
-    """The deviations of images that come block by block; a `Fold`."""
+    """Computes all scores of DEVIATIONS, block by block (a `Fold`)."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories = tuple(categories)
@@ -75,8 +73,8 @@ class DeviationFold:
         self._sums = {name: Sums.zeros(n) for name in ("own", "void", "loose")}
         self._of_images = dict.fromkeys(GROUPS, (0.0, 0))
 
-    def look(self, matched: Matched) -> tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]:
-        """Matches, FPs and FNs by each convention, and the quotient of each image by group."""
+    def map_block(self, matched: Matched) -> tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]:
+        """Counts TPs, FPs and FNs of a block by each rule for matches, and computes PQ of each image by group."""
         segments, gt, pred = matched.segments, matched.gt, matched.pred
         pixels = matched.overlaps.pixels[matched.pair]
         with_void = pixels / (segments.area[gt] + segments.area[pred] - pixels)
@@ -84,50 +82,53 @@ class DeviationFold:
         near = np.flatnonzero(matched.iou > LOOSE)
         loose[near[one_to_one(gt[near], pred[near], np.lexsort((pred[near], gt[near], -matched.iou[near])))]] = True
         return {
-            "own": self._counts(matched, strict, matched.iou, matched.excused),
-            "void": self._counts(matched, of_void, with_void, matched.excused_by_crowd),
-            "loose": self._counts(matched, loose, matched.iou, matched.excused),
-        }, self._of_each_image(matched)
+            "own": self._count_outcomes(matched, strict, matched.iou, matched.excused),
+            "void": self._count_outcomes(matched, of_void, with_void, matched.excused_by_crowd),
+            "loose": self._count_outcomes(matched, loose, matched.iou, matched.excused),
+        }, self._pq_of_images(matched)
 
     def add(self, part: tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]) -> None:
-        """Continues the sums of the previous block."""
+        """Adds the counts of a block to the sums."""
         counts, of_images = part
-        self._sums = {name: sums.and_also(*counts[name]) for name, sums in self._sums.items()}
+        self._sums = {name: sums.with_added(*counts[name]) for name, sums in self._sums.items()}
         for group, values in of_images.items():
             total, n = self._of_images[group]
             added = float(np.add.accumulate(np.concatenate([[total], values]))[-1])
             self._of_images[group] = (added, n + len(values))
 
     def record(self) -> dict[str, Mapping[str, float | None]]:
-        """Deviation name → values of All, Things and Stuff, fractions 0–1; None where nothing is averaged."""
+        """Returns the scores by deviation and group, fractions 0–1; None for the mean of no category."""
         own, void, loose = (self._sums[name] for name in ("own", "void", "loose"))
         return {
-            "SQ_of_matched": self._means(own.scores()["SQ"], own.TP > 0),
-            "void_counts": self._means(void.scores()["PQ"], void.counted),
+            "SQ_of_matched": self._group_means(own.scores()["SQ"], own.TP > 0),
+            "void_counts": self._group_means(void.scores()["PQ"], void.counted),
             "mean_over_images": {group: total / n if n else None for group, (total, n) in self._of_images.items()},
-            "one_to_one": self._means(loose.scores()["PQ"], loose.counted),
+            "one_to_one": self._group_means(loose.scores()["PQ"], loose.counted),
         }
 
-    def _counts(self, matched: Matched, hits: Bool, iou: Float, excused: Bool) -> tuple[Int, Float, Int, Int]:
+    def _count_outcomes(self, matched: Matched, hits: Bool, iou: Float, excused: Bool) -> tuple[Int, Float, Int, Int]:
+        """Returns category and IoU of each given match, and the FPs and FNs by category that are left over."""
         segments, n = matched.segments, len(self.categories)
-        place = positions(segments.category_id, self.categories)
-        left = np.ones(len(segments), np.bool_)
-        left[matched.gt[hits]] = left[matched.pred[hits]] = False
-        wrong, missed = left & ~segments.is_gt & ~excused, left & segments.is_gt & ~segments.iscrowd
-        found = np.bincount(place[wrong], minlength=n), np.bincount(place[missed], minlength=n)
-        return place[matched.gt[hits]], iou[hits], *found
+        index = positions(segments.category_id, self.categories)
+        unmatched = np.ones(len(segments), np.bool_)
+        unmatched[matched.gt[hits]] = unmatched[matched.pred[hits]] = False
+        wrong, missed = unmatched & ~segments.is_gt & ~excused, unmatched & segments.is_gt & ~segments.iscrowd
+        found = np.bincount(index[wrong], minlength=n), np.bincount(index[missed], minlength=n)
+        return index[matched.gt[hits]], iou[hits], *found
 
-    def _of_each_image(self, matched: Matched) -> dict[str, Float]:
+    def _pq_of_images(self, matched: Matched) -> dict[str, Float]:
+        """Returns for each group the PQ of each image with such categories: the mean over these."""
         image_id, category_id, sums = image_sums(matched)
         quality = panoptic_quality(sums.iou_sum, sums.TP, sums.mistakes)
-        place = positions(category_id, self.categories)
+        index = positions(category_id, self.categories)
         found = {}
         for group, members in self._members.items():
-            own = members[place]
+            own = members[index]
             _, image = np.unique(image_id[own], return_inverse=True)
             n = np.bincount(image)
             found[group] = np.bincount(image, weights=quality[own]) / n
         return found
 
-    def _means(self, values: Float, counted: Bool) -> dict[str, float | None]:
+    def _group_means(self, values: Float, counted: Bool) -> dict[str, float | None]:
+        """Averages scores by category over All, Things and Stuff. counted: categories that a mean includes"""
         return {group: mean_of(values[members & counted]) for group, members in self._members.items()}

@@ -1,23 +1,23 @@
-"""Why PQ is lost: every false positive, every miss and every imperfect mask has one cause, and every cause has a price.
+"""Explains why PQ is lost: gives each false positive, miss and imperfect mask one cause, and computes what each costs.
 
-In TIDE's spirit [Bolya et al. 2020] a cause is what a fix would mend: `CAUSES` lists them in the order in which they
-may claim errors, each with the sentence that users read, the fix that defines it, and the function that finds its
-errors. An error belongs to the first cause that claims it, so causes are a partition.
+As in TIDE [Bolya et al. 2020] a cause is defined by its fix. `CAUSES` lists them in the order in which they may claim
+errors, each with the sentence that users read, the fix that defines it, and the function that finds its errors. An
+error belongs to the first cause that claims it, so causes are a partition.
 
-What a fix does to the counts of a category, whose PQ is Σ IoU / (TP + FP/2 + FN/2):
-    a false positive goes                  FP − 1
+What a fix changes in the counts of a category, whose PQ is Σ IoU / (TP + FP/2 + FN/2):
+    a false positive is removed            FP − 1
     a miss becomes a match with IoU r      FN − 1, TP + 1, Σ IoU + r
     masks become exact                     Σ IoU = TP
-Fixes of different causes touch different errors, so any set of them can be applied together; with all, Σ IoU = TP and
-FP = FN = 0, so PQ is 1. A category that only had false positives is empty once they are gone: it counts as 1, so the
-means stay over the same categories and the gain of All is the mean of its categories' gains. (A category that no longer
-occurs would drop out of panopticapi's mean instead; where each category is in the ground truth, there is no
+Fixes of different causes change different errors, so any set of them can be applied together; with all, Σ IoU = TP and
+FP = FN = 0, so PQ is 1. A category that only had false positives is empty once they are removed: it counts as 1, so
+means stay over the same categories and the gain of All is the mean of its categories' gains. (In panopticapi's mean a
+category that no longer occurs would drop out instead; if every category is in the ground truth, there is no
 difference.)
 
-Two prices, both in units of PQ:
-    gain   ΔPQ if this cause alone were fixed. Gains need not add up: a fix may need another, or do what another does.
-    lost   The cause's part of 1 − PQ, its Shapley value: what its fix adds, averaged over all orders of fixing all
-           causes. Parts add up to 1 − PQ, no order is privileged, a cause without errors has 0. [Shapley 1953]
+Two costs, both in units of PQ:
+    gain   ΔPQ if only this cause were fixed. Gains need not add up: fixes can depend on each other or overlap.
+    lost   The cause's share of 1 − PQ, its Shapley value: what its fix adds, averaged over all orders of fixing all
+           causes. Shares add up to 1 − PQ, and a cause without errors has 0. [Shapley 1953]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,24 +33,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.metrics.matched import FN, FP, TP, Matched, numbered, one_to_one, positions
-from panbench.metrics.pq import panoptic_quality
+from panbench.metrics.pq import panoptic_quality, segment_verdicts
 from panbench.panoptic.overlap import find_rows, sums_by_row
 from panbench.panoptic.types import VOID, Category, in_groups
-
-__all__ = [
-    "CAUSES",
-    "IMPERFECT_MASK",
-    "Cause",
-    "ErrorFold",
-    "ErrorReport",
-    "assign_causes",
-    "codes",
-    "explain",
-    "lost_influence",
-    "lost_pq",
-    "mistaken",
-    "worst_images",
-]
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
@@ -59,12 +45,17 @@ VERDICT_NAMES = ("TP", "FP", "FN")
 IS_TP, IS_FP, IS_FN = range(3)
 
 NEAR = 0.1
-"""Above this IoU a prediction of the right category is an object's bad mask, not a hallucination; TIDE's threshold."""
+"""A prediction of the right category with an IoU above this is a bad mask, not a hallucination; TIDE's threshold."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A reason why PQ is lost. `description` is shown to users as it is; `fix` says what "had it been right" means."""
+    """A kind of error, which costs PQ.
+
+    description: the sentence that users read
+    fix: the correction that defines the cause
+    claim: finds the errors of this cause among those that no earlier cause has claimed
+    """
 
     name: str
     description: str
@@ -74,7 +65,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """Everything that `panbench errors` shows. errors: `assign_causes`; lost: `lost_pq`; worst: `worst_images`."""
+    """The tables of `panbench errors`, made by `assign_causes`, `lost_pq` and `worst_images`."""
 
     errors: pd.DataFrame
     lost: pd.DataFrame
@@ -82,28 +73,48 @@ class ErrorReport:
 
 
 def explain(matched: Matched, categories: Sequence[Category], images: int = 10) -> ErrorReport:
-    """The causes of all errors, what they cost, and for each cause the `images` images where it costs most."""
+    """Finds the cause of each error, what each cause costs, and the `images` images where each costs most."""
     errors = assign_causes(matched, categories)
     return ErrorReport(errors, lost_pq(errors, categories), worst_images(errors, categories, images))
 
 
 def assign_causes(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
-    """One row for each TP, FP and FN, with its cause; a TP's error is what its IoU lacks of 1.
+    """Gives each TP, FP and FN a cause, one row each; the cause of a TP is that its mask is not exact.
 
-    Columns: image_id, category_id, verdict ("TP", "FP", "FN"), cause (its name), gt_id, pred_id, iou. Of an FP gt_id,
-    and of an FN pred_id, is the segment that the cause pairs it with, 0 where there is none; iou is a TP's own, and
-    what an FN's would be once fixed; NaN for an FP.
+    Columns: image_id, category_id, verdict ("TP", "FP", "FN"), cause (its name), gt_id, pred_id, iou.
+    gt_id of an FP and pred_id of an FN are the segment that the cause pairs it with, 0 if there is none.
+    iou is the IoU of a TP, the IoU that an FN would have once fixed, and NaN for an FP.
     Ties are broken by IoU, then by shared pixels, then by the order of the run's segments, never by ids.
-    Raises BadDataset when a segment's category_id is not in `categories`.
+    Raises BadDataset if a segment's category_id is not in `categories`.
     """
-    asked = "assign_causes", tuple(categories)
-    if asked not in matched.answers:
-        matched.answers[asked] = _assigned(matched, categories)
-    found: pd.DataFrame = matched.answers[asked]
+    key = "assign_causes", tuple(categories)
+    if key not in matched.cache:
+        matched.cache[key] = _find_causes(matched, categories)
+    found: pd.DataFrame = matched.cache[key]
     return found
 
 
-def _assigned(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
+def explained_segments(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
+    """Returns `segment_verdicts` with the cause of each error and its partner, in columns missing for other segments.
+
+    cause: of the miss or false positive
+    partner_id: the segment of the other map (ground truth or prediction) that the cause pairs it with, 0 if none
+    """
+    errors = assign_causes(matched, categories)
+    wrong = errors[errors["verdict"] != "TP"]
+    is_miss = (wrong["verdict"] == "FN").to_numpy()
+    own = {
+        "image_id": wrong["image_id"],
+        "side": np.where(is_miss, "gt", "pred"),
+        "id": np.where(is_miss, wrong["gt_id"], wrong["pred_id"]),
+        "cause": wrong["cause"].astype(object),
+        "partner_id": np.where(is_miss, wrong["pred_id"], wrong["gt_id"]),
+    }
+    return segment_verdicts(matched).merge(pd.DataFrame(own), how="left", on=["image_id", "side", "id"])
+
+
+def _find_causes(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
+    """Applies the causes in order, each to the errors that earlier ones left; returns the table of `assign_causes`."""
     errors = _OpenErrors.of(matched, categories)
     cause = np.full(len(errors.category), -1, np.int64)
     iou_once_fixed = np.full(len(cause), np.nan)
@@ -140,7 +151,7 @@ def _assigned(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
 
 
 def codes(column: pd.Series[Any], words: Sequence[str]) -> Int:
-    """The position of each value in `words`; a look at each text is what takes time."""
+    """Returns each value of a column as its index in `words`; fast if the column is a categorical of these words."""
     known = column.dtype
     if isinstance(known, pd.CategoricalDtype) and list(known.categories) == list(words):
         return np.asarray(column.cat.codes, np.int64)
@@ -148,19 +159,20 @@ def codes(column: pd.Series[Any], words: Sequence[str]) -> Int:
 
 
 def lost_pq(errors: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
-    """What each cause costs, in units of PQ (0–1), for All, Things, Stuff and each category that has a TP, FP or FN.
+    """Returns the cost of each cause in units of PQ (0–1), for All, Things, Stuff and each category that occurs.
 
     errors: from `assign_causes`
-    One row a cause and scope: group ("All", "Things", "Stuff", or None for a category), category_id (0 for a group),
-    name, PQ, cause, gain (ΔPQ if this cause alone were fixed), lost (its part of 1 − PQ), FP, FN, TP (errors it
-    explains; TP counts masks that are not exact). A group's PQ, gain and lost are the means of its categories'.
+    One row per cause and scope: group ("All", "Things", "Stuff", or None for a category), category_id (0 for a group),
+    name, PQ, cause, gain (ΔPQ if only this cause were fixed), lost (its share of 1 − PQ), and FP, FN, TP: how many
+    errors it explains; TP counts masks that are not exact. PQ, gain and lost of a group are means over its categories.
     """
-    return _lost(_Counts.zeros(len(categories)).and_also(_Atoms.of(errors, categories)), categories)
+    return _lost_table(_Counts.zeros(len(categories)).with_added(_ErrorColumns.of(errors, categories)), categories)
 
 
-def _lost(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
+def _lost_table(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
+    """Makes the table of `lost_pq` from counts by category and cause."""
     values = counts.pq_of_each_subset()
-    parts = np.stack([_gain(values), _shapley(values)])
+    parts = np.stack([values[1 << np.arange(len(CAUSES))] - values[0], _shapley(values)])
     tallies = np.stack([counts.wrong, counts.missed, counts.inexact])
     isthing = np.array([category.isthing for category in categories], np.bool_)
     members = {group: counts.present & own for group, own in in_groups(isthing).items()}
@@ -171,14 +183,16 @@ def _lost(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
         only = np.zeros(len(categories), np.bool_)
         only[position] = True
         scopes.append((None, categories[position].id, categories[position].name, only))
-    # One frame of all scopes: a hundred small ones to be joined take longer than all the numbers in them.
+    # One frame for all scopes: joining a hundred small frames takes longer than computing their numbers.
     each = [rows for *_, rows in scopes]
     n = len(CAUSES)
 
     def column(values: Sequence[Any], kind: Any) -> npt.NDArray[Any]:
+        """Repeats each scope's value for all causes."""
         return np.repeat(np.array(values, kind), n)
 
     def of_causes(reduce: Callable[..., Any], table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Reduces a (causes, categories) table over the categories of each scope."""
         return np.concatenate([table[:0, 0], *(reduce(table[:, rows], axis=1) for rows in each)])
 
     return pd.DataFrame(
@@ -196,27 +210,28 @@ def _lost(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
 
 
 def lost_influence(errors: pd.DataFrame, categories: Sequence[Category], images: Int) -> Float:
-    """(causes, images): how far `lost` of All rests on each image: to first order what it would be less without it.
+    """Returns (causes, images): how much each image contributes to the column `lost` of All, to first order.
 
-    errors: from `assign_causes`; images: all ids of the run, ascending. Every PQ that `lost` is made of is a
-    quotient I/W of sums over errors, so an error adds (dI - PQ dW)/W to it; `_shapley` is linear in these.
+    errors: from `assign_causes`; images: all ids of the run, ascending
+    `lost` is linear in PQs that are quotients I/W of sums over errors, so an error contributes (dI - PQ dW)/W to each.
     """
-    atoms = _Atoms.of(errors, categories)
-    counts = _Counts.zeros(len(categories)).and_also(atoms)
+    columns = _ErrorColumns.of(errors, categories)
+    counts = _Counts.zeros(len(categories)).with_added(columns)
     slopes = _slopes(counts)
-    of_error = np.zeros((len(CAUSES), len(atoms.category)))
-    for verdict, rows in (("TP", atoms.found), ("FP", atoms.wrong), ("FN", atoms.missed)):
-        count, iou = (slopes[verdict][part][:, atoms.cause[rows], atoms.category[rows]] for part in (0, 1))
-        of_error[:, rows] = count + iou * np.nan_to_num(atoms.iou[rows])
-    place = np.searchsorted(images, atoms.image_id)
-    summed = [np.bincount(place, weights=own, minlength=len(images)) for own in of_error]
+    of_error = np.zeros((len(CAUSES), len(columns.category)))
+    for verdict, rows in (("TP", columns.is_tp), ("FP", columns.is_fp), ("FN", columns.is_fn)):
+        count, iou = (slopes[verdict][part][:, columns.cause[rows], columns.category[rows]] for part in (0, 1))
+        of_error[:, rows] = count + iou * np.nan_to_num(columns.iou[rows])
+    index = np.searchsorted(images, columns.image_id)
+    summed = [np.bincount(index, weights=own, minlength=len(images)) for own in of_error]
     return np.stack(summed) / max(int(counts.present.sum()), 1)
 
 
-def mistaken(errors: pd.DataFrame, matched: Matched) -> pd.DataFrame:
-    """How many segments were found with the right mask and the wrong category: category_id, predicted, objects.
+def count_confusions(errors: pd.DataFrame, matched: Matched) -> pd.DataFrame:
+    """Counts segments with the right mask and the wrong category, by true and predicted category.
 
-    errors: from `assign_causes` of `matched`. Ordered by category_id and predicted, ids of categories.
+    errors: from `assign_causes` of `matched`
+    Columns: category_id, predicted (the other category's id), objects (how many); sorted by the first two.
     """
     kinds = codes(errors["cause"], [cause.name for cause in CAUSES])
     rows = errors[(codes(errors["verdict"], VERDICT_NAMES) == IS_FN) & (kinds <= 1)]
@@ -231,19 +246,19 @@ def mistaken(errors: pd.DataFrame, matched: Matched) -> pd.DataFrame:
 
 
 def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: int = 10) -> pd.DataFrame:
-    """For each cause the images where it costs most: cause, image_id, gain, FP, FN, TP; at most `images` a cause.
+    """Returns the images where each cause costs most, at most `images` per cause: cause, image_id, gain, FP, FN, TP.
 
-    gain: ΔPQ of All if this cause alone were fixed in this image alone. Greatest first, then by image_id.
+    gain: ΔPQ of All if only this cause were fixed, in this image only. Largest first, then by image_id.
     """
-    atoms = _Atoms.of(errors, categories)
-    return _worst([atoms.by_image()], _Counts.zeros(len(categories)).and_also(atoms), images)
+    columns = _ErrorColumns.of(errors, categories)
+    return _worst_table([columns.by_image()], _Counts.zeros(len(categories)).with_added(columns), images)
 
 
 class ErrorFold:
-    """`lost_pq` and `worst_images` of images that come block by block; a `Fold`.
+    """Computes `lost_pq` and `worst_images`, block by block (a `Fold`).
 
-    It keeps 18 bytes for each image, category and cause: the worst images are only known once PQ is. of_images: False
-    keeps none, for those who ask for `lost` alone
+    It stores 18 bytes per image, category and cause, because the worst images depend on the final PQ.
+    of_images: False stores nothing per image; `worst` is then not available
     """
 
     def __init__(self, categories: Sequence[Category], of_images: bool = True) -> None:
@@ -252,38 +267,39 @@ class ErrorFold:
         self._counts = _Counts.zeros(len(self.categories))
         self._blocks: list[pd.DataFrame] = []
 
-    def look(self, matched: Matched) -> tuple[_Atoms, pd.DataFrame | None]:
-        """The errors of a block, with their causes."""
+    def map_block(self, matched: Matched) -> tuple[_ErrorColumns, pd.DataFrame | None]:
+        """Assigns causes to the errors of a block and counts them."""
         return self.tally(assign_causes(matched, self.categories))
 
-    def tally(self, errors: pd.DataFrame) -> tuple[_Atoms, pd.DataFrame | None]:
-        """`look` of a block whose errors have their causes already."""
-        atoms = _Atoms.of(errors, self.categories)
-        return atoms, atoms.by_image() if self._of_images else None
+    def tally(self, errors: pd.DataFrame) -> tuple[_ErrorColumns, pd.DataFrame | None]:
+        """Counts the errors of a block, and of its images. errors: from `assign_causes`"""
+        columns = _ErrorColumns.of(errors, self.categories)
+        return columns, columns.by_image() if self._of_images else None
 
-    def add(self, part: tuple[_Atoms, pd.DataFrame | None]) -> None:
-        """Counts the errors of a block."""
-        atoms, by_image = part
-        self._counts = self._counts.and_also(atoms)
+    def add(self, part: tuple[_ErrorColumns, pd.DataFrame | None]) -> None:
+        """Adds the errors of a block."""
+        columns, by_image = part
+        self._counts = self._counts.with_added(columns)
         if by_image is not None:
             self._blocks.append(by_image)
 
     def lost(self) -> pd.DataFrame:
-        """`lost_pq` of all that was added."""
-        return _lost(self._counts, self.categories)
+        """Returns the table of `lost_pq` for all blocks."""
+        return _lost_table(self._counts, self.categories)
 
     def worst(self, images: int = 10) -> pd.DataFrame:
-        """`worst_images` of all that was added."""
-        return _worst(self._blocks, self._counts, images)
+        """Returns the table of `worst_images` for all blocks."""
+        return _worst_table(self._blocks, self._counts, images)
 
 
-def _worst(blocks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.DataFrame:
-    tally = _first_of_causes(pd.concat([_costliest(sums, counts, images) for sums in blocks]), images)
+def _worst_table(blocks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.DataFrame:
+    """Makes the table of `worst_images` from the sums of blocks."""
+    tally = _top_images_per_cause(pd.concat([_costliest_images(sums, counts, images) for sums in blocks]), images)
     return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
 
 
-def _costliest(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame:
-    """The images of a block in which each cause costs most (`_Atoms.by_image`)."""
+def _costliest_images(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame:
+    """Returns for each cause the images of a block where it costs most. sums: from `_ErrorColumns.by_image`"""
     label, cause, image, FP, FN, TP = (
         sums[name].to_numpy(np.int64) for name in ("category", "cause", "image_id", "FP", "FN", "TP")
     )
@@ -298,28 +314,30 @@ def _costliest(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame
         **{name: sums_by_row(row, count, len(cause)) for name, count in (("FP", FP), ("FN", FN), ("TP", TP))},
     }
     costs = tally["gain"] > 0
-    return _first_of_causes(pd.DataFrame({name: column[costs] for name, column in tally.items()}), images)
+    return _top_images_per_cause(pd.DataFrame({name: column[costs] for name, column in tally.items()}), images)
 
 
-def _first_of_causes(tally: pd.DataFrame, images: int) -> pd.DataFrame:
-    """The rows with the greatest gain of each cause, then by image_id; at most so many of each."""
+def _top_images_per_cause(tally: pd.DataFrame, images: int) -> pd.DataFrame:
+    """Selects for each cause the `images` rows with the largest gain; ties by image_id."""
     cause = tally["cause"].to_numpy()
     order = np.lexsort((tally["image_id"].to_numpy(), -tally["gain"].to_numpy(), cause))
-    place = np.arange(len(order)) - np.searchsorted(cause[order], cause[order])
-    return tally.iloc[order[place < images]].reset_index(drop=True)
+    index = np.arange(len(order)) - np.searchsorted(cause[order], cause[order])
+    return tally.iloc[order[index < images]].reset_index(drop=True)
 
 
 def _compensated_sums(terms: Float, row: Int) -> Float:
-    """The sum of the terms of each row, every one of which has a term, compensated for rounding as pandas adds."""
+    """Sums `terms` by row number, compensated for rounding as pandas does; every row number must occur."""
     return pd.Series(terms).groupby(row).sum().to_numpy(np.float64)
 
 
 @dataclass(frozen=True)
 class _Claim:
-    """Rows of the segments that a cause explains: misses, with the IoU of the match that the fix makes, and false
-    positives.
+    """The segments whose error a cause explains, as row numbers.
 
-    Partners are rows on the other side, -1 for none. A partner need not be an error itself.
+    missed, iou_once_fixed: misses, and the IoU of the match that the fix makes of each
+    wrong: false positives
+    missed_partner, wrong_partner: the segment of the other map that each is paired with, -1 for none; it need not be an
+        error itself
     """
 
     missed: Int
@@ -330,21 +348,21 @@ class _Claim:
 
     @staticmethod
     def misses(rows: Int) -> _Claim:
-        """Misses that nothing on the other side explains; the fix finds each with its exact mask."""
-        return _Claim(rows, np.ones(len(rows)), np.full(len(rows), -1), _NONE, _NONE)
+        """Makes a claim on misses (FNs) without a partner; the fix makes each a match with IoU 1."""
+        return _Claim(rows, np.ones(len(rows)), np.full(len(rows), -1), _NO_ROWS, _NO_ROWS)
 
     @staticmethod
     def false_positives(rows: Int, partner: Int) -> _Claim:
-        """Predictions that the fix takes away."""
-        return _Claim(_NONE, np.zeros(0), _NONE, rows, partner)
+        """Makes a claim on false positives, which the fix removes."""
+        return _Claim(_NO_ROWS, np.zeros(0), _NO_ROWS, rows, partner)
 
 
-_NONE: Int = np.zeros(0, np.int64)
+_NO_ROWS: Int = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs of a ground-truth segment (no crowd) and a prediction that share pixels; `gt` and `pred` are their rows."""
+    """Ground-truth segments (no crowds) and predictions that share pixels. gt, pred: their row numbers"""
 
     gt: Int
     pred: Int
@@ -353,17 +371,17 @@ class _Pairs:
     same_category: Bool
 
     def __getitem__(self, chosen: Bool | Int) -> _Pairs:
-        sides, shared = (self.gt[chosen], self.pred[chosen]), (self.pixels[chosen], self.iou[chosen])
-        return _Pairs(*sides, *shared, self.same_category[chosen])
+        return _Pairs(*(column[chosen] for column in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class _OpenErrors:
-    """The segments of all images and which of their errors no cause has claimed yet.
+    """All segments, and which of them are errors that no cause explains yet.
 
-    missed, wrong: the open FNs and FPs; found, matched: ground-truth segments and predictions of TPs; claimed: misses
-    that an earlier cause explains; counted: pixels of a prediction without those on void, area of a ground-truth
-    segment
+    missed, wrong: FNs and FPs that are still open
+    found, matched: ground-truth segments and predictions of TPs; unmatched: predictions of no TP
+    claimed: misses that an earlier cause explains
+    counted: area of a ground-truth segment, pixels of a prediction without those on void
     """
 
     image: Int
@@ -382,11 +400,12 @@ class _OpenErrors:
 
     @staticmethod
     def of(matched: Matched, categories: Sequence[Category]) -> _OpenErrors:
+        """Starts with all FNs and FPs of a run unexplained."""
         segments, verdict, is_gt = matched.segments, matched.verdict, matched.segments.is_gt
         category = segments.category_id.astype(np.int64)
         isthing = np.array([each.isthing for each in categories], np.bool_)[positions(category, categories)]
 
-        # Of all categories, other than PQ's pairs: a right mask may have the wrong one.
+        # Unlike PQ's pairs these include segments of different categories: a right mask may have the wrong one.
         gt, pred, pixels = matched.gt_row, matched.pred_row, matched.overlaps.pixels
         known = (gt >= 0) & (pred >= 0) & ~np.append(segments.iscrowd, False)[gt]
         gt, pred, pixels = gt[known], pred[known], pixels[known]
@@ -412,30 +431,25 @@ class _OpenErrors:
         )
 
     def without(self, claim: _Claim) -> _OpenErrors:
-        """The errors that are still open once a claim is granted."""
+        """Returns the errors that are still unexplained after a cause's claim."""
         missed, wrong, claimed = self.missed.copy(), self.wrong.copy(), self.claimed.copy()
         missed[claim.missed], claimed[claim.missed], wrong[claim.wrong] = False, True, False
         return _OpenErrors(**{**vars(self), "missed": missed, "wrong": wrong, "claimed": claimed})
 
-    @property
-    def same_category(self) -> Bool:
-        """Whether both sides of each pair have the same category."""
-        return self.pairs.same_category
-
     def one_to_one(self, pairs: _Pairs) -> _Pairs:
-        """Greedy matching: the pairs kept when the best is taken repeatedly, each segment at most once."""
+        """Selects pairs by falling IoU, then shared pixels, so that each segment is in at most one."""
         order = np.lexsort((pairs.pred, pairs.gt, -pairs.pixels, -pairs.iou))
         return pairs[one_to_one(pairs.gt, pairs.pred, order)]
 
 
-def _right_mask(errors: _OpenErrors, same_kind: bool) -> _Claim:
+def _claim_wrong_categories(errors: _OpenErrors, same_kind: bool) -> _Claim:
+    """Claims misses whose mask was found under another category. same_kind: thing for thing, stuff for stuff"""
     pairs = errors.pairs
     kinds_agree = errors.isthing[pairs.gt] == errors.isthing[pairs.pred]
-    # A prediction that void or a crowd excuses is no error, but its category can still be what its object was missed
-    # for.
+    # A prediction that void or a crowd excuses is not an error, but can still explain why its object was missed.
     candidates = pairs[
         (pairs.iou > 0.5)
-        & ~errors.same_category
+        & ~pairs.same_category
         & (kinds_agree == same_kind)
         & errors.missed[pairs.gt]
         & errors.unmatched[pairs.pred]
@@ -445,19 +459,12 @@ def _right_mask(errors: _OpenErrors, same_kind: bool) -> _Claim:
     return _Claim(chosen.gt, chosen.iou, chosen.pred, chosen.pred[costs], chosen.gt[costs])
 
 
-def _wrong_category(errors: _OpenErrors) -> _Claim:
-    return _right_mask(errors, same_kind=True)
-
-
-def _wrong_kind(errors: _OpenErrors) -> _Claim:
-    return _right_mask(errors, same_kind=False)
-
-
-def _merged(errors: _OpenErrors) -> _Claim:
+def _claim_merged(errors: _OpenErrors) -> _Claim:
+    """Claims misses that lie in one prediction with other objects of their category, and the prediction."""
     pairs = errors.pairs
     # More than half of an object lies in at most one prediction, so an object has one host at most.
     swallowed = pairs[
-        errors.same_category
+        pairs.same_category
         & errors.missed[pairs.gt]
         & (errors.wrong | errors.matched)[pairs.pred]
         & (2 * pairs.pixels > errors.counted[pairs.gt])
@@ -471,11 +478,12 @@ def _merged(errors: _OpenErrors) -> _Claim:
     return _Claim(members.gt, cut_iou, members.pred, hosts[costs], members.gt[first][costs])
 
 
-def _split(errors: _OpenErrors) -> _Claim:
+def _claim_split(errors: _OpenErrors) -> _Claim:
+    """Claims objects whose predicted pieces have an IoU > 0.5 together, and the pieces."""
     pairs = errors.pairs
     # More than half of a piece lies on at most one object, so a piece has one object at most.
     pieces = pairs[
-        errors.same_category
+        pairs.same_category
         & errors.missed[pairs.gt]
         & errors.wrong[pairs.pred]
         & (2 * pairs.pixels > errors.counted[pairs.pred])
@@ -494,17 +502,19 @@ def _split(errors: _OpenErrors) -> _Claim:
     return _Claim(objects, (shared / union)[objects], partner[objects], pieces.pred, pieces.gt)
 
 
-def _bad_mask(errors: _OpenErrors) -> _Claim:
+def _claim_bad_masks(errors: _OpenErrors) -> _Claim:
+    """Claims misses with a prediction of their category near them (IoU above NEAR), and the prediction."""
     pairs = errors.pairs
-    near = errors.same_category & errors.missed[pairs.gt] & errors.wrong[pairs.pred] & (pairs.iou > NEAR)
+    near = pairs.same_category & errors.missed[pairs.gt] & errors.wrong[pairs.pred] & (pairs.iou > NEAR)
     chosen = errors.one_to_one(pairs[near])
     return _Claim(chosen.gt, np.ones(len(chosen.gt)), chosen.pred, chosen.pred, chosen.gt)
 
 
-def _duplicate(errors: _OpenErrors) -> _Claim:
+def _claim_duplicates(errors: _OpenErrors) -> _Claim:
+    """Claims predictions that lie mostly on an object of their category that was found or explained."""
     pairs = errors.pairs
     again = pairs[
-        errors.same_category
+        pairs.same_category
         & (errors.found | errors.claimed)[pairs.gt]
         & errors.wrong[pairs.pred]
         & (2 * pairs.pixels > errors.counted[pairs.pred])
@@ -512,24 +522,17 @@ def _duplicate(errors: _OpenErrors) -> _Claim:
     return _Claim.false_positives(again.pred, again.gt)
 
 
-def _hallucinated(errors: _OpenErrors) -> _Claim:
+def _claim_hallucinated(errors: _OpenErrors) -> _Claim:
+    """Claims all false positives that are left."""
     rows = np.flatnonzero(errors.wrong)
     return _Claim.false_positives(rows, np.full(len(rows), -1))
-
-
-def _missed(errors: _OpenErrors) -> _Claim:
-    return _Claim.misses(np.flatnonzero(errors.missed))
-
-
-def _nothing(errors: _OpenErrors) -> _Claim:
-    return _Claim.misses(_NONE)
 
 
 IMPERFECT_MASK = Cause(
     "imperfect mask",
     "The object is found, but its mask is not exact.",
     "Every matched mask becomes the object's: IoU 1, whichever fix made the match.",
-    _nothing,
+    lambda errors: _Claim.misses(_NO_ROWS),
 )
 
 CAUSES: tuple[Cause, ...] = (
@@ -537,105 +540,109 @@ CAUSES: tuple[Cause, ...] = (
         "wrong category",
         "The mask is right (IoU > 0.5) but the category is not: one thing taken for another, or one stuff for another.",
         "The prediction takes the object's category; the match has the IoU that the masks have.",
-        _wrong_category,
+        partial(_claim_wrong_categories, same_kind=True),
     ),
     Cause(
         "thing/stuff confusion",
         "The mask is right (IoU > 0.5) but a thing is taken for stuff, or stuff for a thing.",
         "The prediction takes the object's category; the match has the IoU that the masks have.",
-        _wrong_kind,
+        partial(_claim_wrong_categories, same_kind=False),
     ),
     Cause(
         "merged",
         "Several objects of one category lie in one prediction, each with more than half of its pixels.",
         "The prediction is cut along the objects: each that was missed matches its part of it.",
-        _merged,
+        _claim_merged,
     ),
     Cause(
         "split",
         "One object is predicted in several pieces: none is good enough alone (IoU ≤ 0.5), joined they are.",
         "The pieces become one prediction; the match has the IoU of their union.",
-        _split,
+        _claim_split,
     ),
     Cause(
         "bad mask",
         "The category is right and the mask is near the object, but not near enough (IoU above 0.1, up to 0.5).",
         "The mask becomes the object's: a match with IoU 1.",
-        _bad_mask,
+        _claim_bad_masks,
     ),
     Cause(
         "duplicate",
         "A further prediction lies on an object of its category that another prediction already accounts for.",
         "The further prediction goes.",
-        _duplicate,
+        _claim_duplicates,
     ),
     Cause(
         "hallucinated",
-        "A prediction stands for no object of its category: it should not be there.",
+        "A prediction matches no object of its category: it should not exist.",
         "The prediction goes.",
-        _hallucinated,
+        _claim_hallucinated,
     ),
     Cause(
         "missed",
-        "No prediction stands for the object.",
+        "No prediction matches the object.",
         "The object is found with its exact mask: a match with IoU 1.",
-        _missed,
+        lambda errors: _Claim.misses(np.flatnonzero(errors.missed)),
     ),
     IMPERFECT_MASK,
 )
-"""All causes, in the order in which they claim errors. The last is the error of matches, which no other claims."""
+"""All causes, in the order in which they claim errors. The last applies to matches, which no other cause claims."""
 
 
 @dataclass(frozen=True)
-class _Atoms:
-    """Each TP, FP and FN as numbers; `category` and `cause` are positions in `categories` and CAUSES."""
+class _ErrorColumns:
+    """The table of `assign_causes` as numbers, one entry per TP, FP and FN.
+
+    category, cause: indices into `categories` and CAUSES; is_fp, is_fn, is_tp: the verdict
+    """
 
     image_id: Int
     category: Int
     cause: Int
-    wrong: Bool
-    missed: Bool
-    found: Bool
+    is_fp: Bool
+    is_fn: Bool
+    is_tp: Bool
     iou: Float
 
     @staticmethod
-    def of(errors: pd.DataFrame, categories: Sequence[Category]) -> _Atoms:
+    def of(errors: pd.DataFrame, categories: Sequence[Category]) -> _ErrorColumns:
+        """Converts the table of `assign_causes`."""
         verdict = codes(errors["verdict"], VERDICT_NAMES)
-        return _Atoms(
+        return _ErrorColumns(
             image_id=errors["image_id"].to_numpy(np.int64),
             category=positions(errors["category_id"].to_numpy(np.int64), categories),
             cause=codes(errors["cause"], [cause.name for cause in CAUSES]),
-            wrong=verdict == IS_FP,
-            missed=verdict == IS_FN,
-            found=verdict == IS_TP,
+            is_fp=verdict == IS_FP,
+            is_fn=verdict == IS_FN,
+            is_tp=verdict == IS_TP,
             iou=errors["iou"].to_numpy(np.float64),
         )
 
     def by_image(self) -> pd.DataFrame:
-        """For each image, category and cause: FP, FN, TP (whose masks are not exact), iou_gained; in small types."""
+        """Sums by image, category and cause: FP, FN, TP (with inexact masks) and iou_gained, in small types."""
         keys, row = numbered([self.image_id, self.category, self.cause])
-        counts = {"FP": self.wrong, "FN": self.missed, "TP": self.found & (self.iou < 1)}
+        counts = {"FP": self.is_fp, "FN": self.is_fn, "TP": self.is_tp & (self.iou < 1)}
         columns = dict(zip(("image_id", "category", "cause"), keys, strict=True))
         columns |= {name: np.bincount(row[own], minlength=len(keys[0])) for name, own in counts.items()}
-        gained = np.select([self.missed, self.found], [self.iou, 1 - self.iou], 0.0)
+        gained = np.select([self.is_fn, self.is_tp], [self.iou, 1 - self.iou], 0.0)
         # Of a million images there are ten million rows.
-        small = {name: _small(column) for name, column in columns.items()}
+        small = {name: _in_smallest_type(column) for name, column in columns.items()}
         return pd.DataFrame({**small, "iou_gained": _compensated_sums(gained, row)})
 
 
-def _small(values: npt.NDArray[np.int64]) -> npt.NDArray[np.signedinteger[Any]]:
-    """Whole numbers in the smallest type that holds them."""
+def _in_smallest_type(values: npt.NDArray[np.int64]) -> npt.NDArray[np.signedinteger[Any]]:
+    """Converts integers to the smallest signed type that holds them all."""
     most = int(np.abs(values).max(initial=0))
     return values.astype(next(kind for kind in (np.int8, np.int16, np.int32, np.int64) if most <= np.iinfo(kind).max))
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """PQ's sums by category, and by cause and category what the fix of a cause changes in them.
+    """Σ IoU and TPs by category, and the errors that each cause explains: what PQ is after any fixes.
 
-    hits: (categories,) TPs; iou_sum: (categories,) their IoUs
-    wrong, missed, inexact, iou_regained: (causes, categories): FPs and FNs of the cause, TPs that are not exact, and
-        the IoU of the matches that the fix makes of the FNs
+    iou_sum, hits: (categories,) Σ IoU and number of TPs
+    wrong, missed, inexact: (causes, categories) FPs, FNs and inexact TPs that a cause explains
+    iou_regained: (causes, categories) Σ IoU of the matches that the fix makes of the FNs
     """
 
     iou_sum: Float
@@ -647,44 +654,47 @@ class _Counts:
 
     @staticmethod
     def zeros(n: int) -> _Counts:
+        """Makes counts of no images, for n categories."""
         shape = (len(CAUSES), n)
         wrong, missed, inexact = (np.zeros(shape, np.int64) for _ in range(3))
         return _Counts(np.zeros(n), np.zeros(n, np.int64), wrong, missed, inexact, np.zeros(shape))
 
     @property
     def mistakes(self) -> Int:
-        """(categories,) FP + FN."""
+        """FP + FN, (categories,)."""
         return self.wrong.sum(axis=0) + self.missed.sum(axis=0)
 
     @property
     def present(self) -> Bool:
-        """(categories,) where there is a TP, FP or FN."""
+        """Where there is a TP, FP or FN, (categories,)."""
         return self.hits + self.mistakes > 0
 
-    def and_also(self, atoms: _Atoms) -> _Counts:
-        """The sums with those of further images, which go on where these end, term by term."""
+    def with_added(self, columns: _ErrorColumns) -> _Counts:
+        """Returns the counts with the errors of further images; Σ IoU continues term by term, so blocks round alike."""
         shape = self.wrong.shape
-        cell = atoms.cause * shape[1] + atoms.category
+        cell = columns.cause * shape[1] + columns.category
 
         def tally(rows: Bool) -> Int:
+            """Counts rows by cause and category."""
             return np.bincount(cell[rows], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
-        def total_iou(before: Float, place: Int, rows: Bool) -> Float:
-            places = np.concatenate([np.arange(before.size), place[rows]])
-            terms = np.concatenate([before.ravel(), atoms.iou[rows]])
-            return np.bincount(places, weights=terms, minlength=before.size).astype(np.float64).reshape(before.shape)
+        def total_iou(before: Float, index: Int, rows: Bool) -> Float:
+            """Continues sums of IoUs with those of some rows."""
+            indices = np.concatenate([np.arange(before.size), index[rows]])
+            terms = np.concatenate([before.ravel(), columns.iou[rows]])
+            return np.bincount(indices, weights=terms, minlength=before.size).astype(np.float64).reshape(before.shape)
 
         return _Counts(
-            iou_sum=total_iou(self.iou_sum, atoms.category, atoms.found),
-            hits=self.hits + tally(atoms.found).sum(axis=0),
-            wrong=self.wrong + tally(atoms.wrong),
-            missed=self.missed + tally(atoms.missed),
-            inexact=self.inexact + tally(atoms.found & (atoms.iou < 1)),
-            iou_regained=total_iou(self.iou_regained, cell, atoms.missed),
+            iou_sum=total_iou(self.iou_sum, columns.category, columns.is_tp),
+            hits=self.hits + tally(columns.is_tp).sum(axis=0),
+            wrong=self.wrong + tally(columns.is_fp),
+            missed=self.missed + tally(columns.is_fn),
+            inexact=self.inexact + tally(columns.is_tp & (columns.iou < 1)),
+            iou_regained=total_iou(self.iou_regained, cell, columns.is_fn),
         )
 
     def pq_of_each_subset(self) -> Float:
-        """(2^causes, categories) PQ once a subset of causes is fixed; bit k of a row's number stands for CAUSES[k]."""
+        """Returns (2^causes, categories): PQ if a set of causes is fixed; bit k of a row number is CAUSES[k]."""
         fixed = _subsets()
         regained = fixed @ self.missed
         hits = self.hits + regained
@@ -695,28 +705,31 @@ class _Counts:
 
 
 def _subsets() -> Float:
-    """(2^causes, causes) 1 where a subset holds a cause."""
+    """Returns (2^causes, causes): 1 where a set of causes contains a cause, else 0. Rows as in `pq_of_each_subset`."""
     numbers = np.arange(1 << len(CAUSES))
     return (numbers[:, None] >> np.arange(len(CAUSES)) & 1).astype(np.float64)
 
 
 def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
-    """Slopes for each verdict (lost, causes, categories): how `lost` changes per error of a cause, and per IoU."""
+    """Returns by verdict the derivatives of `lost`, (lost, causes, categories): by the count, and by Σ IoU."""
     fixed = _subsets()
     values = counts.pq_of_each_subset()
-    whole = counts.hits + fixed @ counts.missed + (counts.mistakes - fixed @ (counts.wrong + counts.missed)) / 2
-    # A category of which nothing is left counts as 1, whatever else is done to it.
-    share = np.divide(1.0, whole, out=np.zeros_like(whole), where=whole > 0.25)
+    total = counts.hits + fixed @ counts.missed + (counts.mistakes - fixed @ (counts.wrong + counts.missed)) / 2
+    # A category without TP, FP and FN counts as PQ 1 whatever changes, so its slope is 0.
+    share = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0.25)
     weight = _shapley(np.eye(len(fixed)))
     exact = fixed[:, -1:]
 
     def slope(added: Float | float, divisor: Float | float) -> Float:
+        """Returns how `lost` changes per change of Σ IoU (`added`) and of TP + (FP + FN)/2 (`divisor`)."""
         return weight @ ((added - values * divisor) * share)
 
     def of_each(slope_of: Callable[[Float], Float]) -> Float:
+        """Stacks the slopes for errors of each cause."""
         return np.stack([slope_of(fixed[:, k : k + 1]) for k in range(len(CAUSES))], axis=1)
 
     def of_any(slope: Float) -> Float:
+        """Repeats a slope that does not depend on the error's cause."""
         return np.repeat(slope[:, None], len(CAUSES), axis=1)
 
     return {
@@ -729,13 +742,8 @@ def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
     }
 
 
-def _gain(values: Float) -> Float:
-    """(causes, categories) what each cause's fix adds by itself."""
-    return values[1 << np.arange(len(CAUSES))] - values[0]
-
-
 def _shapley(values: Float) -> Float:
-    """(causes, categories) what each cause's fix adds, averaged over all orders of fixing all causes."""
+    """Returns (causes, categories): how much PQ each fix adds, averaged over all orders of fixing all causes."""
     n = len(CAUSES)
     fixed = _subsets()
     size = fixed.sum(axis=1).astype(np.int64)

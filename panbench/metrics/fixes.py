@@ -1,19 +1,18 @@
-"""What mending errors would win, in points of PQ: of one error alone, and of all errors of a cause and size.
+"""Computes how much PQ rises if errors are fixed: each error alone, and all errors of a cause and size together.
 
-metrics/errors.py gives each false positive, miss and imperfect mask a cause. The fix of a cause mends what belongs
-together: a prediction over two objects is one error though it is several segments. So an *error* here is what one fix
-mends at one place, and it has one cause, one category and one size: of its largest true object, or, where no object
-belongs to it (a hallucination), of the prediction.
+metrics/errors.py assigns a cause to each false positive, miss and imperfect mask. A fix corrects all segments that
+belong together: a prediction over two objects is one error although it involves several segments. So an *error* here is
+what one fix corrects, and it has one cause, one category and one size: of its largest true object, or of the prediction
+if no object belongs to it (a hallucination).
 
-To mend an error is to do to the counts what its cause's fix does (CAUSES): false positives go, misses become matches,
-a mask becomes exact. `gain` is PQ of All then, minus PQ of All now: the PQ of each category that the error touches is
-computed again from Σ IoU, TP, FP and FN. A category that only had false positives counts as 1 once they are gone. The
-errors of a cause and size are a *cell*; to mend a cell is to mend all of its errors. Cells share out all errors, but
-their gains do not add up: a category's PQ is a quotient, and mending one thing changes what the next is worth. Within
-a cell the categories add up. Cells are not cut by category: on COCO each then holds a few errors of a few images, and
-what leads one half of the images does not lead the other.
+Fixing an error changes the counts as its cause's fix says (CAUSES): false positives are removed, misses become matches,
+masks become exact. `gain` is PQ of All after the fix minus before: PQ of each affected category is recomputed from
+Σ IoU, TP, FP and FN. A category that only had false positives counts as 1 once they are removed. The errors of one
+cause and size are a *cell*. Each error is in one cell, but the gains of cells do not add up, since a category's PQ is a
+quotient. Within a cell the gains of categories add up. Cells are not divided by category: on COCO they would have few
+errors from few images, and the ranking would differ between halves of the images.
 
-The interval of a gain is that of PQ (metrics/jackknife.py): gain of all images and without each of them.
+The interval of a gain is the jackknife's (metrics/jackknife.py), from the gain on all images and without each of them.
 """
 
 from __future__ import annotations
@@ -38,37 +37,36 @@ from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.overlap import find_rows
 from panbench.panoptic.types import VOID, Category
 
-__all__ = ["SIZES", "FixFold", "cells_to_fix", "of_cell", "priced_errors"]
-
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 SIZES = tuple(name.split(" ")[0] for name in SLICINGS["size"].names)
-"""Small, medium and large, as COCO has them (`SLICINGS["size"]`)."""
+"""COCO's sizes: small, medium and large (`SLICINGS["size"]`)."""
 
 _NAMES = tuple(cause.name for cause in CAUSES)
 
-# An error of these causes is all that belongs to one prediction; of the others, all that belongs to one true object.
+# Errors of these causes consist of everything that belongs to one prediction; others, to one true object.
 _OF_PREDICTION = tuple(cause.name in ("merged", "duplicate", "hallucinated") for cause in CAUSES)
 
 
 def priced_errors(
     errors: pd.DataFrame, matched: Matched, categories: Sequence[Category], totals: tuple[Float, Float] | None = None
 ) -> pd.DataFrame:
-    """Each error with what fixing it alone would win, the costliest first.
+    """Returns one row per error with its gain: how much PQ rises if it alone is fixed. The costliest come first.
 
     errors: from `assign_causes` of `matched`
-    totals: Σ IoU and TP + (FP + FN)/2 of each category, of all images that PQ is of where `matched` has only some
-    Columns: image_id, cause, category_id, size (one of SIZES), gt_ids, pred_ids (tuples of the segments that belong to
-    it; of a merged or split one, all of them), iou (of an imperfect mask; NaN else), gain. Ties are broken by image and
-    by the order of the segments.
+    totals: Σ IoU and TP + (FP + FN)/2 of each category over all images of the run, if `matched` has only some of them
+    Columns: image_id, cause, category_id, size (one of SIZES), gt_ids, pred_ids (tuples of all segments of the error),
+    iou (of an imperfect mask; else NaN), gain. Ties are broken by image and by the order of the segments.
     """
     found = _Changes.of(errors, matched, categories)
     count, rows = len(found.cell), errors.iloc[found.wrong]
-    now = _Now.of(found.base, len(categories)) if totals is None else _Now(*totals)
+    now = _CurrentSums.of(found.base, len(categories)) if totals is None else _CurrentSums(*totals)
     gain = now.gains(found.number, found.delta, count)
     cause, size = np.divmod(found.cell, len(SIZES))
-    sides = {f"{name}s": _members(rows[name].to_numpy(np.int64), found.number, count) for name in ("gt_id", "pred_id")}
+    sides = {
+        f"{name}s": _ids_by_error(rows[name].to_numpy(np.int64), found.number, count) for name in ("gt_id", "pred_id")
+    }
     first = rows.iloc[found.first]
     table = pd.DataFrame(
         {
@@ -93,75 +91,67 @@ def cells_to_fix(
     fewest: int = FEWEST_IMAGES,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """The cells (cause, size) by what mending them would win, the best first.
+    """Returns how much PQ rises if all errors of a cause and size (a cell) are fixed, the largest gain first.
 
-    errors: from `assign_causes` of `matched`; fewest: cells with an error in fewer images are left out, as are those
-    that win nothing
-    Columns: cause, size, gain, low, high (its interval), errors, images (that hold one), and categories: of each in
-    which PQ rises (category_id, gain, errors), the most first. Their gains add up to the cell's.
+    errors: from `assign_causes` of `matched`
+    fewest: cells with errors in fewer images are left out, as are cells without gain
+    Columns: cause, size, gain, low, high (its interval), errors (how many), images (with such an error), and
+    categories: (category_id, gain, errors) of each category whose PQ rises, the largest gain first; these add up to the
+    cell's gain.
     """
-    part = _Changes.of(errors, matched, categories).by_cell()
-    sums = _CellSums.of([part], len(categories), matched.image_ids)
-    return _listed(sums, categories, fewest, level)
+    grouped = _CellAccumulator(len(categories), matched.image_ids)
+    grouped.add(_Changes.of(errors, matched, categories).by_cell())
+    return _table_of_cells(grouped.sums(), categories, fewest, level)
 
 
-def of_cell(errors: pd.DataFrame, cause: str, size: str) -> npt.NDArray[np.bool_]:
-    """Which rows of `priced_errors` are of a cause and size."""
+def in_cell(errors: pd.DataFrame, cause: str, size: str) -> npt.NDArray[np.bool_]:
+    """Marks the rows of `priced_errors` that have this cause and this size."""
     of_cause = codes(errors["cause"], _NAMES) == _NAMES.index(cause)
     return of_cause & (codes(errors["size"], SIZES) == SIZES.index(size))
 
 
 class FixFold:
-    """`cells_to_fix` of images that come block by block, and what `ErrorFold` has of the same errors; a `Fold`.
+    """Computes `cells_to_fix` block by block (a `Fold`), and from the same errors all of `ErrorFold` (`explained`).
 
-    images: all that will come, ascending. It keeps some 50 bytes for each image, category and cell; of more than
-    EXACT_IMAGES 16 bytes, and sums. of_images: as of `ErrorFold`
+    images: the ids of all images of the run, ascending; of_images: as in `ErrorFold`
+    It stores 18 bytes per image, category and cell, and sums.
     """
 
     def __init__(self, categories: Sequence[Category], images: Int, of_images: bool = True) -> None:
         self.categories = tuple(categories)
         self.images = images
         self.explained = ErrorFold(self.categories, of_images)
-        self._parts: list[_Part] = []
-        self._grouped = _Grouped(len(self.categories), images) if len(images) > EXACT_IMAGES else None
+        self._accumulator = _CellAccumulator(len(self.categories), images)
 
-    def look(self, matched: Matched) -> tuple[Any, _Part]:
-        """The errors of a block, with their causes and what mending them changes."""
+    def map_block(self, matched: Matched) -> tuple[Any, _BlockChanges]:
+        """Finds the errors of a block; returns their counts, and how fixing each changes Σ IoU, TP, FP and FN."""
         errors = assign_causes(matched, self.categories)
         return self.explained.tally(errors), _Changes.of(errors, matched, self.categories).by_cell()
 
-    def add(self, part: tuple[Any, _Part]) -> None:
-        """Keeps what a block changes."""
+    def add(self, part: tuple[Any, _BlockChanges]) -> None:
+        """Adds the errors of a block, and the changes by fixing them."""
         explained, changes = part
         self.explained.add(explained)
-        if self._grouped is None:
-            self._parts.append(changes)
-        else:
-            self._grouped.add(changes)
+        self._accumulator.add(changes)
 
     def cells(self, fewest: int = FEWEST_IMAGES, level: float = 0.95) -> pd.DataFrame:
-        """`cells_to_fix` of all that was added."""
-        return _listed(self._sums(), self.categories, fewest, level)
+        """Returns the table of `cells_to_fix` for all blocks."""
+        return _table_of_cells(self._accumulator.sums(), self.categories, fewest, level)
 
     def errors(self) -> int:
-        """How many errors were added."""
-        return self._sums().errors.sum().item() if self._grouped is None else self._grouped.errors.sum().item()
+        """Returns the number of errors in all blocks."""
+        return self._accumulator.errors.sum().item()
 
     def now(self) -> tuple[Float, Float]:
-        """Σ IoU and TP + (FP + FN)/2 of each category, as `priced_errors` takes them."""
-        now = self._sums().now if self._grouped is None else self._grouped.now
-        return now.iou, now.whole
-
-    def _sums(self) -> _CellSums:
-        if self._grouped is None:
-            return _CellSums.of(self._parts, len(self.categories), self.images)
-        return self._grouped.sums()
+        """Returns Σ IoU and TP + (FP + FN)/2 by category before any fix: the argument `totals` of `priced_errors`."""
+        return self._accumulator.now.iou, self._accumulator.now.weight
 
 
-def _listed(sums: _CellSums, categories: Sequence[Category], fewest: int, level: float) -> pd.DataFrame:
+def _table_of_cells(sums: _CellSums, categories: Sequence[Category], fewest: int, level: float) -> pd.DataFrame:
+    """Makes the table of `cells_to_fix` from sums."""
     if not 0 < level < 1:
         raise BadArgument(f"level must lie between 0 and 1, not {level}.")
-    chosen = sums.best(fewest)
+    chosen = sums.costliest_first(fewest)
     low, high = sums.intervals(chosen, level)
     cause, size = np.divmod(sums.cells[chosen], len(SIZES))
     return pd.DataFrame(
@@ -173,20 +163,27 @@ def _listed(sums: _CellSums, categories: Sequence[Category], fewest: int, level:
             "high": high,
             "errors": sums.errors[chosen].sum(axis=1),
             "images": sums.images[chosen],
-            "categories": [_of_categories(sums.gain[one], sums.errors[one], categories) for one in chosen.tolist()],
+            "categories": [
+                _gains_of_categories(sums.gain[one], sums.errors[one], categories) for one in chosen.tolist()
+            ],
         }
     )
 
 
-def _of_categories(gain: Float, errors: Int, categories: Sequence[Category]) -> tuple[tuple[int, float, int], ...]:
-    """(category_id, gain, errors) of the categories of a cell that gain, the most first."""
+def _gains_of_categories(
+    gain: Float, errors: Int, categories: Sequence[Category]
+) -> tuple[tuple[int, float, int], ...]:
+    """Returns (category_id, gain, errors) of the categories whose PQ rises, the largest gain first."""
     order = np.argsort(-np.round(gain, 12), kind="stable")
     return tuple((categories[one].id, gain[one].item(), errors[one].item()) for one in order if gain[one] > 1e-12)
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """Columns that add to Σ IoU, TP and FP + FN; `image` and `category` (a position) say of what."""
+    """Amounts that are added to Σ IoU, TP and FP + FN of an image and category, one row each.
+
+    category: index into `categories`
+    """
 
     image: Int
     category: Int
@@ -195,79 +192,78 @@ class _Sums:
     mistakes: Int
 
     @property
-    def whole(self) -> Float:
-        """TP + (FP + FN)/2, PQ's divisor."""
+    def weight(self) -> Float:
+        """TP + (FP + FN)/2 of each row, the divisor of PQ."""
         return self.hits + self.mistakes / 2
 
     def take(self, rows: Int) -> _Sums:
-        """Some of the rows."""
+        """Selects rows by number."""
         return _Sums(self.image[rows], self.category[rows], self.iou[rows], self.hits[rows], self.mistakes[rows])
 
     def grouped(self, *keys: Int) -> tuple[_Sums, list[Int]]:
-        """Rows with the same keys added up, in the order of the keys, and the keys; the first two are image and
-        category."""
-        distinct, place = numbered(keys)
-        n = len(distinct[0])
-        iou = np.bincount(place, self.iou, n).astype(np.float64)
-        hits, mistakes = (np.bincount(place, one, n).astype(np.int64) for one in (self.hits, self.mistakes))
-        return _Sums(distinct[0], distinct[1], iou, hits, mistakes), distinct
+        """Sums rows that have equal keys; returns the sums and the distinct keys, in ascending order.
 
-    @staticmethod
-    def joined(parts: Sequence[_Sums]) -> _Sums:
-        """The rows of all, in their order."""
-        columns = zip(*((one.image, one.category, one.iou, one.hits, one.mistakes) for one in parts), strict=True)
-        return _Sums(*(np.concatenate(column) for column in columns))
+        keys: columns; the first two become image and category of the result
+        """
+        distinct, index = numbered(keys)
+        n = len(distinct[0])
+        iou = np.bincount(index, self.iou, n).astype(np.float64)
+        hits, mistakes = (np.bincount(index, one, n).astype(np.int64) for one in (self.hits, self.mistakes))
+        return _Sums(distinct[0], distinct[1], iou, hits, mistakes), distinct
 
 
 @dataclass(frozen=True)
-class _Now:
-    """PQ's sums of each category as they are."""
+class _CurrentSums:
+    """Σ IoU and PQ's divisor TP + (FP + FN)/2 by category, before any fix."""
 
     iou: Float
-    whole: Float
+    weight: Float
 
     @staticmethod
-    def of(base: _Sums, categories: int) -> _Now:
-        sums = (np.bincount(base.category, one, categories).astype(np.float64) for one in (base.iou, base.whole))
-        return _Now(*sums)
+    def of(base: _Sums, categories: int) -> _CurrentSums:
+        """Sums the contributions of images by category."""
+        sums = (np.bincount(base.category, one, categories).astype(np.float64) for one in (base.iou, base.weight))
+        return _CurrentSums(*sums)
 
     @property
     def held(self) -> int:
-        """How many categories have a TP, FP or FN: so many is PQ of All the mean of."""
-        return int((self.whole > 0).sum())
+        """The number of categories that count in PQ of All: those with a TP, FP or FN."""
+        return int((self.weight > 0).sum())
 
     def gains(self, number: Int, delta: _Sums, count: int) -> Float:
-        """(count,) ΔPQ of All of each of the numbered groups of changes."""
-        group, _, gained = self._gained(number, delta)
+        """Returns how much PQ of All rises by each group of changes, (count,). number: the group of each change"""
+        group, _, gained = self._gain_per_category(number, delta)
         return np.bincount(group, gained, count).astype(np.float64)
 
     def gains_by_category(self, number: Int, delta: _Sums, count: int) -> Float:
-        """(count, categories): the same, by the category whose PQ rises."""
-        found = np.zeros((count, len(self.whole)))
-        group, touched, gained = self._gained(number, delta)
+        """Returns what each category adds to `gains`, (count, categories). Arguments as in `gains`."""
+        found = np.zeros((count, len(self.weight)))
+        group, touched, gained = self._gain_per_category(number, delta)
         found[group, touched] = gained
         return found
 
-    def _gained(self, number: Int, delta: _Sums) -> tuple[Int, Int, Float]:
-        (group, touched), place = numbered([number, delta.category])
-        iou, whole = (np.bincount(place, one, len(group)) for one in (delta.iou, delta.whole))
-        before = _pq(self.iou[touched], self.whole[touched])
-        gained = _pq(self.iou[touched] + iou, self.whole[touched] + whole) - before
+    def _gain_per_category(self, number: Int, delta: _Sums) -> tuple[Int, Int, Float]:
+        """Returns group, category and contribution to PQ's rise, for each category that a group of changes affects."""
+        (group, touched), index = numbered([number, delta.category])
+        iou, weight = (np.bincount(index, one, len(group)) for one in (delta.iou, delta.weight))
+        before = _pq_of_sums(self.iou[touched], self.weight[touched])
+        gained = _pq_of_sums(self.iou[touched] + iou, self.weight[touched] + weight) - before
         return group, touched, gained / max(self.held, 1)
 
 
-def _pq(iou: Float, whole: Float) -> Float:
-    """Σ IoU / (TP + (FP + FN)/2), and 1 where nothing is left to be wrong."""
-    # A divisor is a multiple of a half, but for rounding.
-    return ratio(iou, np.where(whole > 0.25, whole, 0.0), empty=1.0)
+def _pq_of_sums(iou: Float, weight: Float) -> Float:
+    """Returns Σ IoU / (TP + (FP + FN)/2); 1 where the divisor is 0."""
+    # Up to rounding, divisors are multiples of ½.
+    return ratio(iou, np.where(weight > 0.25, weight, 0.0), empty=1.0)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What mending changes in some images.
+class _BlockChanges:
+    """What fixing errors changes in a block of images.
 
-    base: one row an image and category; delta: one row an image, category and cell; cell: of each row of `delta`
-    errors: (cell, image, category) of each error
+    base: the sums before, one row per image and category
+    delta: the changes, one row per image, category and cell; cell: of each row of `delta`
+    errors: (cell, image, category) of each error, as columns
     """
 
     base: _Sums
@@ -278,12 +274,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Changes:
-    """The errors of some images, and what mending each changes.
+    """The errors of some images, and what fixing each changes in PQ's sums.
 
-    base: one row a TP, FP and FN; wrong: those of them that belong to an error
-    delta: one row for each of `wrong`; number: the error of each
-    cell: of each error, cause and size in one number; category: its position; first: the row of `wrong` that stands
-    for it
+    base: one row per TP, FP and FN; wrong: the rows of `base` that belong to errors
+    delta: the changes, one row for each of `wrong`; number: the error of each row
+    cell, category: of each error: cause · sizes + size, and the index of its category
+    first: of each error, the row of `wrong` that determines size and category
     """
 
     base: _Sums
@@ -296,6 +292,7 @@ class _Changes:
 
     @staticmethod
     def of(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> _Changes:
+        """Groups the rows of `assign_causes` to errors, and computes what fixing each changes."""
         image, iou = errors["image_id"].to_numpy(np.int64), errors["iou"].to_numpy(np.float64)
         category = positions(errors["category_id"].to_numpy(np.int64), categories)
         verdict = codes(errors["verdict"], VERDICT_NAMES)
@@ -309,31 +306,31 @@ class _Changes:
         gt_id, pred_id = (errors[name].to_numpy(np.int64)[wrong] for name in ("gt_id", "pred_id"))
         anchor = np.where(np.array(_OF_PREDICTION)[cause], pred_id, gt_id)
         number = numbered([delta.image, cause, anchor])[1]
-        area = _areas(delta.image, gt_id, pred_id, matched)
-        # A true object stands for its error before a false positive does, and a large one before a small one.
+        area = _areas_of_errors(delta.image, gt_id, pred_id, matched)
+        # An error's size and category are those of its largest true object; without one, of its largest prediction.
         later = np.where(found | missed, 0, int(area.max(initial=0)) + 1) - area
-        order = _by(number, later)
+        order = _order_by(number, later)
         first = order[np.searchsorted(number[order], np.arange(int(number.max(initial=-1)) + 1))]
-        size = SLICINGS["size"].place(area[first])
+        size = SLICINGS["size"].bins(area[first])
         return _Changes(base, wrong, delta, number, cause[first] * len(SIZES) + size, delta.category[first], first)
 
-    def by_cell(self) -> _Part:
-        """All that cells need of it."""
+    def by_cell(self) -> _BlockChanges:
+        """Sums the changes by image, category and cell (cause and size)."""
         base, _ = self.base.grouped(self.base.image, self.base.category)
         delta, (_, _, cell) = self.delta.grouped(self.delta.image, self.delta.category, self.cell[self.number])
-        return _Part(base, delta, cell, (self.cell, self.delta.image[self.first], self.category))
+        return _BlockChanges(base, delta, cell, (self.cell, self.delta.image[self.first], self.category))
 
 
-def _by(first: Int, then: Int) -> Int:
-    """The order of rows by two columns, rows that are alike in both as they come."""
+def _order_by(first: Int, then: Int) -> Int:
+    """Sorts rows by two columns: the order of np.lexsort((then, first)), but faster."""
     low, high = int(then.min(initial=0)), int(then.max(initial=0))
     if (int(first.max(initial=0)) + 1) * (high - low + 1) >= 1 << 63:
         return np.lexsort((then, first))
     return np.argsort(first * (high - low + 1) + (then - low), kind="stable")
 
 
-def _areas(image: Int, gt_id: Int, pred_id: Int, matched: Matched) -> Int:
-    """Area of the true object for each row of errors; of the prediction itself where it belongs to no object."""
+def _areas_of_errors(image: Int, gt_id: Int, pred_id: Int, matched: Matched) -> Int:
+    """Returns for each row the area of its true object, or of its prediction if there is none."""
     segments, area = matched.segments, np.zeros(len(image), np.int64)
     for side, ids, rows in ((segments.is_gt, gt_id, gt_id != VOID), (~segments.is_gt, pred_id, gt_id == VOID)):
         own = np.flatnonzero(side)
@@ -342,8 +339,11 @@ def _areas(image: Int, gt_id: Int, pred_id: Int, matched: Matched) -> Int:
     return area
 
 
-def _members(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
-    """The ids, each once, of the rows that have each number; VOID is none."""
+def _ids_by_error(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
+    """Returns the distinct segment ids of each error, in the order of its rows, without VOID.
+
+    number: the error of each row; count: the number of errors
+    """
     known = np.flatnonzero(ids != VOID)
     (owner, member), group = numbered([number[known], ids[known]])
     first = np.full(len(owner), len(ids), np.int64)
@@ -355,153 +355,137 @@ def _members(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _CellSums:
-    """What mending each cell changes, unit by unit. A unit is an image, or of very many a group of them, as `Sample`'s.
+    """What fixing all errors of a cell (cause and size) changes, by unit: an image, or in large runs a group of images.
 
-    cells: those with an error; images: of each; gain, errors: of each by category
-    base: one row a unit and category; delta: one row a unit, category and cell, whose place in `cells` is in `place`
+    cells: the cells with an error; images: how many images have one
+    gain, errors: (cells, categories)
+    base: the sums before, one row per unit and category
+    delta: the changes, one row per unit, category and cell; index: the index in `cells` of each row
+    units: the number of units
     """
 
     cells: Int
     gain: Float
     errors: Int
     images: Int
-    now: _Now
+    now: _CurrentSums
     base: _Sums
     delta: _Sums
-    place: Int
+    index: Int
     units: int
 
-    @staticmethod
-    def of(parts: Sequence[_Part], categories: int, images: Int) -> _CellSums:
-        base, delta = (_Sums.joined([getattr(part, name) for part in parts]) for name in ("base", "delta"))
-        now = _Now.of(base, categories)
-        cells, place = np.unique(np.concatenate([part.cell for part in parts]), return_inverse=True)
-        columns = zip(*(part.errors for part in parts), strict=True)
-        of_errors, image, category = (np.concatenate(column) for column in columns)
-        of_errors = np.searchsorted(cells, of_errors)
-        errors = np.bincount(of_errors * categories + category, minlength=len(cells) * categories)
-        (held, _), _ = numbered([of_errors, image])
-        unit = np.arange(len(images)) % (UNITS if len(images) > EXACT_IMAGES else max(len(images), 1))
-        by_unit, _ = base.grouped(unit[np.searchsorted(images, base.image)], base.category)
-        changes, keys = delta.grouped(unit[np.searchsorted(images, delta.image)], delta.category, place)
-        return _CellSums(
-            cells=cells,
-            gain=now.gains_by_category(place, delta, len(cells)),
-            errors=errors.reshape(-1, categories),
-            images=np.bincount(held, minlength=len(cells)),
-            now=now,
-            base=by_unit,
-            delta=changes,
-            place=keys[2],
-            units=int(unit.max(initial=-1)) + 1,
-        )
-
-    def best(self, fewest: int) -> Int:
-        """The places of cells with an error in at least `fewest` images, by what they win, then as CAUSES are."""
-        # Equal gains can differ in the last bit: what was added up in another order is no better.
+    def costliest_first(self, fewest: int) -> Int:
+        """Returns the indices of cells, the largest gain first; only those with errors in at least `fewest` images."""
+        # Rounded, as equal gains that were added up in another order can differ in the last bit.
         gain = np.round(self.gain.sum(axis=1), 12)
         order = np.lexsort((self.cells, -gain))
         return order[(gain[order] > 1e-12) & (self.images[order] >= fewest)]
 
     def intervals(self, chosen: Int, level: float) -> tuple[Float, Float]:
-        """(low, high) of the gain of some cells; NaN where fewer than FEWEST_IMAGES images hold one of its errors."""
+        """Returns low and high of the chosen cells' gains; NaN if fewer than FEWEST_IMAGES images have such errors."""
         if not len(chosen):
             return np.zeros(0), np.zeros(0)
-        found = [self._without_each(place) for place in chosen.tolist()]
+        found = [self._gain_without_each(index) for index in chosen.tolist()]
         left_out, corrections = (np.stack(column) for column in zip(*found, strict=True))
         gain = self.gain[chosen].sum(axis=1)
         low, high = Jackknife(gain, left_out, corrections, np.zeros(len(chosen))).estimate().ends(level)
         enough = self.images[chosen] >= FEWEST_IMAGES
-        # Mending never lowers PQ: what was missed becomes a match with an IoU above half of any PQ.
+        # Clipped at 0, as a fix never lowers PQ: a miss becomes a match with an IoU above half of any PQ.
         return tuple(np.where(enough, np.clip(end, 0, 1), np.nan) for end in (low, high))  # type: ignore[return-value]
 
-    def _without_each(self, place: int) -> tuple[Float, Float]:
-        """The gain of one cell without each unit, and what each category adds to the correction for bias."""
-        own = np.flatnonzero(self.place == place)
+    def _gain_without_each(self, index: int) -> tuple[Float, Float]:
+        """Returns one cell's gain without each unit, and what each category contributes to the bias correction."""
+        own = np.flatnonzero(self.index == index)
         delta = self.delta.take(own)
-        categories, held = len(self.now.whole), max(self.now.held, 1)
-        # What the cell changes, of each category that it touches and of each unit and category, 0 mostly.
+        categories, held = len(self.now.weight), max(self.now.held, 1)
+        # The changes of the cell in the categories that it affects, aligned with the rows of `base`; mostly 0.
         is_touched = np.zeros(categories, np.bool_)
         is_touched[delta.category] = True
         rows = np.flatnonzero(is_touched[self.base.category])
         base = self.base.take(rows)
         unit, category = base.image, base.category
-        iou, whole = np.zeros(len(rows)), np.zeros(len(rows))
+        iou, weight = np.zeros(len(rows)), np.zeros(len(rows))
         at = np.searchsorted(unit * categories + category, delta.image * categories + delta.category)
-        iou[at], whole[at] = delta.iou, delta.whole
-        total_iou, total = (np.bincount(category, one, categories) for one in (iou, whole))
-        gained = _pq(self.now.iou + total_iou, self.now.whole + total) - _pq(self.now.iou, self.now.whole)
-        # Without a unit: a category that only this unit holds is not in the mean any more.
-        left_iou, left = self.now.iou[category] - base.iou, self.now.whole[category] - base.whole
-        after = _pq(left_iou + total_iou[category] - iou, left + total[category] - whole)
-        change = np.where(left <= 0.25, 0.0, after - _pq(left_iou, left)) - gained[category]
+        iou[at], weight[at] = delta.iou, delta.weight
+        total_iou, total = (np.bincount(category, one, categories) for one in (iou, weight))
+        gained = _pq_of_sums(self.now.iou + total_iou, self.now.weight + total) - _pq_of_sums(
+            self.now.iou, self.now.weight
+        )
+        # Without a unit, a category that only this unit contains drops out of the mean.
+        left_iou, left = self.now.iou[category] - base.iou, self.now.weight[category] - base.weight
+        after = _pq_of_sums(left_iou + total_iou[category] - iou, left + total[category] - weight)
+        change = np.where(left <= 0.25, 0.0, after - _pq_of_sums(left_iou, left)) - gained[category]
         without = gained.sum() + np.bincount(unit, change, self.units)
-        gone_of_unit, gone_of_category = self._gone
+        gone_of_unit, gone_of_category = self._sole_holders
         left_out = without / np.maximum(held - gone_of_unit, 1)
         mean = gained.sum() / held
         bias = np.bincount(category, change, categories) + gone_of_category * mean
         return left_out, -bias * (1 - 1 / self.units) / held
 
     @cached_property
-    def _gone(self) -> tuple[Float, Float]:
-        """How many categories each unit alone holds, and how many units hold each category alone."""
-        unit, category, categories = self.base.image, self.base.category, len(self.now.whole)
-        gone = (self.now.whole[category] - self.base.whole <= 0.25).astype(np.float64)
+    def _sole_holders(self) -> tuple[Float, Float]:
+        """Counts the categories that each unit alone has, and marks (1) the categories that only one unit has."""
+        unit, category, categories = self.base.image, self.base.category, len(self.now.weight)
+        gone = (self.now.weight[category] - self.base.weight <= 0.25).astype(np.float64)
         of_unit, of_category = np.bincount(unit, gone, self.units), np.bincount(category, gone, categories)
         return of_unit.astype(np.float64), of_category.astype(np.float64)
 
 
-class _Grouped:
-    """`_CellSums` of images that come block by block, in little memory: units are groups of images.
+class _CellAccumulator:
+    """Sums what fixing errors changes, over blocks of images, to `_CellSums`.
 
-    What an image adds to a cell is kept, in 18 bytes. All else is added up term by term in the order of `_CellSums.of`,
-    so the numbers are the same.
+    Units are images, or groups of images if there are more than EXACT_IMAGES. The changes by image and cell are stored,
+    18 bytes each; everything else is summed at once, term by term in the order of the images.
     """
 
     def __init__(self, categories: int, images: Int) -> None:
         cells = len(CAUSES) * len(SIZES)
         self._images, self._categories = images, categories
-        self._base = np.zeros((3, UNITS * categories))
-        self.now = _Now(np.zeros(categories), np.zeros(categories))
+        self._units = UNITS if len(images) > EXACT_IMAGES else len(images)
+        self._base = np.zeros((3, self._units * categories))
+        self.now = _CurrentSums(np.zeros(categories), np.zeros(categories))
         self.errors = np.zeros((cells, categories), np.int64)
         self._with_error = np.zeros(cells, np.int64)
-        self._kept: list[tuple[npt.NDArray[Any], ...]] = []
+        self._changes: list[tuple[npt.NDArray[Any], ...]] = []
 
-    def add(self, part: _Part) -> None:
-        """Adds what mending changes in a block of images."""
+    def add(self, part: _BlockChanges) -> None:
+        """Adds what fixing the errors of a block changes."""
         base, delta = part.base, part.delta
-        place = np.searchsorted(self._images, base.image) % UNITS * self._categories + base.category
+        index = self._unit_of_image(base.image) * self._categories + base.category
         for sums, values in zip(self._base, (base.iou, base.hits, base.mistakes), strict=True):
-            np.add.at(sums, place, values.astype(np.float64))
+            np.add.at(sums, index, values.astype(np.float64))
         np.add.at(self.now.iou, base.category, base.iou)
-        np.add.at(self.now.whole, base.category, base.whole)
+        np.add.at(self.now.weight, base.category, base.weight)
         cell, image, category = part.errors
         np.add.at(self.errors, (cell, category), 1)
         (held, _), _ = numbered([cell, image])
         self._with_error += np.bincount(held, minlength=len(self._with_error))
-        unit = np.searchsorted(self._images, delta.image) % UNITS
-        columns = (unit, delta.category, part.cell, delta.hits, delta.mistakes)
-        self._kept.append((*(column.astype(np.int16) for column in columns), delta.iou))
+        columns = (self._unit_of_image(delta.image), delta.category, part.cell, delta.hits, delta.mistakes)
+        self._changes.append((*(column.astype(np.int16) for column in columns), delta.iou))
+
+    def _unit_of_image(self, image: Int) -> Int:
+        """Returns the index of each image's unit: the image itself, or its group of images."""
+        return np.searchsorted(self._images, image) % max(self._units, 1)
 
     def sums(self) -> _CellSums:
-        """The sums of all cells."""
-        columns = [np.concatenate([block[column] for block in self._kept]) for column in range(6)]
+        """Returns the sums of all cells."""
+        columns = [np.concatenate([block[column] for block in self._changes]) for column in range(6)]
         unit, category, cell, hits, mistakes = (column.astype(np.int64) for column in columns[:5])
         delta = _Sums(unit, category, columns[5], hits, mistakes)
         cells = np.flatnonzero(self._with_error)
         held = np.flatnonzero(self._base[1] + self._base[2])
-        iou, hit, mistaken = self._base[:, held]
-        base = _Sums(*np.divmod(held, self._categories), iou, hit.astype(np.int64), mistaken.astype(np.int64))
-        place = np.searchsorted(cells, cell)
-        changes, keys = delta.grouped(unit, category, place)
+        iou, hit, wrong = self._base[:, held]
+        base = _Sums(*np.divmod(held, self._categories), iou, hit.astype(np.int64), wrong.astype(np.int64))
+        index = np.searchsorted(cells, cell)
+        changes, keys = delta.grouped(unit, category, index)
         return _CellSums(
             cells=cells,
-            gain=self.now.gains_by_category(place, delta, len(cells)),
+            gain=self.now.gains_by_category(index, delta, len(cells)),
             errors=self.errors[cells],
             images=self._with_error[cells],
             now=self.now,
             base=base,
             delta=changes,
-            place=keys[2],
-            units=UNITS,
+            index=keys[2],
+            units=self._units,
         )

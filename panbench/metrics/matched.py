@@ -1,11 +1,12 @@
-"""The table of matches of a run: pairs of segments, their IoU, and the verdict on each segment at IoU > 0.5.
+"""Matches the segments of a run: finds pairs and their IoU, and judges each segment as TP, FN, FP or ignored.
 
-It is made once from an overlap table (`Run.matched` keeps it); PQ and everything beside it are functions of it. The
-rules, where panopticapi's differ from what one would guess:
-a pair matches when IoU > 0.5, strictly; the union takes the ground truth's area from the JSON and leaves out the
-prediction's pixels on void; crowds never match; a prediction with more than half of its area on void and on the *last*
-crowd listed of its category is no false positive; ids of a ground-truth PNG that its JSON lacks are neither void nor a
-segment.
+`Matched` is made once from an overlap table (`Run.matched` caches it); PQ and all other metrics are functions of it.
+Matching follows panopticapi, also where its rules surprise:
+- A pair matches when IoU > 0.5, strictly.
+- The union takes the ground truth's area from the JSON, and excludes the prediction's pixels on void.
+- Crowds never match.
+- A prediction with more than half of its area on void and on the *last* listed crowd of its category is ignored.
+- Ids of a ground-truth PNG that its JSON lacks are neither void nor a segment.
 """
 
 from __future__ import annotations
@@ -38,10 +39,8 @@ from panbench.panoptic.types import VOID, Category
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FN", "FP", "IGNORED", "TP", "VERDICTS", "Fold", "Matched", "Together", "positions"]
-
-MOST_LOOKED_UP = 1 << 16
-"""Ids of categories below this are looked up in a table."""
+LOOKUP_LIMIT = 1 << 16
+"""Category ids below this are looked up in an array instead of searched."""
 
 VERDICTS = ("TP", "FN", "FP", "ignored")
 TP, FN, FP, IGNORED = range(4)
@@ -55,20 +54,24 @@ Int32 = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Matched:
-    """The segments and overlaps of some images, joined.
+    """The segments of some images with their matches: every metric is a function of it.
 
-    segments: as they come; of an image the ground truth's keep the order of its JSON
-    overlaps: in the order of image_id, gt_id, pred_id. Every sum of IoUs then runs over the same terms in the same
-        order, however the table was merged, and it is the order of panopticapi's own loop: results repeat to the last
-        bit.
-    gt_row, pred_row: of each overlap, the rows of its two sides in `segments`; -1 where a side has none (void, or an id
-        that the JSON lacks)
-    on_void: of each segment, if it is a prediction, how many of its pixels the ground truth leaves unlabelled; else 0
-    excused: of each segment, whether it is a prediction that void and crowds keep from being a false positive
-    excused_by_crowd: the same, were there no void
-    pair: the overlaps whose two sides can match, as they share a category and the true one is no crowd
-    union, iou: of each such pair
-    boundary: overlaps of boundary pixels, where the run has them; `by_boundary` puts them into the IoUs
+    One entry per segment:
+    segments: in the order of the run; the ground truth of an image keeps the order of its JSON
+    on_void: for predictions, the number of pixels that the ground truth leaves unlabelled; else 0
+    excused: True for predictions that void and crowds keep from being false positives
+    excused_by_crowd: True for predictions that crowds alone would excuse
+
+    One entry per overlap (two ids that share pixels):
+    overlaps: sorted by image_id, gt_id, pred_id. Sums of IoUs then have the same terms in the same order however the
+        table was merged, which is also panopticapi's order: results are equal to the last bit.
+    gt_row, pred_row: the rows of the two segments in `segments`; -1 for void and for an id that the JSON lacks
+
+    One entry per candidate pair, an overlap of two segments of one category whose ground truth is not a crowd:
+    pair: its row in `overlaps`
+    union, iou: pixels, and pixels shared / union
+
+    boundary: overlaps of boundary pixels if the run has them, for `by_boundary`
     """
 
     segments: Segments
@@ -85,9 +88,9 @@ class Matched:
 
     @staticmethod
     def of(table: OverlapTable) -> Matched:
-        """Raises BadDataset when the ground truth lists an area that is too small to be true."""
-        segments, overlaps = table.segments, _in_order(table.overlaps)
-        gt_row, pred_row = _rows(segments, overlaps)
+        """Matches the segments of an overlap table. Raises BadDataset if the JSON lists an area that is too small."""
+        segments, overlaps = table.segments, _sorted_pairs(table.overlaps)
+        gt_row, pred_row = _segment_rows(segments, overlaps)
         on_void = np.zeros(len(segments), np.int64)
         voids = (overlaps.gt_id == VOID) & (pred_row >= 0)
         on_void[pred_row[voids]] = overlaps.pixels[voids]
@@ -126,7 +129,7 @@ class Matched:
 
     @staticmethod
     def from_frames(segments: pd.DataFrame, overlaps: pd.DataFrame, boundary: pd.DataFrame | None = None) -> Matched:
-        """Makes it from the DataFrames of `Run.segments`, `Run.overlaps` and `Run.boundary`, or from rows of them.
+        """Matches segments given as DataFrames: rows of `Run.segments`, `Run.overlaps` and `Run.boundary`.
 
         segments: one row a segment (image_id, side, id, category_id, area, iscrowd)
         overlaps: one row a pair of ids that share pixels (image_id, gt_id, pred_id, pixels)
@@ -140,44 +143,44 @@ class Matched:
             iscrowd=segments["iscrowd"].to_numpy(np.bool_),
             score=np.full(len(segments), np.nan, np.float32),
         )
-        near = None if boundary is None else _pairs_of(boundary)
-        return Matched.of(OverlapTable(columns, _pairs_of(overlaps), near))
+        near = None if boundary is None else _pairs_from_frame(boundary)
+        return Matched.of(OverlapTable(columns, _pairs_from_frame(overlaps), near))
 
     @cached_property
     def image_ids(self) -> Int:
-        """The ids of the images, ascending, each once; images without segments are among them."""
-        # Overlaps are in order of images: what differs from the one above is new.
+        """The distinct image ids, ascending; images without segments are included."""
+        # Overlaps are sorted by image, so an id that differs from the one above is new.
         ids = self.overlaps.image_id
         return ids[np.append(True, ids[1:] != ids[:-1])] if len(ids) else ids
 
     @cached_property
     def image_of_overlap(self) -> Int:
-        """Of each overlap the place of its image in `image_ids`."""
+        """The index in `image_ids` of each overlap's image."""
         ids = self.overlaps.image_id
         return np.cumsum(np.append(False, ids[1:] != ids[:-1])) if len(ids) else ids
 
     @cached_property
-    def answers(self) -> dict[Hashable, Any]:
-        """What metrics found of these images and others ask for again, by what it is; nobody changes it."""
+    def cache(self) -> dict[Hashable, Any]:
+        """Results that several metrics need, by function and arguments; they must not be modified."""
         return {}
 
     @cached_property
     def verdict(self) -> Int8:
-        """The verdict on each segment, TP, FN, FP or IGNORED, where a match needs IoU > 0.5."""
+        """The verdict on each segment (TP, FN, FP or IGNORED), where a match needs IoU > 0.5."""
         return self.judge(0.5)
 
     @property
     def gt(self) -> Int:
-        """For each pair, the row of its ground-truth segment."""
+        """The row in `segments` of the ground truth of each pair."""
         return self.gt_row[self.pair]
 
     @property
     def pred(self) -> Int:
-        """For each pair, the row of its prediction."""
+        """The row in `segments` of the prediction of each pair."""
         return self.pred_row[self.pair]
 
     def hits(self, iou_threshold: float = 0.5) -> Int:
-        """The numbers of the pairs that match, IoU > threshold. Raises BadArgument for thresholds outside [0.5, 1)."""
+        """Returns the indices of the pairs that match: IoU > threshold. Raises BadArgument outside [0.5, 1)."""
         if not 0.5 <= iou_threshold < 1:
             raise BadArgument(
                 f"The IoU threshold is {iou_threshold}; it must be at least 0.5, so that no segment matches two, "
@@ -186,7 +189,7 @@ class Matched:
         return np.flatnonzero(self.iou > iou_threshold)
 
     def judge(self, iou_threshold: float) -> Int8:
-        """`verdict`, when a match needs IoU > threshold."""
+        """Returns the verdict on each segment (TP, FN, FP or IGNORED) if a match needs IoU > threshold."""
         hits = self.hits(iou_threshold)
         segments = self.segments
         code = np.where(segments.is_gt, FN, FP).astype(np.int8)
@@ -196,45 +199,51 @@ class Matched:
         return code
 
     def by_boundary(self) -> Matched:
-        """The same with min(IoU, boundary IoU) for the IoU of each pair: what boundary PQ is made of. [Cheng 2021]
+        """Replaces the IoU of each pair by min(IoU, boundary IoU), from which boundary PQ is computed. [Cheng 2021]
 
-        Raises BadArgument when the run was made without boundary overlaps.
+        Raises BadArgument if the run was made without boundary overlaps.
         """
         if self.boundary is None:
             raise BadArgument("The run has no boundary overlaps. Score it with --boundary to store them.")
         return replace(self, iou=np.minimum(self.iou, _boundary_iou(self.boundary, take(self.overlaps, self.pair))))
 
     def only(self, image_ids: Iterable[int]) -> Matched:
-        """The same for some images. Images are independent, so nothing is matched again.
+        """Selects some images; images are independent, so nothing is matched again.
 
-        Of few images it takes time for their rows alone, as long as the segments come in order of image ids.
+        If the segments are sorted by image id, the time depends on the number of selected rows only.
         """
-        wanted = np.unique(np.fromiter(image_ids, np.int64))
+        requested = np.unique(np.fromiter(image_ids, np.int64))
         if self._segments_in_order:
-            own = _ranges(*_bounds(self.segments.image_id, wanted))
+            own = _ranges(*_bounds(self.segments.image_id, requested))
         else:
-            own = np.flatnonzero(_among(self.segments.image_id, wanted))
-        start, stop = _bounds(self.overlaps.image_id, wanted)
+            own = np.flatnonzero(_is_in(self.segments.image_id, requested))
+        start, stop = _bounds(self.overlaps.image_id, requested)
         rows = _ranges(start, stop)
-        # Pairs are in order of the overlaps that they are.
-        kept = _ranges(np.searchsorted(self.pair, start), np.searchsorted(self.pair, stop))
+        # `pair` is ascending, so the pairs of an image are consecutive too.
+        rows_of = _ranges(np.searchsorted(self.pair, start), np.searchsorted(self.pair, stop))
         near = self.boundary
         return Matched(
             segments=take(self.segments, own),
             overlaps=take(self.overlaps, rows),
-            gt_row=_moved(self.gt_row[rows], own),
-            pred_row=_moved(self.pred_row[rows], own),
+            gt_row=_renumber(self.gt_row[rows], own),
+            pred_row=_renumber(self.pred_row[rows], own),
             on_void=self.on_void[own],
             excused=self.excused[own],
             excused_by_crowd=self.excused_by_crowd[own],
-            pair=np.searchsorted(rows, self.pair[kept]),
-            union=self.union[kept],
-            iou=self.iou[kept],
-            boundary=None if near is None else take(near, _among(near.image_id, wanted)),
+            pair=np.searchsorted(rows, self.pair[rows_of]),
+            union=self.union[rows_of],
+            iou=self.iou[rows_of],
+            boundary=None if near is None else take(near, _is_in(near.image_id, requested)),
         )
+
+    def fold(self, fold: Folded) -> Folded:
+        """Adds these images to a fold (a metric computed block by block) and returns the fold."""
+        fold.add(fold.map_block(self))
+        return fold
 
     @cached_property
     def _segments_in_order(self) -> bool:
+        """True if the segments are sorted by image id."""
         return bool((np.diff(self.segments.image_id) >= 0).all())
 
 
@@ -242,113 +251,117 @@ Part = TypeVar("Part")
 
 
 class Fold(Protocol[Part]):
-    """A metric over blocks of images: `look` at each block, in threads; `add` its result, in order."""
+    """A metric computed block by block: `map_block` runs in threads, `add` collects its results in order."""
 
-    def look(self, matched: Matched) -> Part:
-        """The contribution of a block of images. Pure, so blocks can be processed in any order and concurrently."""
+    def map_block(self, matched: Matched) -> Part:
+        """Returns the contribution of a block of images; must not change the fold, as blocks run concurrently."""
 
     def add(self, part: Part) -> None:
-        """Adds what `look` found. Blocks come in order of image ids: sums then run over the same terms in the same
-        order, however the images are cut into blocks."""
+        """Adds a result of `map_block`; blocks come in order of image ids.
+
+        So sums have the same terms in the same order, however the images are divided into blocks.
+        """
 
 
 Folded = TypeVar("Folded", bound=Fold[Any])
 
 
-class Narrowed(Generic[Part]):
-    """A fold over some of the images."""
+class FoldOfImages(Generic[Part]):
+    """Restricts a fold (a metric computed block by block) to some images."""
 
     def __init__(self, fold: Fold[Part], images: Collection[int]) -> None:
         self._fold = fold
         self._images = images
 
-    def look(self, matched: Matched) -> Part:
-        """What the wanted images of a block add."""
-        return self._fold.look(matched.only(self._images))
+    def map_block(self, matched: Matched) -> Part:
+        """Returns the contribution of those images of the block that the fold is restricted to."""
+        return self._fold.map_block(matched.only(self._images))
 
     def add(self, part: Part) -> None:
-        """Adds it."""
+        """Adds a result of `map_block` to the restricted fold."""
         self._fold.add(part)
 
 
-class Together(Generic[Folded]):
-    """Several folds of one kind as one; `folds` has them."""
+class SeveralFolds(Generic[Folded]):
+    """Computes several folds (metrics computed block by block) in one pass over the images."""
 
     def __init__(self, folds: Sequence[Folded]) -> None:
         self.folds = folds
 
-    def look(self, matched: Matched) -> list[Any]:
-        """What a block adds to each."""
-        return [fold.look(matched) for fold in self.folds]
+    def map_block(self, matched: Matched) -> list[Any]:
+        """Returns the contribution of a block to each of the folds."""
+        return [fold.map_block(matched) for fold in self.folds]
 
     def add(self, part: list[Any]) -> None:
-        """Adds it."""
+        """Adds the contribution of a block to each of the folds."""
         for fold, own in zip(self.folds, part, strict=True):
             fold.add(own)
 
 
 class FaultFold:
-    """Where ground-truth PNGs and their JSON disagree; a `Fold`. `faults` counts them."""
+    """Counts, block by block, where ground-truth PNGs and their JSON disagree; the result is `faults`."""
 
     def __init__(self) -> None:
         self.faults = GroundTruthFaults()
 
-    def look(self, matched: Matched) -> GroundTruthFaults:
-        """The faults of a block of images."""
+    def map_block(self, matched: Matched) -> GroundTruthFaults:
+        """Counts the faults in a block of images."""
         return OverlapTable(matched.segments, matched.overlaps).ground_truth_faults()
 
     def add(self, part: GroundTruthFaults) -> None:
-        """Adds them."""
+        """Adds the faults of a block to `faults`."""
         self.faults = self.faults + part
 
 
 def one_to_one(first: Int, second: Int, order: Int) -> Int:
-    """The pairs (first, second) kept when each row of either side is used once, in the given order."""
-    taken: tuple[set[int], set[int]] = set(), set()
+    """Selects pairs (first, second) greedily in a given order, so that each first and each second is in one at most.
+
+    Returns the indices of the chosen pairs, ascending.
+    """
+    used_first: set[int] = set()
+    used_second: set[int] = set()
     chosen = []
     for pair, one, other in zip(order.tolist(), first[order].tolist(), second[order].tolist(), strict=True):
-        if one not in taken[0] and other not in taken[1]:
-            taken[0].add(one)
-            taken[1].add(other)
+        if one not in used_first and other not in used_second:
+            used_first.add(one)
+            used_second.add(other)
             chosen.append(pair)
     return np.array(sorted(chosen), np.int64)
 
 
 def positions(category_id: npt.NDArray[np.integer], categories: Sequence[Category]) -> Int:
-    """The position of each category id in `categories`. Raises BadDataset when one is not there."""
+    """Returns the index of each category id in `categories`. Raises BadDataset for an id that is not there."""
     ids = np.array([category.id for category in categories], np.int64)
-    if len(ids) and ids.min() >= 0 and ids.max() < MOST_LOOKED_UP:
-        # Looking up is several times as fast as searching; ids on either side of the known ones end at -1.
-        place = np.full(int(ids.max()) + 2, -1, np.int64)
-        place[ids] = np.arange(len(ids))
-        known: Int = place[np.clip(category_id, -1, int(ids.max()) + 1)]
+    if len(ids) and ids.min() >= 0 and ids.max() < LOOKUP_LIMIT:
+        # Several times as fast as searching. Ids below 0 and above the largest are clipped to entries with -1.
+        index = np.full(int(ids.max()) + 2, -1, np.int64)
+        index[ids] = np.arange(len(ids))
+        known: Int = index[np.clip(category_id, -1, int(ids.max()) + 1)]
         if (known >= 0).all():
             return known
     order = np.argsort(ids)
-    # One entry more than there are categories, so that ids beyond the last have a place, too.
+    # An extra entry -1 for ids above the largest, for which searchsorted returns len(ids).
     found = np.append(order, -1)[np.searchsorted(ids[order], category_id)]
-    strange = np.append(ids, 0)[found] != category_id
-    strange |= found < 0
-    if strange.any():
-        unknown = sorted(set(category_id[strange].tolist()))
+    is_unknown = np.append(ids, 0)[found] != category_id
+    is_unknown |= found < 0
+    if is_unknown.any():
+        unknown = sorted(set(category_id[is_unknown].tolist()))
         raise BadDataset(
             f"Segments name category ids that the dataset does not list: {listed(unknown)}. Add them to `categories`."
         )
     return found
 
 
-def _pairs_of(frame: pd.DataFrame) -> Pairs:
-    return Pairs(
-        frame["image_id"].to_numpy(np.int64),
-        frame["gt_id"].to_numpy(np.int32),
-        frame["pred_id"].to_numpy(np.int32),
-        frame["pixels"].to_numpy(np.int64),
-    )
+def _pairs_from_frame(frame: pd.DataFrame) -> Pairs:
+    """Converts rows of `Run.overlaps` or `Run.boundary` to columns."""
+    types = {"image_id": np.int64, "gt_id": np.int32, "pred_id": np.int32, "pixels": np.int64}
+    return Pairs(**{name: frame[name].to_numpy(kind) for name, kind in types.items()})
 
 
-def _in_order(pairs: Pairs) -> Pairs:
+def _sorted_pairs(pairs: Pairs) -> Pairs:
+    """Sorts pairs by image_id, gt_id, pred_id."""
     image, gt, pred = pairs.image_id, pairs.gt_id, pairs.pred_id
-    # Pairs are counted in this order and mostly come in it, and looking is far cheaper than sorting.
+    # They mostly are sorted already, and checking is far cheaper than sorting.
     same_image, same_gt = image[1:] == image[:-1], gt[1:] == gt[:-1]
     later_gt = (gt[1:] > gt[:-1]) | (same_gt & (pred[1:] >= pred[:-1]))
     if ((image[1:] > image[:-1]) | (same_image & later_gt)).all():
@@ -356,33 +369,33 @@ def _in_order(pairs: Pairs) -> Pairs:
     return take(pairs, np.lexsort((pairs.pred_id, pairs.gt_id, pairs.image_id)))
 
 
-def _among(values: Int, wanted: Int) -> Bool:
-    """Whether each value is in `wanted`, which is ascending and distinct."""
-    if not len(wanted):
+def _is_in(values: Int, requested: Int) -> Bool:
+    """Marks which values occur in `requested`, which is ascending and distinct."""
+    if not len(requested):
         return np.zeros(len(values), np.bool_)
-    place = np.searchsorted(wanted, values)
-    place[place == len(wanted)] = 0
-    return wanted[place] == values
+    index = np.searchsorted(requested, values)
+    index[index == len(requested)] = 0
+    return requested[index] == values
 
 
-def _bounds(values: Int, wanted: Int) -> tuple[Int, Int]:
-    """Start and end of each wanted value in an ascending array."""
-    return np.searchsorted(values, wanted, "left"), np.searchsorted(values, wanted, "right")
+def _bounds(values: Int, requested: Int) -> tuple[Int, Int]:
+    """Finds each requested value in an ascending array: returns the start and stop of its rows."""
+    return np.searchsorted(values, requested, "left"), np.searchsorted(values, requested, "right")
 
 
 def _ranges(start: Int, stop: Int) -> Int:
-    """start[0], …, stop[0] - 1, start[1], …"""
+    """Concatenates ranges of row numbers: start[0], …, stop[0] - 1, start[1], …, stop[1] - 1, …"""
     length = stop - start
     return np.repeat(start - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
 
 
-def _moved(rows: Int, own: Int) -> Int:
-    """Rows as positions in `own`, ascending, which holds all of them; -1 stays."""
+def _renumber(rows: Int, own: Int) -> Int:
+    """Converts row numbers of a table to those of a selection `own` of its rows (ascending); -1 stays -1."""
     return np.where(rows < 0, -1, np.searchsorted(own, rows))
 
 
-def _rows(segments: Segments, overlaps: Pairs) -> tuple[Int, Int]:
-    """For each overlap, the row of its ground-truth segment and of its prediction in the segments, or -1."""
+def _segment_rows(segments: Segments, overlaps: Pairs) -> tuple[Int, Int]:
+    """Finds the rows of each overlap's ground-truth segment and prediction in `segments`; -1 if there is none."""
     sides = []
     for side, ids in ((segments.is_gt, overlaps.gt_id), (~segments.is_gt, overlaps.pred_id)):
         of_side = np.flatnonzero(side)
@@ -392,7 +405,7 @@ def _rows(segments: Segments, overlaps: Pairs) -> tuple[Int, Int]:
 
 
 def _pixels_on_last_crowd(segments: Segments, overlaps: Pairs, gt_row: Int, pred_row: Int) -> Int:
-    """Per segment: for predictions, their pixels on the crowd of their category that the JSON lists last.
+    """Counts, for each prediction, its pixels on the last listed crowd of its category; 0 for other segments.
 
     panopticapi keeps one crowd an image and category in a dictionary, so a later one replaces an earlier one.
     """
@@ -400,7 +413,7 @@ def _pixels_on_last_crowd(segments: Segments, overlaps: Pairs, gt_row: Int, pred
     crowds = np.flatnonzero(segments.is_gt & segments.iscrowd)
     if not len(crowds):
         return pixels
-    # Reversed, so that the first of each (image, category) is the last listed.
+    # Reversed, so that the first of each (image, category) after the stable sort is the last listed.
     backwards = crowds[::-1]
     order = np.lexsort((segments.category_id[backwards], segments.image_id[backwards]))
     images, labels = segments.image_id[backwards][order], segments.category_id[backwards][order]
@@ -417,21 +430,21 @@ def _pixels_on_last_crowd(segments: Segments, overlaps: Pairs, gt_row: Int, pred
 
 
 def _boundary_iou(boundary: Pairs, pairs: Pairs) -> Float:
-    """For each pair, the IoU of the two boundaries; of the prediction's, what lies on void is left out of the union.
+    """Returns the IoU of the boundaries of each pair; the union excludes the prediction's pixels on void.
 
     boundary: rows (g, p) hold the boundary pixels of g and of p that coincide. The interior of a segment has the id
-        INTERIOR (-1), so the whole boundary of g is the sum of all rows of g, whatever p is, void and interior
+        INTERIOR (-1), so the complete boundary of g is the sum of all rows of g, whatever p is, void and interior
         included.
     """
 
     def area(ids: Int32, of: Int32, rows: Bool | slice = slice(None)) -> Int:
-        """For each pair the sum of all rows of its segment: once a segment, then looked up for each pair."""
-        wanted = distinct(pairs.image_id, of)
-        row = find_rows(boundary.image_id[rows], ids[rows], *wanted)
-        return sums_by_row(row, boundary.pixels[rows], len(wanted[0]))[find_rows(pairs.image_id, of, *wanted)]
+        """Returns the number of boundary pixels of each pair's segment, summed once per segment."""
+        requested = distinct(pairs.image_id, of)
+        row = find_rows(boundary.image_id[rows], ids[rows], *requested)
+        return sums_by_row(row, boundary.pixels[rows], len(requested[0]))[find_rows(pairs.image_id, of, *requested)]
 
-    # A pair is looked up by three keys at once: numbered together, rows and pairs with the same keys get one number. A
-    # pair whose boundaries do not meet has no row, so nothing is shared.
+    # Rows and pairs are numbered together by their three keys, so that equal keys get equal numbers. A pair whose
+    # boundaries do not meet has no row, so its sum is 0.
     both = [
         np.concatenate([getattr(boundary, name), getattr(pairs, name)]) for name in ("image_id", "gt_id", "pred_id")
     ]
@@ -440,18 +453,21 @@ def _boundary_iou(boundary: Pairs, pairs: Pairs) -> Float:
     shared = shared[number[len(boundary) :]]
     on_void = area(boundary.pred_id, pairs.pred_id, boundary.gt_id == VOID)
     union = area(boundary.gt_id, pairs.gt_id) + area(boundary.pred_id, pairs.pred_id) - shared - on_void
-    # The boundary of a segment has a pixel at least, so the union has one.
+    # Every boundary has at least one pixel, so the union is never 0.
     return shared / union
 
 
 def numbered(keys: Sequence[Int] | Sequence[Int32]) -> tuple[list[Int], Int]:
-    """The distinct rows of some columns in ascending order, and for each row the number of its like."""
+    """Numbers the distinct rows of some columns, like np.unique(axis=0, return_inverse=True) but faster.
+
+    Returns the distinct rows in ascending order as columns, and for each input row the number of its distinct row.
+    """
     n = len(keys[0])
-    joined = _joined(keys)
-    order = np.lexsort(keys[::-1]) if joined is None else np.argsort(joined)
+    packed = _packed_keys(keys)
+    order = np.lexsort(keys[::-1]) if packed is None else np.argsort(packed)
     new = np.zeros(n, np.bool_)
     new[:1] = True
-    for key in keys if joined is None else [joined]:
+    for key in keys if packed is None else [packed]:
         ordered = key[order]
         new[1:] |= ordered[1:] != ordered[:-1]
     group = np.empty(n, np.int64)
@@ -460,15 +476,15 @@ def numbered(keys: Sequence[Int] | Sequence[Int32]) -> tuple[list[Int], Int]:
     return [key[first].astype(np.int64) for key in keys], group
 
 
-def _joined(keys: Sequence[Int] | Sequence[Int32]) -> Int | None:
-    """One number for each row, in the order of the rows; None where it would not fit into 63 bits."""
+def _packed_keys(keys: Sequence[Int] | Sequence[Int32]) -> Int | None:
+    """Packs the columns of each row into one int64 that sorts like the rows; None if that takes more than 63 bits."""
     if not len(keys[0]):
         return None
     lowest, highest = [int(key.min()) for key in keys], [int(key.max()) for key in keys]
     if math.prod(high - low + 1 for low, high in zip(lowest, highest, strict=True)) >= 1 << 63:
         return None
-    # Sorting one column takes a fraction of the time that sorting by several takes.
-    joined = np.zeros(len(keys[0]), np.int64)
-    for place, (low, high) in enumerate(zip(lowest, highest, strict=True)):
-        joined = joined * (high - low + 1) + (keys[place].astype(np.int64) - low)
-    return joined
+    # Sorting one packed column takes a fraction of the time of sorting by several.
+    packed = np.zeros(len(keys[0]), np.int64)
+    for index, (low, high) in enumerate(zip(lowest, highest, strict=True)):
+        packed = packed * (high - low + 1) + (keys[index].astype(np.int64) - low)
+    return packed

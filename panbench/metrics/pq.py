@@ -1,6 +1,6 @@
-"""Panoptic quality as sums over the matches of a run. [Kirillov et al. 2019, sec. 4; the same numbers as panopticapi]
+"""Computes PQ, SQ and RQ from the matches of a run. [Kirillov et al. 2019, sec. 4; the same numbers as panopticapi]
 
-metrics/matched.py has the rules of matching. Means run over the categories that have a TP, FP or FN.
+metrics/matched.py has the rules of matching. Means are over the categories that have a TP, FP or FN.
 """
 
 from __future__ import annotations
@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 
 # pandas is imported by the functions that make frames: `panbench score` prints its table without it.
 
-__all__ = [
-    "CategorySums",
-    "Sums",
-    "match_segments",
-    "means_of_groups",
-    "panoptic_quality",
-    "per_image_statistics",
-    "pq_table",
-    "ratio",
-    "segment_verdicts",
-    "summarise",
-]
-
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.signedinteger[Any]]
@@ -42,21 +29,31 @@ Number = Float | Counts
 
 
 def panoptic_quality(iou_sum: Number, hits: Number, mistakes: Number, empty: float = 0.0) -> Float:
-    """PQ = Σ IoU(TP) / (TP + FP/2 + FN/2), of arrays of one shape; `empty` where there is no TP, FP or FN.
+    """Returns PQ = Σ IoU(TP) / (TP + FP/2 + FN/2) elementwise; `empty` where a category has no TP, FP or FN.
 
-    hits: TP; mistakes: FP + FN. All that PQ is asked for (categories, slices, fixes) is sums put in here.
+    iou_sum, hits, mistakes: arrays of one shape with Σ IoU, TP and FP + FN. Every PQ is computed here.
     """
     return ratio(iou_sum, hits + mistakes / 2, empty)
 
 
-def ratio(part: Number, whole: Number, empty: float = 0.0) -> Float:
-    """part / whole, and `empty` where whole is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), empty), where=whole > 0)
+def ratio(part: Number, total: Number, empty: float = 0.0) -> Float:
+    """Divides `part` by `total` elementwise; `empty` where `total` is 0."""
+    return np.divide(part, total, out=np.full(np.shape(total), empty), where=total > 0)
+
+
+def quality_scores(iou_sum: Number, hits: Number, mistakes: Number) -> dict[str, Float]:
+    """Returns PQ, SQ and RQ elementwise by name; 0 where the divisor is 0. Arguments as `panoptic_quality`."""
+    return {
+        "PQ": panoptic_quality(iou_sum, hits, mistakes),
+        "SQ": ratio(iou_sum, hits),
+        # RQ equals PQ with every IoU 1.
+        "RQ": panoptic_quality(hits, hits, mistakes),
+    }
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What PQ is made of: columns of Σ IoU of the matches, and the numbers of TP, FP and FN."""
+    """The sums in PQ's formula as arrays of one length: Σ IoU of the matches, and the numbers of TP, FP and FN."""
 
     iou_sum: Float
     TP: Counts
@@ -65,73 +62,47 @@ class Sums:
 
     @staticmethod
     def zeros(n: int) -> Sums:
-        """n rows of zeros."""
+        """Makes n rows of zeros."""
         return Sums(np.zeros(n), *(np.zeros(n, np.int64) for _ in range(3)))
 
     @property
     def mistakes(self) -> Counts:
-        """FP + FN."""
+        """FP + FN of each row."""
         return self.FP + self.FN
 
     @property
     def counted(self) -> npt.NDArray[np.bool_]:
-        """Whether there is a TP, FP or FN."""
+        """True for rows with a TP, FP or FN."""
         return self.TP + self.mistakes > 0
 
     def scores(self) -> dict[str, Float]:
-        """PQ, SQ and RQ; zeros where there is nothing to divide, as panopticapi lists such categories."""
-        return {
-            "PQ": panoptic_quality(self.iou_sum, self.TP, self.mistakes),
-            "SQ": ratio(self.iou_sum, self.TP),
-            # RQ is the PQ of matches that are all exact.
-            "RQ": panoptic_quality(self.TP, self.TP, self.mistakes),
-        }
+        """Returns PQ, SQ and RQ of each row; 0 where the divisor is 0, as panopticapi lists such categories."""
+        return quality_scores(self.iou_sum, self.TP, self.mistakes)
 
-    def and_also(self, place: Int, iou: Float, wrong: Int, missed: Int) -> Sums:
-        """The sums with further matches, given as rows and IoUs, and further FPs and FNs of each row."""
+    def with_added(self, index: Int, iou: Float, wrong: Int, missed: Int) -> Sums:
+        """Returns the sums with further matches (index: the row of each; iou) and numbers of FPs and FNs by row."""
         n = len(self.TP)
-        # bincount adds in the order of its terms, image by image, as panopticapi does; the sum so far comes first.
-        places, terms = np.concatenate([np.arange(n), place]), np.concatenate([self.iou_sum, iou])
-        iou_sum = np.bincount(places, weights=terms, minlength=n).astype(np.float64)
-        return Sums(iou_sum, self.TP + np.bincount(place, minlength=n), self.FP + wrong, self.FN + missed)
+        # bincount adds terms in their order, image by image, as panopticapi does. The sum so far is the first term.
+        indices, terms = np.concatenate([np.arange(n), index]), np.concatenate([self.iou_sum, iou])
+        iou_sum = np.bincount(indices, weights=terms, minlength=n).astype(np.float64)
+        return Sums(iou_sum, self.TP + np.bincount(index, minlength=n), self.FP + wrong, self.FN + missed)
 
     def take(self, rows: npt.NDArray[Any]) -> Sums:
-        """The chosen rows, by mask or by number."""
+        """Selects rows by mask or by number."""
         return Sums(self.iou_sum[rows], self.TP[rows], self.FP[rows], self.FN[rows])
 
     def columns(self) -> dict[str, Number]:
-        """The columns by their names, TP, FP and FN first."""
+        """Returns the arrays by name: TP, FP, FN, iou_sum."""
         return {"TP": self.TP, "FP": self.FP, "FN": self.FN, "iou_sum": self.iou_sum}
 
 
-def match_segments(matched: Matched) -> pd.DataFrame:
-    """Each pair of a ground-truth segment and a prediction that share pixels and a category, with their IoU.
-
-    Columns: image_id, gt_id, pred_id, category_id, pixels, union, iou. Crowds are left out. A pair is a true positive
-    at threshold t when iou > t; from 0.5 on each segment is in at most one. Ordered by image_id, gt_id, pred_id.
-    """
-    import pandas as pd
-
-    pair = matched.pair
-    return pd.DataFrame(
-        {
-            "image_id": matched.overlaps.image_id[pair],
-            "gt_id": matched.overlaps.gt_id[pair],
-            "pred_id": matched.overlaps.pred_id[pair],
-            "category_id": matched.segments.category_id[matched.gt],
-            "pixels": matched.overlaps.pixels[pair],
-            "union": matched.union,
-            "iou": matched.iou,
-        }
-    )
-
-
 def segment_verdicts(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFrame:
-    """Each segment with its verdict, in the run's order.
+    """Returns a table with the verdict (TP, FP, …) on each segment, one row per segment, in the run's order.
 
-    Columns: those of `Run.segments`, then verdict: "TP", "FN" (ground truth), "FP" (prediction) or "ignored" (crowds,
-    and predictions more than half on void and crowd); iou: the matched pair's, NaN without a match; matched_id: the
-    other side's id, 0 without a match.
+    Its columns are those of `Run.segments` and three more.
+
+    verdict: "TP", "FN" (ground truth), "FP" (prediction) or "ignored" (crowds, predictions excused by void or crowd)
+    iou, matched_id: of the match; NaN and 0 without one
     """
     import pandas as pd
 
@@ -158,9 +129,9 @@ def segment_verdicts(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFra
 
 
 class CategorySums:
-    """PQ's sums of each category, of images that come block by block; a `Fold`. `table` divides them.
+    """Sums TP, FP, FN and Σ IoU by category, block by block (a `Fold`); `table` returns PQ.
 
-    thresholds: the IoUs that matches need; boundary: with the IoUs of `by_boundary`
+    thresholds: IoU thresholds of matches; boundary: uses the IoUs of `by_boundary`
     """
 
     def __init__(
@@ -171,22 +142,22 @@ class CategorySums:
         self.boundary = boundary
         self._sums = [Sums.zeros(len(self.categories)) for _ in self.thresholds]
 
-    def look(self, matched: Matched) -> list[tuple[Int, Float, Int, Int]]:
-        """For each threshold the position of the category and the IoU of each match, and FPs and FNs by category.
+    def map_block(self, matched: Matched) -> list[tuple[Int, Float, Int, Int]]:
+        """Counts a block at each threshold: category index and IoU of each match, and FPs and FNs by category.
 
-        Raises BadDataset when a category that is counted is not among the categories.
+        Raises BadDataset if a segment's category is not among `categories`.
         """
         if self.boundary:
             matched = matched.by_boundary()
-        return [self._count(matched, threshold) for threshold in self.thresholds]
+        return [self._count_at(matched, threshold) for threshold in self.thresholds]
 
     def add(self, part: list[tuple[Int, Float, Int, Int]]) -> None:
-        """Continues the sums of the previous block."""
-        for place, (sums, (hits, iou, wrong, missed)) in enumerate(zip(self._sums, part, strict=True)):
-            self._sums[place] = sums.and_also(hits, iou, wrong, missed)
+        """Adds the counts of a block to the sums."""
+        for index, (sums, (hits, iou, wrong, missed)) in enumerate(zip(self._sums, part, strict=True)):
+            self._sums[index] = sums.with_added(hits, iou, wrong, missed)
 
     def table(self, iou_threshold: float = 0.5) -> pd.DataFrame:
-        """`pq_table` of all that was added."""
+        """Returns the table of `pq_table` for all blocks."""
         import pandas as pd
 
         sums = self._sums[self.thresholds.index(iou_threshold)]
@@ -202,11 +173,12 @@ class CategorySums:
         )
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
-        """`summarise` of the table of the first threshold."""
+        """Returns the means of `summarise` for all blocks, at the first threshold."""
         isthing = np.array([category.isthing for category in self.categories], np.bool_)
         return means_of_groups(self._sums[0].scores(), self._sums[0].counted, isthing)
 
-    def _count(self, matched: Matched, threshold: float) -> tuple[Int, Float, Int, Int]:
+    def _count_at(self, matched: Matched, threshold: float) -> tuple[Int, Float, Int, Int]:
+        """Counts a block at one IoU threshold: category index and IoU of each match, and FPs and FNs by category."""
         hits = matched.hits(threshold)
         verdict = matched.verdict if threshold == 0.5 else matched.judge(threshold)
         category_id = matched.segments.category_id
@@ -224,22 +196,20 @@ class CategorySums:
 
 
 def pq_table(matched: Matched, categories: Sequence[Category], iou_threshold: float = 0.5) -> pd.DataFrame:
-    """PQ, SQ and RQ of each category, one row each in the order of `categories`.
+    """Returns PQ, SQ and RQ by category, one row each in the order of `categories`.
 
     PQ = Σ IoU(TP) / (TP + FP/2 + FN/2) = SQ · RQ. Columns: category_id, name, isthing, supercategory, PQ, SQ, RQ (0–1),
-    TP, FP, FN, iou_sum. A category without TP, FP and FN has zeros, as panopticapi lists it; the means leave it out.
-    Boundary PQ is that of `matched.by_boundary()`.
-    Raises BadDataset when a category that is counted is not in `categories`.
+    TP, FP, FN, iou_sum. A category without TP, FP and FN has zeros, as in panopticapi; means leave it out.
+    For boundary PQ pass `matched.by_boundary()`.
+    Raises BadDataset if a segment's category is not in `categories`.
     """
-    sums = CategorySums(categories, [iou_threshold])
-    sums.add(sums.look(matched))
-    return sums.table(iou_threshold)
+    return matched.fold(CategorySums(categories, [iou_threshold])).table(iou_threshold)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
-    """`{"All": {"PQ", "SQ", "RQ", "n"}, "Things": …, "Stuff": …}` of a `pq_table`: means over its categories, 0–1.
+    """Averages a `pq_table`: returns `{"All": {"PQ", "SQ", "RQ", "n"}, "Things": …, "Stuff": …}`, 0–1.
 
-    n counts the categories that have a TP, FP or FN; the others are left out. With none, PQ, SQ and RQ are None.
+    n counts the categories with a TP, FP or FN; the others are left out. Without any, PQ, SQ and RQ are None.
     """
     counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
     scores = {name: table[name].to_numpy(dtype=float) for name in ("PQ", "SQ", "RQ")}
@@ -249,7 +219,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
 def means_of_groups(
     scores: Mapping[str, Float], counted: npt.NDArray[np.bool_], isthing: npt.NDArray[np.bool_]
 ) -> dict[str, dict[str, float | int | None]]:
-    """`summarise` of scores by category; counted: which of them the means are of."""
+    """Averages scores by category as `summarise` does. counted: categories that count; isthing: things"""
     members = {group: counted & own for group, own in in_groups(isthing).items()}
     return {
         group: {**{name: mean_of(values[rows]) for name, values in scores.items()}, "n": int(rows.sum())}
@@ -258,10 +228,9 @@ def means_of_groups(
 
 
 def per_image_statistics(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFrame:
-    """What each image adds to each category: image_id, category_id, iou_sum, TP, FP, FN, without rows of zeros.
+    """Returns TP, FP, FN and iou_sum by image_id and category_id, without rows of zeros.
 
-    PQ of any set of images is a quotient of sums of these rows: intervals, splits and merging need nothing else.
-    Ordered by image_id, then category_id.
+    PQ of any set of images follows from sums of these rows. Ordered by image_id, then category_id.
     """
     import pandas as pd
 
@@ -271,9 +240,9 @@ def per_image_statistics(matched: Matched, iou_threshold: float = 0.5) -> pd.Dat
 
 
 def scores_of_images(matched: Matched) -> pd.DataFrame:
-    """image_id, PQ, iou_sum, TP, FP, FN of each image by itself, by ascending id.
+    """Returns PQ of each single image, with iou_sum, TP, FP and FN, by ascending image_id.
 
-    PQ is the mean over the categories that have a TP, FP or FN in the image; NaN where none has.
+    PQ is the mean over the categories that have a TP, FP or FN in the image; NaN if none has.
     """
     counts = per_image_statistics(matched)
     iou_sum, TP, FP, FN = (counts[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
@@ -290,36 +259,37 @@ def scores_of_images(matched: Matched) -> pd.DataFrame:
 
 
 class ImageFold:
-    """`scores_of_images` of all images of a run, block by block."""
+    """Computes `scores_of_images`, block by block (a `Fold`)."""
 
     def __init__(self) -> None:
         self._parts: list[pd.DataFrame] = []
 
-    def look(self, matched: Matched) -> pd.DataFrame:
-        """The scores of a block's images."""
+    def map_block(self, matched: Matched) -> pd.DataFrame:
+        """Returns the scores of a block's images."""
         return scores_of_images(matched)
 
     def add(self, part: pd.DataFrame) -> None:
-        """Takes in the images of a block."""
+        """Stores the scores of a block."""
         self._parts.append(part)
 
     def table(self) -> pd.DataFrame:
-        """The images of all blocks, by ascending id."""
+        """Returns the scores of all images, by ascending id."""
         import pandas as pd
 
         return pd.concat(self._parts, ignore_index=True).sort_values("image_id", kind="stable", ignore_index=True)
 
 
 def image_sums(matched: Matched, iou_threshold: float = 0.5) -> tuple[Int, Int, Sums]:
-    """The image_ids and category_ids that occur together, ascending, and the sums of each."""
-    asked = "image_sums", iou_threshold
-    if asked not in matched.answers:
-        matched.answers[asked] = _image_sums(matched, iou_threshold)
-    found: tuple[Int, Int, Sums] = matched.answers[asked]
+    """Returns image ids, category ids and `Sums`: one entry per category that an image has, ascending."""
+    key = "image_sums", iou_threshold
+    if key not in matched.cache:
+        matched.cache[key] = _sum_per_image(matched, iou_threshold)
+    found: tuple[Int, Int, Sums] = matched.cache[key]
     return found
 
 
-def _image_sums(matched: Matched, iou_threshold: float) -> tuple[Int, Int, Sums]:
+def _sum_per_image(matched: Matched, iou_threshold: float) -> tuple[Int, Int, Sums]:
+    """Computes the result of `image_sums`, which caches it."""
     hits = matched.hits(iou_threshold)
     verdict = matched.verdict if iou_threshold == 0.5 else matched.judge(iou_threshold)
     missed, wrong = np.flatnonzero(verdict == FN), np.flatnonzero(verdict == FP)
@@ -338,6 +308,6 @@ def _image_sums(matched: Matched, iou_threshold: float) -> tuple[Int, Int, Sums]
 
 
 def mean_of(values: Float) -> float | None:
-    """The mean of some values; None if there are none."""
-    # Left to right, as panopticapi adds: np.sum would pair terms up and round otherwise.
+    """Returns the mean of an array; None if it is empty."""
+    # Adds from left to right as panopticapi does; np.sum adds pairwise, which rounds differently.
     return float(np.add.accumulate(values)[-1] / len(values)) if len(values) else None

@@ -1,11 +1,10 @@
-"""Semantic segmentation scores from the same overlap tables: pixels by category, whatever the segments.
+"""Computes semantic scores (mIoU, accuracy, Dice) from overlap tables: each pixel counts by its segment's category.
 
-Which pixels count, and as what:
-- A pixel whose ground truth is void, or an id that the JSON does not list, has no true category: it is left out, as
-  mmseg, detectron2 and COCO-Stuff leave out their ignore label.
-- A pixel that has a true category but none predicted (void) is wrong: it adds to the category's union, to no other's.
-- A pixel of a crowd counts as its category: a crowd is where single objects are not told apart, and semantic
-  segmentation tells none apart.
+How pixels are counted:
+- A pixel whose ground truth is void, or an id that the JSON does not list, is left out, as mmseg, detectron2 and
+  COCO-Stuff leave out their ignore label.
+- A pixel with a true category but no predicted one (void) is wrong: it adds to the union of the true category only.
+- A pixel of a crowd counts as its category: semantic segmentation does not distinguish objects anyway.
 Pixels are counted from the PNGs, never taken from the JSON's areas.
 """
 
@@ -17,9 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.metrics.matched import Matched, positions
+from panbench.metrics.pq import ratio
 from panbench.panoptic.types import Category
-
-__all__ = ["PixelFold", "SemanticScores", "confusion", "semantic_scores"]
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -27,7 +25,7 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SemanticScores:
-    """Scores of all pixels together, fractions 0–1; None where no category is there to be scored.
+    """Semantic scores over all images, fractions 0–1; None if there is no category to score.
 
     mIoU: mean IoU of the categories that have a true or a predicted pixel, as in mmseg (detectron2 leaves out those
         that are only predicted); mIoU_th, mIoU_st: of the thing and of the stuff categories alone
@@ -50,26 +48,26 @@ class SemanticScores:
 
 
 class PixelFold:
-    """Pixels by true and predicted category, of images that come block by block; a `Fold`."""
+    """Counts pixels by true and predicted category, block by block (a `Fold`)."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories = tuple(categories)
         self._counts = np.zeros((len(self.categories), len(self.categories) + 1), np.int64)
 
-    def look(self, matched: Matched) -> Int:
-        """(n, n + 1) pixels by true and predicted category, void last."""
-        return _count(matched, self.categories)
+    def map_block(self, matched: Matched) -> Int:
+        """Counts a block's pixels by true and predicted category: (n, n + 1), where the last column is void."""
+        return _count_pixels(matched, self.categories)
 
     def add(self, part: Int) -> None:
         """Adds the pixels of a block."""
         self._counts += part
 
     def scores(self) -> SemanticScores:
-        """`semantic_scores` of all that was added."""
-        return _scores(self._counts, self.categories)
+        """Returns `semantic_scores` for all blocks."""
+        return _scores_of_confusion(self._counts, self.categories)
 
     def confusion(self) -> pd.DataFrame:
-        """`confusion` of all that was added."""
+        """Returns the matrix of `confusion` for all blocks."""
         ids = [category.id for category in self.categories]
         return pd.DataFrame(
             self._counts,
@@ -79,38 +77,39 @@ class PixelFold:
 
 
 def confusion(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
-    """Pixels by true category (rows) and predicted category (columns), int64; the last column, "void", is unpredicted.
+    """Returns the pixels of each true category (row) by predicted category (column, the last is void), int64.
 
     Rows and columns are category ids in the order of `categories`. Pixels without a true category are left out.
     Raises BadDataset when a segment's category_id is not in `categories`.
     """
-    pixels = PixelFold(categories)
-    pixels.add(pixels.look(matched))
-    return pixels.confusion()
+    return matched.fold(PixelFold(categories)).confusion()
 
 
 def semantic_scores(matched: Matched, categories: Sequence[Category]) -> SemanticScores:
-    """mIoU, fwIoU, pixel and mean accuracy, and IoU, accuracy and Dice of each category. Arguments as `confusion`."""
-    pixels = PixelFold(categories)
-    pixels.add(pixels.look(matched))
-    return pixels.scores()
+    """Returns mIoU, fwIoU, accuracies, and IoU, accuracy and Dice of each category. Arguments as `confusion`."""
+    return matched.fold(PixelFold(categories)).scores()
 
 
-def _scores(counts: Int, categories: Sequence[Category]) -> SemanticScores:
+def _scores_of_confusion(counts: Int, categories: Sequence[Category]) -> SemanticScores:
+    """Computes all semantic scores from the (n, n + 1) counts of `confusion`."""
     right = np.diagonal(counts)
     true, predicted = counts.sum(axis=1), counts[:, :-1].sum(axis=0)
     union = true + predicted - right
-    iou, accuracy, dice = _ratio(right, union), _ratio(right, true), _ratio(2 * right, true + predicted)
+    iou, accuracy, dice = (
+        ratio(right, union, np.nan),
+        ratio(right, true, np.nan),
+        ratio(2 * right, true + predicted, np.nan),
+    )
     isthing = np.array([category.isthing for category in categories], np.bool_)
     labelled = int(true.sum())
     return SemanticScores(
-        mIoU=_mean(iou),
-        mIoU_th=_mean(iou[isthing]),
-        mIoU_st=_mean(iou[~isthing]),
+        mIoU=_mean_of_known(iou),
+        mIoU_th=_mean_of_known(iou[isthing]),
+        mIoU_st=_mean_of_known(iou[~isthing]),
         fwIoU=float(np.nansum(true * iou) / labelled) if labelled else None,
         pixel_accuracy=float(right.sum() / labelled) if labelled else None,
-        mean_accuracy=_mean(accuracy),
-        mean_dice=_mean(dice),
+        mean_accuracy=_mean_of_known(accuracy),
+        mean_dice=_mean_of_known(dice),
         per_category=pd.DataFrame(
             {
                 "category_id": [category.id for category in categories],
@@ -127,10 +126,10 @@ def _scores(counts: Int, categories: Sequence[Category]) -> SemanticScores:
     )
 
 
-def _count(matched: Matched, categories: Sequence[Category]) -> Int:
-    """(n, n + 1) pixels by position of the true and of the predicted category; position n of the latter is void."""
+def _count_pixels(matched: Matched, categories: Sequence[Category]) -> Int:
+    """Counts pixels by index of the true and of the predicted category: (n, n + 1), where column n is void."""
     n = len(categories)
-    # The last entry serves row -1: pixels without a segment.
+    # Index -1 of a pixel without a segment picks the appended last entry.
     position = np.append(positions(matched.segments.category_id, categories), -1)
     true, predicted = position[matched.gt_row], position[matched.pred_row]
     labelled = true >= 0
@@ -140,10 +139,7 @@ def _count(matched: Matched, categories: Sequence[Category]) -> Int:
     return pixels.astype(np.int64).reshape(n, n + 1)
 
 
-def _ratio(part: Int, whole: Int) -> Float:
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-
-
-def _mean(values: Float) -> float | None:
+def _mean_of_known(values: Float) -> float | None:
+    """Returns the mean of the values that are not NaN; None if there is none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None

@@ -1,15 +1,14 @@
-"""PQ by size, super-category or crowding, and its relatives: PQ†, weighted PQ, PQ over IoU thresholds.
+"""Computes PQ by segment size, super-category or crowding, and variants: PQ†, weighted PQ, PQ over IoU thresholds.
 
-PQ of any part is a quotient of sums over segments. `image_statistics` takes those sums image by image; `pq_by` divides
-them; metrics/jackknife.py has their intervals. So a slice has intervals and p-values wherever it has a PQ.
+PQ of a slice is a quotient of sums over its segments. `image_statistics` computes the sums of each image, `pq_by`
+divides them, and metrics/jackknife.py computes their intervals.
 
-Where a segment belongs, when segments are sliced by size: a match and a miss by the area of the ground-truth segment, a
-false positive by its own, as COCO's AP_small … AP_large do it. Each TP, FP and FN is in exactly one slice, so slices
-add up to the whole.
+Slicing by size follows COCO's AP_small … AP_large: a match or a miss belongs to the size of the ground-truth segment, a
+false positive to its own size. Each TP, FP and FN is in exactly one slice, so slices add up.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -24,18 +23,6 @@ from panbench.metrics.pq import CategorySums, Counts, Sums, image_sums, means_of
 from panbench.panoptic.overlap import OverlapTable, sums_by_row
 from panbench.panoptic.types import Category
 
-__all__ = [
-    "SLICINGS",
-    "THRESHOLDS",
-    "ImageStatistics",
-    "Slicing",
-    "image_statistics",
-    "pq_by",
-    "pq_dagger",
-    "threshold_curve",
-    "weighted_pq",
-]
-
 Bool = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -43,14 +30,13 @@ Float = npt.NDArray[np.float64]
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.50, 0.55 … 0.95. Below 0.5 a segment could match twice, and PQ would depend on which match is taken."""
 
-
-MOST_AT_ONCE = 5_000_000
-"""So many terms of sums are grouped in one go."""
+TERMS_AT_ONCE = 5_000_000
+"""With more terms, slices are summed one by one to save memory."""
 
 
 @dataclass(frozen=True)
 class Slicing:
-    """A way to slice a dataset: the names of the slices in order, and the ascending edges between them.
+    """A way to divide segments or images into slices by a number: the slices' names, and the edges between them.
 
     A value v is in slice i when edges[i - 1] <= v < edges[i].
     """
@@ -59,8 +45,8 @@ class Slicing:
     names: tuple[str, ...] = ()
     edges: tuple[float, ...] = ()
 
-    def place(self, values: npt.NDArray[np.float64 | np.int64]) -> Int:
-        """The position of the slice of each value."""
+    def bins(self, values: npt.NDArray[np.float64 | np.int64]) -> Int:
+        """Returns the index of the slice that each value is in."""
         return np.searchsorted(self.edges, values, side="right").astype(np.int64)
 
 
@@ -72,16 +58,16 @@ SLICINGS: Mapping[str, Slicing] = MappingProxyType(
         "supercategory": Slicing("super-category"),
     }
 )
-"""What `by` may be. Sizes are COCO's; "segments" counts the image's ground-truth segments, crowds left out."""
+"""The values of `by`. Sizes are COCO's; "segments" counts an image's ground-truth segments without crowds."""
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What each image adds to each category: sufficient for PQ of any set of images.
+    """TP, FP, FN and Σ IoU by image and category, from which PQ of any set of images follows.
 
-    image_ids: every scored image, ascending; images without segments are in it too
-    image_id, slice (position in `slices`), category_id, sums: columns of equal length, without rows of zeros
-    slices: names in order; () when the data set is not sliced (column `slice` is then 0)
+    image_ids: all scored images, ascending, with those without segments
+    image_id, slice (index into `slices`), category_id, sums: columns of equal length, without rows of zeros
+    slices: names in order; () if the dataset is not sliced (the column `slice` is then 0)
     by: the key of SLICINGS, or None
     """
 
@@ -96,7 +82,7 @@ class ImageStatistics:
 
     @staticmethod
     def from_frame(image_ids: Int, table: pd.DataFrame, categories: Sequence[Category]) -> "ImageStatistics":
-        """From a DataFrame like `table`; the column `slice` may be missing."""
+        """Makes statistics of a DataFrame with the columns of `table`; `slice` may be missing."""
         zeros = np.zeros(len(table), np.int64)
         image_id, slice, category_id, TP, FP, FN = (
             table[name].to_numpy(np.int64) if name in table else zeros
@@ -106,33 +92,48 @@ class ImageStatistics:
         return ImageStatistics(image_ids, image_id, slice, category_id, sums, tuple(categories))
 
     @property
+    def cell(self) -> Int:
+        """The number of each row's cell (category in a slice): slice · number of categories + index of the category."""
+        return self.slice.astype(np.int64) * len(self.categories) + positions(self.category_id, self.categories)
+
+    @property
     def table(self) -> pd.DataFrame:
-        """image_id, slice, category_id, TP, FP, FN, iou_sum as a DataFrame."""
+        """The columns as a DataFrame: image_id, slice, category_id, TP, FP, FN, iou_sum."""
         keys = {"image_id": self.image_id, "slice": self.slice, "category_id": self.category_id}
         return pd.DataFrame({**keys, **self.sums.columns()})
 
+    @staticmethod
+    def joined(parts: "Sequence[ImageStatistics]") -> "ImageStatistics":
+        """Concatenates the statistics of disjoint sets of images."""
+        names = ("image_ids", "image_id", "slice", "category_id")
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        sums = (np.concatenate([getattr(part.sums, field.name) for part in parts]) for field in fields(Sums))
+        return replace(parts[0], **columns, sums=Sums(*sums))
+
+    def take(self, rows: npt.NDArray[Any], image_ids: Int) -> "ImageStatistics":
+        """Selects rows by mask or by number. image_ids: the scored images of the result"""
+        image_id, slice, category_id = self.image_id[rows], self.slice[rows], self.category_id[rows]
+        return replace(
+            self,
+            image_ids=image_ids,
+            image_id=image_id,
+            slice=slice,
+            category_id=category_id,
+            sums=self.sums.take(rows),
+        )
+
     def only(self, image_ids: Int) -> "ImageStatistics":
-        """The same of some of the images, ascending."""
+        """Selects the rows of some images. image_ids: ascending"""
         if len(image_ids) == len(self.image_ids):
             return self
-        rows = np.isin(self.image_id, image_ids)
-        return ImageStatistics(
-            image_ids,
-            self.image_id[rows],
-            self.slice[rows],
-            self.category_id[rows],
-            self.sums.take(rows),
-            self.categories,
-            self.slices,
-            self.by,
-        )
+        return self.take(np.isin(self.image_id, image_ids), image_ids)
 
 
 def image_statistics(matched: Matched, categories: Sequence[Category], by: str | None = None) -> ImageStatistics:
-    """The sums that PQ is made of, for each image and category and, with `by`, slice.
+    """Returns TP, FP, FN and Σ IoU by image and category, and by slice if `by` names a way to slice.
 
     by: a key of SLICINGS: "size", "share", "segments" or "supercategory"
-    Raises BadArgument for another `by`, BadDataset when a segment's category_id is not in `categories`.
+    Raises BadArgument for another `by`, BadDataset if a segment's category_id is not in `categories`.
     """
     if by is not None and by not in SLICINGS:
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
@@ -142,10 +143,12 @@ def image_statistics(matched: Matched, categories: Sequence[Category], by: str |
 
 
 def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
-    """PQ of each slice, one row each: slice, PQ, SQ, RQ, n, PQ_th, PQ_st, TP, FP, FN; n categories have a TP, FP or FN.
+    """Returns PQ of each slice, one row each.
 
-    Means run over the categories that the slice holds; NaN where it holds none. Unsliced statistics have one row,
-    "All".
+    Columns: slice, PQ, SQ, RQ, n, PQ_th, PQ_st, TP, FP, FN.
+
+    Means are over the n categories that have a TP, FP or FN in the slice; NaN if n is 0. Unsliced statistics give one
+    row, "All".
     """
     fold = SliceFold(statistics.categories, statistics.by, statistics.slices)
     fold.add(fold.tally(statistics))
@@ -153,61 +156,59 @@ def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
 
 
 class SliceFold:
-    """`pq_by` of images that come block by block; a `Fold`.
+    """Computes `pq_by`, block by block (a `Fold`).
 
-    It keeps 10 bytes for each image, category and slice: Σ IoU is compensated for rounding, as pandas adds floats, and
-    that cannot go on from block to block. [Kahan 1965]
+    It stores 10 bytes per image, category and slice: Σ IoU is compensated for rounding as in pandas, which needs all
+    terms at once. [Kahan 1965]
     """
 
     def __init__(self, categories: Sequence[Category], by: str | None, slices: Sequence[str] | None = None) -> None:
         self.categories = tuple(categories)
         self.by = by
-        self.slices = tuple(_names(by, self.categories) if slices is None else slices)
+        self.slices = tuple(_slice_names(by, self.categories) if slices is None else slices)
         n_cells = max(len(self.slices), 1) * len(self.categories)
         self._terms: list[tuple[Counts, Float]] = []
         self._counts = np.zeros((3, n_cells), np.int64)
 
-    def look(self, matched: Matched) -> tuple[Counts, Float, Int]:
-        """`tally` of a block of images."""
+    def map_block(self, matched: Matched) -> tuple[Counts, Float, Int]:
+        """Returns the sums of a block of images by slice and category (`tally`)."""
         return self.tally(image_statistics(matched, self.categories, self.by))
 
     def tally(self, statistics: ImageStatistics) -> tuple[Counts, Float, Int]:
-        """Cell (slice · categories + category) and Σ IoU of each row, and TP, FP and FN of each cell."""
+        """Returns cell (category in a slice) and Σ IoU of each row, and TP, FP and FN of each cell."""
         n_cells = self._counts.shape[1]
-        place = positions(statistics.category_id, self.categories)
-        cell = statistics.slice.astype(np.int64) * len(self.categories) + place
-        sums = statistics.sums
+        cell, sums = statistics.cell, statistics.sums
         counts = np.stack([sums_by_row(cell, count, n_cells) for count in (sums.TP, sums.FP, sums.FN)])
         return cell.astype(np.int16 if n_cells < 1 << 15 else np.int32), sums.iou_sum, counts
 
     def add(self, part: tuple[Counts, Float, Int]) -> None:
-        """Adds the counts and keeps the rest."""
+        """Adds the counts of a block, and stores its Σ IoUs with their cells."""
         cell, iou_sum, counts = part
         self._terms.append((cell, iou_sum))
         self._counts += counts
 
     def table(self) -> pd.DataFrame:
-        """`pq_by` of all that was added."""
+        """Returns the table of `pq_by` for all blocks."""
         n = len(self.categories)
         cell = np.concatenate([cells for cells, _ in self._terms])
         terms = np.concatenate([iou_sums for _, iou_sums in self._terms])
         iou_sum = np.zeros(self._counts.shape[1])
-        # Of many terms slice after slice: grouping takes several times the memory of what is grouped.
-        for start in range(0, len(iou_sum), n if len(terms) > MOST_AT_ONCE else len(iou_sum)):
-            own_terms = slice(None) if len(terms) <= MOST_AT_ONCE else (cell >= start) & (cell < start + n)
+        # With many terms one slice at a time: groupby needs several times the memory of its input.
+        for start in range(0, len(iou_sum), n if len(terms) > TERMS_AT_ONCE else len(iou_sum)):
+            own_terms = slice(None) if len(terms) <= TERMS_AT_ONCE else (cell >= start) & (cell < start + n)
             found = pd.Series(terms[own_terms]).groupby(cell[own_terms]).sum()
             iou_sum[found.index.to_numpy(np.int64)] = found.to_numpy()
         isthing = np.array([category.isthing for category in self.categories], np.bool_)
         rows = []
-        for place, name in enumerate(self.slices or ("All",)):
-            own = slice(place * n, (place + 1) * n)
+        for position, name in enumerate(self.slices or ("All",)):
+            own = slice(position * n, (position + 1) * n)
             sums = Sums(iou_sum[own], *self._counts[:, own])
             summary = means_of_groups(sums.scores(), sums.counted, isthing)
             means = [*summary["All"].values(), summary["Things"]["PQ"], summary["Stuff"]["PQ"]]
             rows.append((name, *means, *(int(counts.sum()) for counts in (sums.TP, sums.FP, sums.FN))))
         columns = ("slice", "PQ", "SQ", "RQ", "n", "PQ_th", "PQ_st", "TP", "FP", "FN")
         scores = {"PQ", "SQ", "RQ", "PQ_th", "PQ_st"}
-        # None, of a slice without a category, becomes NaN.
+        # None (a slice without a category) becomes NaN.
         return pd.DataFrame(
             {
                 name: np.array(column, np.float64) if name in scores else list(column)
@@ -217,15 +218,15 @@ class SliceFold:
 
 
 class StatisticsFold:
-    """`image_statistics` of images that come block by block; a `Fold`. It keeps 33 bytes an image and category."""
+    """Computes `image_statistics`, block by block (a `Fold`); it stores 33 bytes per image and category."""
 
     def __init__(self, categories: Sequence[Category], by: str | None = None) -> None:
         self.categories = tuple(categories)
         self.by = by
         self._blocks: list[ImageStatistics] = []
 
-    def look(self, matched: Matched) -> ImageStatistics:
-        """`image_statistics` of a block, in small types: of many millions of rows eight bytes each are gigabytes."""
+    def map_block(self, matched: Matched) -> ImageStatistics:
+        """Returns `image_statistics` of a block in small integer types, to save gigabytes over all images."""
         found = image_statistics(matched, self.categories, self.by)
         sums = Sums(
             found.sums.iou_sum, *(counts.astype(np.int32) for counts in (found.sums.TP, found.sums.FP, found.sums.FN))
@@ -234,35 +235,18 @@ class StatisticsFold:
         return replace(found, slice=slice, category_id=category_id, sums=sums)
 
     def add(self, part: ImageStatistics) -> None:
-        """Keeps the rows of a block."""
+        """Stores the rows of a block."""
         self._blocks.append(part)
 
     def result(self) -> ImageStatistics:
-        """The statistics of all that was added; of a single block as they are."""
+        """Returns the statistics of all blocks; a single block is returned unchanged."""
         if len(self._blocks) == 1:
             return self._blocks[0]
-        blocks = self._blocks or [self.look(Matched.of(OverlapTable.empty()))]
-
-        def joined(column: Callable[[ImageStatistics], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-            return np.concatenate([column(block) for block in blocks])
-
-        return replace(
-            blocks[0],
-            image_ids=joined(lambda block: block.image_ids),
-            image_id=joined(lambda block: block.image_id),
-            slice=joined(lambda block: block.slice),
-            category_id=joined(lambda block: block.category_id),
-            sums=Sums(
-                joined(lambda block: block.sums.iou_sum),
-                joined(lambda block: block.sums.TP),
-                joined(lambda block: block.sums.FP),
-                joined(lambda block: block.sums.FN),
-            ),
-        )
+        return ImageStatistics.joined(self._blocks or [self.map_block(Matched.of(OverlapTable.empty()))])
 
 
 def curve_of(sums: CategorySums) -> pd.DataFrame:
-    """`threshold_curve` of the sums at some thresholds."""
+    """Makes the table of `threshold_curve` from sums at several IoU thresholds."""
     rows = []
     for threshold in sums.thresholds:
         summary = summarise(sums.table(threshold))
@@ -273,27 +257,27 @@ def curve_of(sums: CategorySums) -> pd.DataFrame:
 def threshold_curve(
     matched: Matched, categories: Sequence[Category], thresholds: Sequence[float] = THRESHOLDS
 ) -> pd.DataFrame:
-    """PQ, SQ and RQ when a match needs IoU > t, for each t: threshold, group ("All", "Things", "Stuff"), PQ, SQ, RQ, n.
+    """Returns PQ, SQ and RQ of All, Things and Stuff at several IoU thresholds, one row each.
+
+    Columns: threshold, group ("All", "Things", "Stuff"), PQ, SQ, RQ, n.
 
     Everything else is as in PQ: a prediction that loses its match becomes a false positive unless void and crowds
-    excuse it. The fall of RQ tells how many matches are loose. Raises BadArgument for thresholds outside [0.5, 1):
-    below 0.5 matches are not unique.
+    excuse it. The fall of RQ shows how many matches are loose. Raises BadArgument for thresholds outside [0.5, 1), as
+    matches below 0.5 are not unique.
     """
     outside = [threshold for threshold in thresholds if not 0.5 <= threshold < 1]
     if outside:
         raise BadArgument(
             f"IoU thresholds must lie in [0.5, 1), not {listed(outside)}: below 0.5 matches are not unique."
         )
-    sums = CategorySums(categories, thresholds)
-    sums.add(sums.look(matched))
-    return curve_of(sums)
+    return curve_of(matched.fold(CategorySums(categories, thresholds)))
 
 
 class DaggerFold:
-    """What PQ† and weighted PQ need besides PQ, of images that come block by block; a `Fold`.
+    """Sums, block by block (a `Fold`), what PQ† and weighted PQ need beyond PQ's own sums.
 
-    It keeps the IoU of each stuff category of an image, 16 bytes: their mean is compensated for rounding, as pandas
-    takes it, and that cannot go on from block to block. [Kahan 1965]
+    It stores the IoU of each image's stuff categories, 16 bytes each: their mean is compensated for rounding as in
+    pandas, which needs all terms at once. [Kahan 1965]
     """
 
     def __init__(self, categories: Sequence[Category]) -> None:
@@ -302,11 +286,11 @@ class DaggerFold:
         self._stuff: list[tuple[Int, Float]] = []
         self._images, self._pixels, self._segments = (np.zeros(n, np.int64) for _ in range(3))
 
-    def look(self, matched: Matched) -> tuple[tuple[Int, Float], Int, Int, Int]:
-        """Positions and IoUs of the stuff of each image; by category the images with any, true pixels and segments."""
+    def map_block(self, matched: Matched) -> tuple[tuple[Int, Float], Int, Int, Int]:
+        """Returns a block's IoUs of stuff by image, and the images, true pixels and true segments of each category."""
         n = len(self.categories)
         _, with_any, _ = image_sums(matched)
-        true = _objects(matched)
+        true = _is_object(matched)
         category = positions(matched.segments.category_id, self.categories)
         return (
             _stuff_ious(matched, self.categories),
@@ -316,7 +300,7 @@ class DaggerFold:
         )
 
     def add(self, part: tuple[tuple[Int, Float], Int, Int, Int]) -> None:
-        """Adds the counts and keeps the IoUs."""
+        """Adds the counts of a block and stores its IoUs."""
         stuff, images, pixels, segments = part
         self._stuff.append(stuff)
         self._images += images
@@ -324,7 +308,7 @@ class DaggerFold:
         self._segments += segments
 
     def dagger(self, table: pd.DataFrame) -> pd.DataFrame:
-        """`pq_dagger`, from the `pq_table` of the same images."""
+        """Returns the table of `pq_dagger`. table: `pq_table` of the same images"""
         isthing = table["isthing"].to_numpy(np.bool_)
         counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
         category = np.concatenate([labels for labels, _ in self._stuff])
@@ -344,127 +328,134 @@ class DaggerFold:
         )
 
     def weighted(self, table: pd.DataFrame, weights: Literal["pixels", "segments"]) -> float | None:
-        """`weighted_pq`, from the `pq_table` of the same images."""
+        """Returns the value of `weighted_pq`. table: `pq_table` of the same images"""
         share = pd.Series(self._pixels if weights == "pixels" else self._segments)
         total = float(share.sum())
         return float((share * table["PQ"]).sum() / total) if total else None
 
 
 def pq_dagger(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
-    """PQ† of each category, one row each: category_id, name, isthing, PQ_dagger, images; stuff needs no IoU threshold.
+    """Returns PQ† by category, one row each.
 
-    Stuff: the mean, over the images whose ground truth holds the category, of the IoU of all its true and all its
-    predicted pixels; a prediction elsewhere costs nothing. With one segment a side, as COCO has stuff, this is
-    Σ IoU / |S|. Things: PQ. `images` counts the terms of the mean (of things, the images that hold a TP, FP or FN).
-    PQ_dagger is NaN where there are none; leave those out of means. [Porzi et al. 2019, sec. 4.2]
+    Columns: category_id, name, isthing, PQ_dagger, images.
+
+    Things: PQ. Stuff: the mean, over the images whose ground truth contains the category, of the IoU of all its true
+    and all its predicted pixels, without an IoU threshold; predictions in other images cost nothing. If both maps have
+    one segment of a stuff category, as in COCO, this is Σ IoU / |S|.
+    images: the number of terms of the mean; for things, of images with a TP, FP or FN. PQ_dagger is NaN if it is 0;
+    leave those out of means. [Porzi et al. 2019, sec. 4.2]
     """
-    dagger = DaggerFold(categories)
-    dagger.add(dagger.look(matched))
-    return dagger.dagger(pq_table(matched, categories))
+    return matched.fold(DaggerFold(categories)).dagger(pq_table(matched, categories))
 
 
 def weighted_pq(
     matched: Matched, categories: Sequence[Category], weights: Literal["pixels", "segments"] = "pixels"
 ) -> float | None:
-    """PQ with each category weighted by its share of the ground truth, 0–1; None without ground-truth segments.
+    """Returns PQ averaged with each category's share of the ground truth as weight; None without true segments.
 
-    Σ w_c PQ_c / Σ w_c, w_c = pixels (the JSON's areas) or number of the category's segments, crowds left out: what
-    fwIoU is to mIoU. Frequent categories count for more, so it answers "how good on a typical pixel (or object)";
-    categories that only false positives have count for nothing. There is no one published definition; this is ours.
+    Σ w_c PQ_c / Σ w_c, where w_c is the number of pixels (the JSON's areas) or of segments of the category without
+    crowds. It relates to PQ as fwIoU to mIoU: it says how good a typical pixel or object is. Categories with only false
+    positives have no weight. There is no published standard definition; this one is panbench's.
     """
     if weights not in ("pixels", "segments"):
         raise BadArgument(f'weights must be "pixels" or "segments", not {weights!r}.')
-    dagger = DaggerFold(categories)
-    dagger.add(dagger.look(matched))
-    return dagger.weighted(pq_table(matched, categories), weights)
+    return matched.fold(DaggerFold(categories)).weighted(pq_table(matched, categories), weights)
 
 
-def _objects(matched: Matched) -> Bool:
-    """Which segments are ground truth and not crowds."""
+def _is_object(matched: Matched) -> Bool:
+    """Marks the ground-truth segments that are not crowds."""
     return matched.segments.is_gt & ~matched.segments.iscrowd
 
 
-def _summed(sums: Sums, group: Int, n: int) -> Sums:
-    """The sums of each of n groups, Σ IoU compensated for rounding, as pandas adds floats."""
-    iou_sum = _compensated(sums.iou_sum, group, n)
+def _sum_by_group(sums: Sums, group: Int, n: int) -> Sums:
+    """Sums rows by group number, for n groups; Σ IoU is compensated for rounding as pandas does."""
+    iou_sum = _kahan_sums(sums.iou_sum, group, n)
     return Sums(iou_sum, *(sums_by_row(group, counts, n) for counts in (sums.TP, sums.FP, sums.FN)))
 
 
-def _compensated(values: Float, group: Int, n: int) -> Float:
-    """The sum of each of n small groups, to the bit of pandas' `groupby().sum()`. [Kahan 1965]"""
+def _kahan_sums(values: Float, group: Int, n: int) -> Float:
+    """Sums values by group number, equal to pandas' groupby().sum() to the bit, but faster. [Kahan 1965]
+
+    n: the number of groups
+    """
     if n == 1:
-        # A group that is all there is pandas rounds in another way.
+        # pandas rounds a single group in another way.
         return pd.Series(values).groupby(group).sum().to_numpy(np.float64)
     counts = np.bincount(group, minlength=n)
     ordered, starts = values[np.argsort(group, kind="stable")], np.cumsum(counts) - counts
     total, lost, left = np.zeros(n), np.zeros(n), np.flatnonzero(counts)
-    # The first term of all groups, then the second: a group has few.
-    for place in range(int(counts.max(initial=0))):
-        left = left[counts[left] > place]
-        term, before = ordered[starts[left] + place] - lost[left], total[left]
+    # Adds the first term of all groups at once, then the second, …: groups have few terms.
+    for index in range(int(counts.max(initial=0))):
+        left = left[counts[left] > index]
+        term, before = ordered[starts[left] + index] - lost[left], total[left]
         after = before + term
         lost[left] = (after - before) - term
         total[left] = after
     return total
 
 
-_Sliced = tuple[tuple[str, ...], tuple[Int, Int, Int], Sums]
+_SlicedSums = tuple[tuple[str, ...], tuple[Int, Int, Int], Sums]
 
 
-def _unsliced(matched: Matched, categories: Sequence[Category]) -> _Sliced:
+def _sums_without_slices(matched: Matched, categories: Sequence[Category]) -> _SlicedSums:
+    """Returns PQ's sums by image and category, all in one slice."""
     image_id, category_id, sums = image_sums(matched)
     return (), (image_id, np.zeros(len(image_id), np.int64), category_id), sums
 
 
-def _names(by: str | None, categories: Sequence[Category]) -> tuple[str, ...]:
-    """The names of slices in their order."""
+def _slice_names(by: str | None, categories: Sequence[Category]) -> tuple[str, ...]:
+    """Returns the names of the slices in order; () without slicing."""
     if by == "supercategory":
         return tuple(dict.fromkeys(category.supercategory or "(none)" for category in categories))
     return () if by is None else SLICINGS[by].names
 
 
-def _by_supercategory(matched: Matched, categories: Sequence[Category]) -> _Sliced:
-    names = _names("supercategory", categories)
+def _sums_by_supercategory(matched: Matched, categories: Sequence[Category]) -> _SlicedSums:
+    """Returns PQ's sums by image, super-category and category."""
+    names = _slice_names("supercategory", categories)
     slice_of = np.array([names.index(category.supercategory or "(none)") for category in categories], np.int64)
     image_id, category_id, sums = image_sums(matched)
     return names, (image_id, slice_of[positions(category_id, categories)], category_id), sums
 
 
-def _by_segment_count(matched: Matched, categories: Sequence[Category]) -> _Sliced:
+def _sums_by_segment_count(matched: Matched, categories: Sequence[Category]) -> _SlicedSums:
+    """Returns PQ's sums by image and category; an image's number of true segments decides its slice."""
     slicing = SLICINGS["segments"]
     image_id, category_id, sums = image_sums(matched)
-    objects = np.sort(matched.segments.image_id[_objects(matched)])
+    objects = np.sort(matched.segments.image_id[_is_object(matched)])
     count = np.searchsorted(objects, image_id, "right") - np.searchsorted(objects, image_id, "left")
-    return slicing.names, (image_id, slicing.place(count), category_id), sums
+    return slicing.names, (image_id, slicing.bins(count), category_id), sums
 
 
-def _by_size(matched: Matched, categories: Sequence[Category]) -> _Sliced:
+def _sums_by_size(matched: Matched, categories: Sequence[Category]) -> _SlicedSums:
+    """Returns PQ's sums by image, category and the size of segments in pixels."""
     slicing = SLICINGS["size"]
-    return slicing.names, *_sum_segments(matched, slicing.place(matched.segments.area))
+    return slicing.names, *_sum_segments(matched, slicing.bins(matched.segments.area))
 
 
-def _by_share(matched: Matched, categories: Sequence[Category]) -> _Sliced:
+def _sums_by_share(matched: Matched, categories: Sequence[Category]) -> _SlicedSums:
+    """Returns PQ's sums by image, category and the segments' share of their image."""
     slicing = SLICINGS["share"]
     ids = matched.image_ids
     pixels = sums_by_row(matched.image_of_overlap, matched.overlaps.pixels, len(ids))
     of_image = pixels[np.searchsorted(ids, matched.segments.image_id)]
-    return slicing.names, *_sum_segments(matched, slicing.place(matched.segments.area / of_image))
+    return slicing.names, *_sum_segments(matched, slicing.bins(matched.segments.area / of_image))
 
 
-_SLICERS: Mapping[str | None, Callable[[Matched, Sequence[Category]], _Sliced]] = {
-    None: _unsliced,
-    "size": _by_size,
-    "share": _by_share,
-    "segments": _by_segment_count,
-    "supercategory": _by_supercategory,
+_SLICERS: Mapping[str | None, Callable[[Matched, Sequence[Category]], _SlicedSums]] = {
+    None: _sums_without_slices,
+    "size": _sums_by_size,
+    "share": _sums_by_share,
+    "segments": _sums_by_segment_count,
+    "supercategory": _sums_by_supercategory,
 }
 
 
 def _sum_segments(matched: Matched, slice_of: Int) -> tuple[tuple[Int, Int, Int], Sums]:
-    """Per-image statistics with a slice for each segment: matches and misses go by the true segment, the rest by its
-    own.
+    """Sums TP, FP, FN and IoU of segments by image, slice and category. slice_of: the slice of each segment
 
-    Matches are counted from the pairs, as PQ does, not from segments: a JSON with wrong areas can match one twice.
+    A match belongs to the slice of its ground-truth segment. Matches are counted from pairs, as PQ does, because a JSON
+    with wrong areas can match a segment twice.
     """
     hits = matched.hits()
     lost = np.flatnonzero((matched.verdict == FP) | (matched.verdict == FN))
@@ -476,22 +467,68 @@ def _sum_segments(matched: Matched, slice_of: Int) -> tuple[tuple[Int, Int, Int]
         np.concatenate([matched.iou[hits], np.zeros(len(lost))]),
         *((kind == code).astype(np.int64) for code in (-1, FP, FN)),
     )
-    return (keys[0], keys[1], keys[2]), _summed(every, group, len(keys[0]))
+    return (keys[0], keys[1], keys[2]), _sum_by_group(every, group, len(keys[0]))
 
 
 def _stuff_ious(matched: Matched, categories: Sequence[Category]) -> tuple[Int, Float]:
-    """The position of the category and the IoU, for each image and stuff category of its ground truth: all pixels of
-    the category taken as one segment a side. The union is PQ's: the JSON's areas, predictions without their pixels on
-    void."""
+    """Returns for each image and stuff category in its ground truth the category's index and IoU.
+
+    All pixels of the category count as one segment in either map. The union is PQ's: areas of the ground truth from the
+    JSON, predictions without their pixels on void.
+    """
     segments = matched.segments
     category = positions(segments.category_id, categories)
     isthing = np.array([category.isthing for category in categories], np.bool_)
     (_, label), cell = numbered([segments.image_id, category])
     n = len(label)
-    true, predicted = _objects(matched), ~segments.is_gt
+    true, predicted = _is_object(matched), ~segments.is_gt
     area = sums_by_row(cell[true], segments.area[true], n)
     counted = sums_by_row(cell[predicted], (segments.area - matched.on_void)[predicted], n)
     shared = sums_by_row(cell[matched.gt], matched.overlaps.pixels[matched.pair], n)
     held = (np.bincount(cell[true], minlength=n) > 0) & ~isthing[label]
     union = area + counted - shared
     return label[held], shared[held] / union[held]
+
+
+@dataclass(frozen=True)
+class ImageSlices:
+    """Slices of a dataset, each with the ids of its images, in the order of tables.
+
+    name: the heading of the slices in tables ("camera", "night")
+    """
+
+    name: str
+    images: Mapping[str, frozenset[int]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def check(self, known: Collection[int]) -> None:
+        """Raises BadArgument if a slice has an image that is not among `known`, or no image at all."""
+        everyone = frozenset(known)
+        for name, images in self.images.items():
+            unknown = sorted(images - everyone)
+            if unknown:
+                raise BadArgument(
+                    f"The slice {name!r} of {self.name} names images that were not scored: {listed(unknown)}. "
+                    "Name images of the runs only."
+                )
+        empty = [name for name, images in self.images.items() if not images]
+        if empty or not self.images:
+            raise BadArgument(f"{self.name} has {'slices without' if empty else 'no'} images: {listed(empty)}.")
+
+    def of_images(self, images: Iterable[int]) -> "ImageSlices":
+        """Restricts the slices to some images; slices without any are dropped."""
+        chosen = frozenset(images)
+        cut = {name: own & chosen for name, own in self.images.items()}
+        return ImageSlices(self.name, MappingProxyType({name: own for name, own in cut.items() if own}))
+
+
+def slice_by_images(statistics: ImageStatistics, slices: ImageSlices) -> ImageStatistics:
+    """Slices the statistics of a run by groups of images; an image counts in every slice that contains it.
+
+    statistics: unsliced. Images in no slice remain in `image_ids` and have no row.
+    """
+    if statistics.slices:
+        raise BadArgument(f"Statistics that are sliced by {statistics.by} cannot be cut by {slices.name}, too.")
+    members = [np.isin(statistics.image_id, list(images)) for images in slices.images.values()]
+    index, row = np.nonzero(np.reshape(members, (len(members), len(statistics.image_id))))
+    cut = statistics.take(row, statistics.image_ids)
+    return replace(cut, slice=index, slices=tuple(slices.images), by=slices.name)

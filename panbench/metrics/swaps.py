@@ -1,14 +1,13 @@
-"""p-values of differences between runs, by swapping the two runs' predictions image by image, many times.
+"""Computes p-values of differences between runs by swapping the predictions of two runs at random, image by image.
 
-If it made no difference which run an answer comes from, every way of swapping would be as likely as the one observed.
-Some ways that are drawn at random may stand for all; they need not be drawn one by one. Ours come in blocks of 1,024
-that are cosets of one group of swaps [Hoeffding 1952; Hemerik & Goeman 2018], since the sums after all swaps of a coset
-come at once: each image draws a code of 10 bits, a swap of the group is a number of 10 bits, and it swaps the images
-whose code shares an odd number of ones with it. A sum over images is then the Walsh–Hadamard transform of the sum by
-code: two products with matrices of ±1 in place of one product for each swap. A coset swaps some images, drawn at
-random, besides. Any two swaps are independent of each other, so a share of N of them is as exact as if each were drawn
-by itself. docs/uncertainty.md has why p-values stay valid, docs/simulations.md
-the simulation.
+Under the null hypothesis it makes no difference which run a prediction comes from, so all ways of swapping are equally
+likely. A random sample of them suffices, and they need not be drawn one by one: here they come in blocks of 1,024 that
+are cosets of one group of swaps [Hoeffding 1952; Hemerik & Goeman 2018], whose sums are computed at once. Each image
+draws a code of 10 bits; swap number k of the group swaps the images whose code has an odd number of bits in common with
+k. The sums over images after all swaps are then the Walsh–Hadamard transform of the sums by code: two products with
+matrices of ±1 instead of one product per swap. Each block also swaps a random set of images, which makes it a coset.
+Swaps are pairwise independent, so the variance of the p-value is that of independent draws. docs/uncertainty.md
+explains why p-values stay valid, docs/simulations.md has the simulation.
 """
 
 import math
@@ -21,29 +20,28 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-__all__ = ["Swappable", "swap_p_values"]
-
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Rows: TypeAlias = "scipy.sparse.csr_array | Float"
 
 BLOCK_BITS = 10
-"""A block has 2^10 swaps. Transformed as a square of 32 × 32 it stays in a core's caches, and BLAS on that core."""
+"""A block has 2^10 swaps. Transformed as a 32 × 32 matrix it stays in a core's caches, and BLAS on that core."""
 
-AT_ONCE = 8192
-"""So many numbers of a kind are scored at once, cells times swaps, in a core's caches."""
+NUMBERS_AT_ONCE = 8192
+"""The number of cells × swaps that are processed at once, so that they stay in a core's caches."""
 
-EQUAL = 1e-12
-"""Equal differences that were added up in another order must count as equal."""
+TOLERANCE = 1e-12
+"""Differences this close count as equal, as sums can be added up in another order."""
 
 
 @dataclass(frozen=True)
 class Swappable:
-    """What units (images, or groups of images) add to the sums of runs.
+    """What each unit (an image, or a group of images) contributes to the sums of runs.
 
     sums: Σ IoU, TP and TP + (FP + FN)/2, each (runs · cells, units)
-    members: (groups, cells) 1 where a group's mean holds a cell; cells: whether each cell is a scope of its own, too
+    members: (groups, cells) 1 where a group's mean contains a cell, else 0
+    cells: True if each cell is a scope too
     """
 
     sums: tuple[Rows, Rows, Rows]
@@ -52,7 +50,7 @@ class Swappable:
 
     @property
     def n_units(self) -> int:
-        """How many units there are."""
+        """The number of units (images, or groups of images)."""
         return int(self.sums[0].shape[1])
 
 
@@ -65,55 +63,57 @@ def swap_p_values(
     workers: int = 1,
     done: Callable[[int], None] = lambda number: None,
 ) -> Float:
-    """(pairs, 2, scopes): of each pair's differences in PQ and RQ the share of swaps that differ at least as much.
+    """Returns p-values, (pairs, 2, scopes): the share of swaps that differ at least as much as observed in PQ and RQ.
 
-    observed: those differences, shaped alike; where it is NaN so is p
-    permutations: how many swaps, besides the order that was observed, which counts as one
-    seed: decides every number; the number of workers does not. done: called with how many swaps more are done
+    observed: (pairs, 2, scopes) differences; p is NaN where they are
+    permutations: the number of swaps, in addition to the observed order, which counts as one
+    seed: determines the result, whatever the number of workers
+    done: called with the number of swaps that were finished since its last call
     """
     rng = np.random.default_rng(seed)
     bits = min(permutations.bit_length(), BLOCK_BITS)
     # Swap 0 of block 0 is the observed order.
     blocks = (permutations >> bits) + 1
     codes = rng.integers(0, 1 << bits, runs.n_units)
-    besides = rng.integers(0, 2, (blocks, runs.n_units), dtype=np.int8)
-    besides[0] = 0
+    further = rng.integers(0, 2, (blocks, runs.n_units), dtype=np.int8)
+    further[0] = 0
     chosen = np.sort(rng.choice((blocks << bits) - 1, permutations, replace=False)) + 1
     transform = _Transform.of(runs, codes, bits)
     scored = [_Pair.of(runs, *pair) for pair in pairs]
-    as_large = np.abs(observed)[..., None] - EQUAL
+    as_large = np.abs(observed)[..., None] - TOLERANCE
 
-    def count(block: int) -> tuple[int, Int]:
+    def count_in_block(block: int) -> tuple[int, Int]:
+        """Counts the swaps of a block that differ at least as much as observed; also returns how many swaps it has."""
         start, stop = np.searchsorted(chosen, [block << bits, (block + 1) << bits])
         counted = np.zeros(1 << bits, np.bool_)
         counted[chosen[start:stop] - (block << bits)] = True
         counts = np.zeros(observed.shape, np.int64)
         groups = len(runs.members)
-        room = _Room.of(transform.most, len(counted))
+        buffers = _Buffers.of(transform.most, len(counted))
         means = [_Means.of(pair, groups, len(counted)) for pair in scored]
-        # All pairs of some cells in turn: those stay in the cache.
-        for cells, sums in transform.after(besides[block]):
+        # All pairs are processed for some cells before the next cells, so that the sums stay in the cache.
+        for cells, sums in transform.sums_after_swaps(further[block]):
             own = slice(groups + cells.start, groups + cells.stop)
-            for place, pair in enumerate(scored):
-                apart, lost = pair.apart(sums, cells, runs.members, room, means[place])
+            for index, pair in enumerate(scored):
+                apart, lost = pair.differences(sums, cells, runs.members, buffers, means[index])
                 if not runs.cells:
                     continue
-                large = room.flags[:, : cells.stop - cells.start]
-                np.greater_equal(np.abs(apart, out=apart), as_large[place, :, own], out=large)
+                large = buffers.flags[:, : cells.stop - cells.start]
+                np.greater_equal(np.abs(apart, out=apart), as_large[index, :, own], out=large)
                 if lost is not None:
-                    # Where a run is left without the category there is no difference: that counts as at least as large.
+                    # If a swap leaves a run without the category, the difference is undefined and counts as large.
                     large |= lost
                 large &= counted
-                counts[place, :, own] = _ones(large)
-        for place, mean in enumerate(means):
-            # Nor is there one of a group that is left without any.
-            large = ~(np.abs(mean.apart()) < as_large[place, :, :groups])
-            counts[place, :, :groups] = (large & counted).sum(axis=-1)
+                counts[index, :, own] = _count_true(large)
+        for index, mean in enumerate(means):
+            # NaN (a group without any category) is not below the threshold, so it counts as large too.
+            large = ~(np.abs(mean.differences()) < as_large[index, :, :groups])
+            counts[index, :, :groups] = (large & counted).sum(axis=-1)
         return int(stop - start), counts
 
     total = np.ones(observed.shape, np.int64)
     with ThreadPoolExecutor(min(workers, blocks)) as pool:
-        for number, counts in pool.map(count, range(blocks)):
+        for number, counts in pool.map(count_in_block, range(blocks)):
             total += counts
             done(number)
     return np.where(np.isnan(observed), np.nan, total / (1 + permutations))
@@ -121,19 +121,21 @@ def swap_p_values(
 
 @dataclass(frozen=True)
 class _Entries:
-    """What units add to the sums over some cells of all runs, halved: columns place (a cell's in a table (3, runs,
-    cells), times the number of codes, plus the unit's code), values and unit."""
+    """What units contribute to the sums of some categories (cells), halved, as columns.
 
-    place: Int
+    index: position in a (3, runs, cells, codes) table, by the code of the unit
+    """
+
+    index: Int
     values: Float
     unit: Int
 
 
 @dataclass(frozen=True)
 class _Transform:
-    """Sums over the units that stay less those over the units that are swapped, halved, after all swaps of a block.
+    """Computes for each swap of a block half of (the sum over images that stay − the sum over swapped images).
 
-    parts: some cells each, and what units add to them; where sums are dense, (3 · runs · cells, units), halved
+    parts: spans of cells with the contributions of units to them: `_Entries`, or dense (3 · runs · cells, units)
     codes: (units,) of `bits` bits
     """
 
@@ -144,14 +146,15 @@ class _Transform:
 
     @property
     def most(self) -> int:
-        """How many cells a part has at most."""
+        """The largest number of categories (cells) that are processed at once."""
         return self.parts[0][0].stop
 
     @staticmethod
     def of(runs: Swappable, codes: Int, bits: int) -> "_Transform":
+        """Divides the contributions of units into spans of categories that fit the caches."""
         cells = runs.members.shape[1]
         n_runs = runs.sums[0].shape[0] // cells
-        at_once = max(AT_ONCE >> bits, 1)
+        at_once = max(NUMBERS_AT_ONCE >> bits, 1)
         spans = [slice(first, min(first + at_once, cells)) for first in range(0, cells, at_once)]
         if isinstance(runs.sums[0], np.ndarray):
             dense = [np.reshape(one, (n_runs, cells, -1)) for one in runs.sums]
@@ -161,7 +164,7 @@ class _Transform:
         table, unit, values = (
             np.concatenate(column)
             for column in (
-                [place * n_runs * cells + one.row.astype(np.int64) for place, one in enumerate(listed)],
+                [index * n_runs * cells + one.row.astype(np.int64) for index, one in enumerate(listed)],
                 [one.col.astype(np.int64) for one in listed],
                 [one.data.astype(np.float64) / 2 for one in listed],
             )
@@ -177,31 +180,33 @@ class _Transform:
             parts.append((span, _Entries((row << bits) + codes[unit[own]], values[own], unit[own])))
         return _Transform(tuple(parts), n_runs, codes, bits)
 
-    def after(self, swapped: npt.NDArray[np.int8]) -> Iterator[tuple[slice, Float]]:
-        """Some cells in turn, with their (3, runs, cells, swaps) sums, halved, when besides the swaps of the group some
-        units are swapped. The sums are overwritten by the next."""
+    def sums_after_swaps(self, swapped: npt.NDArray[np.int8]) -> Iterator[tuple[slice, Float]]:
+        """Yields spans of cells (categories) and their halved sums, (3, runs, cells, swaps); the next overwrite them.
+
+        swapped: (units,) 1 for units that are swapped in addition to the swaps of the group
+        """
         sign = 1.0 - 2.0 * swapped
         left, right = _hadamard(1 << (self.bits // 2)), _hadamard(1 << (self.bits - self.bits // 2))
         codes, most = 1 << self.bits, 3 * self.n_runs * self.most
-        room = np.empty((2, most * codes))
+        buffers = np.empty((2, most * codes))
         for cells, entries in self.parts:
             shape = 3, self.n_runs, cells.stop - cells.start
             rows = math.prod(shape)
             if isinstance(entries, _Entries):
-                table = np.bincount(entries.place, entries.values * sign[entries.unit], rows * codes)
+                table = np.bincount(entries.index, entries.values * sign[entries.unit], rows * codes)
             else:
                 dealt = scipy.sparse.csr_array((sign, (self.codes, np.arange(len(sign)))), shape=(codes, len(sign)))
                 table = np.ascontiguousarray((dealt @ entries.T).T)
-            halfway, whole = (one[: rows * codes].reshape(rows, len(left), len(right)) for one in room)
-            # Square by square: BLAS would share one large product out among threads, which are all busy.
+            halfway, total = (one[: rows * codes].reshape(rows, len(left), len(right)) for one in buffers)
+            # Many small products: BLAS would distribute one large product over threads, which are all busy.
             np.matmul(table.reshape(halfway.shape), right, out=halfway)
-            np.matmul(left, halfway, out=whole)
-            yield cells, whole.reshape(*shape, codes)
+            np.matmul(left, halfway, out=total)
+            yield cells, total.reshape(*shape, codes)
 
 
 @dataclass(frozen=True)
-class _Room:
-    """Memory that is used again for each pair and all cells of a block: fresh pages cost more than the arithmetic.
+class _Buffers:
+    """Arrays that are reused for all pairs and categories of a block: new memory would cost more than the arithmetic.
 
     of_a, of_b, apart: (3, cells, swaps); flags: (2, cells, swaps)
     """
@@ -212,18 +217,20 @@ class _Room:
     flags: Bool
 
     @staticmethod
-    def of(cells: int, swaps: int) -> "_Room":
+    def of(cells: int, swaps: int) -> "_Buffers":
+        """Allocates the arrays for a number of categories (cells) and swaps."""
         of_a, of_b, apart = np.empty((3, 3, cells, swaps))
-        return _Room(of_a, of_b, apart, np.empty((2, cells, swaps), np.bool_))
+        return _Buffers(of_a, of_b, apart, np.empty((2, cells, swaps), np.bool_))
 
 
 @dataclass(frozen=True)
 class _Means:
-    """The means over groups of both runs of a pair, added up cell by cell.
+    """Sums PQ and RQ of categories to the means of groups, for each swap of a pair of runs.
 
-    sums: (1 or 2, 2, groups, swaps) what run b has more than run a; where a swap can change how many cells a group has,
-        what each of them has
-    n: how many cells a group has; (1, groups, 1), or (2, groups, swaps) of each run
+    If no swap changes how many cells a group has in a run:
+    sums: (1, 2, groups, swaps) PQ and RQ of run b − run a; n: (1, groups, 1) number of cells
+    Otherwise separately for both runs:
+    sums: (2, 2, groups, swaps); n: (2, groups, swaps)
     """
 
     sums: Float
@@ -231,12 +238,13 @@ class _Means:
 
     @staticmethod
     def of(pair: "_Pair", groups: int, swaps: int) -> "_Means":
+        """Makes sums of zero for a pair of runs."""
         if not len(pair.odd):
             return _Means(np.zeros((1, 2, groups, swaps)), pair.held[None])
         return _Means(np.zeros((2, 2, groups, swaps)), np.tile(pair.held, (2, 1, swaps)))
 
-    def apart(self) -> Float:
-        """(2, groups, swaps) the differences of PQ and RQ; NaN where a run has no cell of the group."""
+    def differences(self) -> Float:
+        """Returns b − a in PQ and RQ of groups, (2, groups, swaps); NaN where a run has no category of the group."""
         means = self.sums / np.where(self.n > 0, self.n, np.nan)[:, None]
         found: Float = means[0] if len(means) == 1 else means[1] - means[0]
         return found
@@ -244,45 +252,49 @@ class _Means:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two runs, and what both add up to, half for each.
+    """A pair of runs, with the sums that no swap changes.
 
-    whole: (3, cells, 1) half of the sums of both; held: (groups, 1) how many cells of a group no swap takes from a run
-    odd: the places of cells that a swap can leave one of the runs without; zero: the same, and those that neither has
+    half_total: (3, cells, 1) half of the sums of both runs
+    held: (groups, 1) how many of a group's cells both runs have after any swap
+    odd: indices of cells that one of the runs can lose by a swap; zero: of these and of cells that neither run has
     """
 
     runs: tuple[int, int]
-    whole: Float
+    half_total: Float
     held: Float
     odd: Int
     zero: Int
 
     @staticmethod
     def of(runs: Swappable, a: int, b: int) -> "_Pair":
+        """Sums both runs over all units, and finds the categories that a run can lose by a swap."""
         cells = runs.members.shape[1]
         of_a, of_b = ([one[run * cells : (run + 1) * cells] for one in runs.sums] for run in (a, b))
-        whole = np.stack([(one.sum(axis=1) + other.sum(axis=1)) / 2 for one, other in zip(of_a, of_b, strict=True)])
-        # Units that hold a cell in both runs leave it to both, however they are swapped.
-        always = _in_both(of_a[2], of_b[2])
+        total = np.stack([(one.sum(axis=1) + other.sum(axis=1)) / 2 for one, other in zip(of_a, of_b, strict=True)])
+        # If a unit contains a cell in both runs, both have the cell after any swap.
+        always = _shared_units(of_a[2], of_b[2])
         held = runs.members @ always[:, None].astype(np.float64)
-        odd, zero = (np.flatnonzero(own) for own in (~always & (whole[2] > 0), ~always))
-        return _Pair((a, b), whole[..., None], held, odd, zero)
+        odd, zero = (np.flatnonzero(own) for own in (~always & (total[2] > 0), ~always))
+        return _Pair((a, b), total[..., None], held, odd, zero)
 
-    def apart(self, sums: Float, cells: slice, members: Float, room: _Room, means: _Means) -> tuple[Float, Bool | None]:
-        """(2, cells, swaps) differences of PQ and RQ of some cells, and (cells, swaps) where a run is left without the
-        cell; None where that cannot be. Groups that hold the cells are added to `means`.
+    def differences(
+        self, sums: Float, cells: slice, members: Float, buffers: _Buffers, means: _Means
+    ) -> tuple[Float, Bool | None]:
+        """Returns b − a in PQ and RQ of some categories, (2, cells, swaps), and adds them to the groups in `means`.
 
-        sums: (3, runs, cells, swaps) of `_Transform`
+        Also returns (cells, swaps) True where a run has lost the cell; None if that cannot happen.
+        sums: (3, runs, cells, swaps) from `_Transform.sums_after_swaps`
         """
         a, b = self.runs
-        members, whole = members[:, cells], self.whole[:, cells]
-        apart, of_a, of_b = (one[:, : sums.shape[2]] for one in (room.apart, room.of_a, room.of_b))
+        members, total = members[:, cells], self.half_total[:, cells]
+        apart, of_a, of_b = (one[:, : sums.shape[2]] for one in (buffers.apart, buffers.of_a, buffers.of_b))
         np.subtract(sums[:, b], sums[:, a], out=apart)
-        np.subtract(whole, apart, out=of_a)
-        np.add(whole, apart, out=of_b)
-        odd, zero = (_within(cells, places) for places in (self.odd, self.zero))
+        np.subtract(total, apart, out=of_a)
+        np.add(total, apart, out=of_b)
+        odd, zero = (_indices_in_span(cells, indices) for indices in (self.odd, self.zero))
         lost = [one[2, odd] <= 0 for one in (of_a, of_b)]
         for one in (of_a, of_b):
-            # Where a sum is 0 so is what is divided by it, but for rounding; the least that it can be else is ½.
+            # Other weights are at least ½, so this only replaces zeros, whose numerators are 0 up to rounding.
             one[2, zero] = np.maximum(one[2, zero], 0.5)
             np.divide(one[:2], one[2], out=one[:2])
         if len(means.sums) == 2:
@@ -299,36 +311,36 @@ class _Pair:
         return apart, either
 
 
-def _within(cells: slice, places: Int) -> Int:
-    """Those of some places, ascending, that lie among the cells, counted from the first of these."""
-    first, last = np.searchsorted(places, [cells.start, cells.stop])
-    return places[first:last] - cells.start
+def _indices_in_span(cells: slice, indices: Int) -> Int:
+    """Selects those of some ascending indices that are in a span of cells, relative to its start."""
+    first, last = np.searchsorted(indices, [cells.start, cells.stop])
+    return indices[first:last] - cells.start
 
 
-def _in_both(of_a: Rows, of_b: Rows) -> Bool:
-    """(cells,) whether any unit adds to a cell in both runs."""
+def _shared_units(of_a: Rows, of_b: Rows) -> Bool:
+    """Marks the categories (cells) that some image has in both runs."""
     least = np.minimum(of_a, of_b) if isinstance(of_a, np.ndarray) else of_a.minimum(of_b)
     return np.asarray(least.sum(axis=1)) > 0
 
 
-def _ones(flags: Bool) -> Int:
-    """How many of the last axis are set."""
+def _count_true(flags: Bool) -> Int:
+    """Counts True along the last axis."""
     columns = flags.shape[-1]
     if columns % 8 or columns > 8 * 255:
         return flags.sum(axis=-1)
-    # Eight flags are one number; no byte of the sum of so few of these overflows into the next.
+    # Adds eight flags at once as the bytes of an integer; with at most 255 summands no byte overflows.
     eights = flags.view(np.uint64).sum(axis=-1, dtype=np.uint64)
     return eights[..., None].view(np.uint8).sum(axis=-1, dtype=np.int64)
 
 
-def _odd_ones(numbers: Int) -> Int:
-    """1 for each number that has an odd number of ones, else 0."""
+def _parity(numbers: Int) -> Int:
+    """Returns 1 for numbers with an odd number of set bits, else 0."""
     for shift in (32, 16, 8, 4, 2, 1):
         numbers = numbers ^ (numbers >> shift)
     return numbers & 1
 
 
 def _hadamard(size: int) -> Float:
-    """Sylvester's matrix: −1 where row and column share an odd number of ones, else 1."""
+    """Returns Sylvester's Hadamard matrix: −1 where row and column number share an odd number of bits, else 1."""
     numbers = np.arange(size)
-    return np.where(_odd_ones(numbers[:, None] & numbers) == 1, -1.0, 1.0)
+    return np.where(_parity(numbers[:, None] & numbers) == 1, -1.0, 1.0)

@@ -1,8 +1,9 @@
-"""Whether one run is really better than another: paired differences with intervals, p-values and ranks.
+"""Tests whether one run is better than another: paired differences with intervals, p-values and ranks.
 
-The images are the sample. Intervals are the paired jackknife's (metrics/jackknife.py). Tests of PQ and RQ swap the two
-runs' answers image by image (paired permutation) [Fisher 1935; Smucker et al. 2007]; SQ and the mean IoU of matches are
-tested by the jackknife, as swaps change which categories are matched at all. docs/simulations.md has the simulations.
+The sample is the images. Intervals are the paired jackknife's (metrics/jackknife.py). PQ and RQ are tested by paired
+permutation, which swaps the predictions of two runs image by image [Fisher 1935; Smucker et al. 2007]. SQ and the mean
+IoU of matches are tested by the jackknife, as swaps change which categories are matched at all. docs/simulations.md has
+the simulations.
 """
 
 from __future__ import annotations
@@ -20,27 +21,25 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument
+from panbench.base.program import available_cores
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
-from panbench.base.threads import available_cores
-from panbench.metrics.jackknife import MATCHED_IOU, differences, interval_rows
-from panbench.metrics.samples import METRICS, Sample, Stack, sample_on, scope_table, shared_of
+from panbench.metrics.jackknife import MATCHED_IOU, Estimate, differences, freedom, interval_rows
+from panbench.metrics.samples import METRICS, Sample, Stack, sample_on, scope_table, shared_image_ids
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.swaps import swap_p_values
-
-__all__ = ["Comparison", "holm", "swaps_needed", "weigh"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 SURE = 0.001
-"""Tables print p-values below as "<0.001"; there are swaps enough for that of All, Things and Stuff."""
+"""Tables print smaller p-values as "<0.001"; enough swaps are made to reach it for All, Things and Stuff."""
 
 MOST_SWAPS = 50_000
-"""So many are made for it at most, which does for 16 pairs."""
+"""The most swaps made to reach SURE, enough for 16 pairs of runs."""
 
 SQ_IMAGES = 100
-"""Fewer do not tell differences of SQ of All, Things and Stuff: their intervals hold too seldom."""
+"""With fewer images, differences in SQ of All, Things and Stuff have no interval: its coverage would be too low."""
 
 SWAPPED = ("PQ", "RQ")
 """The metrics that are tested by swaps."""
@@ -48,15 +47,15 @@ SWAPPED = ("PQ", "RQ")
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences and ranks of runs on the images that they share.
+    """Scores, differences and ranks of runs on the images that all of them have.
 
-    runs: one row a run and scope, columns of `intervals` after `run`, and for PQ of groups `rank` (1 is best; equal PQ
-        shares a rank) with the ranks that the tests leave open, `rank_low` to `rank_high`
-    differences: one row a pair of runs, scope and metric: a, b, group, category_id, name, metric, value_a, value_b,
-        difference (b − a), low, high, p, p_holm, significant, at_floor (no swap differed as much: p could be smaller),
-        images (that hold the scope in either run); a metric more than `runs`, MATCHED_IOU, the mean IoU of matches
-    images: how many images the runs share; left_out: of each run, how many it has besides
-    level, permutations, seed: how the numbers were made
+    runs: one row per run and scope: `run`, the columns of `intervals`, and for PQ of groups `rank` (1 is best; equal PQ
+        shares a rank) with the range of ranks that the tests leave possible, `rank_low` to `rank_high`
+    differences: one row per pair of runs, scope and metric (those of `runs`, and MATCHED_IOU): a, b, group,
+        category_id, name, metric, value_a, value_b, difference (b − a), low, high, p, p_holm, significant, at_floor
+        (no swap differed as much, so p could be smaller), images (that contain the scope in either run)
+    images: the number of shared images; left_out: by run, the number of its other images
+    level, permutations, seed: the settings
     """
 
     runs: pd.DataFrame
@@ -69,20 +68,70 @@ class Comparison:
 
     @cached_property
     def scores(self) -> Mapping[tuple[str, str, str], Any]:
-        """Rows of `runs` that are of groups, by run, group and metric. Selecting one in the table is much slower."""
-        return {(row.run, row.group, row.metric): row for row in _of_groups(self.runs)}
+        """The scores of groups: rows of `runs` by (run, group, metric), for fast look-ups."""
+        return {(row.run, row.group, row.metric): row for row in _group_rows(self.runs)}
 
     @cached_property
     def tests(self) -> Mapping[tuple[str, str, str, str], Any]:
-        """Rows of `differences` that are of groups, by a, b, group and metric."""
-        return {(row.a, row.b, row.group, row.metric): row for row in _of_groups(self.differences)}
+        """The differences of groups: rows of `differences` by (a, b, group, metric), for fast look-ups."""
+        return {(row.a, row.b, row.group, row.metric): row for row in _group_rows(self.differences)}
+
+    def between(self, one: str, other: str, group: str = "All", metric: str = "PQ") -> Difference | None:
+        """Returns the difference one − other of two runs in a group; None if they were not compared."""
+        row = self.tests.get((one, other, group, metric)) or self.tests.get((other, one, group, metric))
+        return None if row is None else Difference.of(row, one)
 
 
-def _of_groups(table: pd.DataFrame) -> Iterator[Any]:
+@dataclass(frozen=True)
+class Difference:
+    """How much the score of one run is above that of another; NaN for an interval or p-value that is not known.
+
+    values: the scores of the one and of the other run
+    p: corrected for the number of comparisons; alone: uncorrected
+    """
+
+    values: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    p: float
+    alone: float
+    significant: bool
+    at_floor: bool
+
+    @property
+    def better(self) -> bool:
+        """True if the first run is significantly better."""
+        return self.significant and self.difference > 0
+
+    @property
+    def worse(self) -> bool:
+        """True if the first run is significantly worse."""
+        return self.significant and self.difference < 0
+
+    @staticmethod
+    def of(row: Any, one: str) -> Difference:
+        """Makes a Difference of a row of `Comparison.differences`. one: the run to subtract from"""
+        values, ends = (float(row.value_a), float(row.value_b)), (float(row.low), float(row.high))
+        # The row has b − a.
+        forward = row.b == one
+        return Difference(
+            values[::-1] if forward else values,
+            float(row.difference) if forward else -float(row.difference),
+            *(ends if forward else (-ends[1], -ends[0])),
+            float(row.p_holm),
+            float(row.p),
+            bool(row.significant),
+            bool(row.at_floor),
+        )
+
+
+def _group_rows(table: pd.DataFrame) -> Iterator[Any]:
+    """Iterates over the rows of a table that are about groups, not single categories."""
     return iter(table[table["group"].notna()].itertuples())
 
 
-def weigh(
+def compare_runs(
     runs: Mapping[str, ImageStatistics | Sample],
     *,
     baseline: str | None = None,
@@ -91,16 +140,16 @@ def weigh(
     seed: int = 0,
     reporter: Reporter = SILENT,
 ) -> Comparison:
-    """Paired differences of runs on the images that they share, with intervals, p-values and ranks.
+    """Compares runs on the images that all of them have: paired differences, intervals, p-values and ranks.
 
-    baseline: the run that all others are compared with; None compares every run with every other
-    permutations: None takes 10,000, or as many more as corrected p-values need to come out as small as tables print
-    The p-value of a difference of PQ or RQ is the share of random swaps of the two runs, image by image, after which
-    they differ at least as much (two-sided, the observed order counted in, so never 0). p_holm corrects it [Holm 1979]
-    for all comparisons of a metric: of all pairs × groups, and apart from those all pairs × categories. significant:
-    p_holm < 1 − level. A run's rank is at best one more than the runs that are significantly better, and at worst as
-    many less than all as are significantly worse.
-    Raises BadArgument when runs share no image, or differ in categories or slicing.
+    baseline: the run that all others are compared with; None compares all pairs
+    permutations: the number of swaps; None makes 10,000, or more if corrected p-values need it (`swaps_needed`)
+    The p-value of a difference in PQ or RQ is the share of random swaps of the two runs, image by image, after which
+    they differ at least as much (two-sided; the observed order counts, so it is never 0). p_holm corrects it [Holm
+    1979] for all comparisons of a metric: all pairs × groups, and separately all pairs × categories. significant means
+    p_holm < 1 − level. rank_low is 1 + the number of significantly better runs, rank_high the number of runs minus the
+    number of significantly worse ones.
+    Raises BadArgument if runs share no image, or differ in categories or slicing.
     """
     if not 0 < level < 1:
         raise BadArgument(f"level must lie between 0 and 1, not {level}.")
@@ -109,7 +158,7 @@ def weigh(
     names = list(runs)
     if baseline is not None and baseline not in names:
         raise BadArgument(f"The baseline {baseline!r} is not among the runs: {listed(names)}.")
-    shared = shared_of(runs)
+    shared = shared_image_ids(runs)
     stack = Stack.of([sample_on(run, shared) for run in runs.values()])
     first = None if baseline is None else names.index(baseline)
     pairs = [
@@ -119,17 +168,17 @@ def weigh(
     if permutations is None:
         permutations = swaps_needed(len(pairs), len(stack.scopes), len(stack.members), level)
     if not pairs:
-        table = _no_differences()
+        table = _empty_differences()
     else:
-        p = _swap_p_values(stack, pairs, permutations, seed, Progress(reporter, permutations))
+        p = _swap_p_values(stack, pairs, permutations, seed, reporter)
         found = [_difference_rows(stack, names, *pair, level, of) for pair, of in zip(pairs, p, strict=True)]
         table = pd.concat(found).reset_index(drop=True)
     table["p_holm"] = table.groupby(["metric", table["group"].isna()])["p"].transform(lambda p: holm(p.to_numpy()))
     table["significant"] = table["p_holm"] < 1 - level
-    # Of 1 + permutations orders only the observed one differs as much.
+    # p = 1 / (1 + permutations): only the observed order differs as much.
     table["at_floor"] = table["metric"].isin(SWAPPED) & (table["p"] < 1.5 / (1 + permutations))
     scores = [interval_rows(stack, run, level).assign(run=name) for run, name in enumerate(names)]
-    ranked = _with_ranks(pd.concat(scores, ignore_index=True), table, stack)
+    ranked = _add_ranks(pd.concat(scores, ignore_index=True), table, stack)
     columns = ["a", "b", "group", "category_id", "name", "metric", "value_a", "value_b", "difference", "low", "high"]
     return Comparison(
         runs=ranked[["run", *ranked.columns.drop("run")]],
@@ -143,7 +192,7 @@ def weigh(
 
 
 def holm(p: npt.NDArray[np.float64]) -> Float:
-    """Holm's step-down correction of some p-values for their number; NaN stays NaN and is not counted. [Holm 1979]"""
+    """Corrects p-values for their number by Holm's step-down method; NaN is ignored and stays. [Holm 1979]"""
     corrected = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))
     order = known[np.argsort(p[known], kind="stable")]
@@ -153,37 +202,33 @@ def holm(p: npt.NDArray[np.float64]) -> Float:
 
 
 def _swap_p_values(
-    stack: Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int, progress: Progress
+    stack: Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int, reporter: Reporter
 ) -> Float:
-    """(pairs, 2, scopes) p-values of the differences of pairs of runs in PQ and RQ, from swapping them image by image;
-    NaN without one."""
+    """Returns p-values of differences in PQ and RQ by random swaps, (pairs, 2, scopes); NaN where undefined."""
     exact = stack.exact()[:, [METRICS.index(metric) for metric in SWAPPED]]
     observed = np.stack([exact[b] - exact[a] for a, b in pairs])
     # Images and swaps must not share random numbers.
     numbers = np.random.SeedSequence(seed, spawn_key=(1,))
-    return swap_p_values(stack.swappable(), pairs, observed, permutations, numbers, available_cores(), progress.done)
+    done = 0
 
+    def report(number: int) -> None:
+        """Reports how many swaps are finished."""
+        nonlocal done
+        done += number
+        reporter.progress("Swapping the runs' answers", done, permutations, "swaps")
 
-class Progress:
-    """Reports swaps as one task."""
-
-    def __init__(self, reporter: Reporter, total: int) -> None:
-        self._reporter, self._total, self._done = reporter, total, 0
-
-    def done(self, number: int) -> None:
-        """Reports that this many more are done."""
-        self._done += number
-        self._reporter.progress("Swapping the runs' answers", self._done, self._total, "swaps")
+    return swap_p_values(stack.swappable(), pairs, observed, permutations, numbers, available_cores(), report)
 
 
 def _difference_rows(stack: Stack, names: Sequence[str], a: int, b: int, level: float, swapped: Float) -> pd.DataFrame:
+    """Makes the rows of `Comparison.differences` for runs a and b. swapped: the p-values of the metrics in SWAPPED"""
     found, enough = differences(stack, a, b), stack.enough([a, b])
     low, high = (np.where(enough, side, np.nan) for side in found.estimate.ends(level))
     p = np.where(enough, found.estimate.p(), np.nan)
     p[[METRICS.index(metric) for metric in SWAPPED]] = swapped
     groups = slice(len(stack.members))
     if len(stack.scopes) == len(stack.members) or stack.held[a].shape[1] < SQ_IMAGES:
-        # Many categories have false positives alone, which say nothing of whether they can match.
+        # Many categories have only false positives, so whether they can match is unknown.
         low[1, groups] = high[1, groups] = p[1, groups] = np.nan
     return scope_table(
         stack.scopes,
@@ -200,23 +245,26 @@ def _difference_rows(stack: Stack, names: Sequence[str], a: int, b: int, level: 
     ).assign(a=names[a], b=names[b])
 
 
-def _no_differences() -> pd.DataFrame:
-    text = ["a", "b", "group", "name", "metric"]
-    numbers = ["category_id", "value_a", "value_b", "difference", "low", "high", "p", "images"]
-    return pd.DataFrame(
-        {**{name: pd.Series(dtype=object) for name in text}, **{name: pd.Series(dtype=float) for name in numbers}}
-    )
+def _empty_differences() -> pd.DataFrame:
+    """Makes the table of `Comparison.differences` without rows."""
+    text = dict.fromkeys(("a", "b", "group", "name", "metric"), object)
+    numbers = ("category_id", "value_a", "value_b", "difference", "low", "high", "p", "images")
+    types = {**text, **dict.fromkeys(numbers, float)}
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
 
 
 def swaps_needed(pairs: int, scopes: int, groups: int, level: float) -> int:
-    """10,000 swaps, or more: so many that any single comparison can be significant after correction, and up to
-    MOST_SWAPS that one of All, Things and Stuff can come out below SURE."""
+    """Returns the number of swaps to make: at least 10,000, and enough for p-values to become small.
+
+    Any single comparison can be significant after correction; and with at most MOST_SWAPS, a comparison of All, Things
+    or Stuff can reach SURE.
+    """
     single = math.ceil(2 * pairs * scopes / (1 - level))
     return max(10_000, single, min(MOST_SWAPS, math.ceil(pairs * min(groups, 3) / SURE)))
 
 
-def _with_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) -> pd.DataFrame:
-    """Adds rank, rank_low and rank_high to the PQ rows of groups, NaN elsewhere; 1 is the highest PQ."""
+def _add_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) -> pd.DataFrame:
+    """Adds columns rank, rank_low and rank_high to scores; NaN except for PQ of groups. Rank 1 is the highest PQ."""
     ranks = np.full((len(table), 3), np.nan)
     winners, losers = Counter[Any](), Counter[Any]()
     sure = differences[["group", "a", "b", "difference"]][(differences["metric"] == "PQ") & differences["significant"]]
@@ -229,8 +277,31 @@ def _with_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) ->
     for group, _, _ in stack.scopes[: len(stack.members)]:
         own = np.flatnonzero(groups == group)
         for row in own:
-            # Equal runs whose sums were added up in another order must count as equal.
+            # Equal runs can differ in the last bits if their sums were added up in another order.
             higher = np.count_nonzero(value[own] > value[row] + 1e-12)
             behind, ahead = winners[group, runs[row]], losers[group, runs[row]]
             ranks[scored[row]] = (1 + higher, 1 + ahead, len(own) - behind)
     return table.assign(**dict(zip(("rank", "rank_low", "rank_high"), ranks.T, strict=True)))
+
+
+LEAST_IMAGES = 200
+"""With fewer images `lost_difference` has no interval: with 100, its coverage is only 60 to 82 %."""
+
+
+def lost_difference(difference: Float, a: Float, b: Float, level: float = 0.95) -> tuple[Float, Float]:
+    """Returns the interval (low, high), by cause, of the difference in PQ that two models lose to it.
+
+    NaN below LEAST_IMAGES images.
+
+    The loss is a smooth function of sums over images, so its jackknife is to first order the sum of the images'
+    contributions [Jaeckel 1972]. The comparison is paired: only the difference of an image's contributions counts. The
+    bias of small samples is not corrected.
+    difference: (causes,); a, b: (causes, images) from `lost_influence` of the two models
+    """
+    deviations = a - b
+    deviations = deviations - deviations.mean(axis=1, keepdims=True)
+    images = deviations.shape[1]
+    if images < LEAST_IMAGES:
+        return np.full_like(difference, np.nan), np.full_like(difference, np.nan)
+    variance = np.square(deviations).sum(axis=1) * images / (images - 1)
+    return Estimate(difference, variance, freedom(deviations)).ends(level)

@@ -1,9 +1,9 @@
 """Reads pickles of NumPy arrays, as detectron2 publishes weights, without running anything that they name.
 
-Python's unpickler reads the stream, but every name in it leads to a class of this module, and only the names that
-arrays need are known. The stream is read once before by pickletools, for what an unpickler does on its own: persistent
-ids, extensions, memory for a memo as large as the stream says. Sizes are bounded by the file: an array's bytes are in
-it, and what a stream refers to twice is not copied for it.
+Python's unpickler reads the stream, but every name in it is resolved to a class of this module, and only the names that
+arrays need are allowed. pickletools checks the stream first for what an unpickler does by itself: persistent ids,
+extensions, a memo of any size. Memory is bounded by the file's size: arrays hold bytes of the file, and shared bytes
+are not copied twice.
 """
 
 import math
@@ -17,11 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["NotWeights", "load_arrays"]
+UNUSED_VALUES = (
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(
+        f"pathlib.{name}"
+        for module in ("", "_local.")
+        for name in (f"{module}{kind}Path" for kind in ("Posix", "Windows", "PurePosix", "PureWindows", ""))
+    ),
+    *(f"builtins.{name}" for name in ("dict", "float", "int", "list", "str")),
+)
+"""Names of values that training programs save next to the weights (times, paths, default factories); read as None."""
 
 
 class NotWeights(Exception):
-    """What a pickle holds beyond arrays, in the words that follow "to load it, …"."""
+    """Raised for a pickle that needs more than arrays; the message continues "to load it, …"."""
 
 
 _INSTRUCTIONS = frozenset(
@@ -36,20 +45,20 @@ _TYPES = frozenset("f2 f4 f8 i1 i2 i4 i8 u1 b1".split())
 
 
 def load_arrays(path: Path) -> Any:
-    """What a pickle of plain data and NumPy arrays holds, its arrays as tensors down to the second level of dicts.
+    """Loads a pickle of plain data; NumPy arrays in it, down to the second level of dicts, become tensors.
 
-    Raises NotWeights where it needs anything but arrays, naming it; other errors where it is cut off or damaged.
+    Raises NotWeights if it needs anything but arrays; other exceptions if it is cut off or damaged.
     """
     with open(path, "rb") as file:
-        bounded = _Bounded(file, path.stat().st_size)
-        _scan(bounded)
+        bounded = _BoundedFile(file, path.stat().st_size)
+        _check_instructions(bounded)
         file.seek(0)
         content = _Unpickler(bounded, encoding="latin1").load()
-    return _Tensors(path.stat().st_size).of(content)
+    return _TensorConverter(path.stat().st_size).convert(content)
 
 
-def _scan(file: "_Bounded") -> None:
-    """Raises NotWeights for an instruction that data never needs, and for a memo beyond what was read."""
+def _check_instructions(file: "_BoundedFile") -> None:
+    """Raises NotWeights for pickle instructions that plain data never needs, and for too large indices of its memo."""
     count = 0
     for count, (instruction, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", file)), 1):
         if instruction.name not in _INSTRUCTIONS:
@@ -59,23 +68,23 @@ def _scan(file: "_Bounded") -> None:
         if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= cast(int, argument) <= count:
             raise NotWeights(f"memory for {argument:,} values would have to be taken")
         if instruction.name == "GLOBAL":
-            _known(*cast(str, argument).split(" ", 1))
+            _replacement_of(*cast(str, argument).split(" ", 1))
 
 
-class _Bounded:
-    """A file that is never asked for more bytes than it has: the length of a string is whatever a pickle says."""
+class _BoundedFile:
+    """Wraps a file so that no read exceeds its size: a pickle can claim any length for a string."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
         self.readline, self.tell = file.readline, file.tell
 
     def read(self, count: int) -> bytes:
-        """At most what is left."""
+        """Reads `count` bytes, or fewer at the end of the file."""
         return self._file.read(min(count, self._size - self._file.tell()))
 
 
-class _Type:
-    """A dtype: its code, such as f4, and the order of its bytes."""
+class _DType:
+    """Replaces numpy.dtype while a pickle is read: a type's code, such as f4, and its byte order."""
 
     __slots__ = ("code", "order")
 
@@ -90,8 +99,8 @@ class _Type:
         self.order = state[1]
 
 
-class _Array:
-    """An array before its bytes are looked at."""
+class _RawArray:
+    """Replaces a NumPy array while a pickle is read: shape, type and bytes, not converted yet."""
 
     __slots__ = ("fortran", "raw", "shape", "type")
 
@@ -103,9 +112,9 @@ class _Array:
         self.__init__(shape, type_, bool(fortran), raw)  # type: ignore[misc]
 
     def tensor(self) -> Tensor:
-        """A copy in this machine's order of bytes. Raises ValueError where the bytes do not make this shape."""
+        """Converts the bytes to a tensor in native byte order. Raises ValueError if they do not fit the shape."""
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        if not isinstance(self.type, _Type) or not isinstance(raw, bytes | bytearray):
+        if not isinstance(self.type, _DType) or not isinstance(raw, bytes | bytearray):
             raise NotWeights("an array of objects would have to be made")
         if not isinstance(self.shape, tuple) or not all(type(side) is int and side >= 0 for side in self.shape):
             raise ValueError("an array's shape is not numbers")
@@ -116,17 +125,17 @@ class _Array:
         return torch.from_numpy(np.array(array, kind.newbyteorder("="), order="C"))
 
 
-class _Dict(dict[Any, Any]):
-    """An OrderedDict, without the attributes that state_dict() gives it."""
+class _PlainDict(dict[Any, Any]):
+    """Replaces OrderedDict while a pickle is read; drops the attributes that state_dict() gives it."""
 
     __slots__ = ()
 
     def __setstate__(self, _: Any) -> None:
-        """Takes no state."""
+        """Ignores the state."""
 
 
-class _Name:
-    """A name of the stream: it can be called as arrays are, and neither changed nor used for anything else."""
+class _Replacement:
+    """Replaces a function or class that a pickle names: calling it makes an array or a plain value."""
 
     __slots__ = ("_make",)
 
@@ -140,97 +149,106 @@ class _Name:
         raise NotWeights("the state of a function would have to be set")
 
 
-def _encoded(text: Any, encoding: Any = "latin1") -> str:
-    """The text, which an array encodes when its tensor is made: a stream can ask for the same bytes 100,000 times."""
+def _latin1_text(text: Any, encoding: Any = "latin1") -> str:
+    """Replaces codecs.encode: returns the text, which is encoded later, as a pickle may request it 100,000 times."""
     if not isinstance(text, str) or encoding != "latin1":
         raise NotWeights(f"text would have to be encoded as {str(encoding)[:40]!r}")
     return text
 
 
-def _scalar(type_: Any, raw: Any) -> _Array:
-    return _Array((), type_, False, raw)
+def _make_scalar(type_: Any, raw: Any) -> _RawArray:
+    """Replaces NumPy's constructor of a scalar in pickles."""
+    return _RawArray((), type_, False, raw)
 
 
-def _from_buffer(raw: Any, type_: Any, shape: Any, order: Any) -> _Array:
-    return _Array(shape, type_, order == "F", raw)
+def _make_array(raw: Any, type_: Any, shape: Any, order: Any) -> _RawArray:
+    """Replaces NumPy's constructor of an array from bytes, used by pickle protocol 5."""
+    return _RawArray(shape, type_, order == "F", raw)
 
 
-def _marked(*_: Any) -> Any:
+def _refuse_ndarray(*_: Any) -> Any:
+    """Replaces numpy.ndarray, which pickles name but never call: raises NotWeights."""
     raise NotWeights("numpy.ndarray would have to be called")
 
 
-def _empty(*_: Any) -> _Array:
-    return _Array((0,), None, False, None)
+def _make_empty_array(*_: Any) -> _RawArray:
+    """Replaces NumPy's `_reconstruct`: makes an array that gets its shape and bytes by `__setstate__`."""
+    return _RawArray((0,), None, False, None)
 
 
-def _ordered(pairs: Any = None) -> _Dict:
+def _make_ordered_dict(pairs: Any = None) -> _PlainDict:
+    """Replaces the call OrderedDict(pairs). Raises NotWeights for anything but a list of pairs."""
     if pairs is None:
-        return _Dict()
+        return _PlainDict()
     if type(pairs) is not list:
         raise NotWeights("an OrderedDict would have to be copied")
-    made = _Dict(pairs)
-    # Nobody else needs them: a stream that names them again copies nothing.
+    made = _PlainDict(pairs)
+    # Emptied, so that a stream that uses the list again copies nothing.
     pairs.clear()
     return made
 
 
-_NAMES = {
-    "numpy.ndarray": _Name(_marked),
-    "numpy.dtype": _Name(_Type),
-    "_codecs.encode": _Name(_encoded),
-    "collections.OrderedDict": _Name(_ordered),
+_ALLOWED_NAMES = {
+    "numpy.ndarray": _Replacement(_refuse_ndarray),
+    "numpy.dtype": _Replacement(_DType),
+    "_codecs.encode": _Replacement(_latin1_text),
+    "collections.OrderedDict": _Replacement(_make_ordered_dict),
+    "collections.defaultdict": _Replacement(lambda *_: _PlainDict()),
+    **dict.fromkeys(UNUSED_VALUES, _Replacement(lambda *_: None)),
     # NumPy 2 has moved its core, and protocol 5 has a form of arrays of its own.
     **{
         f"numpy.{core}.{name}": known
         for core in ("core", "_core")
         for name, known in {
-            "multiarray._reconstruct": _Name(_empty),
-            "multiarray.scalar": _Name(_scalar),
-            "numeric._frombuffer": _Name(_from_buffer),
+            "multiarray._reconstruct": _Replacement(_make_empty_array),
+            "multiarray.scalar": _Replacement(_make_scalar),
+            "numeric._frombuffer": _Replacement(_make_array),
         }.items()
     },
 }
 
 
-def _known(module: str, name: str) -> _Name:
+def _replacement_of(module: str, name: str) -> _Replacement:
+    """Returns the replacement of a function or class that a pickle names. Raises NotWeights if it is not allowed."""
     try:
-        return _NAMES[f"{module}.{name}"]
+        return _ALLOWED_NAMES[f"{module}.{name}"]
     except KeyError:
         raise NotWeights(f"{module}.{name} would have to be run") from None
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's unpickler, which reaches nothing but `_NAMES`."""
+    """Limits Python's unpickler to the functions and classes in `_ALLOWED_NAMES`."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name. Raises NotWeights."""
-        return _known(module, name)
+        """Called for each function or class that the pickle names; returns its replacement, or raises NotWeights."""
+        return _replacement_of(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Raises NotWeights."""
+        """Called for references to objects outside the pickle; raises NotWeights."""
         raise NotWeights("a persistent id would have to be followed")
 
 
-class _Tensors:
-    """Makes the tensors of what was read: each array's once, and of no more bytes than the file has."""
+class _TensorConverter:
+    """Converts arrays to tensors, each once, and in total no more bytes than the file has."""
 
     def __init__(self, size: int) -> None:
-        self._left = size
-        self._made: dict[_Array, Tensor] = {}
+        self._bytes_left = size
+        self._tensor_of: dict[_RawArray, Tensor] = {}
 
-    def of(self, value: Any, levels: int = 2) -> Any:
-        """The value with tensors for arrays; dicts are emptied on the way, so few arrays are there twice at a time."""
-        if isinstance(value, _Array):
-            return self._tensor(value)
+    def convert(self, value: Any, levels: int = 2) -> Any:
+        """Returns the value with tensors for arrays; empties dicts, so that few arrays are in memory twice."""
+        if isinstance(value, _RawArray):
+            return self._converted_array(value)
         if isinstance(value, dict) and levels:
-            return {key: self.of(value.pop(key), levels - 1) for key in list(value)}
+            return {key: self.convert(value.pop(key), levels - 1) for key in list(value)}
         return value
 
-    def _tensor(self, array: _Array) -> Tensor:
-        if array not in self._made:
-            made = self._made[array] = array.tensor()
-            self._left -= made.nbytes
-            if self._left < 0:
+    def _converted_array(self, array: _RawArray) -> Tensor:
+        """Returns an array's tensor, converted once. Raises NotWeights if all tensors exceed the file's size."""
+        if array not in self._tensor_of:
+            made = self._tensor_of[array] = array.tensor()
+            self._bytes_left -= made.nbytes
+            if self._bytes_left < 0:
                 raise NotWeights("the same bytes would have to be copied many times")
             array.raw = b""
-        return self._made[array]
+        return self._tensor_of[array]

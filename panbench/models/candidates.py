@@ -1,7 +1,7 @@
-"""What leaves a model, as plain records on the device, one an image. No fusion rule knows which network made them.
+"""The outputs of models before fusion: one record per image, on the device, the same for all networks.
 
-`softmax_candidates` and `sigmoid_candidates` are the two common ways from a network's class logits to candidates; an
-adapter may score its queries in any other.
+`softmax_candidates` and `sigmoid_candidates` convert class logits to candidates in the two common ways; an adapter may
+score its queries differently.
 """
 
 from collections.abc import Sequence
@@ -14,79 +14,62 @@ import torch
 from torch import Tensor
 
 from panbench.base.errors import BadModel
-from panbench.models import feeding
-
-__all__ = [
-    "MASK_DINO_TEMPERATURE",
-    "NO_LABEL",
-    "Candidates",
-    "FinishedMap",
-    "Frame",
-    "Instances",
-    "LabelledSegment",
-    "NonFiniteOutput",
-    "Output",
-    "check_classes",
-    "pair_candidates",
-    "pixel_boxes",
-    "scores_of_pairs",
-    "sigmoid_candidates",
-    "softmax_candidates",
-]
+from panbench.models import async_device
 
 NO_LABEL = -1
-"""The label of a query that says "there is nothing": no rule takes it."""
+"""The label of a query that predicts "no object"; rules ignore it."""
 
 
 MASK_DINO_TEMPERATURE = 0.06
-"""What Mask DINO divides its class probabilities by before they compete. [IDEA-Research/MaskDINO, `pano_temp`]"""
+"""Mask DINO's divisor of class probabilities before they compete. [IDEA-Research/MaskDINO, `pano_temp`]"""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image's way through the model, as (height, width): padded with its batch, resized, and as it was."""
+    """Holds an image's (height, width) as padded network input, as resized, and in the original."""
 
     padded: tuple[int, int]
     resized: tuple[int, int]
     original: tuple[int, int]
     one_step: bool = False
-    """Whether masks go from the network's size to the original in one bilinear step, as Panoptic SegFormer's authors
-    bring them; else in two, over the padded size, as mmdet and detectron2 do."""
+    """Whether masks are resized to the original in one bilinear step, as by Panoptic SegFormer's authors, instead of
+    in two, via the padded size, as in mmdet and detectron2."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The masks that compete for the pixels of one image, as query decoders give them: K candidates, in any order."""
+    """Holds the K masks that a query decoder predicts for one image, in any order; they compete for its pixels."""
 
     labels: npt.NDArray[np.int64]
     """(K,) on the host: the contiguous label of each candidate, or NO_LABEL."""
     gate: npt.NDArray[np.float32]
-    """(K,) on the host: how sure the model is of the candidate; rules hold their score thresholds against it."""
+    """(K,) on the host: the confidence that rules compare with their score thresholds."""
     weight: Tensor
-    """(K,) float32 on the device: how strongly the candidate competes for pixels. For most families it is the gate."""
+    """(K,) float32 on the device: the candidate's weight in the competition for pixels; the gate in most families."""
     masks: Tensor
-    """(K, h, w) on the device, of the padded input's extent."""
+    """(K, h, w) on the device, covering the padded input."""
     frame: Frame
     isthing: tuple[bool, ...]
     """For each label of the model, whether it is a thing."""
     activation: Literal["sigmoid", "identity"] = "sigmoid"
-    """What makes probabilities of `masks`: "sigmoid" of logits, "identity" where they are probabilities already."""
+    """How `masks` become probabilities: "sigmoid" for logits, "identity" if they already are."""
     class_scores: Tensor | None = None
-    """(K, classes) float32 on the device: the score of each candidate as each class, for AP before fusion (AP_pan).
-    None where the adapter gives none."""
+    """(K, classes) float32 on the device: each candidate's score for each class, for AP before fusion (AP_pan).
+    None if the adapter gives none."""
     class_weights: Tensor | None = None
-    """(K, classes) float32 on the device: how strongly each candidate stands for each class in the semantic sum
-    Σ class × mask (mIoU_pan). None where that is `class_scores`."""
+    """(K, classes) float32 on the device: each candidate's weight for each class in the semantic sum Σ class × mask
+    (mIoU_pan). None if they are `class_scores`."""
     most_instances: int = 100
-    """How many pairs of candidate and class, by falling `class_scores`, are instances: the config's max_per_image."""
+    """The largest number of (candidate, class) pairs, by falling `class_scores`, that are instances: max_per_image."""
     boxes: Tensor | None = None
-    """(K, 4) float on the device, x1 y1 x2 y2 in pixels of the original image, as the model's own box head says, for
-    box AP before fusion; it may lie partly outside. None where the model predicts no boxes: masks have theirs."""
+    """(K, 4) float on the device, x1 y1 x2 y2 in pixels of the original image (may lie partly outside), from the
+    model's
+    box head, for box AP before fusion. None without a box head: boxes are then those of the masks."""
 
 
 @dataclass(frozen=True)
 class Instances:
-    """Boxes with masks, by falling score, and a semantic map of one image, as Panoptic FPN gives them."""
+    """Holds Panoptic FPN's output for one image: boxes with masks, by falling score, and semantic logits."""
 
     boxes: Tensor | None
     """(N, 4) float on the device, x1 y1 x2 y2 in pixels of the original image. None: each mask covers the image."""
@@ -95,15 +78,15 @@ class Instances:
     labels: tuple[int, ...]
     scores: tuple[float, ...]
     semantic_logits: Tensor
-    """(C, h, w) on the device, of the padded input's extent."""
+    """(C, h, w) on the device, covering the padded input."""
     semantic_labels: tuple[int, ...]
-    """The label that each of the C channels stands for; NO_LABEL for the channel that means "a thing"."""
+    """The label of each of the C channels; NO_LABEL for the channel that means "a thing"."""
     frame: Frame
 
 
 @dataclass(frozen=True)
 class LabelledSegment:
-    """A segment of an id map, with the model's contiguous label; `score` is None where the model gives none."""
+    """Describes a segment of an id map, with the model's contiguous label; `score` is None if the model gives none."""
 
     id: int
     label: int
@@ -113,29 +96,36 @@ class LabelledSegment:
 
 @dataclass(frozen=True)
 class FinishedMap:
-    """An id map that needs no fusion: (H, W) int32 on the host, 0 = void, and the segments that it holds."""
+    """Holds an id map that needs no fusion, (H, W) int32 on the host, 0 = void, and its segments."""
 
     ids: npt.NDArray[np.int32]
     segments: tuple[LabelledSegment, ...]
     frame: Frame
 
     def to_host(self) -> "FinishedMap":
-        """The same; it never was elsewhere."""
+        """Returns itself, because it is always on the host; other outputs are copied there."""
         return self
 
 
 Output = Candidates | Instances | FinishedMap
-"""What a model says of one image."""
+"""A model's output for one image."""
+
+
+def best_score(output: Output) -> float:
+    """Returns the highest score in a model's output for one image; 0 without candidates or scores."""
+    if isinstance(output, Candidates):
+        return float(output.gate[output.labels >= 0].max(initial=0.0))
+    return max(output.scores, default=0.0) if isinstance(output, Instances) else 0.0
 
 
 class NonFiniteOutput(Exception):
-    """The model's output holds NaN or infinity; the message names the output."""
+    """Raised if a model's output contains NaN or infinity; the message names the output, such as "class logits"."""
 
 
 def check_classes(outputs: Sequence[Output], class_names: Sequence[str], title: str) -> None:
-    """Raises BadModel when the outputs' classes are not those that the model names; a model without names passes.
+    """Raises BadModel if the outputs' classes do not match the model's class names; a model without names passes.
 
-    Else a class output with too few columns would be scored without a word, as labels are only places in a list.
+    Otherwise a class output with too few columns would be scored silently, because labels are only indices.
     """
     count = len(class_names)
     for output in outputs if count else ():
@@ -159,7 +149,7 @@ def check_classes(outputs: Sequence[Output], class_names: Sequence[str], title: 
         if things != count:
             raise BadModel(f"{title} names {count} categories, but its output has isthing for {things}.")
         if wrong := [label for label in labels if not NO_LABEL <= label < count]:
-            raise BadModel(f"{title} answered with label {wrong[0]}, and names {count} categories: 0 to {count - 1}.")
+            raise BadModel(f"{title} predicted label {wrong[0]}, but has {count} categories: labels 0 to {count - 1}.")
 
 
 def softmax_candidates(
@@ -171,21 +161,21 @@ def softmax_candidates(
     nothing_wins: bool = True,
     most_instances: int = 100,
 ) -> list[Candidates]:
-    """Candidates scored by the softmax over the classes and "nothing", the last one. [Cheng et al. 2021, sec. 3.4]
+    """Turns class and mask logits into Candidates by a softmax over the classes and "nothing", the last one.
 
+    [Cheng et al. 2021, sec. 3.4]
     class_logits: (B, Q, classes + 1); mask_logits: (B, Q, h, w), both on the device.
     nothing_wins: a query whose likeliest class is "nothing" gets NO_LABEL; False gives it its best other class (kMaX)
     most_instances: as in Candidates
-    The one wait for the device of a batch happens here. Raises NonFiniteOutput.
+    The batch's only synchronisation with the device happens here. Raises NonFiniteOutput.
     """
     probabilities = class_logits.float().softmax(dim=-1)
     scores, labels = (probabilities if nothing_wins else probabilities[..., :-1]).max(dim=-1)
     labels = torch.where(labels == class_logits.shape[-1] - 1, NO_LABEL, labels)
-    found = _candidates(class_logits, scores, labels, scores, mask_logits, frames, isthing)
-    return [
-        replace(each, class_scores=probabilities[image, :, :-1], most_instances=most_instances)
-        for image, each in enumerate(found)
-    ]
+    found = _candidates_of_batch(
+        class_logits, scores, labels, scores, mask_logits, frames, isthing, probabilities[..., :-1]
+    )
+    return [replace(each, most_instances=most_instances) for each in found]
 
 
 def sigmoid_candidates(
@@ -196,12 +186,12 @@ def sigmoid_candidates(
     *,
     temperature: float | None = None,
 ) -> list[Candidates]:
-    """Candidates scored by the largest of their independent class probabilities; there is no class "nothing".
+    """Turns class and mask logits into Candidates scored by their best sigmoid; there is no class "nothing".
 
     class_logits: (B, Q, classes); mask_logits: (B, Q, h, w), both on the device.
-    temperature: Mask DINO's: label and weight are then those of softmax(sigmoid / temperature), which sharpens the
+    temperature: Mask DINO's; label and weight then come from softmax(sigmoid / temperature), which sharpens the
         competition, and the gate stays the sigmoid. [Li et al. 2023; IDEA-Research/MaskDINO, `pano_temp`]
-    The one wait for the device of a batch happens here. Raises NonFiniteOutput.
+    The batch's only synchronisation with the device happens here. Raises NonFiniteOutput.
     """
     probabilities = class_logits.float().sigmoid()
     gate, labels = probabilities.max(dim=-1)
@@ -209,34 +199,29 @@ def sigmoid_candidates(
     if temperature is not None:
         class_weights = (probabilities / temperature).softmax(dim=-1)
         weight, labels = class_weights.max(dim=-1)
-    found = _candidates(class_logits, gate, labels, weight, mask_logits, frames, isthing)
-    return [
-        replace(
-            each,
-            class_scores=probabilities[image],
-            class_weights=None if class_weights is None else class_weights[image],
-        )
-        for image, each in enumerate(found)
-    ]
+    found = _candidates_of_batch(class_logits, gate, labels, weight, mask_logits, frames, isthing, probabilities)
+    if class_weights is None:
+        return found
+    return [replace(each, class_weights=own) for each, own in zip(found, class_weights, strict=True)]
 
 
 def pixel_boxes(fractions: Tensor, height: float, width: float) -> Tensor:
-    """(K, 4) boxes as x1 y1 x2 y2 in pixels, from centre x, centre y, width and height as fractions of an extent.
+    """Converts (K, 4) boxes from fractions (centre x, centre y, width, height) to pixels (x1 y1 x2 y2).
 
-    height, width: of that extent, in pixels of the original image; where a network saw padding it is larger than that
+    height, width: the size that fractions refer to, in pixels of the original image; with padding larger than the image
     """
     x, y, w, h = fractions.float().unbind(dim=-1)
     return torch.stack([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], dim=-1)
 
 
 def scores_of_pairs(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """`class_scores` and `class_weights` of candidates with one class each, such as Panoptic SegFormer's.
+    """Returns `class_scores` and `class_weights` of candidates that have one class each, as Panoptic SegFormer's.
 
-    labels, scores: (K,) on the device. Stuff is no instance and must not take a thing's place among the best: its class
-    scores are 0, its weights are not.
+    labels, scores: (K,) on the device. The class scores of stuff are 0, because stuff is no instance and must not
+    displace things; its weights are not.
     """
     weights = scores.new_zeros((len(labels), len(isthing))).scatter_(1, labels[:, None], scores[:, None])
-    return weights * feeding.constant(tuple(isthing), scores.device), weights
+    return weights * async_device.constant(tuple(isthing), scores.device), weights
 
 
 def pair_candidates(
@@ -250,9 +235,9 @@ def pair_candidates(
     most: int = 100,
     activation: Literal["sigmoid", "identity"] = "identity",
 ) -> Candidates:
-    """Candidates of one image, scored as Panoptic SegFormer does: the best pairs of query and thing, and all stuff.
+    """Turns Panoptic SegFormer's logits for one image into Candidates: the best (query, thing) pairs, and all stuff.
 
-    thing_logits: (Q, things) for a sigmoid; the `most` best pairs of query × thing are kept, so a query may occur twice
+    thing_logits: (Q, things) for a sigmoid; the `most` best pairs of query × thing are used, so a query may occur twice
     thing_masks: (Q, h, w); stuff_logits: (stuff,) for a sigmoid; stuff_masks: (stuff, h, w), a query for each stuff
     [Li et al. 2022; zhiqi-li/Panoptic-SegFormer]. The host waits for the device. Raises NonFiniteOutput.
     """
@@ -269,7 +254,7 @@ def pair_candidates(
     return Candidates(labels, host, gate, masks, frame, isthing, activation, class_scores, class_weights, most)
 
 
-def _candidates(
+def _candidates_of_batch(
     class_logits: Tensor,
     gate: Tensor,
     labels: Tensor,
@@ -277,13 +262,17 @@ def _candidates(
     masks: Tensor,
     frames: Sequence[Frame],
     isthing: tuple[bool, ...],
+    class_scores: Tensor,
 ) -> list[Candidates]:
+    """Makes the Candidates of each image of a batch with one copy to the host. Raises NonFiniteOutput."""
     finite = torch.isfinite(class_logits).flatten(1).all(dim=1)
-    # All that the host needs in one copy. Labels are small numbers, so float32 holds them exactly.
-    host = feeding.to_host(torch.stack([gate, labels.float(), finite[:, None].expand_as(gate).float()])).numpy()
+    # One copy with everything that the host needs. Labels are small numbers, so float32 holds them exactly.
+    host = async_device.to_host(torch.stack([gate, labels.float(), finite[:, None].expand_as(gate).float()])).numpy()
     if not host[2].all():
         raise NonFiniteOutput("class logits")
-    return [
-        Candidates(host[1, image].astype(np.int64), host[0, image], weight[image], masks[image], frame, isthing)
+    host_labels = host[1].astype(np.int64)
+    found = [
+        Candidates(host_labels[image], host[0, image], weight[image], masks[image], frame, isthing)
         for image, frame in enumerate(frames)
     ]
+    return [replace(each, class_scores=scores) for each, scores in zip(found, class_scores, strict=True)]

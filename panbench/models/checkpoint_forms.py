@@ -1,46 +1,65 @@
 """Finds the state dict in the checkpoint formats that training programs write.
 
-mmengine and mmcv write {"state_dict", "meta"}, detectron2 and the authors of DETR {"model", "iteration", …}, DeepSpeed
-{"module", …}, transformers one file of tensors or shards with an index; a wrapper puts `module.` before every name.
+mmengine, mmcv and Lightning write {"state_dict", …}, detectron2 and the authors of DETR {"model", "iteration", …},
+DeepSpeed {"module", …}, training loops {"model_state_dict"}, {"net"} or {"weights"}, transformers one file of tensors
+or shards with an index. Wrappers add prefixes to the names (`bare_names`).
 """
 
 import re
+import shlex
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from panbench.base.errors import BadCheckpoint
-from panbench.base.hub import shards_named
-from panbench.base.text import kind_of
+from panbench.base.hub import read_shard_names
+from panbench.base.text import kind_of, listed
 
-__all__ = ["AVERAGED", "bare_names", "followed", "is_bare_pickle", "part_of", "shards_of", "shown"]
-
-AVERAGED = "ema_state_dict"
-"""Where mmengine keeps a second set of weights: the last ones while `state_dict` holds their average."""
-_PARTS = ("state_dict", "model", "module", AVERAGED)
-_NOTE = "last_checkpoint"
+_STATE_DICT_KEYS = ("state_dict", "model", "module", "model_state_dict", "net", "weights")
+_AVERAGE_KEYS = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")
+"""Keys of a moving average of the weights."""
+_MMENGINE_AVERAGE = "ema_state_dict"
+"""mmengine's key: here next to it `state_dict` is the average, and this holds the last weights."""
+_WRAPPERS = re.compile(r"(?<![^.])(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+_OF_TRAINERS = ("model.", "network.", "net.")
+_NOTE_FILE = "last_checkpoint"
 _LONGEST_NOTE = 4096
-_NAMES_SHOWN = 8
 _INDEX = ".index.json"
 # torch's own format from before 1.6 begins with this number, pickled.
 _TORCH = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 
 
-def part_of(path: Path, content: Any) -> tuple[Mapping[str, Tensor], str | None]:
-    """The state dict in what torch loaded, and under which key it was; None for a state dict alone.
+def find_state_dict(path: Path, content: Any) -> tuple[Mapping[str, Tensor], str | None, str | None]:
+    """Finds the state dict in a loaded file; returns it, its key (None for a bare one), and a notice or None.
 
-    Raises BadCheckpoint where there is none, naming what there is.
+    The notice says whether averaged weights are loaded. Raises BadCheckpoint, naming the content, if there is no state
+    dict.
     """
     if not isinstance(content, dict):
         raise BadCheckpoint(f"{path} holds {kind_of(content)}, not weights by name.")
-    part = next((name for name in _PARTS if isinstance(content.get(name), dict)), None)
+    if str(content.get("model_class_path", "")).startswith("lightly_train."):
+        raise BadCheckpoint(
+            f"{path} is LightlyTrain's, whose EoMT resizes its positions anew for each image; no network of "
+            "transformers does. Run it as a Python function that calls lightly_train.load_model (docs/own_models.md)."
+        )
+    found_keys = [name for name in (*_STATE_DICT_KEYS, *_AVERAGE_KEYS) if isinstance(content.get(name), dict)]
+    part = found_keys[0] if found_keys else None
     state_dict = content if part is None else content[part]
-    if part == AVERAGED:
-        # How often the average was taken.
+    notice = None
+    if part in _AVERAGE_KEYS:
+        # mmengine and PyTorch count how often the average was taken.
         state_dict = {name: value for name, value in state_dict.items() if name not in ("steps", "n_averaged")}
+        notice = f"{path} holds weights under {part!r} alone, an average; these are loaded."
+    elif passed_over := [
+        name for name in found_keys[1:] if name in _AVERAGE_KEYS and (part, name) != ("state_dict", _MMENGINE_AVERAGE)
+    ]:
+        notice = (
+            f"{path}: the weights under {part!r} are loaded, not their average under {passed_over[0]!r}. To evaluate "
+            f"that, save it alone: torch.save(checkpoint[{passed_over[0]!r}], FILE)."
+        )
     if not state_dict:
         raise BadCheckpoint(f"{path} holds no weights: its {part or 'state_dict'} is empty.")
     others = [
@@ -48,74 +67,95 @@ def part_of(path: Path, content: Any) -> tuple[Mapping[str, Tensor], str | None]
     ]
     if others:
         raise BadCheckpoint(
-            f"{path} holds no state_dict{'' if part is None else f' in its {part!r}'}: {shown(others)} "
+            f"{path} holds no state_dict{'' if part is None else f' in its {part!r}'}: {listed(others, 8)} "
             f"{'is' if len(others) == 1 else 'are'} no tensor. Save it as {{'state_dict': model.state_dict()}}."
         )
-    return state_dict, part
+    return state_dict, part, notice
 
 
-def bare_names(state_dict: Mapping[str, Tensor]) -> "OrderedDict[str, Tensor]":
-    """A copy without the prefixes that DistributedDataParallel and torch.compile put before every name."""
-    # The versions of layers travel in this attribute, by name; mmdet's conversions ask for them.
-    versions = getattr(state_dict, "_metadata", None)
-    bare = OrderedDict(state_dict)
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if bare and all(name.startswith(prefix) for name in bare):
-            bare = OrderedDict((name.removeprefix(prefix), value) for name, value in bare.items())
-            if isinstance(versions, dict):
-                versions = {name.removeprefix(prefix): version for name, version in versions.items() if name}
-    if versions is not None:
-        bare._metadata = versions  # type: ignore[attr-defined]
-    return bare
+def bare_names(state_dict: Mapping[str, Tensor], known: Collection[str] = ()) -> "OrderedDict[str, Tensor]":
+    """Removes prefixes that DistributedDataParallel, FSDP, torch.compile or checkpointing put before parameter names.
 
-
-def followed(path: Path) -> Path:
-    """The checkpoint that a work folder's `last_checkpoint` names, for that file or its folder; else the path itself.
-
-    A folder that was moved no longer lies where the note says: the file of that name beside the note is then meant.
-    Raises BadCheckpoint for a note that leads nowhere.
+    known: names of the network's parameters. If none of them occurs, and all names begin with `model.`, `network.` or
+    `net.` (an attribute of a Lightning module), that prefix and the buffers of the loss are removed, too.
     """
-    note = path / _NOTE if path.is_dir() else path
-    if note.name != _NOTE or not note.is_file():
+    # This attribute holds the versions of layers by name; mmdet's conversions need them.
+    versions = getattr(state_dict, "_metadata", None)
+    prefix = ""
+    bare = {_WRAPPERS.sub("", name): value for name, value in state_dict.items()}
+    while bare and all(name.startswith(f"{prefix}module.") for name in bare):
+        prefix += "module."
+    own = {name: value for name, value in bare.items() if not name.startswith(f"{prefix}criterion.")}
+    if known and own and not any(name.removeprefix(prefix) in known for name in own):
+        for attribute in _OF_TRAINERS:
+            if all(name.startswith(prefix + attribute) for name in own):
+                bare, prefix = own, prefix + attribute
+                break
+    found = OrderedDict((name.removeprefix(prefix), value) for name, value in bare.items())
+    if isinstance(versions, dict):
+        found._metadata = {  # type: ignore[attr-defined]
+            _WRAPPERS.sub("", f"{name}.").removeprefix(prefix)[:-1]: version for name, version in versions.items()
+        }
+    return found
+
+
+def refuse_distributed(path: Path) -> None:
+    """Raises BadCheckpoint for a checkpoint in parts of torch.distributed (DCP), with the command that joins them."""
+    folder = path if path.is_dir() else path.parent
+    if not (path.is_dir() or path.suffix == ".distcp" or path.name == _METADATA):
+        return
+    if (folder / _METADATA).is_file() and any(folder.glob("*.distcp")):
+        join = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+        raise BadCheckpoint(
+            f"{folder} is a checkpoint in parts of torch.distributed (DCP), not a file of weights. Join them with "
+            f"`{join} {shlex.quote(str(folder))} weights.pth` and give weights.pth. That command runs what the pickle "
+            f"{_METADATA} says: use it on files that you trust."
+        )
+
+
+_METADATA = ".metadata"
+
+
+def follow_last_checkpoint(path: Path) -> Path:
+    """Returns the checkpoint that mmengine's file `last_checkpoint`, or its folder, names; other paths unchanged.
+
+    If the folder was moved, the file of that name next to `last_checkpoint` is meant. Raises BadCheckpoint if there is
+    none.
+    """
+    note = path / _NOTE_FILE if path.is_dir() else path
+    if note.name != _NOTE_FILE or not note.is_file():
         return path
     try:
         text = note.read_text("utf-8").strip() if note.stat().st_size <= _LONGEST_NOTE else ""
     except (OSError, UnicodeDecodeError):
         text = ""
-    stated = Path(text)
+    declared = Path(text)
     name = re.split(r"[/\\]", text)[-1]
-    for candidate in (stated if stated.is_absolute() else note.parent / stated, note.parent / name):
+    for candidate in (declared if declared.is_absolute() else note.parent / declared, note.parent / name):
         if name and candidate.is_file():
             return candidate
-    wanted = f"{text!r}, which is not there" if text else "no file"
-    raise BadCheckpoint(f"{note} names {wanted}. Give the weights file itself.")
+    named = f"{text!r}, which does not exist" if text else "no file"
+    raise BadCheckpoint(f"{note} names {named}. Give the weights file itself.")
 
 
 def is_bare_pickle(path: Path, head: bytes) -> bool:
-    """Whether a file is a pickle that torch did not write, as detectron2's .pkl of NumPy arrays are."""
+    """Returns whether a file is a pickle that torch did not write, such as detectron2's .pkl of NumPy arrays."""
     if _TORCH in head[:32] or head.startswith(b"PK"):
         return False
     return bool(re.match(rb"\x80[\x02-\x05]", head)) or path.suffix.lower() in (".pkl", ".pickle")
 
 
 def shards_of(index: Path) -> list[Path] | None:
-    """The files among which an index, model.safetensors.index.json, shares out the weights; None for another file.
+    """Returns the weights files that an index (model.safetensors.index.json) lists; None for any other file.
 
-    Raises BadCheckpoint for an index that cannot be read, and for shards that are not beside it, naming them.
+    Raises BadCheckpoint for an unreadable index, and for missing shards.
     """
     if not index.name.endswith(_INDEX):
         return None
-    names = shards_named(index)
+    names = read_shard_names(index)
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise BadCheckpoint(
-            f"{index} shares the weights out among {len(names)} files, of which {len(missing)} are not beside it "
-            f"({shown(missing)}). Copy or download them there."
+            f"{index} splits the weights into {len(names)} files, of which {len(missing)} are not in its folder "
+            f"({listed(missing, 8)}). Copy or download them there."
         )
     return [index.parent / name for name in names]
-
-
-def shown(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    names = list(names)
-    text = ", ".join(names[:_NAMES_SHOWN])
-    return f"{text} and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else text

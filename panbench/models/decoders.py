@@ -1,25 +1,22 @@
-"""Where a network's decoder layers are, and how to cut them off: what `--layers` and timings by layer ask an adapter.
+"""The decoder layers of a network and how to cut them off, for `--layers` and timings by layer.
 
 A copy of a network shares its weights. A copy cut after layer k answers as a network that was built with k layers.
 """
 
 import copy
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Part", "sharing_weights", "without_last"]
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A method of a network whose first calls in a pass do not depend on how many decoder layers follow."""
+    """Names a method of a network to time; its calls up to decoder layer k do not depend on later layers."""
 
     owner: Any
     method: str = "forward"
@@ -27,26 +24,38 @@ class Part:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The decoder of one network.
+    """Describes how to cut the transformer decoder of one network after k layers, and which of its parts to time.
 
-    count: of its layers; cut: keeps the first k of them, in place
-    parts: what a pass calls up to any layer, and what is the same for all: the backbone, the pixel decoder, each layer.
-        A network cut after layer k calls each of them as often as the whole one does until then, with the same values.
+    count: number of layers; cut: keeps the first k layers, in place
+    parts: backbone, pixel decoder and each layer. A network cut after layer k calls each as often as the complete
+        network does up to that layer, with the same values.
     """
 
     count: int
     cut: Callable[[int], None]
     parts: Sequence[Part]
 
+    @classmethod
+    def of_layers(
+        cls, layers: Any, *before: Part, last: int | None = None, cut: Callable[[int], None] | None = None
+    ) -> "Decoder":
+        """Makes the Decoder of a network from its list of layers; before: the parts that run before them.
 
-def without_last(layers: nn.ModuleList, number: int) -> None:
-    """Takes the last `number` layers off a list of layers, in place."""
-    del layers[len(layers) - number :]
+        last: how many of the layers, from the end, are the decoder's; cut: called with the number of layers left
+        """
+        count, layers_before = last or len(layers), len(layers)
+
+        def keep_layers(layers_left: int) -> None:
+            del layers[layers_before - count + layers_left :]
+            if cut is not None:
+                cut(layers_left)
+
+        return cls(count, keep_layers, [*before, *map(Part, layers)])
 
 
 def sharing_weights(module: Network) -> Network:
-    """A copy of a network whose parameters, buffers and other tensors are the same ones in memory."""
-    shared = {
+    """Copies a network's modules; the copy uses the original's parameters, buffers and other tensors."""
+    shared: dict[int, Any] = {
         id(tensor): tensor
         for part in module.modules()
         for tensor in itertools.chain(
@@ -54,11 +63,4 @@ def sharing_weights(module: Network) -> Network:
         )
         if tensor is not None
     }
-    # Each part has ten empty tables of hooks, which copy.deepcopy would take apart one by one: half of its time.
-    empty: dict[int, Any] = {
-        id(table): OrderedDict()
-        for part in module.modules()
-        for table in vars(part).values()
-        if type(table) is OrderedDict and not table
-    }
-    return copy.deepcopy(module, {**shared, **empty})
+    return copy.deepcopy(module, shared)

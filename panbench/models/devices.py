@@ -11,28 +11,16 @@ from torch import nn
 from panbench.base.computing import check_device_name, check_precision_name
 from panbench.base.errors import BadArgument
 
-__all__ = [
-    "AUTOCAST",
-    "HEAVY_PARAMETERS",
-    "check_precision",
-    "choose_device",
-    "keep_as_autocast_has_them",
-    "lower_precision",
-    "memory_errors",
-    "one_thread",
-    "says_out_of_memory",
-    "tf32_as",
-]
-
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32 = {"ieee": (False, False), "tf32": (True, True)}
-"""Whether CUDA's convolutions and its matrix products may use TF32; for the others PyTorch's default, (True, False)."""
+"""Whether CUDA convolutions and matrix products may use TF32; other precisions have PyTorch's default, (True,
+False)."""
 
 
 HEAVY_PARAMETERS = 20_000_000
-"""A network of so many is heavy: its products take most of the time, and keep all cores of a CPU busy."""
+"""From this size on, matrix products take most of the time and keep all cores of a CPU busy."""
 
-_OF_BF16 = (8, 0)
+_BF16_CAPABILITY = (8, 0)
 """The compute capability from which cards have bf16 and TF32."""
 
 _OUT_OF_MEMORY = re.compile(
@@ -45,7 +33,7 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means out of memory: libraries below PyTorch raise their own RuntimeError for it."""
+    """Returns whether an error means out of memory; libraries below PyTorch raise a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
     )
@@ -53,7 +41,7 @@ def says_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turns any out-of-memory error into torch.OutOfMemoryError, so that callers can try a smaller batch."""
+    """Turns any out-of-memory error within the block into torch.OutOfMemoryError; callers then try a smaller batch."""
     try:
         yield
     except RuntimeError as error:
@@ -63,15 +51,15 @@ def memory_errors() -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps.
+    """Returns the device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps.
 
-    Raises BadArgument for one that is not there, and for a card that this PyTorch has no kernels for.
+    Raises BadArgument for a missing device, and for a card that this PyTorch has no kernels for.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = check_device_name(name).partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise BadArgument(f"--device {name}: {_why_no_card()}")
+        raise BadArgument(f"--device {name}: {_no_cuda_reason()}")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise BadArgument(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
     if kind == "mps" and not torch.backends.mps.is_available():
@@ -81,7 +69,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _why_no_card() -> str:
+def _no_cuda_reason() -> str:
+    """Returns why `--device cuda` is impossible and what to do."""
     if torch.version.cuda is not None:
         return "no CUDA device is found. Use --device cpu."
     if torch.version.hip is not None:
@@ -89,18 +78,18 @@ def _why_no_card() -> str:
     return "this PyTorch has no CUDA. Use --device cpu, or install a CUDA build of PyTorch."
 
 
-def _capability(device: torch.device) -> tuple[int, int] | None:
-    """The compute capability of an NVIDIA card; None for every other device."""
+def _compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """Returns the compute capability of an NVIDIA card; None for every other device."""
     if device.type != "cuda" or torch.version.hip is not None:
         return None
     return torch.cuda.get_device_capability(device)
 
 
 def _refuse_without_kernels(device: torch.device) -> None:
-    """Raises BadArgument where PyTorch was built without code for the card: its first kernel would fail."""
-    own = _capability(device)
+    """Raises BadArgument if PyTorch was built without kernels for the card."""
+    own = _compute_capability(device)
     built = [] if own is None else torch.cuda.get_arch_list()
-    if own is None or not built or any(_runs(arch, own) for arch in built):
+    if own is None or not built or any(_supports_card(arch, own) for arch in built):
         return
     raise BadArgument(
         f"{torch.cuda.get_device_name(device)} has compute capability {own[0]}.{own[1]}, for which this PyTorch "
@@ -109,26 +98,29 @@ def _refuse_without_kernels(device: torch.device) -> None:
     )
 
 
-def _runs(arch: str, own: tuple[int, int]) -> bool:
-    """Whether code for `sm_75` or `compute_90` runs on a card: of its major version, or translated by the driver."""
+def _supports_card(arch: str, own: tuple[int, int]) -> bool:
+    """Returns whether a PyTorch built for `arch`, such as `sm_75` or `compute_90`, has kernels for a card.
+
+    `sm_75` needs a card of the same major version; `compute_90` is compiled by the driver.
+    """
     kind, _, number = arch.partition("_")
     version = divmod(int("".join(sign for sign in number if sign.isdigit())), 10)
     return version <= own and (kind == "compute" or version[0] == own[0])
 
 
 def lower_precision(device: torch.device) -> str:
-    """The half precision that a device computes in: bf16, or fp16 on cards before compute capability 8.0."""
-    own = _capability(device)
-    return "fp16" if own is not None and own < _OF_BF16 else "bf16"
+    """Returns the half precision that a device computes in: bf16, or fp16 on cards before compute capability 8.0."""
+    own = _compute_capability(device)
+    return "fp16" if own is not None and own < _BF16_CAPABILITY else "bf16"
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raises BadArgument for a precision that is unknown or that the device does not have."""
+    """Raises BadArgument for an unknown precision, and for one that the device does not have."""
     check_precision_name(precision)
     if precision == "tf32" and device.type != "cuda":
         raise BadArgument(f"--precision tf32 needs a CUDA device; this run is on {device}.")
-    own = _capability(device)
-    if precision in ("bf16", "tf32") and own is not None and own < _OF_BF16:
+    own = _compute_capability(device)
+    if precision in ("bf16", "tf32") and own is not None and own < _BF16_CAPABILITY:
         raise BadArgument(
             f"--precision {precision} needs compute capability 8.0, and {torch.cuda.get_device_name(device)} has "
             f"{own[0]}.{own[1]}: it would emulate it, or fail. Use --precision fp16."
@@ -137,13 +129,16 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def tf32_as(precision: str) -> Iterator[None]:
-    """TF32 on CUDA as a precision has it; afterwards the process's own settings are back.
+    """Allows TF32 on CUDA within the block as a precision demands, and restores the process's settings afterwards.
 
-    PyTorch 2.9 and later have two ways to say it: `allow_tf32`, and `fp32_precision` for each kind of operator. Reading
-    the older one raises RuntimeError once the newer one has said otherwise, so both are set alike here.
+    PyTorch 2.9 and later have two settings for it: `allow_tf32`, and `fp32_precision` for each kind of operator.
+    Reading the older one raises RuntimeError once the newer one has been set, so both are set alike here.
     """
     convolutions, products = _TF32.get(precision, (True, False))
-    restores = [_set(torch.backends.cudnn, ("conv", "rnn"), convolutions), _set(torch.backends.cuda, (), products)]
+    restores = [
+        _set_tf32(torch.backends.cudnn, ("conv", "rnn"), convolutions),
+        _set_tf32(torch.backends.cuda, (), products),
+    ]
     try:
         yield
     finally:
@@ -151,13 +146,16 @@ def tf32_as(precision: str) -> Iterator[None]:
             restore()
 
 
-def _set(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[], None]:
-    """Allows or forbids TF32 for a backend, by both of PyTorch's ways alike; what is returned undoes it."""
+def _set_tf32(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[], None]:
+    """Allows or forbids TF32 for cuDNN or for cuBLAS; returns a function that restores the former settings.
+
+    PyTorch has an older and a newer setting; both are set.
+    """
     older = backend if kinds else backend.matmul
     found: list[Any] = [getattr(backend, kind, None) for kind in kinds] if kinds else [older]
     newer = [each for each in found if hasattr(each, "fp32_precision")]
     before = [each.fp32_precision for each in newer]
-    older_before = _read(older, before)
+    older_before = _read_tf32(older, before)
 
     def restore() -> None:
         older.allow_tf32 = older_before
@@ -173,16 +171,16 @@ def _set(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[], No
     return restore
 
 
-def _read(older: Any, newer: list[str]) -> bool:
-    """`allow_tf32`; inferred where the newer setting makes it unreadable."""
+def _read_tf32(older: Any, newer: list[str]) -> bool:
+    """Returns the older setting `allow_tf32`; from the newer one where PyTorch refuses to read the older."""
     try:
         return cast(bool, older.allow_tf32)
     except RuntimeError:
         return not all(value == "tf32" for value in newer)
 
 
-def keep_as_autocast_has_them(module: nn.Module, dtype: torch.dtype) -> None:
-    """Casts, in place, the weights that torch.autocast would cast in every forward pass."""
+def cast_weights_for_autocast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Casts to half precision, in place, the weights that torch.autocast would otherwise cast in every forward pass."""
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             names = ["weight", "bias"]
@@ -198,9 +196,9 @@ def keep_as_autocast_has_them(module: nn.Module, dtype: torch.dtype) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Runs PyTorch's operations on the thread that calls them; the number of threads is given back.
+    """Limits PyTorch's operations to the calling thread within the block.
 
-    For many small operations in a row, and where threads of ours have work of their own each: shared out, each saves
+    For many small operations, and for pools whose threads each have work of their own: splitting such operations gains
     little and costs much on a busy machine.
     """
     threads = torch.get_num_threads()

@@ -5,8 +5,8 @@
     def segment(image):                     # (H, W, 3) uint8: red, green, blue
         return ids, [{"id": 1, "category_id": 17, "score": 0.9}, …]
 
-with (H, W) whole numbers, 0 where nothing is, and a segment for each other number; `score` may be left out. With an
-attribute `categories` (COCO's dicts: id, name, isthing) the categories are matched with the dataset's by name; without,
+`ids` is (H, W) integers, 0 for void, with a segment for each other number; `score` may be left out. If the function
+has an attribute `categories` (COCO's dicts: id, name, isthing), they are matched with the dataset's by name; otherwise
 `category_id` is the dataset's own.
 """
 
@@ -23,7 +23,7 @@ from panbench.base.errors import BadArgument, BadModel
 from panbench.base.text import kind_of
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
-from panbench.models.external import External, answers_of, external_code
+from panbench.models.external import External, checked_results_of, external_code
 from panbench.models.model import REQUIRED, LoadedImage, Model, adopted
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
@@ -34,7 +34,10 @@ from panbench.runs import ModelRecord
 
 
 def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str) -> Model:
-    """The model that a factory returns, or one around the function that it returns. Raises BadModel, BadArgument."""
+    """Calls a user's factory; returns its model, or a model of the function that it returns.
+
+    Raises BadModel, BadArgument.
+    """
     if not callable(factory):
         raise BadModel(f"{spec.adapter} is {kind_of(factory)}; it must be a function that returns a model.")
     if weights not in ("auto", "random") or (spec.weights is not None and spec.config is None):
@@ -44,36 +47,36 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
     missing = [name for name in REQUIRED if not hasattr(made, name)]
     if not missing:
         return External(spec, adopted(made))
-    with answers_of(factory):
+    with checked_results_of(factory):
         if not callable(made):
             raise BadModel(
                 f"{spec.adapter} returned {kind_of(made)} without {', '.join(missing)}. It must return a model "
                 "(panbench.models.model.Model) or a function from an image to an id map and its segments."
             )
     if precision not in ("fp32", "ieee"):
-        raise BadArgument(f"--precision {precision}: {spec.adapter} is a function, whose precision is its own.")
+        raise BadArgument(f"--precision {precision}: {spec.adapter} is a function and sets its own precision.")
     return FunctionModel(spec, made)
 
 
 class FunctionModel(Model):
-    """A function from image to id map and segments, as a model."""
+    """Makes a model of a Python function that takes an image and returns an id map and its segments."""
 
     def __init__(self, spec: ModelSpec, function: Callable[[Any], Any]) -> None:
-        """Reads the function's `categories`, where it has them. Raises ModelFailed when they are not COCO's."""
+        """Reads the function's `categories`, if it has any. Raises ModelFailed if they are not in COCO's form."""
         self.spec = spec
         self.device = torch.device("cpu")
         self.rule: Rule = Given()
         self._function = function
-        # The loop runs two batches at a time on a CPU; nobody promised that the function may be called so.
+        # The loop may run two batches at once on a CPU, and the function may not be thread-safe.
         self._lock = threading.Lock()
-        with answers_of(function):
-            categories = _categories(spec, getattr(function, "categories", None))
+        with checked_results_of(function):
+            categories = _declared_categories(spec, getattr(function, "categories", None))
         self.class_names = tuple(category.name for category in categories)
         self.isthing = tuple(category.isthing for category in categories)
         self._label_of = {category.id: label for label, category in enumerate(categories)} or None
 
     def describe(self) -> ModelRecord:
-        """The model's entry in run.json: that it is a function, and which."""
+        """Returns the function's entry in run.json."""
         return ModelRecord(name=self.spec.name, title=self.spec.title, adapter=self.spec.adapter)
 
     def load(self, scene: Scene) -> LoadedImage:
@@ -82,25 +85,26 @@ class FunctionModel(Model):
         return LoadedImage(scene, torch.from_numpy(rgb), None, facts)
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """The pixels as the function takes them."""
+        """Makes a LoadedImage of the given pixels, which the function takes as they are."""
         return LoadedImage(scene, torch.from_numpy(rgb), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
-        """The id map of each image, one after the other. Raises ModelFailed for an answer that is none."""
-        return [self._finished(image) for image in batch]
+        """Calls the function for each image, one after another. Raises ModelFailed for an invalid result."""
+        return [self._segment_image(image) for image in batch]
 
-    def _finished(self, image: LoadedImage) -> FinishedMap:
+    def _segment_image(self, image: LoadedImage) -> FinishedMap:
+        """Calls the function for one image and checks its result. Raises ModelFailed."""
         rgb = image.inputs.numpy()
         where = f"{self.spec.title} on {image.scene.image.file_name} (image {image.scene.image.id})"
         with self._lock, external_code(self.spec.adapter, [image.scene]):
             answer = self._function(rgb)
             if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[1], Iterator):
                 answer = answer[0], list(answer[1])
-        with answers_of(self._function):
-            return self._checked(answer, rgb, where)
+        with checked_results_of(self._function):
+            return self._checked_map(answer, rgb, where)
 
-    def _checked(self, answer: Any, rgb: npt.NDArray[np.uint8], where: str) -> FinishedMap:
-        """The answer as a map. Raises BadModel for what is none."""
+    def _checked_map(self, answer: Any, rgb: npt.NDArray[np.uint8], where: str) -> FinishedMap:
+        """Converts the function's result to a FinishedMap. Raises BadModel if it is invalid."""
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise BadModel(f"{where} returned {kind_of(answer)}; it must return (id map, segments).")
         given = answer[0].detach().cpu() if isinstance(answer[0], torch.Tensor) else answer[0]
@@ -118,13 +122,16 @@ class FunctionModel(Model):
             raise BadModel(
                 f"{where} returned the id {outside[0]}; ids lie in 1…{MAX_ID}, as PNGs can hold them, and 0 is void."
             )
-        segments = tuple(self._segments(answer[1], area_of, where))
+        segments = tuple(self._labelled_segments(answer[1], area_of, where))
         if unnamed := sorted(set(area_of) - {0, *(segment.id for segment in segments)}):
             raise BadModel(f"{where} returned a map with the id {unnamed[0]} and no segment of that id.")
         size = (rgb.shape[0], rgb.shape[1])
         return FinishedMap(ids.astype(np.int32), segments, Frame(size, size, size))
 
-    def _segments(self, given: Iterable[Any], area_of: Mapping[int, int], where: str) -> Iterable[LabelledSegment]:
+    def _labelled_segments(
+        self, given: Iterable[Any], area_of: Mapping[int, int], where: str
+    ) -> Iterable[LabelledSegment]:
+        """Yields the result's segments that have pixels, with labels. Raises BadModel if one is invalid."""
         seen: set[int] = set()
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
             raise BadModel(f"{where} returned {kind_of(given)} for segments; it must be a list of them.")
@@ -132,10 +139,10 @@ class FunctionModel(Model):
             try:
                 segment_id, category = int(each["id"]), int(each["category_id"])
                 score = each.get("score")
-                whole = segment_id == each["id"] and category == each["category_id"]
+                complete = segment_id == each["id"] and category == each["category_id"]
             except (TypeError, KeyError, ValueError, OverflowError, AttributeError, IndexError) as error:
                 raise BadModel(f"{where} returned the segment {each!r}; it needs `id` and `category_id`.") from error
-            if not whole:
+            if not complete:
                 raise BadModel(f"{where} returned the segment {each!r}; `id` and `category_id` must be whole numbers.")
             if segment_id == 0 or segment_id in seen:
                 how_many = "two segments" if segment_id else "a segment"
@@ -145,11 +152,11 @@ class FunctionModel(Model):
                 raise BadModel(f"{where} returned category {category}, which is not in its own `categories`.")
             label = category if self._label_of is None else self._label_of[category]
             if area_of.get(segment_id):
-                yield LabelledSegment(segment_id, label, area_of[segment_id], _score(score, where))
+                yield LabelledSegment(segment_id, label, area_of[segment_id], _segment_score(score, where))
 
 
-def _score(given: Any, where: str) -> float | None:
-    """A segment's score; None without one. Raises BadModel for what is not a finite number."""
+def _segment_score(given: Any, where: str) -> float | None:
+    """Returns a segment's score, or None if none is given. Raises BadModel if it is not a finite number."""
     if given is None:
         return None
     try:
@@ -161,13 +168,15 @@ def _score(given: Any, where: str) -> float | None:
     return score
 
 
-def _categories(spec: ModelSpec, stated: Any) -> list[Category]:
-    if stated is not None and (isinstance(stated, str | bytes) or not isinstance(stated, Iterable)):
-        raise BadModel(f"{spec.title}: `categories` is {kind_of(stated)}; it must be a list of categories.")
-    return [_category(spec, each) for each in stated or ()]
+def _declared_categories(spec: ModelSpec, declared: Any) -> list[Category]:
+    """Reads the function's attribute `categories`; empty without one. Raises BadModel if it is invalid."""
+    if declared is not None and (isinstance(declared, str | bytes) or not isinstance(declared, Iterable)):
+        raise BadModel(f"{spec.title}: `categories` is {kind_of(declared)}; it must be a list of categories.")
+    return [_read_category(spec, each) for each in declared or ()]
 
 
-def _category(spec: ModelSpec, given: Any) -> Category:
+def _read_category(spec: ModelSpec, given: Any) -> Category:
+    """Reads a category in COCO's form (`id`, `name`, `isthing`). Raises BadModel."""
     if isinstance(given, Category):
         return given
     try:

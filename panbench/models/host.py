@@ -1,7 +1,8 @@
-"""The host of every family: devices, precision, checks for NaN, and the record that goes into run.json."""
+"""Runs models of all families: device, precision, checks for NaN, and the record for run.json."""
 
 import contextlib
 import copy
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -15,21 +16,21 @@ from torch import nn
 from panbench.base.errors import BadArgument, BadModel
 from panbench.models import onednn, synthetic
 from panbench.models.adapter import Adapter
+from panbench.models.async_device import current
+from panbench.models.attention import attended_queries
 from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, Output, check_classes
 from panbench.models.checkpoints import Checkpoint
-from panbench.models.devices import AUTOCAST, keep_as_autocast_has_them, tf32_as
-from panbench.models.external import check_outputs, code_of, guarded, is_external
-from panbench.models.feeding import current
+from panbench.models.decoders import Decoder, sharing_weights
+from panbench.models.devices import AUTOCAST, cast_weights_for_autocast, tf32_as
+from panbench.models.external import check_outputs, code_of_packages, guarded, is_external
 from panbench.models.model import LoadedImage, Model
 from panbench.models.rules import Rule
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
 
-__all__ = ["HostedModel", "count_parameters"]
-
 
 class HostedModel(Model):
-    """A model of any family, ready to run on one device: an adapter, its module, and all that families share."""
+    """Runs a network of any family on one device: adapter and module, with precision, speed-ups and checks for NaN."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class HostedModel(Model):
         random_weights: bool = False,
         speedups: bool = True,
     ) -> None:
-        """Use `open_model`."""
+        """Places a built network on its device and speeds it up; called by `open_model`."""
         adapter.loaded(module, checkpoint)
         self.adapter = adapter
         self.spec = adapter.spec
@@ -57,30 +58,29 @@ class HostedModel(Model):
         self.class_names, self.isthing, self.rule = adapter.class_names, adapter.isthing, adapter.rule
         if len(self.class_names) != len(self.isthing) or not self.class_names:
             raise BadModel(
-                f"{self.spec.title}: its adapter {self.spec.adapter} names {len(self.class_names)} categories and says "
-                f"of {len(self.isthing)} whether they are things. Set class_names and isthing, in label order."
+                f"{self.spec.title}: its adapter {self.spec.adapter} names {len(self.class_names)} categories, but has "
+                f"isthing for {len(self.isthing)}. Set class_names and isthing, in label order."
             )
         placed = module.to(device).eval()
         self.module = adapter.speed_up(placed, device) if speedups else placed
         if speedups and adapter.half_weights and precision in AUTOCAST:
-            keep_as_autocast_has_them(self.module, AUTOCAST[precision])
+            cast_weights_for_autocast(self.module, AUTOCAST[precision])
         self._planted: int | None = None
         self._as_its_processor = False
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """The versions of the programs that this model runs with, for run.json."""
+        """The versions that the adapter adds to run.json."""
         return self.adapter.versions
 
     @property
-    def stated_rules(self) -> Mapping[str, Rule]:
-        """The adapter's."""
-        return self.adapter.stated_rules
+    def declared_rules(self) -> Mapping[str, Rule]:
+        """The adapter's fusion rules by name, with the thresholds of the model's files."""
+        return self.adapter.declared_rules
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """By what linear layers run, where not by PyTorch's choice. The size that the model's own image processor has,
-        where its paper has another, and whether it is used."""
+        """The settings that run.json records: oneDNN's linear layers, and the image processor's size and its use."""
         found: dict[str, Any] = {"linear": "oneDNN"} if self.is_packed else {}
         if (size := self.adapter.processor_size) is not None:
             found |= {"processor_size": f"{size[0]}×{size[1]}", "processor_size_used": self._as_its_processor}
@@ -88,11 +88,11 @@ class HostedModel(Model):
 
     @property
     def is_packed(self) -> bool:
-        """Whether linear layers are packed for an evaluation (onednn.py)."""
+        """True if an evaluation runs linear layers by oneDNN (onednn.py)."""
         return not self.compiled and onednn.serves(self.device, self.precision, self.parameters)
 
     def as_its_processor(self) -> Model:
-        """The same network on images as its own image processor resizes them."""
+        """Returns the model with images resized by its own image processor."""
         other = self.adapter.as_its_processor()
         if other is self.adapter:
             return self
@@ -101,15 +101,27 @@ class HostedModel(Model):
         return model
 
     def scaled(self, factor: float) -> Model:
-        """The same network on images `factor` times as large. Raises BadArgument for one of a fixed size."""
+        """Returns the model with images `factor` times as large. Raises BadArgument for a network of a fixed size."""
+        if factor == 1.0:
+            return self
         other = copy.copy(self)
         other.adapter = self.adapter.scaled(factor)
         return other
 
+    def mirrored(self, image: LoadedImage) -> LoadedImage:
+        """Returns the loaded image flipped left to right by the adapter."""
+        return self.adapter.mirrored(image)
+
+    def with_copied_network(self) -> tuple[Model, Decoder | None]:
+        """Returns the model on a copy of its network, and the copy's decoder, which can be cut; weights are shared."""
+        other = copy.copy(self)
+        other.module = sharing_weights(self.module)
+        return other, self.adapter.decoder(other.module)
+
     def describe(self) -> ModelRecord:
-        """The model's entry in run.json: name, weights and their hash, parameters."""
+        """Returns the model's entry in run.json: name, weights and their hash, parameters."""
         spec, checkpoint = self.spec, self.checkpoint
-        # What is published was measured with the published weights.
+        # Published numbers hold for the published weights only.
         return ModelRecord(
             name=spec.name,
             title=spec.title,
@@ -127,31 +139,31 @@ class HostedModel(Model):
 
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
-        with self._guarded([scene]):
+        with self._reporting_foreign_errors([scene]):
             return self.adapter.read(scene)
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """Resizes these pixels in place of the image of a scene; safe to call from several threads."""
-        with self._guarded([scene]):
+        """Prepares the given pixels in place of the scene's image file; safe to call from several threads."""
+        with self._reporting_foreign_errors([scene]):
             return self.adapter.read_pixels(scene, rgb)
 
-    def _guarded(self, scenes: Sequence[Scene]) -> contextlib.AbstractContextManager[None]:
-        """Reports exceptions of foreign code as its own: those of an adapter, or of a config's own classes."""
+    def _reporting_foreign_errors(self, scenes: Sequence[Scene]) -> contextlib.AbstractContextManager[None]:
+        """Returns a context that turns exceptions of another package's adapter or classes into ModelFailed."""
         name = self.spec.adapter
-        return guarded(name, scenes) if is_external(name) else code_of(self.adapter.packages, scenes)
+        return guarded(name, scenes) if is_external(name) else code_of_packages(self.adapter.packages, scenes)
 
     def batch_key(self, image: ImageInfo) -> Hashable:
-        """The size of the network's input for an image; images of equal size may share a batch."""
+        """Returns the network's input size for an image, else the image's size; images of one key share batches."""
         return self.adapter.padded_size(image.height, image.width) or (image.height, image.width, "as it is")
 
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """The model's output for each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
-        with self._guarded([image.scene for image in batch]), self.numerics():
+        """Returns the model's output for each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
+        with self._reporting_foreign_errors([image.scene for image in batch]), self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)
             except Exception as error:
-                if not _is_of_dynamo(error):
+                if not _is_compile_error(error):
                     raise
                 reason = str(error).strip().splitlines()[0]
                 raise BadArgument(
@@ -163,37 +175,35 @@ class HostedModel(Model):
         else:
             check_classes(outputs, self.class_names, self.spec.title)
         for output in outputs:
-            _refuse_not_finite(output)
+            _refuse_non_finite_scores(output)
         if self._planted is not None:
             return [synthetic.replace_output(output, self._planted) for output in outputs]
         return outputs
 
-    def attend(self, scene: Scene, **wishes: Any) -> Any:
-        """What queries looked at in an image; the arguments are those of models.attention.attended_queries."""
-        return self.adapter.attend(self, scene, **wishes)
+    def attend(self, scene: Scene, **arguments: Any) -> Any:
+        """Returns where queries attend in an image, as AttendedQuery; arguments: those of `attended_queries`."""
+        image = self.load(scene)
+        with torch.inference_mode(), self.numerics():
+            return attended_queries(self, self.adapter.attend(self.module, image, self.device), **arguments)
 
     def plant_segments(self, count: int) -> Callable[[], None]:
-        """Makes the model answer with `count` segments, tiles of a grid, in every image; what it returns undoes it.
+        """Makes the model output `count` rectangular segments for every image; returns a function that undoes it.
 
-        The forward pass is not spared anything: only what the network says last is replaced.
+        The complete forward pass runs; only its final output is replaced.
         """
         undo = self.adapter.plant_segments(self.module, count)
         if undo is not None:
             return undo
         self._planted = count
-
-        def forget() -> None:
-            self._planted = None
-
-        return forget
+        return functools.partial(setattr, self, "_planted", None)
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        """Linear layers run packed, where that is faster."""
+        """Returns a context for one evaluation, in which oneDNN computes linear layers if that is faster."""
         return onednn.packed(self.module) if self.is_packed else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def numerics(self) -> Iterator[None]:
-        """The arithmetic that `precision` names, whatever the process has set otherwise."""
+        """Sets autocast and TF32 within the block as the model's precision demands."""
         with current(self.device), tf32_as(self.precision) if self.device.type == "cuda" else contextlib.nullcontext():
             if self.precision not in AUTOCAST:
                 yield
@@ -203,18 +213,20 @@ class HostedModel(Model):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers a model learns or has learned; buffers such as BatchNorm's statistics are not counted."""
+    """Counts a model's parameters, without buffers such as BatchNorm's statistics."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _is_of_dynamo(error: Exception) -> bool:
-    # torch._dynamo takes a second to import; where it has not been imported, no error is its.
+def _is_compile_error(error: Exception) -> bool:
+    """Returns whether an exception comes from torch.compile."""
+    # Importing torch._dynamo takes a second; if it is not imported yet, it did not raise the error.
     dynamo = sys.modules.get("torch._dynamo.exc")
     return dynamo is not None and isinstance(error, dynamo.TorchDynamoException)
 
 
-def _refuse_not_finite(output: Output) -> None:
-    # What is on the host already costs nothing to look at; masks are looked at by the rule, with the map.
+def _refuse_non_finite_scores(output: Output) -> None:
+    """Raises NonFiniteOutput if scores on the host are NaN or infinite; the fusion rule checks the masks."""
+    # Checks only what is on the host; the rule checks the masks.
     if isinstance(output, Candidates) and not np.isfinite(output.gate).all():
         raise NonFiniteOutput("scores")
     if isinstance(output, Instances) and not np.isfinite(output.scores).all():

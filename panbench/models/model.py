@@ -22,20 +22,19 @@ from torch import Tensor
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import Output
+from panbench.models.decoders import Decoder
 from panbench.models.labels import CategoryIds, match_categories
-from panbench.models.rules import Fused, Rule, SettledMap
+from panbench.models.rules import Fused, Rule, SegmentedMap
 from panbench.panoptic.photo import PhotoFacts
 from panbench.panoptic.types import Category, ImageInfo, Scene
 from panbench.runs import ModelRecord
 
-__all__ = ["REQUIRED", "LoadedImage", "Model", "Wrapped", "adopted", "way_of_running"]
-
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image as the model takes it: `inputs` on the host, and whatever else its adapter needs to know of it.
+    """Holds an image ready for the model: `inputs` on the host, and `sample`, whatever else its adapter needs.
 
-    facts: what its file says of it, where the model read it by `read_photograph`; the run records that
+    facts: from `read_photograph`, for the run's record; None if the file was read in another way
     """
 
     scene: Scene
@@ -45,7 +44,7 @@ class LoadedImage:
 
 
 class Model(ABC):
-    """What the evaluation needs of a model. Members with a default need not be defined by those that inherit."""
+    """Declares what an evaluation needs of a model; members with a default here may be left undefined."""
 
     spec: ModelSpec
     """Name, title, weights and published numbers; `spec.weights` are those that are loaded."""
@@ -58,191 +57,160 @@ class Model(ABC):
     """The fusion rule of its paper, with the thresholds of its config."""
 
     precision: str = "fp32"
-    """Of the forward pass: one of devices.PRECISIONS."""
+    """The precision of the forward pass: one of base.computing.PRECISIONS."""
     seed: int = 0
-    """From which random weights were drawn."""
+    """The seed of random weights."""
     compiled: bool = False
     """Whether torch.compile has compiled the backbone."""
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Programs and what they run with, beyond the packages that run.json names anyway."""
+        """Names and versions for run.json, in addition to the packages that it always names."""
         return {}
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What else a run must share to be resumed with this model, for run.json's `arguments`."""
+        """The settings besides precision that a resumed run must share; stored in run.json's `arguments`."""
         return {}
 
     @property
     def paper(self) -> Rule:
-        """The rule of its paper, where `rule` is another."""
+        """The fusion rule of the model's paper, also if `rule` is another one that was chosen."""
         return self.rule
 
     @property
-    def stated_rules(self) -> Mapping[str, Rule]:
-        """Rules by name, with default thresholds from the model's files."""
+    def declared_rules(self) -> Mapping[str, Rule]:
+        """The fusion rules by name for which the model's files give default thresholds."""
         return {}
 
     def as_its_processor(self) -> "Model":
-        """The model on images as its own image processor resizes them; itself where its paper does the same."""
+        """Returns the model with images resized as by its own image processor; itself if that is its paper's way."""
         return self
 
     @abstractmethod
     def describe(self) -> ModelRecord:
-        """The model's entry in run.json."""
+        """Returns the model's entry in run.json."""
 
     @abstractmethod
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """Like `load`, with these (H, W, 3) pixels instead of the scene's image file.
+        """Prepares the given (H, W, 3) pixels in place of the scene's image file.
 
-        Raises BadModel where the model can read files only.
+        Raises BadModel if the model can only read files.
         """
-        raise BadModel(f"{self.spec.title} reads its images from files: it cannot be shown changed ones.")
+        raise BadModel(f"{self.spec.title} reads images from files only, so it cannot run on changed images.")
 
     @abstractmethod
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """The outputs for a batch, one an image, on the device. Raises NonFiniteOutput."""
+        """Returns the network's output for each image of a batch, on the device. Raises NonFiniteOutput."""
 
     def batch_key(self, image: ImageInfo) -> Hashable:
-        """Images for which this is equal may share a batch; by default those of one size."""
+        """Returns a key that is equal for images that may share a batch; by default the image's size."""
         return image.height, image.width
 
-    def settle(self, fused: Fused, rule: Rule) -> SettledMap:
-        """The id map and segments of a map that a rule fused, on the host. Raises NonFiniteOutput."""
-        return rule.settle(fused)
+    def to_segments(self, fused: Fused, rule: Rule) -> SegmentedMap:
+        """Turns a fused map on the host into an id map and its segments. Raises NonFiniteOutput."""
+        return rule.to_segments(fused)
 
     def category_ids(self, categories: Sequence[Category]) -> CategoryIds:
-        """The dataset's category id of each label. Raises BadModel, showing the difference, when names do not match."""
+        """Returns the dataset's category id of each label. Raises BadModel if the category names differ."""
         if not self.class_names:
             # A model without categories of its own answers in the dataset's ids.
             return {category.id: category.id for category in categories}
         return match_categories(self.spec.title, self.class_names, self.isthing, categories)
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        """Entered while one evaluation runs, for what is kept for it alone."""
+        """Returns a context in which one evaluation runs; a model may hold caches in it."""
         return contextlib.nullcontext()
 
     def scaled(self, factor: float) -> "Model":
-        """The model on images `factor` times as large. Raises BadArgument where that cannot be done."""
-        raise BadArgument(f"{self.spec.title} is not a network alone, and --size needs one.")
+        """Returns the model with images `factor` times as large. Raises BadArgument if that is impossible."""
+        raise self._not_a_network()
 
-    def attend(self, scene: Scene, **wishes: Any) -> Any:
-        """What queries attend to in an image, as panoptic.attention's records. Raises BadModel without queries."""
-        raise BadModel(f"{self.spec.title} shows no attention: panbench does not know where its queries look.")
+    def mirrored(self, image: LoadedImage) -> LoadedImage:
+        """Returns a loaded image flipped left to right. Raises BadArgument if that is impossible."""
+        raise self._not_a_network()
 
-    def plant_segments(self, count: int) -> Callable[[], None]:
-        """Makes the model answer with `count` segments, for timing untrained models; returns what undoes it.
+    def with_copied_network(self) -> "tuple[Model, Decoder | None]":
+        """Returns the model on a copy of its network that shares the weights, and the copy's decoder, which can be cut.
 
-        Raises BadArgument where that cannot be done.
+        Raises BadArgument if that is impossible.
         """
-        raise BadArgument(f"{self.spec.title} cannot be made to answer with segments. Leave --plant out.")
+        raise self._not_a_network()
 
+    def _not_a_network(self) -> BadArgument:
+        """Returns the error for options that need a network which panbench runs itself."""
+        return BadArgument(f"{self.spec.title} is not a plain network, which --size, --tta and --layers need.")
 
-class Wrapped(Model):
-    """Wraps a model and forwards every member; subclasses override some."""
-
-    def __init__(self, inner: Model) -> None:
-        self.inner = inner
-        self.spec, self.device, self.rule = inner.spec, inner.device, inner.rule
-        self.class_names, self.isthing = inner.class_names, inner.isthing
-        self.precision, self.seed, self.compiled = inner.precision, inner.seed, inner.compiled
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """The inner model's."""
-        return self.inner.versions
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The inner model's."""
-        return self.inner.settings
-
-    @property
-    def paper(self) -> Rule:
-        """The inner model's."""
-        return self.inner.paper
-
-    @property
-    def stated_rules(self) -> Mapping[str, Rule]:
-        """The inner model's."""
-        return self.inner.stated_rules
-
-    def describe(self) -> ModelRecord:
-        """The inner model's record."""
-        return self.inner.describe()
-
-    def load(self, scene: Scene) -> LoadedImage:
-        """The image as the inner model loads it."""
-        return self.inner.load(scene)
-
-    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """The pixels as the inner model loads them."""
-        return self.inner.load_pixels(scene, rgb)
-
-    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """The inner model's outputs."""
-        return self.inner.candidates(batch)
-
-    def batch_key(self, image: ImageInfo) -> Hashable:
-        """The inner model's."""
-        return self.inner.batch_key(image)
-
-    def settle(self, fused: Fused, rule: Rule) -> SettledMap:
-        """The map as the inner model settles it."""
-        return self.inner.settle(fused, rule)
-
-    def category_ids(self, categories: Sequence[Category]) -> CategoryIds:
-        """The inner model's."""
-        return self.inner.category_ids(categories)
-
-    def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        """The inner model's."""
-        return self.inner.evaluating()
-
-    def attend(self, scene: Scene, **wishes: Any) -> Any:
-        """What the inner model's queries looked at."""
-        return self.inner.attend(scene, **wishes)
+    def attend(self, scene: Scene, **arguments: Any) -> Any:
+        """Returns where queries attend in an image, as AttendedQuery. Raises BadModel for a model without queries."""
+        raise BadModel(f"{self.spec.title} shows no attention: panbench does not know its queries.")
 
     def plant_segments(self, count: int) -> Callable[[], None]:
-        """Makes the inner model answer with `count` segments."""
-        return self.inner.plant_segments(count)
+        """Makes the model output `count` segments, for timing untrained models; returns a function that undoes it.
 
-
-class _Adopted(Wrapped):
-    """A model that does not inherit from `Model`, with the defaults of the members that it lacks."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        for name in (*REQUIRED[:5], "precision", "seed", "compiled"):
-            if hasattr(inner, name):
-                setattr(self, name, getattr(inner, name))
-
-    def __getattribute__(self, name: str) -> Any:
-        # What the inner model lacks is the default's, not the inner model's.
-        if name in _OPTIONAL and not hasattr(object.__getattribute__(self, "inner"), name):
-            return Model.__dict__[name].__get__(self)
-        return object.__getattribute__(self, name)
+        Raises BadArgument if that is impossible.
+        """
+        raise BadArgument(f"{self.spec.title} cannot output planted segments. Leave out --plant.")
 
 
 REQUIRED = ("class_names", "isthing", "device", "rule", "spec", "describe", "load", "candidates")
 """The members that every model defines."""
 
-_OPTIONAL = frozenset(
-    {
-        *("versions", "settings", "paper", "stated_rules", "load_pixels", "batch_key", "settle", "category_ids"),
-        *("attend", "plant_segments", "evaluating"),
-    }
+_FORWARDED = (
+    *("versions", "settings", "paper", "declared_rules", "load_pixels", "batch_key", "to_segments", "category_ids"),
+    *("evaluating", "attend", "plant_segments"),
 )
 
 
-def adopted(made: Any) -> Model:
-    """`made` as a model: itself where it inherits from `Model`, else with the defaults of the members that it lacks.
+def _forwarding_property(name: str) -> property:
+    """Makes a property of Wrapped that reads the inner model's member, or Model's default if it has none."""
 
-    Raises BadModel when it lacks one of REQUIRED.
+    def read(model: "Wrapped") -> Any:
+        inner: Any = model.inner
+        # A class that does not inherit from Model may lack the member: use Model's default.
+        if isinstance(inner, Model) or hasattr(inner, name):
+            return getattr(inner, name)
+        return Model.__dict__[name].__get__(model)
+
+    return property(read, doc=f"The inner model's {name}.")
+
+
+class Wrapped(Model):
+    """Wraps a model and forwards every member to it; subclasses override some."""
+
+    inner: Model
+
+    def __init__(self, inner: Any) -> None:
+        """Takes a Model, or any object with the members of REQUIRED."""
+        self.inner = inner
+        for name in (*REQUIRED[:5], "precision", "seed", "compiled"):
+            if hasattr(inner, name):
+                setattr(self, name, getattr(inner, name))
+
+    def describe(self) -> ModelRecord:
+        """Returns the inner model's entry in run.json."""
+        return self.inner.describe()
+
+    def load(self, scene: Scene) -> LoadedImage:
+        """Returns the scene's image as the inner model loads it."""
+        return self.inner.load(scene)
+
+    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
+        """Returns the inner model's outputs for a batch."""
+        return self.inner.candidates(batch)
+
+
+for _name in _FORWARDED:
+    setattr(Wrapped, _name, _forwarding_property(_name))
+
+
+def adopted(made: Any) -> Model:
+    """Returns an object as a Model: itself if it is one, else wrapped, with defaults for missing members.
+
+    Raises BadModel if one of REQUIRED is missing.
     """
     if isinstance(made, Model):
         return made
@@ -251,11 +219,11 @@ def adopted(made: Any) -> Model:
         raise BadModel(
             f"A {type(made).__name__} without {', '.join(missing)} is not a model (panbench.models.model.Model)."
         )
-    return _Adopted(made)
+    return Wrapped(made)
 
 
-def way_of_running(model: Model) -> dict[str, Any]:
-    """How a model computes: precision, whether its backbone is compiled, the seed of random weights, its `settings`."""
+def running_settings(model: Model) -> dict[str, Any]:
+    """Returns what decides a model's numbers: precision, compiled, the seed of random weights, and `settings`."""
     return {
         "precision": model.precision,
         "compiled": model.compiled,

@@ -11,37 +11,35 @@ import torch
 from torch import nn
 
 from panbench.base.errors import BadArgument, BadModel
-from panbench.base.places import BrokenPlace, load
+from panbench.base.references import BrokenReference, load
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import kind_of
 from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weights
 from panbench.models.adapter import Adapter
-from panbench.models.checkpoint_forms import AVERAGED
+from panbench.models.checkpoint_forms import bare_names
 from panbench.models.checkpoints import apply_checkpoint, load_checkpoint
 from panbench.models.devices import check_precision, choose_device
-from panbench.models.external import answers_of, guarded, is_external
+from panbench.models.external import checked_results_of, guarded, is_external
 from panbench.models.functions import open_factory
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
 from panbench.weights import fetch_weights
 
-__all__ = ["import_named", "load_model", "open_model", "resolve_weights", "spec_of"]
-
 _CONFIGS = (".py", ".yaml", ".yml", ".json")
 
 
 def load_model(model: str | os.PathLike[str] | ModelSpec, **settings: Any) -> Model:
-    """The model of a name as `panbench eval --model` takes it, or of your own config file, ready to run.
+    """Opens a model by its name, as `panbench eval --model` takes it, or by your own config file, ready to run.
 
     settings: those of `open_model`: weights ("auto", "random", a path or a URL), device, precision, seed,
-        compiled, download (fetch weights that are not here)
+        compiled, download (fetch missing weights)
     Raises BadModel for an unknown name, naming the nearest, and what `open_model` raises.
     """
     return open_model(model if isinstance(model, ModelSpec) else spec_of(model), **settings)
 
 
 def spec_of(model: str | os.PathLike[str]) -> ModelSpec:
-    """The model of a name as `panbench eval --model` takes it, or of a config file. Raises BadModel."""
+    """Finds the ModelSpec of a model's name, as for `panbench eval --model`, or of a config file. Raises BadModel."""
     name = os.fspath(model)
     return spec_from_config(model) if name.endswith(_CONFIGS) else find_model(name)
 
@@ -58,15 +56,15 @@ def open_model(
     download: bool = False,
     reporter: Reporter = SILENT,
 ) -> Model:
-    """The model of a spec, ready to run.
+    """Opens the model that a ModelSpec describes, with its weights, ready to run.
 
     weights: "auto" (the config's), "random" (drawn from `seed`), a path, or a URL. With other weights than the config's
-        the model's published numbers go: they are claims about those weights.
+        the model has no published numbers.
     device: auto, cpu, cuda, cuda:N or mps
-    speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
+    speedups: False keeps the library's own modules, with the attention weights and masks of every decoder layer
     compiled: the backbone (or all of a network without one) is compiled by torch.compile when it first runs, which
         takes a minute and needs a compiler
-    download: fetch weights that are a URL and not here, else the error says how; reporter: gets steps and bytes
+    download: fetch missing weights that are a URL, else the error says how; reporter: gets steps and bytes
     Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
     """
     chosen = choose_device(device) if isinstance(device, str) else device
@@ -76,7 +74,7 @@ def open_model(
         if compiled:
             raise BadArgument(f"--precision with +compile: {spec.title} is a function of its own. Leave +compile out.")
         return open_factory(spec, made, precision=precision, weights=weights)
-    with _answers(spec, made):
+    with _checking_external_adapter(spec, made):
         _check_adapter(spec, made)
     with guarded(spec.adapter):
         made.check(spec)
@@ -86,16 +84,17 @@ def open_model(
         with guarded(spec.adapter):
             adapter = made(spec)
             module = adapter.build()
-        with _answers(spec, made.build):
-            _check_module(spec, module)
+        with _checking_external_adapter(spec, made.build):
+            if not isinstance(module, nn.Module):
+                raise BadModel(f"{spec.adapter}: build() returned {kind_of(module)}; it must return a torch.nn.Module.")
         checkpoint = None
         if path is not None:
             reporter.status(f"Reading the weights of {spec.title}")
             checkpoint = load_checkpoint(path)
-            if checkpoint.part == AVERAGED:
-                reporter.notice(f"{path} holds weights under {AVERAGED!r} alone; these are loaded.")
+            if checkpoint.notice is not None:
+                reporter.notice(checkpoint.notice)
             with guarded(spec.adapter):
-                renamed = adapter.rename(checkpoint.state_dict)
+                renamed = adapter.rename(bare_names(checkpoint.state_dict, module.state_dict()))
             apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=renamed))
         with guarded(spec.adapter):
             model = HostedModel(
@@ -115,7 +114,7 @@ def open_model(
 
 
 def _compile(module: nn.Module, part: str) -> None:
-    """Compiles a part of a network, or all of one that has no such part, in place."""
+    """Sets torch.compile on one module of a network, or on the whole network if it has no such module, in place."""
     try:
         found = module.get_submodule(part)
     except AttributeError:
@@ -129,7 +128,7 @@ def _compile(module: nn.Module, part: str) -> None:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed PyTorch's CPU generator, on which models are built, and give the caller's own state back afterwards."""
+    """Seeds PyTorch's CPU generator, which models are built with, and restores its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -143,11 +142,11 @@ def resolve_weights(
     download: bool = False,
     reporter: Reporter = SILENT,
 ) -> tuple[ModelSpec, Path | None]:
-    """The model with the weights that are asked for, and their file; None for random weights.
+    """Returns the spec with the requested weights, and the path of their file; None for random weights.
 
     weights, download, reporter: as in `open_model`
     needed: whether a config that names no weights is an error
-    Raises BadCheckpoint when they are not here and may not be fetched, DownloadFailed when fetching fails.
+    Raises BadCheckpoint if they are missing and may not be fetched, DownloadFailed if fetching fails.
     """
     if weights == "random" or (weights == "auto" and spec.weights is None and not needed):
         return spec, None
@@ -158,18 +157,13 @@ def resolve_weights(
     return spec, fetch_weights(spec, offline=not download, reporter=reporter)
 
 
-def _answers(spec: ModelSpec, maker: Any) -> contextlib.AbstractContextManager[None]:
-    """Another package's adapter that is none failed by itself; one of ours keeps its BadModel."""
-    return answers_of(maker) if is_external(spec.adapter) else contextlib.nullcontext()
-
-
-def _check_module(spec: ModelSpec, module: Any) -> None:
-    if not isinstance(module, nn.Module):
-        raise BadModel(f"{spec.adapter}: build() returned {kind_of(module)}; it must return a torch.nn.Module.")
+def _checking_external_adapter(spec: ModelSpec, maker: Any) -> contextlib.AbstractContextManager[None]:
+    """Returns a context that turns BadModel into ModelFailed for adapters of other packages."""
+    return checked_results_of(maker) if is_external(spec.adapter) else contextlib.nullcontext()
 
 
 def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:
-    """Raises BadModel for an adapter that lacks what its author has to write."""
+    """Raises BadModel if an adapter lacks a required method (build, candidates) or a rule."""
     missing = [] if adapter.build is not Adapter.build else ["build"]
     if adapter.candidates is Adapter.candidates and adapter.run is Adapter.run:
         missing.append("candidates")
@@ -181,11 +175,11 @@ def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:
 
 
 def import_named(name: str, spec: ModelSpec) -> Any:
-    """The object at the place `package.module:attribute`. Raises BadModel when it cannot be imported."""
+    """Imports the object that `package.module:attribute` names, for a model. Raises BadModel."""
     try:
         with guarded(name):
             return load(name, here=True)
-    except BrokenPlace as error:
+    except BrokenReference as error:
         raise BadModel(f"{spec.title}: {error}") from error
     except ModuleNotFoundError:
         raise

@@ -1,4 +1,4 @@
-"""From a model's answers to the dataset's terms: labels to categories, single images, and photographs of any kind."""
+"""Predicts single images and photographs, and translates a model's labels to a dataset's categories."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -9,31 +9,22 @@ import torch
 from panbench.base.errors import BadDataset, BadModel
 from panbench.models.labels import CategoryIds, known_labels
 from panbench.models.model import Model
-from panbench.models.rules import Rule, SettledMap, fuse
+from panbench.models.rules import Rule, SegmentedMap, fuse
 from panbench.panoptic.types import Category, Exif, ImageInfo, PanopticPrediction, Scene, Segment
-
-__all__ = [
-    "labels_as_categories",
-    "model_categories",
-    "predict",
-    "prediction_of",
-    "scene_of",
-    "segment",
-]
 
 
 def predict(model: Model, scene: Scene, ids: CategoryIds, rule: Rule | None = None) -> PanopticPrediction:
-    """The panoptic map of a single image, by a rule or by the model's own. Raises NonFiniteOutput."""
+    """Predicts the panoptic segmentation of one image, fused by `rule` or the model's own. Raises NonFiniteOutput."""
     rule = rule or model.rule
     (fused,) = fuse(model.candidates([model.load(scene)]), rule)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
-    return prediction_of(scene.image.id, model.settle(fused, rule), ids)
+    return prediction_of(scene.image.id, model.to_segments(fused, rule), ids)
 
 
-def prediction_of(image_id: int, settled: SettledMap, ids: CategoryIds) -> PanopticPrediction:
-    """A settled map in the dataset's terms. Raises BadModel for a label that has no category."""
-    id_map, segments = settled
+def prediction_of(image_id: int, segmented: SegmentedMap, ids: CategoryIds) -> PanopticPrediction:
+    """Replaces labels by category ids in an id map's segments. Raises BadModel for a label without a category."""
+    id_map, segments = segmented
     labels = {each.label for each in segments}
     if isinstance(ids, Mapping):
         if unknown := sorted(labels - ids.keys()):
@@ -48,7 +39,7 @@ def prediction_of(image_id: int, settled: SettledMap, ids: CategoryIds) -> Panop
 
 
 def labels_as_categories(model: Model) -> list[Category]:
-    """The model's labels as categories, with the labels as ids. Raises BadModel for a model without names."""
+    """Returns the model's labels as categories, with the labels as ids. Raises BadModel for a model without names."""
     if not model.class_names:
         raise BadModel(f"{model.spec.title} does not name its categories. Give its function `categories`.")
     return [
@@ -58,7 +49,7 @@ def labels_as_categories(model: Model) -> list[Category]:
 
 
 def model_categories(model: Model) -> tuple[Category, ...]:
-    """A category for each label of the model, in their order.
+    """Returns a category for each label of the model: the known dataset's, else with ids from 1.
 
     Where the names are those of a set that panbench knows (`labels.known_labels`), ids, colours and spelling are that
     set's; else ids count from 1. Raises BadModel for a model that names no categories.
@@ -70,7 +61,7 @@ def model_categories(model: Model) -> tuple[Category, ...]:
 
 
 def scene_of(path: Path, image_id: int, height: int, width: int) -> Scene:
-    """A scene of a photograph that belongs to no dataset."""
+    """Makes a Scene, an image without ground truth, of a photograph that belongs to no dataset."""
     return Scene(ImageInfo(image_id, path.name, height, width), path)
 
 
@@ -81,9 +72,9 @@ def segment(
     exif: Exif = "apply",
     rule: Rule | None = None,
 ) -> Iterator[tuple[Scene, PanopticPrediction | BadDataset]]:
-    """The model's answer for each photograph, by its own rule or another: path and (height, width), numbered from 1.
+    """Yields for each photograph its Scene (image ids from 1) and its prediction, or the error if it cannot be read.
 
-    A photograph that the model's pipeline cannot read gives its error instead, so that the others are still segmented.
+    photos: path and (height, width) of each; rule: the model's own if None
     """
     ids = [category.id for category in categories]
     for number, (path, (height, width)) in enumerate(photos, start=1):

@@ -1,6 +1,7 @@
-"""From an image file to the tensor that a network takes."""
+"""Turns an image file into the network's input tensor."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -11,52 +12,57 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from panbench.base.errors import BadDataset
-from panbench.models.feeding import current, upload
+from panbench.models.async_device import current, upload
 from panbench.panoptic.photo import PhotoFacts, read_photo
 from panbench.panoptic.types import Scene
-
-__all__ = ["Resize", "decode", "normalised", "on_device", "read_photograph", "refuse_other_size", "sizes_of"]
 
 
 @dataclass(frozen=True)
 class Resize:
-    """How an image is brought to the network's size, and what is put around it."""
+    """Describes how an image is resized to the network's size, and padded."""
 
     short: int | None = None
-    """The shorter side becomes this, as long as the longer does not exceed `long`; None leaves the size as it is."""
+    """The length of the shorter side, unless the longer one would exceed `long`; None keeps the image's size."""
     long: int | None = None
-    """What the longer side may be at most; None for no bound."""
+    """The largest length of the longer side; None for no bound."""
     exact: tuple[int, int] | None = None
     """(height, width) whatever the image's proportions, in place of `short` and `long`."""
     way: Literal["cv2", "pil"] = "cv2"
-    """Bilinear as OpenCV does it (mmdet), or with antialiasing as Pillow does (detectron2, DETR, Hugging Face)."""
+    """OpenCV's bilinear resizing (mmdet), or Pillow's with antialiasing (detectron2, DETR, Hugging Face)."""
     divisor: int = 1
     """Zeros are added at the right and at the bottom until both sides are multiples of this."""
     square: int | None = None
     """Zeros are added at the right and at the bottom until both sides are this long."""
+    black: bool = False
+    """Whether the padding is black pixels, normalised like the image, instead of zeros after normalisation."""
+    fit: Callable[[tuple[int, int], int, int], tuple[int, int]] | None = None
+    """Computes (height, width) from the image's, `short` and `long`, for papers whose code rounds differently."""
     factor: float = 1.0
-    """`short` and `long`, or the size as it is, times this: the scales of test-time augmentation."""
+    """Scales the size that results from the fields above: test-time augmentation."""
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) that an image of this size is resized to."""
+        """Returns the (height, width) that an image of this size is resized to."""
         if self.exact is not None:
             return self.exact
-        scale = 1.0 if self.short is None else self.short / min(height, width)
-        if self.short is not None and self.long is not None:
-            scale = min(scale, self.long / max(height, width))
+        scale = 1.0
+        if self.short is not None and self.fit is not None:
+            height, width = self.fit((height, width), self.short, self.long or 0)
+        elif self.short is not None:
+            scale = min(
+                self.short / min(height, width), math.inf if self.long is None else self.long / max(height, width)
+            )
         if (scale := scale * self.factor) == 1.0:
             return height, width
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) with the zeros."""
+        """Returns the (height, width) that a resized image has with padding."""
         if self.square is not None:
             return self.square, self.square
         return -(-height // self.divisor) * self.divisor, -(-width // self.divisor) * self.divisor
 
     def apply(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The resized image, without the zeros."""
+        """Resizes (H, W, 3) pixels, without padding them."""
         height, width = self.size_of(*rgb.shape[:2])
         if (height, width) == rgb.shape[:2]:
             return rgb
@@ -66,56 +72,41 @@ class Resize:
 
 
 def read_photograph(scene: Scene) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
-    """(H, W, 3) red, green, blue of a scene's image, and its facts. BadDataset: damaged, or not of the stated size."""
+    """Reads a scene's image as (H, W, 3) RGB, and its facts (PhotoFacts). Raises BadDataset if it is damaged.
+
+    Raises BadDataset also for an image of another size than the dataset declares.
+    """
     image = scene.image
     bgr, facts = read_photo(scene.image_path or "", (image.height, image.width), image_id=image.id, exif=scene.exif)
     return np.ascontiguousarray(bgr[..., ::-1]), facts
 
 
-def decode(path: str) -> npt.NDArray[np.uint8] | None:
-    """(H, W, 3) blue, green, red of an image file, None when it cannot be read as one."""
-    try:
-        return cast("npt.NDArray[np.uint8] | None", cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR))
-    except (OSError, cv2.error):
-        return None
-
-
-def refuse_other_size(scene: Scene, found: tuple[int, int]) -> None:
-    """Raises BadDataset when an image's (height, width) differs from its dataset's."""
-    image = scene.image
-    if found != (image.height, image.width):
-        raise BadDataset(
-            f"{scene.image_path} (image {image.id}) is {found[0]}×{found[1]} but the JSON says "
-            f"{image.height}×{image.width} (height × width)."
-        )
-
-
 def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """The (height, width) of each image."""
+    """Returns the (height, width) of each image tensor."""
     return [(image.shape[-2], image.shape[-1]) for image in images]
 
 
 def on_device(images: Sequence[Tensor], size: tuple[int, int], device: torch.device) -> Tensor:
-    """(B, 3, height, width) of a size on the device: each image at the top left, the rest undefined.
+    """Copies images to the device as one (B, 3, *size) tensor, each at the top left; the padding is undefined.
 
-    images: (3, h, w) uint8 on the host, at most that large. One copy, which on CUDA is only queued.
+    images: (3, h, w) uint8 on the host, at most that large. On CUDA the copy is only queued.
     """
     shape = (len(images), *images[0].shape[:-2], *size)
     with current(device):
         batch = torch.empty(shape, dtype=images[0].dtype, pin_memory=device.type == "cuda")
-    for place, image in enumerate(images):
-        batch[place, ..., : image.shape[-2], : image.shape[-1]] = image
+    for index, image in enumerate(images):
+        batch[index, ..., : image.shape[-2], : image.shape[-1]] = image
     return upload(batch, device)
 
 
 def normalised(
     pixels: Tensor, mean: Tensor, std: Tensor, sizes: Sequence[tuple[int, int]], padding: float = 0.0
 ) -> Tensor:
-    """(pixels - mean) / std in float32, and `padding` beyond the (height, width) of each image."""
+    """Returns (pixels - mean) / std in float32, with `padding` outside the (height, width) of each image."""
     found = (pixels.float() - mean) / std
     alike = len(set(sizes)) == 1
-    for place, (height, width) in enumerate(sizes[:1] if alike else sizes):
-        of_image = found if alike else found[place]
+    for index, (height, width) in enumerate(sizes[:1] if alike else sizes):
+        of_image = found if alike else found[index]
         if height < found.shape[-2]:
             of_image[..., height:, :] = padding
         if width < found.shape[-1]:

@@ -1,19 +1,26 @@
-"""Segments for models with random weights, which find none: their fusion would be timed on empty maps."""
+"""Plants segments in models with random weights, which find none, so that their fusion is not timed on empty maps.
+
+Only the final outputs of mmdet's heads are replaced, after they were computed. The tiles are the same in mmdet's own
+loop and in ours.
+"""
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from panbench.models.candidates import Candidates, Instances, LabelledSegment, Output
 
 SURE = 12.0
-"""A logit whose probability is 1 for all purposes of merging."""
+"""A logit whose probability is practically 1."""
 
 
 def tiles(count: int, height: int, width: int) -> list[tuple[slice, slice]]:
-    """`count` rectangles of a grid that covers height × width, in reading order."""
+    """Divides height × width into a grid; returns its first `count` rectangles, row by row."""
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     return [
@@ -26,7 +33,7 @@ def tiles(count: int, height: int, width: int) -> list[tuple[slice, slice]]:
 
 
 def labels_in_turn(isthing: tuple[bool, ...], count: int) -> list[int]:
-    """`count` labels, things and stuff by turns; each stuff label once, as two of one label would be one segment."""
+    """Returns `count` labels, things and stuff in turn; each stuff label once, as segments of one would be merged."""
     things = [label for label, thing in enumerate(isthing) if thing]
     stuff = [label for label, thing in enumerate(isthing) if not thing]
     found = []
@@ -39,7 +46,7 @@ def labels_in_turn(isthing: tuple[bool, ...], count: int) -> list[int]:
 
 
 def replace_output(output: Output, count: int) -> Output:
-    """A model's output for one image, replaced by `count` tiled segments of the same sizes, on the same device."""
+    """Replaces the segments in a model's output for one image by `count` rectangles, on the same device."""
     if isinstance(output, Candidates):
         planted = min(count, len(output.labels))
         labels, gate = np.full(len(output.labels), -1), np.zeros(len(output.labels), np.float32)
@@ -69,3 +76,60 @@ def replace_output(output: Output, count: int) -> Output:
         ids[rows, columns] = index
         segments.append(LabelledSegment(index, 0, int((ids == index).sum()), None))
     return dataclasses.replace(output, ids=ids, segments=tuple(segments))
+
+
+def plant_queries(model: Any, count: int) -> Callable[[], None]:
+    """Makes MaskFormer or Mask2Former output `count` segments for every image; returns a function that undoes it."""
+    handle = model.panoptic_head.register_forward_hook(
+        lambda head, inputs, outputs: _replace_queries(outputs, count, head.num_things_classes)
+    )
+    return handle.remove  # type: ignore[no-any-return]
+
+
+def _replace_queries(outputs: tuple[Any, Any], count: int, num_things: int) -> tuple[Any, Any]:
+    """Replaces the last layer's class and mask logits by `count` queries with rectangular masks."""
+    class_logits, mask_logits = (list(output) for output in outputs)
+    classes, masks = torch.zeros_like(class_logits[-1]), mask_logits[-1].clone()
+    _, queries, width = classes.shape
+    count = min(count, queries)
+    classes[:, count:, -1] = SURE
+    isthing = tuple(label < num_things for label in range(width - 1))
+    for query, label in enumerate(labels_in_turn(isthing, count)):
+        classes[:, query, label] = SURE
+    for query, (rows, columns) in enumerate(tiles(count, *masks.shape[-2:])):
+        masks[:, query] = -SURE
+        masks[:, query, rows, columns] = SURE
+    return [*class_logits[:-1], classes], [*mask_logits[:-1], masks]
+
+
+def plant_instances(model: Any, count: int) -> Callable[[], None]:
+    """Makes Panoptic FPN output `count` instances for every image; returns a function that undoes it."""
+    head = model.roi_head
+    box_forward = head._bbox_forward
+
+    def planted(features: Sequence[Tensor], rois: Tensor, *args: Any) -> dict[str, Tensor]:
+        """Replaces scores and box deltas of the box head by `count` instances that form a grid."""
+        found = box_forward(features, rois, *args)
+        stride = head.bbox_roi_extractor.featmap_strides[0]
+        height, width = (side * stride for side in features[0].shape[-2:])
+        boxes = [(c.start, r.start, c.stop, r.stop) for r, c in tiles(count, height, width)]
+        targets = rois.new_tensor(boxes)
+        scores, deltas = torch.zeros_like(found["cls_score"]), found["bbox_pred"].clone()
+        scores[:, -1] = SURE
+        for image in rois[:, 0].unique():
+            rows = torch.nonzero(rois[:, 0] == image).flatten()[:count]
+            encoded = head.bbox_head.bbox_coder.encode(rois[rows, 1:], targets[: len(rows)])
+            for row, delta, label in zip(rows, encoded, range(count), strict=False):
+                label %= head.bbox_head.num_classes
+                scores[row, -1], scores[row, label] = 0.0, SURE
+                deltas[row].view(-1, 4)[label if deltas.shape[1] > 4 else 0] = delta.to(deltas)
+        return {**found, "cls_score": scores, "bbox_pred": deltas}
+
+    head._bbox_forward = planted
+    handle = head.mask_head.register_forward_hook(lambda module, inputs, output: torch.full_like(output, SURE))
+
+    def undo() -> None:
+        handle.remove()
+        del head._bbox_forward
+
+    return undo

@@ -1,4 +1,4 @@
-"""The COCO panoptic format on disk: a JSON that describes each id, and an RGB id PNG for each image.
+"""Reads and writes the COCO panoptic format: a JSON that describes each segment id, and an RGB id PNG per image.
 
 In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.org/#format-data]
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.addresses import is_elsewhere, path_at
+from panbench.base.addresses import is_remote, path_at
 from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
@@ -35,43 +35,8 @@ from panbench.panoptic.types import (
     ImageInfo,
     PanopticSet,
     Segment,
-    sharing,
+    ids_sharing_a_name,
 )
-
-__all__ = [
-    "ids_to_rgb",
-    "joined_set",
-    "png_folder",
-    "read_annotation_columns",
-    "read_hashed_id_png",
-    "read_id_png",
-    "read_ids",
-    "read_panoptic_json",
-    "read_png_names",
-    "read_predictions_json",
-    "rgb_to_ids",
-    "write_id_png",
-    "write_panoptic_json",
-]
-
-
-def rgb_to_ids(rgb: npt.NDArray[np.uint8]) -> IdMap:
-    """The (H, W) int32 id map of an (H, W, 3) uint8 RGB array: R + 256 G + 256² B."""
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"rgb must be (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
-    ids = np.zeros((*rgb.shape[:2], 4), np.uint8)
-    ids[..., :3] = rgb
-    return ids.view("<i4")[..., 0].astype(np.int32, copy=False)
-
-
-def ids_to_rgb(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-    """The (H, W, 3) uint8 RGB array of an (H, W) id map. Raises ValueError for ids outside 0…2²⁴-1."""
-    if ids.ndim != 2:
-        raise ValueError(f"ids must be (H, W), got {ids.shape}")
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) > MAX_ID):
-        raise ValueError(f"ids must lie in 0…{MAX_ID}, got {int(ids.min())}…{int(ids.max())}")
-    little = np.ascontiguousarray(ids, dtype="<i4")
-    return np.ascontiguousarray(little.view(np.uint8).reshape(*ids.shape, 4)[..., :3])
 
 
 def read_id_png(
@@ -83,14 +48,13 @@ def read_id_png(
     error: type[PanbenchError] = BadDataset,
     digest: bytes = b"",
 ) -> IdMap:
-    """The (H, W) int32 id map in a PNG.
+    """Reads an id PNG: (H, W) int32.
 
-    shape: (H, W) that the map must have; None takes any
-    image_id: named in error messages
+    shape: (H, W) that the map must have; None accepts any
+    image_id: for error messages
     max_pixels: a larger PNG is refused before it is decoded
-    error: class of the exception: `error` is raised when the file is missing, not a PNG, truncated, not 8-bit RGB, or
-        of another shape
-    digest: the SHA-256 that the file must have; empty where none was recorded
+    error: the exception to raise if the file is missing, not a PNG, truncated, not 8-bit RGB, or of another shape
+    digest: the SHA-256 that the file must have; empty if none was recorded
     """
     return read_hashed_id_png(path, shape, image_id=image_id, max_pixels=max_pixels, error=error, digest=digest)[0]
 
@@ -104,7 +68,7 @@ def read_hashed_id_png(
     error: type[PanbenchError] = BadDataset,
     digest: bytes = b"",
 ) -> tuple[IdMap, bytes]:
-    """The id map in a PNG, as `read_id_png`, and the SHA-256 of the same bytes."""
+    """Reads an id PNG as `read_id_png` does, and also returns the SHA-256 of its bytes."""
     where = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
         content = path_at(path).read_bytes()
@@ -122,25 +86,18 @@ def read_hashed_id_png(
 
 
 def read_ids(
-    panoptic: PanopticSet,
-    image_id: int,
-    shape: tuple[int, int] | None = None,
-    error: type[PanbenchError] = BadDataset,
+    panoptic: PanopticSet, image_id: int, shape: tuple[int, int] | None = None, error: type[PanbenchError] = BadDataset
 ) -> IdMap:
-    """The id map of an image of a set, as `read_id_png` reads it; checked against the set's digest of it."""
+    """Reads an image's id map as `read_id_png` does. Raises if a recorded SHA-256 differs: the PNG has changed."""
     return read_id_png(
-        panoptic.png_path(image_id),
-        shape,
-        image_id=image_id,
-        error=error,
-        digest=panoptic.digests.get(image_id, b""),
+        panoptic.png_path(image_id), shape, image_id=image_id, error=error, digest=panoptic.digests.get(image_id, b"")
     )
 
 
 def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer], *, durable: bool = False) -> bytes:
-    """Writes an (H, W) id map as RGB PNG, atomically, fast rather than small; returns the file's SHA-256, 32 bytes.
+    """Writes an (H, W) id map as RGB PNG, atomically; returns the file's SHA-256, 32 bytes.
 
-    durable: the bytes outlive a power cut; the name does once the caller has synced the folder
+    durable: the bytes survive a power cut; the name does once the caller has synced the folder
     Raises ValueError for ids outside 0…2²⁴-1.
     """
     content = encode_id_png(ids)
@@ -150,49 +107,50 @@ def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer], *, 
 
 
 def read_panoptic_json(
-    path: str | os.PathLike[str],
-    folder: str | os.PathLike[str] | None = None,
-    *,
-    images_suffice: bool = False,
+    path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, images_suffice: bool = False
 ) -> PanopticSet:
-    """The ground truth that a COCO panoptic JSON describes. Id PNGs are not opened.
+    """Reads and checks a COCO panoptic JSON of ground truth. Id PNGs are not opened.
 
-    folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
+    folder: of the id PNGs; by default the JSON's path without `.json`, as in panopticapi
     images_suffice: accept a JSON without the key `annotations`, such as a list of test images
-    Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
+    Raises BadDataset with file, record and field if the JSON is not COCO panoptic.
     """
-    reader = _Reader(path_at(path))
+    reader = _Reader(path, folder)
     optional = ("annotations",) if images_suffice else ()
     document = reader.document(("images", "annotations", "categories"), optional)
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
-    _check_listed(path, [image_id for image_id in annotations if image_id not in images])
-    return PanopticSet(categories, images, annotations, _folder_of(path, folder), reader.path, sha256=reader.sha256)
+    if unlisted := [image_id for image_id in annotations if image_id not in images]:
+        raise BadDataset(
+            f"{path}: annotations name image ids that `images` does not list: {listed(unlisted)}. "
+            "Add the images or drop the annotations."
+        )
+    return PanopticSet(categories, images, annotations, reader.folder, reader.path, sha256=reader.sha256)
 
 
 def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> PanopticSet:
-    """The predictions that a COCO panoptic JSON describes: `annotations` is all it needs.
+    """Reads a COCO panoptic JSON of predictions; only `annotations` is needed.
 
-    A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
-    here. Categories are not checked here; the scorer does. Otherwise as `read_panoptic_json`.
+    Segments need `id` and `category_id`; `score` is optional. Areas are 0, to be counted from the PNGs. Categories are
+    not checked. Otherwise as `read_panoptic_json`.
     """
-    reader = _Reader(path_at(path))
+    reader = _Reader(path, folder)
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
-    return PanopticSet((), {}, annotations, _folder_of(path, folder), reader.path, sha256=reader.sha256)
+    return PanopticSet((), {}, annotations, reader.folder, reader.path, sha256=reader.sha256)
 
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
-    """The id PNG of each image as a panoptic JSON names it; its segments are not looked at. Raises BadDataset."""
-    reader = _Reader(path_at(path))
+    """Reads the file names of id PNGs by image id from a panoptic JSON, without its segments. Raises BadDataset."""
+    reader = _Reader(path)
     records = enumerate(reader.document(("annotations",))["annotations"])
-    places = ((f"annotations[{index}]", record) for index, record in records)
-    return {reader.image_id(record, "image_id", where): reader.file_name(record, where) for where, record in places}
+    named = ((f"annotations[{index}]", record) for index, record in records)
+    return {reader.image_id(record, "image_id", where): reader.file_name(record, where) for where, record in named}
 
 
 def joined_set(sets: Sequence[PanopticSet]) -> PanopticSet:
-    """Several disjoint sets of the same categories as one, as a merged run was made of them; of one set itself."""
+    """Joins disjoint sets with the same categories; a single set is returned unchanged."""
     first = sets[0]
     if len(sets) == 1:
         return first
@@ -210,23 +168,22 @@ def joined_set(sets: Sequence[PanopticSet]) -> PanopticSet:
 def read_annotation_columns(
     path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, predictions: bool = False
 ) -> AnnotationColumns:
-    """Reads a panoptic JSON (or one of predictions) as columns, with little memory.
+    """Reads a panoptic JSON of ground truth or predictions as arrays, record by record, to save memory.
 
-    As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
-    messages.
+    `images` may be absent, as in panopticapi. Other checks and messages are those of `read_panoptic_json`.
     """
-    reader = _Reader(path_at(path))
-    rows = _Rows()
+    reader = _Reader(path, folder)
+    rows = _ColumnBuilder()
     categories: tuple[Category, ...] = ()
     photographs, names = array("q"), array("q")
     own_categories: dict[int, tuple[str, bool | None]] = {}
     keys = ("annotations",) if predictions else ("annotations", "categories")
-    for key, records in reader.walk(keys, besides=("images", "categories")):
+    for key, records in reader.walk(keys, also=("images", "categories")):
         if key == "annotations":
             for index, record in enumerate(records):
                 rows.add(reader, record, index, predictions)
         elif key == "images":
-            for image_id, name in _photographs(records):
+            for image_id, name in _photograph_names(records):
                 photographs.append(image_id)
                 names.append(hash(name))
         elif predictions:
@@ -234,9 +191,9 @@ def read_annotation_columns(
         else:
             categories = reader.categories(list(records))
     columns = replace(
-        rows.columns(categories, _folder_of(path, folder), reader.path),
+        rows.columns(categories, reader.folder, reader.path),
         own_categories=own_categories,
-        same_photograph=sharing(photographs, np.array(names, np.int64)),
+        same_photograph=ids_sharing_a_name(photographs, np.array(names, np.int64)),
         sha256=reader.sha256,
     )
     if not predictions:
@@ -244,8 +201,8 @@ def read_annotation_columns(
     return columns
 
 
-def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
-    """The id and the file name of each image that has both."""
+def _photograph_names(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    """Yields id and file name of each record of `images` that has both."""
     for record in records:
         given, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
         if isinstance(name, str) and isinstance(given, int | str) and type(given) is not bool:
@@ -255,7 +212,7 @@ def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
 
 def _own_categories(records: Iterable[Any]) -> dict[int, tuple[str, bool | None]]:
-    """The categories that predictions list: id, name, and whether it is a thing (None if not stated)."""
+    """Returns the categories that predictions list: id, name, and whether it is a thing (None if unknown)."""
     return {
         record["id"]: (record["name"], bool(record["isthing"]) if record.get("isthing") in (0, 1) else None)
         for record in records
@@ -264,7 +221,7 @@ def _own_categories(records: Iterable[Any]) -> dict[int, tuple[str, bool | None]
 
 
 def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet) -> None:
-    """Writes a set as COCO panoptic JSON, atomically, in the form that panopticapi and mmdet read."""
+    """Writes a set as COCO panoptic JSON, atomically; panopticapi and mmdet can read it."""
     write_json(
         path,
         {
@@ -295,15 +252,8 @@ def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet)
     )
 
 
-def _check_listed(path: str | os.PathLike[str], unknown_ids: Sequence[int]) -> None:
-    if unknown_ids:
-        raise BadDataset(
-            f"{path}: annotations name image ids that `images` does not list: {listed(unknown_ids)}. "
-            "Add the images or drop the annotations."
-        )
-
-
 def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
+    """Raises BadDataset if a segment's category id is not among the categories."""
     known = np.array([category.id for category in columns.categories], np.int32)
     unknown = np.flatnonzero(~np.isin(columns.category_id, known))
     if len(unknown):
@@ -313,8 +263,8 @@ def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
         )
 
 
-class _Rows:
-    """The columns of AnnotationColumns while they grow."""
+class _ColumnBuilder:
+    """Collects annotations record by record into the columns of AnnotationColumns."""
 
     def __init__(self) -> None:
         self.image_ids: dict[int, None] = {}
@@ -374,6 +324,7 @@ class _Rows:
         self.first.append(len(self.id))
 
     def columns(self, categories: tuple[Category, ...], folder: Path, path: Path) -> AnnotationColumns:
+        """Returns the collected segments as arrays."""
         return AnnotationColumns(
             categories=categories,
             image_ids=list(self.image_ids),
@@ -404,13 +355,9 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
 
 
 def png_folder(path: str | os.PathLike[str]) -> Path:
-    """Where the id PNGs of a JSON lie unless a folder is named."""
+    """Returns the folder of a JSON's id PNGs, unless another is named."""
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
     return path_at(os.fspath(path).replace(".json", ""))
-
-
-def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
-    return png_folder(path) if folder is None else path_at(folder)
 
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
@@ -420,21 +367,21 @@ _SCAN = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def _skip(text: str, at: int) -> int:
-    """The position of the next character of a JSON text that is not white space."""
+def _skip_space(text: str, at: int) -> int:
+    """Returns the position of the next character at or after `at` that is not white space."""
     found = _SPACE.match(text, at)
     assert found is not None
     return found.end()
 
 
-class _Records:
-    """Parses the list that begins at `at`, one element at a time; afterwards `at` is the position after the list."""
+class _RecordParser:
+    """Iterator over the JSON list that begins at `at`, parsing one element at a time; moves `at` behind the list."""
 
     def __init__(self, reader: "_Reader", text: str, at: int) -> None:
         self.reader, self.text, self.at = reader, text, at
 
     def __iter__(self) -> Iterator[Any]:
-        text, at = self.text, _skip(self.text, self.at + 1)
+        text, at = self.text, _skip_space(self.text, self.at + 1)
         more = text[at : at + 1] != "]"
         while more:
             try:
@@ -442,96 +389,102 @@ class _Records:
             except (ValueError, RecursionError) as problem:
                 raise self.reader.not_json(problem) from None
             yield record
-            at = _skip(text, at)
+            at = _skip_space(text, at)
             more = text[at : at + 1] == ","
             if more:
-                at = _skip(text, at + 1)
+                at = _skip_space(text, at + 1)
             elif text[at : at + 1] != "]":
                 raise self.reader.not_json(f"a comma or ] is missing at character {at}")
         self.at = at + 1
 
 
 class _Reader:
-    """Turns the records of one JSON into our types; each refusal names the file, the record and the field."""
+    """Converts the records of one JSON to our types; error messages name the file, the record and the field."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = png_folder(path) if folder is None else path_at(folder)
+        self.path = path_at(path)
         self.sha256 = ""
         """of the file, once it has been read"""
 
-    def refuse(self, what: str) -> BadDataset:
+    def error(self, what: str) -> BadDataset:
+        """Returns a BadDataset whose message begins with the path of the JSON."""
         return BadDataset(f"{self.path}: {what}")
 
     def not_json(self, why: object) -> BadDataset:
-        return self.refuse(f"is not JSON ({why}).")
+        """Returns the BadDataset for a file that cannot be parsed as JSON."""
+        return self.error(f"is not JSON ({why}).")
 
     def document(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+        """Reads the lists named by `keys` at once; an `optional` one that is absent is empty."""
         absent: dict[str, list[Any]] = {key: [] for key in optional}
         return absent | {key: list(records) for key, records in self.walk(keys, optional)}
 
     def walk(
-        self, keys: tuple[str, ...], optional: tuple[str, ...] = (), besides: tuple[str, ...] = ()
+        self, keys: tuple[str, ...], optional: tuple[str, ...] = (), also: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, Iterable[Any]]]:
-        """Each of the lists named by `keys`, in the order of the file, as an iterator that parses record by record.
+        """Yields (key, records) for each list named by `keys`, in the order of the file; records are parsed one by one.
 
-        So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
-        besides: keys that need not be there, and need not be lists: what else they are is passed over
+        `records` parses one record at a time, so the objects of a large JSON are never all in memory. Exhaust it before
+        taking the next key.
+        optional: those of `keys` that may be absent; also: further keys to yield if they exist and are lists
         """
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
-        start = _skip(text, 0)
+        start = _skip_space(text, 0)
         if start == len(text):
-            raise self.refuse("the file is empty. Write or copy it again.")
+            raise self.error("the file is empty. Write or copy it again.")
         if text[start] == "[":
-            raise self.refuse(f"is not COCO panoptic: {self._list_instead(text)}")
+            raise self.error(f"is not COCO panoptic: {self._explain_list(text)}")
         try:
             at = self.expect(text, start, "{", f"an object with {', '.join(keys)}")
             while text[at : at + 1] != "}":
                 key, at = _SCAN(text, at)
-                at = self.expect(text, _skip(text, at), ":", "a colon")
-                if key in keys or (key in besides and text[at : at + 1] == "["):
+                at = self.expect(text, _skip_space(text, at), ":", "a colon")
+                if key in keys or (key in also and text[at : at + 1] == "["):
                     self.expect(text, at, "[", f"a list as `{key}`")
                     missing.pop(key, None)
-                    records = _Records(self, text, at)
+                    records = _RecordParser(self, text, at)
                     yield key, records
                     at = records.at
                 else:
                     _, at = _SCAN(text, at)
-                at = _skip(text, at)
+                at = _skip_space(text, at)
                 if text[at : at + 1] != "}":
                     at = self.expect(text, at, ",", "a comma")
-            if _skip(text, at + 1) != len(text):
+            if _skip_space(text, at + 1) != len(text):
                 raise self.not_json(f"extra data after the object at character {at + 1}")
         except (ValueError, RecursionError) as problem:
             raise self.not_json(problem) from None
         if missing:
-            raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
+            raise self.error(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
 
     def text(self) -> str:
+        """Reads the JSON's text and sets `sha256`. Raises BadDataset."""
         try:
             content = self.path.read_bytes()
             self.sha256 = hashlib.sha256(content).hexdigest()
             return content.decode("utf-8-sig")
         except FileNotFoundError:
-            raise BadDataset(f"{self.path} was not found. {self._file_instead()}") from None
+            raise BadDataset(f"{self.path} was not found. {self._suggest_file()}") from None
         except IsADirectoryError:
-            raise BadDataset(f"{self.path} is a folder. {self._folder_instead()}") from None
+            raise BadDataset(f"{self.path} is a folder. {self._suggest_json()}") from None
         except OSError as problem:
             raise BadDataset(f"{self.path} cannot be read: {problem.strerror or problem}.") from None
         except ValueError as problem:
             raise self.not_json(problem) from None
 
-    def _list_instead(self, text: str) -> str:
-        """What a JSON that begins with a list is."""
-        wanted = "expected an object with the key `annotations`, found a list."
+    def _explain_list(self, text: str) -> str:
+        """Explains what a JSON that begins with a list probably is."""
+        expected = "expected an object with the key `annotations`, found a list."
         if '"segments_info"' in text:
-            return f'{wanted} Write {{"annotations": [...]}} around it.'
-        return f"{wanted} COCO's results of detection are such a list; PQ needs a PNG of segment ids for each image."
+            return f'{expected} Write {{"annotations": [...]}} around it.'
+        return f"{expected} COCO's results of detection are such a list; PQ needs a PNG of segment ids for each image."
 
-    def _file_instead(self) -> str:
-        """What was meant by a path that does not exist, as far as the files in its folder show."""
-        if is_elsewhere(self.path):
-            return "Give the address of a COCO panoptic JSON."
+    def _suggest_file(self) -> str:
+        """Suggests what was meant by a path that does not exist, from the files in its folder."""
+        if is_remote(self.path):
+            return "Give the URL of a COCO panoptic JSON."
         slashed = Path(str(self.path).replace("\\", "/"))
         if slashed != self.path and slashed.exists():
             return f"Did you mean {slashed}, with / between folders?"
@@ -539,23 +492,25 @@ class _Reader:
             return (
                 f"This is a path of Windows. From Linux under Windows, drive {drive[1]}: is /mnt/{drive[1].lower()}/."
             )
-        beside = [path.name for path in self.path.parent.glob("*.json")]
-        if near := difflib.get_close_matches(self.path.name, beside, n=1, cutoff=0.8):
+        others = [path.name for path in self.path.parent.glob("*.json")]
+        if near := difflib.get_close_matches(self.path.name, others, n=1, cutoff=0.8):
             return f"Did you mean {self.path.with_name(near[0])}?"
         return "Give the path of a COCO panoptic JSON."
 
-    def _folder_instead(self) -> str:
-        """What was meant where a folder is given for a JSON, as far as the files in and beside it show."""
+    def _suggest_json(self) -> str:
+        """Suggests which JSON was meant by a folder, from the files in it and next to it."""
         near = [self.path.with_name(f"{self.path.name}.json"), *sorted(self.path.glob("*.json"))[:1]]
         found = next((path for path in near if path.is_file()), None)
         return "Give the JSON that lists its segments" + (f": {found}?" if found else ".")
 
     def expect(self, text: str, at: int, sign: str, what: str) -> int:
+        """Returns the position after the character `sign` and white space. Raises BadDataset if it is not at `at`."""
         if text[at : at + 1] != sign:
-            raise self.refuse(f"is not COCO panoptic: expected {what} at character {at}, found {text[at : at + 10]!r}.")
-        return _skip(text, at + 1)
+            raise self.error(f"is not COCO panoptic: expected {what} at character {at}, found {text[at : at + 10]!r}.")
+        return _skip_space(text, at + 1)
 
     def categories(self, records: list[Any]) -> tuple[Category, ...]:
+        """Parses the records of `categories`. Raises BadDataset for a wrong or repeated one."""
         found: dict[int, Category] = {}
         for index, record in enumerate(records):
             where = f"categories[{index}]"
@@ -563,25 +518,26 @@ class _Reader:
             color = record.get("color")
             isthing = self.value(record, "isthing", where)
             if isthing not in (0, 1):
-                raise self.refuse(f"{where}.isthing must be 0 or 1, not {isthing!r}.")
+                raise self.error(f"{where}.isthing must be 0 or 1, not {isthing!r}.")
             if category_id in found:
-                raise self.refuse(f"{where} repeats category id {category_id}.")
+                raise self.error(f"{where} repeats category id {category_id}.")
             found[category_id] = Category(
                 id=category_id,
                 name=self.string(record, "name", where),
                 isthing=isthing == 1,
                 supercategory=str(record.get("supercategory") or ""),
-                color=_color(color),
+                color=_valid_color(color),
             )
         return tuple(found.values())
 
     def images(self, records: list[Any]) -> dict[int, ImageInfo]:
+        """Parses the records of `images`; returns ImageInfo by image id. Raises BadDataset."""
         found: dict[int, ImageInfo] = {}
         for index, record in enumerate(records):
             where = f"images[{index}]"
             image = self.image(record, where)
             if image.id in found:
-                raise self.refuse(f"{where} repeats image id {image.id}.")
+                raise self.error(f"{where} repeats image id {image.id}.")
             found[image.id] = image
         return found
 
@@ -594,7 +550,11 @@ class _Reader:
         )
 
     def annotations(self, records: list[Any], category_ids: set[int] | None, counted: bool) -> dict[int, Annotation]:
-        """Annotations by image id. `counted`: areas are counted from the PNG later, so `area` is not read."""
+        """Parses the records of `annotations`; returns them by image id.
+
+        category_ids: those that segments may have; None allows any
+        counted: for predictions, whose areas are counted from the PNG: `area` is not read
+        """
         found: dict[int, Annotation] = {}
         for index, record in enumerate(records):
             annotation = self.annotation(record, index, found, counted)
@@ -605,19 +565,20 @@ class _Reader:
         return found
 
     def annotation(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
+        """Parses one record of `annotations`. taken: image ids of earlier records"""
         where = f"annotations[{index}]"
         image_id = self.image_id(record, "image_id", where)
         where = f"{where} (image {image_id})"
         if image_id in taken:
-            raise self.refuse(f"{where} repeats an image id; each image has one annotation.")
+            raise self.error(f"{where} repeats an image id; each image has one annotation.")
         if "segments_info" not in record and ("segmentation" in record or "bbox" in record):
-            raise self.refuse(
+            raise self.error(
                 f"{where} lacks the key `segments_info` and has one instance: this is an instance JSON. "
                 "Give a panoptic JSON; `panbench data convert instances` makes one of instances."
             )
         segments_info = self.value(record, "segments_info", where)
         if not isinstance(segments_info, list):
-            raise self.refuse(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
+            raise self.error(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
         segments = tuple(
             self.segment(segment, f"{where}.segments_info[{number}]", counted)
             for number, segment in enumerate(segments_info)
@@ -625,86 +586,93 @@ class _Reader:
         ids = [segment.id for segment in segments]
         twice = [segment_id for number, segment_id in enumerate(ids) if segment_id in ids[:number]]
         if twice:
-            raise self.refuse(f"{where} lists segment ids twice: {listed(twice)}.")
+            raise self.error(f"{where} lists segment ids twice: {listed(twice)}.")
         return Annotation(image_id, self.file_name(record, where), segments)
 
     def unknown_categories(self, where: str, category_ids: set[int]) -> BadDataset:
-        return self.refuse(
-            f"{where} uses category ids that `categories` does not list: {listed(sorted(category_ids))}."
-        )
+        """Returns the BadDataset for category ids that `categories` does not list."""
+        return self.error(f"{where} uses category ids that `categories` does not list: {listed(sorted(category_ids))}.")
 
     def segment(self, record: Any, where: str, counted: bool) -> Segment:
+        """Parses one record of `segments_info`. counted: leave `area` to the PNG"""
         return Segment(
             id=self.integer(record, "id", where, low=1, high=MAX_ID),
             category_id=self.integer(record, "category_id", where, low=0, high=_MAX_CATEGORY_ID),
             area=0 if counted else self.area(record, where),
             iscrowd=self.iscrowd(record, where, counted),
-            bbox=_box(record.get("bbox")),
+            bbox=_valid_box(record.get("bbox")),
             score=self.score(record, where),
         )
 
     def value(self, record: Any, key: str, where: str) -> Any:
+        """Returns a field of a record. Raises BadDataset if the record is not an object or lacks it."""
         if not isinstance(record, Mapping):
-            raise self.refuse(f"{where} must be an object, not {type(record).__name__}.")
+            raise self.error(f"{where} must be an object, not {type(record).__name__}.")
         if key not in record:
-            raise self.refuse(f"{where} lacks the key `{key}`.")
+            raise self.error(f"{where} lacks the key `{key}`.")
         return record[key]
 
     def integer(self, record: Any, key: str, where: str, low: int = -(2**31), high: int = 2**62) -> int:
+        """Returns an integer field of a record. Raises BadDataset for another type or a value outside low…high."""
         value = self.value(record, key, where)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int:
-            raise self.refuse(f"{where}.{key} must be an integer, not {value!r}.")
+            raise self.error(f"{where}.{key} must be an integer, not {value!r}.")
         if not low <= value <= high:
-            raise self.refuse(f"{where}.{key} is {value}, outside {low}…{high}.")
+            raise self.error(f"{where}.{key} is {value}, outside {low}…{high}.")
         return value
 
     def image_id(self, record: Any, key: str, where: str) -> int:
+        """Returns an image id, number or text, as the number for tables."""
         value = self.value(record, key, where)
         return image_id_of(value) if isinstance(value, str) else self.integer(record, key, where)
 
     def string(self, record: Any, key: str, where: str) -> str:
+        """Returns a text field of a record. Raises BadDataset for another type."""
         value = self.value(record, key, where)
         if not isinstance(value, str):
-            raise self.refuse(f"{where}.{key} must be text, not {value!r}.")
+            raise self.error(f"{where}.{key} must be text, not {value!r}.")
         return value
 
     def file_name(self, record: Any, where: str) -> str:
+        """Returns `file_name`. Raises BadDataset for a name that leaves its folder."""
         name = self.string(record, "file_name", where)
         if leaves_folder(name):
-            raise self.refuse(
+            raise self.error(
                 f"{where}.file_name is {name!r}, which leaves its folder. "
                 "Use a name relative to the folder, without `..`."
             )
         return name
 
     def iscrowd(self, record: Mapping[str, Any], where: str, counted: bool) -> bool:
-        """Whether a segment is a crowd; `iscrowd` of predictions (`counted`) is ignored."""
+        """Returns whether `iscrowd` is 1. Raises BadDataset for values other than 0 and 1, except in predictions."""
         value = record.get("iscrowd", 0)
         if value not in (0, 1) and not counted:
-            raise self.refuse(f"{where}.iscrowd must be 0 or 1, not {value!r}.")
+            raise self.error(f"{where}.iscrowd must be 0 or 1, not {value!r}.")
         return bool(value == 1)
 
     def area(self, record: Any, where: str) -> int:
+        """Returns a segment's `area`. Raises BadDataset if it is missing or negative."""
         if isinstance(record, Mapping) and "area" not in record:
-            raise self.refuse(
+            raise self.error(
                 f"{where} lacks the key `area`, which a ground truth has and predictions need not have. If this is "
-                "a file of predictions, give the ground truth in its place."
+                "a file of predictions, give the ground truth instead."
             )
         return self.integer(record, "area", where, low=0)
 
     def score(self, record: Mapping[str, Any], where: str) -> float | None:
+        """Returns a segment's `score`, None if it has none. Raises BadDataset unless it is finite."""
         score = record.get("score")
         if score is None:
             return None
         if type(score) not in (int, float) or not abs(score) <= MAX_SCORE:
-            raise self.refuse(f"{where}.score must be a finite number, not {score!r} (32 bits hold it).")
+            raise self.error(f"{where}.score must be a finite number, not {score!r} (32 bits hold it).")
         return float(score)
 
 
-def _color(value: Any) -> tuple[int, int, int] | None:
-    """Three values of 0 to 255; None for anything else, as if the category had no colour."""
+def _valid_color(value: Any) -> tuple[int, int, int] | None:
+    """Returns a category's colour as three values from 0 to 255; None for anything else."""
     if not isinstance(value, (list, tuple)) or len(value) != 3:
         return None
     if not all(isinstance(part, (int, float)) and 0 <= part <= 255 for part in value):
@@ -712,7 +680,8 @@ def _color(value: Any) -> tuple[int, int, int] | None:
     return (int(value[0]), int(value[1]), int(value[2]))
 
 
-def _box(value: Any) -> tuple[float, float, float, float] | None:
+def _valid_box(value: Any) -> tuple[float, float, float, float] | None:
+    """Returns a segment's `bbox` as four numbers; None for anything else."""
     if isinstance(value, (list, tuple)) and len(value) == 4 and all(isinstance(part, (int, float)) for part in value):
         return (value[0], value[1], value[2], value[3])
     return None

@@ -1,8 +1,8 @@
-"""Fingerprints of ground truth: one of the files that it was read from, one of its rows, whatever files they came from.
+"""Computes fingerprints of ground truth: of its files, and of its rows (images and segments), whatever the files.
 
-The rows' fingerprint is a sum, over images, of a SHA-256 each (modulo 2^256): it depends on no order of images, and
-that of two disjoint sets of the same categories is the sum of theirs. It guards against mix-ups, not against somebody
-who searches for a second set with the same sum.
+The fingerprint of rows is the sum of a SHA-256 per image modulo 2^256. So the order of images does not matter, and the
+fingerprint of two disjoint sets with the same categories is the sum of theirs. It guards against mix-ups, not against
+an attacker who searches for another set with the same sum.
 """
 
 import hashlib
@@ -14,20 +14,18 @@ import numpy.typing as npt
 
 from panbench.panoptic.types import AnnotationColumns, Category, PanopticSet
 
-__all__ = ["fingerprint_of_columns", "fingerprint_of_files", "fingerprint_of_rows", "fingerprint_of_set", "joined_rows"]
-
 _MODULUS = 1 << 256
 
 
 def fingerprint_of_files(digests: Iterable[str]) -> str:
-    """The fingerprint of files with these SHA-256, in any order: of one file its own."""
+    """Combines the SHA-256 of several files, in any order; a single one is returned unchanged."""
     found = sorted(set(digests))
     return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
-def joined_rows(fingerprints: Iterable[str]) -> str:
-    """The rows' fingerprint of several disjoint sets of the same categories together."""
-    return _text(sum(int(fingerprint, 16) for fingerprint in fingerprints))
+def joined_fingerprint(fingerprints: Iterable[str]) -> str:
+    """Returns the fingerprint of the rows of several disjoint sets together, from the fingerprint of each."""
+    return _hex_digits(sum(int(fingerprint, 16) for fingerprint in fingerprints))
 
 
 def fingerprint_of_rows(
@@ -37,17 +35,18 @@ def fingerprint_of_rows(
     columns: Sequence[npt.NDArray[np.generic]],
     unlabelled: Iterable[tuple[int, str]] = (),
 ) -> str:
-    """64 hex digits of images with their segments in the order of their JSON (some rules depend on it).
+    """Returns the fingerprint of images and their segments, 64 hex digits.
 
-    first: image i has the rows first[i] to first[i + 1] of `columns`: id, category_id, area, iscrowd; of predictions
-        also the scores. Names and sizes of images are left out: the same ground truth may lie under other names.
+    first: image i has the rows first[i] to first[i + 1] of `columns`, in the order of the JSON
+    columns: id, category_id, area, iscrowd, and for predictions score; names and sizes of images do not count, as the
+        same ground truth may have other file names
     unlabelled: id and file name of images without annotation
     """
     described = sorted((category.id, category.name, category.isthing) for category in categories)
     base = hashlib.sha256(json.dumps(described).encode())
     packed = np.zeros((int(first[-1]) if len(first) else 0, len(columns)), "<i8")
     for number, column in enumerate(columns):
-        # The bits of a score: NaN stands for "none" and has to be equal to itself.
+        # Scores are hashed as bits, as NaN (no score) must be equal to itself.
         packed[:, number] = column.astype("<f8").view("<i8") if column.dtype.kind == "f" else column
     rows = memoryview(packed.tobytes())
     width = 8 * len(columns)
@@ -62,11 +61,14 @@ def fingerprint_of_rows(
         of_image = base.copy()
         of_image.update(b"image %d " % image_id + name.encode("utf-8", "surrogatepass"))
         total += int.from_bytes(of_image.digest(), "big")
-    return _text(total)
+    return _hex_digits(total)
 
 
 def fingerprint_of_columns(columns: AnnotationColumns, *, predictions: bool = False) -> str:
-    """The rows' fingerprint of annotations read as columns."""
+    """Returns the fingerprint of the rows of AnnotationColumns.
+
+    predictions: their scores count, their categories do not
+    """
     segments: list[npt.NDArray[np.generic]] = [columns.id, columns.category_id, columns.area, columns.iscrowd]
     categories = () if predictions else columns.categories
     return fingerprint_of_rows(
@@ -75,7 +77,7 @@ def fingerprint_of_columns(columns: AnnotationColumns, *, predictions: bool = Fa
 
 
 def fingerprint_of_set(panoptic: PanopticSet) -> str:
-    """The rows' fingerprint of a panoptic JSON: of its annotations, or of its images where it has no annotation."""
+    """Returns the fingerprint of rows for a panoptic set: of its annotations, or without any, of its images."""
     annotations = panoptic.annotations
     segments = [segment for annotation in annotations.values() for segment in annotation.segments]
     first = np.cumsum([0, *(len(annotation.segments) for annotation in annotations.values())], dtype=np.int64)
@@ -87,5 +89,6 @@ def fingerprint_of_set(panoptic: PanopticSet) -> str:
     return fingerprint_of_rows(panoptic.categories, list(annotations), first, columns, images)
 
 
-def _text(total: int) -> str:
+def _hex_digits(total: int) -> str:
+    """Formats a fingerprint, modulo 2^256, as 64 hex digits."""
     return f"{total % _MODULUS:064x}"

@@ -1,7 +1,7 @@
-"""Id maps, their runs and their PNGs, in memory. Works on bytes, not files: callers add the file name to messages.
+"""Converts between id maps, runs of equal ids, and id PNGs. Works on bytes; callers add the file name to messages.
 
-A run is a stretch of equal ids in scan order, across rows. The id map of a photograph has a few thousand runs where it
-has 300,000 pixels, so pixels are converted to runs first and counted after.
+A run is a stretch of equal ids in scan order, across rows. The id map of a photograph has 300,000 pixels but only a few
+thousand runs, so pixels are converted to runs first and then counted.
 """
 
 import contextlib
@@ -22,18 +22,6 @@ deflate: Any = None
 with contextlib.suppress(ImportError):  # where deflate has no wheel for the platform, zlib is used
     import deflate  # type: ignore[no-redef]
 
-__all__ = [
-    "DEFAULT_MAX_PIXELS",
-    "IdRuns",
-    "PngHeader",
-    "count_ids",
-    "count_run_pairs",
-    "decode_id_png",
-    "decode_id_runs",
-    "encode_id_png",
-    "read_header",
-]
-
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -42,8 +30,8 @@ DEFAULT_MAX_PIXELS = 100_000_000
 """Default limit on the pixels of a PNG: 10,000 × 10,000."""
 
 _MOST_PIXELS = 2**29 - 1
-# Per thread and buffer: 4 bytes a pixel of a 24-megapixel image.
-_LARGEST_SCRATCH = 100_000_000
+# The largest buffer that a thread retains: 4 bytes per pixel of a 24-megapixel image.
+_LARGEST_BUFFER = 100_000_000
 _HEADER_BYTES = 33
 _STORED_BYTES = 65_535
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -56,7 +44,10 @@ _INFLATE_ERRORS = (zlib.error,) if deflate is None else (zlib.error, deflate.Def
 
 @dataclass(frozen=True)
 class IdRuns:
-    """The runs of an (H, W) id map: `ends` holds the flat index one past each run's last pixel; both int32."""
+    """The runs of equal ids in an (H, W) id map, in scan order.
+
+    ends: the flat index after the last pixel of each run; ids: the id of each run; both int32
+    """
 
     shape: tuple[int, int]
     ends: Int32
@@ -67,7 +58,7 @@ class IdRuns:
 
     @staticmethod
     def of_map(id_map: Int32) -> "IdRuns":
-        """The runs of an (H, W) int32 id map."""
+        """Finds the runs of an (H, W) int32 id map."""
         shape = (id_map.shape[0], id_map.shape[1])
         if not id_map.size:
             return IdRuns(shape, np.zeros(0, np.int32), np.zeros(0, np.int32))
@@ -79,11 +70,11 @@ class IdRuns:
 
     @staticmethod
     def empty(shape: tuple[int, int]) -> "IdRuns":
-        """The single run of a map that is all void."""
+        """Makes the single run of a map that is all void."""
         return IdRuns(shape, np.array([shape[0] * shape[1]], np.int32), np.zeros(1, np.int32))
 
     def to_map(self) -> Int32:
-        """The (H, W) int32 id map."""
+        """Expands the runs to the (H, W) int32 id map."""
         if not len(self):
             return np.zeros(self.shape, np.int32)
         if compiled := native():
@@ -92,7 +83,7 @@ class IdRuns:
 
 
 def count_ids(ids: npt.NDArray[np.integer]) -> dict[int, int]:
-    """The pixels of each id of an array of any shape, by ascending id; VOID among them."""
+    """Counts the pixels of each id in an array of any shape, by ascending id; void (0) is included."""
     found, pixels_of_each = np.unique(ids, return_counts=True)
     return dict(zip(found.tolist(), pixels_of_each.tolist(), strict=True))
 
@@ -106,25 +97,27 @@ def count_run_pairs(gt: IdRuns, pred: IdRuns) -> tuple[Int32, Int32, Int64]:
         raise ValueError(f"id maps differ in shape: {gt.shape} and {pred.shape}")
     if compiled := native():
         keys, pixels = compiled.count_run_pairs(gt.ends, gt.ids, pred.ends, pred.ids)
-        return *_split(keys), pixels
+        return *_unpack_id_pairs(keys), pixels
     ends = np.concatenate([gt.ends, pred.ends])
-    ends.sort(kind="stable")  # merges what is two sorted halves
+    ends.sort(kind="stable")  # fast: merges two sorted halves
     ends = ends[np.append(ends[1:] != ends[:-1], True)] if len(ends) else ends
-    # By way of uint32, as in C: ids below 0 (boundary.INTERIOR) keep apart from the others.
+    # Converted to uint32 first, as in C, so that a negative id (boundary.INTERIOR) does not set the upper 32 bits.
     gt_ids = gt.ids[np.searchsorted(gt.ends, ends)].astype(np.uint32).astype(np.uint64)
     pred_ids = pred.ids[np.searchsorted(pred.ends, ends)].astype(np.uint32).astype(np.uint64)
     keys, pixels = _sum_by_key(gt_ids << np.uint64(32) | pred_ids, np.diff(ends, prepend=np.int32(0)))
-    return *_split(keys), pixels
+    return *_unpack_id_pairs(keys), pixels
 
 
-def _split(keys: UInt64) -> tuple[Int32, Int32]:
+def _unpack_id_pairs(keys: UInt64) -> tuple[Int32, Int32]:
+    """Unpacks keys gt_id << 32 | pred_id into both ids."""
     return (keys >> np.uint64(32)).astype(np.uint32).astype(np.int32), keys.astype(np.uint32).astype(np.int32)
 
 
 def _sum_by_key(keys: UInt64, values: Int32) -> tuple[UInt64, Int64]:
+    """Returns the distinct keys, ascending, and the sum of the values of each."""
     found = np.sort(keys)
     found = found[np.append(found[1:] != found[:-1], True)] if len(found) else found
-    # There are few distinct keys: looking each up is faster than np.unique with its inverse.
+    # With few distinct keys a search for each is faster than np.unique with return_inverse.
     # Sums of pixels stay far below 2^53, so the float64 of bincount is exact.
     sums = np.bincount(np.searchsorted(found, keys), weights=values, minlength=len(found))
     return found, sums.astype(np.int64)
@@ -132,7 +125,7 @@ def _sum_by_key(keys: UInt64, values: Int32) -> tuple[UInt64, Int64]:
 
 @dataclass(frozen=True, slots=True)
 class PngHeader:
-    """The header of a PNG: its first 33 bytes."""
+    """The fields of a PNG's header, its first 33 bytes."""
 
     height: int
     width: int
@@ -142,7 +135,7 @@ class PngHeader:
 
 
 def read_header(content: bytes) -> PngHeader:
-    """The header of a PNG. Raises ValueError when the bytes are not a PNG."""
+    """Parses the header of a PNG. Raises ValueError if the bytes are not a PNG."""
     if content[:8] != _SIGNATURE:
         raise ValueError("is not a PNG.")
     if len(content) < 33:
@@ -156,40 +149,38 @@ def read_header(content: bytes) -> PngHeader:
 def decode_id_png(
     content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> npt.NDArray[np.int32]:
-    """The (H, W) int32 id map in the bytes of a PNG, alpha is ignored.
+    """Decodes an id PNG to an (H, W) int32 id map; alpha is ignored.
 
-    shape: (H, W) that it must have, None for any; max_pixels: a larger one is refused before it is decoded
+    shape: (H, W) that it must have, None for any; max_pixels: a larger PNG is refused before it is decoded
     Raises ValueError saying what is wrong: not a PNG, truncated, damaged, not 8-bit RGB, too large, wrong shape.
     """
     header, filtered = _inflated(content, shape, max_pixels)
     runs = _compiled_runs(header, filtered)
     if runs is not None:
         return runs.to_map()
-    return (_pixels(content, header, filtered) & np.uint32(MAX_ID)).astype(np.int32)
+    return (_decode_pixels(content, header, filtered) & np.uint32(MAX_ID)).astype(np.int32)
 
 
-def decode_id_runs(
-    content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> IdRuns:
-    """The runs of the id map in the bytes of a PNG; otherwise as `decode_id_png`."""
-    header, filtered = _inflated(content, shape, max_pixels)
+def decode_id_runs(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> IdRuns:
+    """Decodes an id PNG to the runs of its id map. Arguments and errors as `decode_id_png`."""
+    header, filtered = _inflated(content, None, max_pixels)
     runs = _compiled_runs(header, filtered)
     if runs is not None:
         return runs
-    pixels = _pixels(content, header, filtered).ravel()
+    pixels = _decode_pixels(content, header, filtered).ravel()
     ends = _run_ends(pixels)
     return IdRuns((header.height, header.width), ends, (pixels[ends - 1] & np.uint32(MAX_ID)).astype(np.int32))
 
 
 def _inflated(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> tuple[PngHeader, bytes | bytearray]:
-    """The header and the inflated, still filtered pixels; everything but the filters is checked."""
+    """Inflates a PNG and checks all but its row filters; returns the header and the still filtered pixels."""
     header = read_header(content)
     _check_header(header, shape, max_pixels)
-    return header, _inflate(_image_data(content), sum(rows * length for rows, length in _passes(header)))
+    return header, _inflate(_image_data(content), sum(rows * length for rows, length in _pass_sizes(header)))
 
 
 def _compiled_runs(header: PngHeader, filtered: bytes | bytearray) -> IdRuns | None:
-    """The runs by compiled code; None without compiled code, and for interlaced PNGs."""
+    """Finds the runs with compiled code; None if there is none, and for interlaced PNGs."""
     compiled = native()
     if compiled is None or header.interlaced:
         return None
@@ -200,32 +191,29 @@ def _compiled_runs(header: PngHeader, filtered: bytes | bytearray) -> IdRuns | N
     return IdRuns((header.height, header.width), *runs)
 
 
-class _Scratch(threading.local):
-    """Buffers that each thread reuses.
-
-    A fresh array of a megabyte is fresh memory of the system, zeroed page by page: that cost as much as decoding.
-    """
+class _ReusedBuffers(threading.local):
+    """Buffers that each thread reuses: a new megabyte, which the system zeroes, costs as much as decoding."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+        self._by_name: dict[str, npt.NDArray[np.uint8]] = {}
 
-    def array(self, name: str, size: int) -> npt.NDArray[np.uint8]:
-        """`size` bytes with undefined content."""
-        buffer = self._buffers.get(name)
+    def buffer(self, name: str, size: int) -> npt.NDArray[np.uint8]:
+        """Returns `size` bytes with undefined content; the thread's next call with this name returns them again."""
+        buffer = self._by_name.get(name)
         if buffer is None or len(buffer) < size:
-            # Not kept when very large: one huge image should not hold its memory for the rest of a run.
+            # A very large buffer is not retained, so that one huge image does not occupy memory for the rest of a run.
             buffer = np.empty(size, np.uint8)
-            if size <= _LARGEST_SCRATCH:
-                self._buffers[name] = buffer
+            if size <= _LARGEST_BUFFER:
+                self._by_name[name] = buffer
         return buffer[:size]
 
 
-_scratch = _Scratch()
+_buffers = _ReusedBuffers()
 
 
 def _run_ends(flat: npt.NDArray[Any]) -> Int32:
-    """The ends of the runs of a flat map: the index after the last pixel of each."""
-    differs = _scratch.array("differs", flat.size - 1).view(np.bool_)
+    """Returns the index after the last pixel of each run of a flat map."""
+    differs = _buffers.buffer("differs", flat.size - 1).view(np.bool_)
     np.not_equal(flat[1:], flat[:-1], out=differs)
     inner = np.flatnonzero(differs)
     ends = np.empty(len(inner) + 1, np.int32)
@@ -234,44 +222,45 @@ def _run_ends(flat: npt.NDArray[Any]) -> Int32:
     return ends
 
 
-def _pixels(content: bytes, header: PngHeader, filtered: bytes | bytearray) -> npt.NDArray[np.uint32]:
-    """The (H, W) pixels as uint32, 255 << 24 | id, in a buffer that the thread's next call overwrites."""
+def _decode_pixels(content: bytes, header: PngHeader, filtered: bytes | bytearray) -> npt.NDArray[np.uint32]:
+    """Decodes an id PNG to (H, W) uint32, 255 << 24 | id; the thread's next call overwrites the result."""
     raw = np.frombuffer(filtered, np.uint8)
     _check_filters(header, raw)
     bgr = pixels.decode(_stored_png(content, raw), turned=False)
     if bgr is None or bgr.shape[:2] != (header.height, header.width):
         raise ValueError("is a damaged PNG.")
-    rgba = _scratch.array("pixels", 4 * header.height * header.width).reshape(header.height, header.width, 4)
+    rgba = _buffers.buffer("pixels", 4 * header.height * header.width).reshape(header.height, header.width, 4)
     pixels.as_rgba(bgr, rgba)
     return rgba.view("<u4")[..., 0]
 
 
 def _stored_png(content: bytes, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The PNG of inflated pixels, stored instead of compressed, in a buffer that the thread's next call overwrites.
+    """Packs inflated pixels as a PNG without compression; the thread's next call overwrites the result.
 
-    OpenCV only has to undo the filters. Its zlib is slow, and it decodes a damaged stream to a partly black image
-    without an error; so libdeflate inflates and checks, and OpenCV gets the result in "stored" blocks of deflate: at
-    most 65,535 bytes, each after a header of 5. [RFC 1951, 3.2.4; RFC 1950]
+    OpenCV then only undoes the filters. Its own zlib is slow and decodes a damaged stream to a partly black image
+    without an error, so libdeflate has inflated and checked the pixels before. A stored block has at most 65,535 bytes
+    after a header of 5. [RFC 1951, 3.2.4; RFC 1950]
     """
     full, rest = divmod(len(raw), _STORED_BYTES)
     n = 2 + full * (5 + _STORED_BYTES) + 5 + rest + 4
-    png = _scratch.array("png", _HEADER_BYTES + 12 + n + len(_END))
+    png = _buffers.buffer("png", _HEADER_BYTES + 12 + n + len(_END))
     png[:_HEADER_BYTES] = np.frombuffer(content, np.uint8, _HEADER_BYTES)
     chunk = png[_HEADER_BYTES : _HEADER_BYTES + 12 + n]
-    _put(chunk, 0, struct.pack(">I4s2s", n, b"IDAT", b"\x78\x01"))
+    _copy_bytes(chunk, 0, struct.pack(">I4s2s", n, b"IDAT", b"\x78\x01"))
     blocks = chunk[10 : 10 + full * (5 + _STORED_BYTES)].reshape(full, 5 + _STORED_BYTES)
     blocks[:, :5] = np.frombuffer(struct.pack("<BHH", 0, _STORED_BYTES, 0), np.uint8)
     blocks[:, 5:] = raw[: full * _STORED_BYTES].reshape(full, _STORED_BYTES)
     last = chunk[10 + blocks.size :]
-    _put(last, 0, struct.pack("<BHH", 1, rest, rest ^ 0xFFFF))
+    _copy_bytes(last, 0, struct.pack("<BHH", 1, rest, rest ^ 0xFFFF))
     last[5 : 5 + rest] = raw[full * _STORED_BYTES :]
-    _put(last, 5 + rest, struct.pack(">I", _adler32(raw)))
-    _put(last, 9 + rest, struct.pack(">I", _crc32(chunk[4:-4])))
-    _put(png, _HEADER_BYTES + 12 + n, _END)
+    _copy_bytes(last, 5 + rest, struct.pack(">I", _adler32(raw)))
+    _copy_bytes(last, 9 + rest, struct.pack(">I", _crc32(chunk[4:-4])))
+    _copy_bytes(png, _HEADER_BYTES + 12 + n, _END)
     return png
 
 
-def _put(target: npt.NDArray[np.uint8], at: int, content: bytes) -> None:
+def _copy_bytes(target: npt.NDArray[np.uint8], at: int, content: bytes) -> None:
+    """Copies bytes into an array from index `at` on."""
     target[at : at + len(content)] = np.frombuffer(content, np.uint8)
 
 
@@ -284,6 +273,7 @@ def _adler32(content: Any) -> int:
 
 
 def _check_header(header: PngHeader, shape: tuple[int, int] | None, max_pixels: int) -> None:
+    """Raises ValueError unless a PNG is 8-bit RGB or RGBA, has the expected shape and is not too large."""
     if header.color_type not in _BYTES_PER_PIXEL or header.bit_depth != 8:
         kind = _COLOR_TYPES.get(header.color_type, "unknown")
         article = "an" if header.bit_depth == 8 else "a"
@@ -291,10 +281,7 @@ def _check_header(header: PngHeader, shape: tuple[int, int] | None, max_pixels: 
             f"is {article} {header.bit_depth}-bit {kind} PNG; id maps are 8-bit RGB, id = R + 256 G + 65536 B. "
             "Write it as RGB."
         )
-    _check_size((header.height, header.width), shape, max_pixels)
-
-
-def _check_size(size: tuple[int, int], shape: tuple[int, int] | None, max_pixels: int) -> None:
+    size = header.height, header.width
     check_pixels(size, max_pixels)
     if shape is not None and size != tuple(shape):
         raise ValueError(f"is {size[0]}×{size[1]} where {shape[0]}×{shape[1]} (height × width) was expected.")
@@ -310,14 +297,14 @@ def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:
 
 
 def _image_data(content: bytes) -> bytes:
-    """The zlib stream of a PNG. Raises ValueError when the file ends before its end chunk, or a checksum is wrong."""
+    """Joins the zlib stream of a PNG. Raises ValueError if the end chunk is missing or a checksum is wrong."""
     pieces: list[bytes] = []
     position = 33
     while position + 12 <= len(content):
         length = int.from_bytes(content[position : position + 4], "big")
         kind = content[position + 4 : position + 8]
         stop = position + 8 + length
-        # As libpng does: a wrong checksum makes a critical chunk (a capital letter first) an error, others are ignored.
+        # As in libpng, a wrong checksum is an error in critical chunks only, whose names begin with a capital letter.
         wrong = content[stop : stop + 4] != _crc32(content[position + 4 : stop]).to_bytes(4, "big")
         if wrong and kind[:1].isupper():
             raise ValueError("is a truncated PNG." if stop + 4 > len(content) else "is a damaged PNG.")
@@ -329,8 +316,11 @@ def _image_data(content: bytes) -> bytes:
     raise ValueError("is a truncated PNG.")
 
 
-def _passes(header: PngHeader) -> list[tuple[int, int]]:
-    """Rows, and bytes of a row with its filter byte, of each pass of a PNG; one that is not interlaced has one."""
+def _pass_sizes(header: PngHeader) -> list[tuple[int, int]]:
+    """Returns (rows, bytes per row with its filter byte) of each interlacing pass; a single one without interlacing.
+
+    A PNG that is not interlaced has one pass.
+    """
     bytes_per_pixel = _BYTES_PER_PIXEL[header.color_type]
     passes = []
     for x, y, dx, dy in _ADAM7 if header.interlaced else ((0, 0, 1, 1),):
@@ -341,16 +331,16 @@ def _passes(header: PngHeader) -> list[tuple[int, int]]:
 
 
 def _check_filters(header: PngHeader, raw: npt.NDArray[np.uint8]) -> None:
-    """Raises ValueError for an unknown filter, at which OpenCV would leave the rest of the image black."""
+    """Raises ValueError for an unknown row filter, after which OpenCV would leave the rest of the image black."""
     start = 0
-    for rows, length in _passes(header):
+    for rows, length in _pass_sizes(header):
         if int(raw[start : start + rows * length : length].max()) > 4:
             raise ValueError("is a damaged PNG.")
         start += rows * length
 
 
 def _inflate(stream: bytes, size: int) -> bytes | bytearray:
-    """The `size` bytes of a zlib stream, checksum verified. Raises ValueError when it holds more or fewer."""
+    """Inflates a zlib stream and verifies its checksum. Raises ValueError unless it has exactly `size` bytes."""
     try:
         if deflate is None:
             raw: bytes | bytearray = _bounded_inflate(stream, size)
@@ -364,12 +354,13 @@ def _inflate(stream: bytes, size: int) -> bytes | bytearray:
 
 
 def _deflate(content: bytes) -> bytes:
-    """A zlib stream of the bytes; fast rather than small."""
+    """Compresses bytes to a zlib stream, fast rather than small."""
     return zlib.compress(content, 1) if deflate is None else bytes(deflate.zlib_compress(content, 1))
 
 
 def _bounded_inflate(stream: bytes, size: int) -> bytes:
-    # Room for one byte more, or a stream that is too long would go unnoticed.
+    """Inflates a zlib stream to at most size + 1 bytes by Python's zlib. Raises zlib.error if more remain."""
+    # Allows one byte more than `size`, so that a stream that is too long is noticed.
     inflater = zlib.decompressobj()
     raw = inflater.decompress(stream, size + 1)
     if not inflater.eof:
@@ -378,7 +369,7 @@ def _bounded_inflate(stream: bytes, size: int) -> bytes:
 
 
 def encode_id_png(id_map: npt.NDArray[np.integer]) -> bytes:
-    """The bytes of an RGB PNG of an (H, W) id map. Raises ValueError for ids outside 0…2²⁴-1.
+    """Encodes an (H, W) id map as the bytes of an RGB PNG. Raises ValueError for ids outside 0…2²⁴-1.
 
     Each row is stored as its difference from the row above, which is mostly zeros for a mask: small and fast.
     """
@@ -393,11 +384,12 @@ def encode_id_png(id_map: npt.NDArray[np.integer]) -> bytes:
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", _deflate(filtered.tobytes())) + _END
+    return _SIGNATURE + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", _deflate(filtered.tobytes())) + _END
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    """Returns a chunk of a PNG: length, kind, content and checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-_END = _chunk(b"IEND", b"")
+_END = _png_chunk(b"IEND", b"")

@@ -1,4 +1,4 @@
-"""Arrays of categories and instance numbers as a panoptic map: each pair of the two is a segment."""
+"""Converts arrays of categories and instance numbers to panoptic maps: each pair of the two is a segment."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -10,25 +10,20 @@ from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
 from panbench.panoptic.types import MAX_ID, VOID, Category, IdMap
 
-__all__ = ["fresh_id", "panoptic_map", "segments_of_labels"]
-
 Labels = npt.NDArray[np.integer[Any]]
 
-# Pixel values that label maps use for void, unless a category has that id.
+# Label values that mean void, unless a category has that id.
 _VOID_LABELS = (0, 255)
 
-_NOTHING = -1
+_NO_LABEL = -1
 
 
 def panoptic_map(
-    instances: Any,
-    *,
-    semantic: Any = None,
-    categories: Iterable[Category | Mapping[str, Any]],
+    instances: Any, *, semantic: Any = None, categories: Iterable[Category | Mapping[str, Any]]
 ) -> tuple[IdMap, list[dict[str, Any]]]:
-    """The (H, W) id map of an image and its `segments_info`, as `Evaluator.update` and COCO's JSON take them.
+    """Makes the (H, W) id map and `segments_info` of an image, as `Evaluator.update` and COCO's JSON take them.
 
-    instances: (H, W) whole numbers, arrays or tensors: the number of the instance that a pixel belongs to, 0 for none
+    instances: (H, W) integers, arrays or tensors: the number of the instance that a pixel belongs to, 0 for none
     semantic: (H, W) category ids; 0 and 255 are void unless they are categories. None where there is one category of
         things, which all instances are then of
     categories: COCO's dicts (`id`, `name`, `isthing`), or `Category`
@@ -43,17 +38,17 @@ def panoptic_map(
     except (KeyError, TypeError, ValueError) as error:
         raise BadArgument(f"categories must have id, name and isthing; one lacks or has a wrong {error}.") from None
     known = {category.id: category for category in listed_ones}
-    numbers, things = _whole(instances, "instances"), [each.id for each in known.values() if each.isthing]
+    numbers, things = _as_integers(instances, "instances"), [each.id for each in known.values() if each.isthing]
     if semantic is None:
         if len(things) != 1:
             raise BadArgument(f"There are {len(things)} categories of things: semantic must say which a pixel is of.")
-        labels = np.where(numbers > 0, things[0], _NOTHING)
+        labels = np.where(numbers > 0, things[0], _NO_LABEL)
     else:
-        labels = _whole(semantic, "semantic")
+        labels = _as_integers(semantic, "semantic")
         if labels.shape == numbers.shape:
-            labels = np.where(np.isin(labels, things) & (numbers == 0), _NOTHING, labels)
+            labels = np.where(np.isin(labels, things) & (numbers == 0), _NO_LABEL, labels)
     try:
-        ids, segments = segments_of_labels(labels, numbers, known, "panoptic_map", (*_VOID_LABELS, _NOTHING))
+        ids, segments = segments_of_labels(labels, numbers, known, "panoptic_map", (*_VOID_LABELS, _NO_LABEL))
     except BadDataset as error:
         raise BadArgument(error.reason) from None
     areas = np.bincount(ids.ravel()) if len(segments) else np.zeros(0, np.int64)
@@ -63,8 +58,8 @@ def panoptic_map(
     ]
 
 
-def _whole(values: Any, name: str) -> npt.NDArray[np.int64]:
-    """(H, W) whole numbers from an array or a tensor on any device."""
+def _as_integers(values: Any, name: str) -> npt.NDArray[np.int64]:
+    """Converts an array or a tensor on any device to (H, W) int64. Raises BadArgument for other shapes and types."""
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
     if values.ndim != 2 or not (values.dtype == np.bool_ or np.issubdtype(values.dtype, np.integer)):
         raise BadArgument(f"{name} must be (H, W) whole numbers, not {values.shape} {values.dtype}.")
@@ -78,11 +73,11 @@ def segments_of_labels(
     where: str,
     void: Collection[int] = _VOID_LABELS,
 ) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
-    """The id map and segments of a map of category ids and a map of instance numbers, both (H, W).
+    """Makes an id map of two (H, W) arrays, category ids and instance numbers; also returns its segments.
 
     Each pair (category, instance) is a segment; stuff is one segment whatever its instance numbers.
-    void: labels for no category, where `categories` does not claim them
-    Raises BadDataset for labels that are neither.
+    void: labels that mean void unless they are categories
+    Returns the id map, and (category id, False for iscrowd) by segment id. Raises BadDataset for other labels.
     """
     if labels.shape != instances.shape or labels.ndim != 2:
         raise BadDataset(f"{where}: labels are {labels.shape} and instances {instances.shape}; both must be (H, W).")
@@ -108,7 +103,7 @@ def segments_of_labels(
 
 
 def fresh_id(category: Category, taken: Collection[int]) -> int:
-    """A free segment id: the category's colour in the PNG, each further segment a shade away."""
+    """Chooses an unused segment id: the category's colour in the PNG, and a near colour for each further segment."""
     red, green, blue = category.color or (37 * category.id % 256, 101 * category.id % 256, 173 * category.id % 256)
     segment_id = red + 256 * green + 65536 * blue
     while segment_id in taken or segment_id == VOID:

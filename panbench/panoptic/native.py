@@ -1,8 +1,8 @@
-"""The inner loops of idmap.py in C (idmap.c), compiled when the wheel was built and loaded from beside this file.
+"""Loads the inner loops of idmap.py that are written in C (idmap.c) and compiled when the wheel is built.
 
-Nothing is compiled at run time and nothing is loaded from anywhere else. Where the library is missing, or with
-PANBENCH_NATIVE=0, `native()` is None and idmap.py does the same with NumPy and OpenCV, slower. It is called through
-ctypes, so other threads run meanwhile and one library serves every version of Python.
+Nothing is compiled at run time, and the library is loaded from this folder only. If it is missing, or with
+PANBENCH_NATIVE=0, `native()` is None and idmap.py computes the same with NumPy and OpenCV, slower. ctypes releases the
+GIL during calls, and one library works with every version of Python.
 """
 
 import ctypes
@@ -10,12 +10,12 @@ import hashlib
 import os
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
-__all__ = ["Native", "native", "why_missing"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -28,14 +28,14 @@ _loaded: "list[Native | str | None]" = []
 
 
 def native() -> "Native | None":
-    """The compiled functions, or None if there are none."""
-    loaded = _first_load()
+    """Returns the compiled functions, or None if there are none."""
+    loaded = _load_once()
     return loaded if isinstance(loaded, Native) else None
 
 
 def why_missing() -> str | None:
-    """Why there are no compiled functions, as a sentence for users; None if there are, or with PANBENCH_NATIVE=0."""
-    loaded = _first_load()
+    """Explains why there are no compiled functions; None if there are, or if PANBENCH_NATIVE=0 switched them off."""
+    loaded = _load_once()
     if not isinstance(loaded, str):
         return None
     return (
@@ -44,18 +44,19 @@ def why_missing() -> str | None:
     )
 
 
-def _first_load() -> "Native | str | None":
+def _load_once() -> "Native | str | None":
+    """Returns the result of `_load_library`, which runs once per process."""
     with _lock:
         if not _loaded:
-            _loaded.append(_load())
+            _loaded.append(_load_library())
         return _loaded[0]
 
 
 class Native:
-    """The functions of idmap.c on NumPy arrays. A run is a stretch of equal ids in scan order, across rows."""
+    """Calls the functions of idmap.c on NumPy arrays. A run is a stretch of equal ids in scan order, across rows."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        """Declares the functions of a loaded library."""
+        """Declares the argument types of a loaded library's functions."""
         pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
         self._png_runs = library.png_runs
         self._png_runs.argtypes = [pointer, int32, int32, int32, pointer, pointer, int64]
@@ -71,34 +72,21 @@ class Native:
         self._spread_runs.restype = None
 
     def png_runs(self, raw: bytes | bytearray, height: int, width: int, bytes_per_pixel: int) -> tuple[Int32, Int32]:
-        """Ends and ids of the runs in the inflated, still filtered pixels of an 8-bit RGB or RGBA PNG.
+        """Returns ends and ids of the runs in the inflated, still filtered pixels of an 8-bit RGB or RGBA PNG.
 
-        Raises ValueError when a row has an unknown filter.
+        Raises ValueError if a row has an unknown filter.
         """
         assert len(raw) == height * (1 + width * bytes_per_pixel) > 0
-        start, pixels = np.frombuffer(raw, np.uint8).ctypes.data, height * width
-        # Masks have a few runs a row; the second try has room for any image.
-        for capacity in (pixels // 8 + 64, pixels + 1):
-            ends, ids = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-            n = self._png_runs(start, height, width, bytes_per_pixel, ends.ctypes.data, ids.ctypes.data, capacity)
-            if n >= 0:
-                return ends[:n].copy(), ids[:n].copy()
-            if n == -1:
-                raise ValueError("unknown filter")
-        raise MemoryError
+        start = np.frombuffer(raw, np.uint8).ctypes.data
+        return _collect_runs(partial(self._png_runs, start, height, width, bytes_per_pixel), height * width)
 
     def map_runs(self, id_map: Int32) -> tuple[Int32, Int32]:
-        """Ends and ids of the runs of an id map that is not empty."""
+        """Returns ends and ids of the runs of an id map that is not empty."""
         id_map = np.ascontiguousarray(id_map, np.int32)
-        for capacity in (id_map.size // 8 + 64, id_map.size + 1):
-            ends, ids = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-            n = self._map_runs(id_map.ctypes.data, id_map.size, ends.ctypes.data, ids.ctypes.data, capacity)
-            if n >= 0:
-                return ends[:n].copy(), ids[:n].copy()
-        raise MemoryError
+        return _collect_runs(partial(self._map_runs, id_map.ctypes.data, id_map.size), id_map.size)
 
     def spread_runs(self, ends: Int32, ids: Int32) -> Int32:
-        """The flat id map of runs."""
+        """Expands runs (end and id of each) to a flat id map."""
         assert ends.dtype == ids.dtype == np.int32
         assert len(ends) == len(ids) > 0
         id_map = np.empty(int(ends[-1]), np.int32)
@@ -108,7 +96,7 @@ class Native:
     def count_run_pairs(
         self, gt_ends: Int32, gt_ids: Int32, pred_ends: Int32, pred_ids: Int32
     ) -> tuple[npt.NDArray[np.uint64], Int64]:
-        """The pairs of ids that share pixels, as gt_id << 32 | pred_id in ascending order, and how many pixels."""
+        """Counts the pixels of each pair of ids: returns gt_id << 32 | pred_id, ascending, and the pixels."""
         for array in (gt_ends, gt_ids, pred_ends, pred_ids):
             assert array.dtype == np.int32
             assert array.flags.c_contiguous
@@ -129,8 +117,24 @@ class Native:
             capacity = n
 
 
-def _load() -> "Native | str | None":
-    """The compiled functions, the reason for their absence, or None if they are switched off."""
+def _collect_runs(find: Callable[[int, int, int], int], pixels: int) -> tuple[Int32, Int32]:
+    """Calls a C function that writes runs into arrays `ends` and `ids` of a capacity; returns the arrays, cut to size.
+
+    find: returns the number of runs, -1 for an unknown filter, -2 if memory or capacity does not suffice
+    """
+    # Masks have a few runs per row; the second try has room for any image.
+    for capacity in (pixels // 8 + 64, pixels + 1):
+        ends, ids = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
+        n = find(ends.ctypes.data, ids.ctypes.data, capacity)
+        if n >= 0:
+            return ends[:n].copy(), ids[:n].copy()
+        if n == -1:
+            raise ValueError("unknown filter")
+    raise MemoryError
+
+
+def _load_library() -> "Native | str | None":
+    """Returns the compiled functions, the reason for their absence, or None if they are switched off."""
     if os.environ.get("PANBENCH_NATIVE") == "0":
         return None
     if sys.byteorder != "little":

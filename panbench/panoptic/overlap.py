@@ -1,7 +1,7 @@
-"""From id maps to overlap tables: the last step that touches pixels.
+"""Makes overlap tables from id maps; this is the last step that touches pixels.
 
-Two id maps of an image become one row for each pair of segments that share pixels, beside one row for each segment.
-PQ and everything else is a query on these rows; merging images, blocks, ranks and machines is `concat`.
+Two id maps of an image give one row per pair of segments that share pixels, and one row per segment. PQ and everything
+else is a query on these rows; tables of other images, blocks or machines are merged by `concat`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base.errors import PredictionMismatch
-from panbench.base.text import listed
+from panbench.base.text import listed, shape_in_words
 from panbench.panoptic.idmap import IdRuns, count_run_pairs
 from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.types import VOID, Segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["GroundTruthFaults", "OverlapTable", "Pairs", "Segments", "concat", "count_pairs", "overlap_table"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -53,8 +51,10 @@ class Pairs:
 class Segments:
     """One row per segment: columns of equal length.
 
-    is_gt tells ground truth from prediction; area is the JSON's for ground truth and counted for predictions; score is
-    float32, NaN where unknown. Rows of the ground truth of an image keep the order of its JSON.
+    is_gt: True for ground truth, False for predictions
+    area: the JSON's for ground truth, counted for predictions
+    score: NaN if unknown
+    The ground truth of an image keeps the order of its JSON.
     """
 
     image_id: Int64
@@ -70,15 +70,8 @@ class Segments:
 
     @staticmethod
     def empty() -> Segments:
-        return Segments(
-            np.zeros(0, np.int64),
-            np.zeros(0, np.bool_),
-            np.zeros(0, np.int32),
-            np.zeros(0, np.int32),
-            np.zeros(0, np.int64),
-            np.zeros(0, np.bool_),
-            np.zeros(0, np.float32),
-        )
+        types: tuple[Any, ...] = (np.int64, np.bool_, np.int32, np.int32, np.int64, np.bool_, np.float32)
+        return Segments(*(np.zeros(0, kind) for kind in types))
 
 
 Columns = TypeVar("Columns", Pairs, Segments)
@@ -89,12 +82,12 @@ MENDS_AREAS = "`panbench data convert panoptic GT.json --out DIR` makes a set wi
 
 @dataclass(frozen=True)
 class GroundTruthFaults:
-    """Where ground-truth PNGs and their JSON disagree. Such images are scored as panopticapi scores them.
+    """Counts of disagreements between ground-truth PNGs and their JSON; such images are scored as by panopticapi.
 
-    ids_not_in_json: ids in a PNG that its JSON does not list: neither void nor a segment
-    segments_not_in_png: segments listed whose id the PNG lacks: each a miss (a false negative)
-    areas_differ: segments whose listed area is not the PNG's pixel count: the listed one is used
-    images: how many images have any of these; example: one of them in words, or None
+    ids_not_in_json: ids in a PNG that its JSON does not list; they count as neither void nor a segment
+    segments_not_in_png: listed segments without a pixel; each is a false negative
+    areas_differ: segments whose listed area differs from the PNG's pixel count; the listed area is used
+    images: the number of images with any of these; example: one of them in words, or None
     """
 
     ids_not_in_json: int = 0
@@ -108,7 +101,7 @@ class GroundTruthFaults:
 
     @property
     def notice(self) -> str | None:
-        """A sentence or two on them for the user; None if there are none."""
+        """Describes the faults in a sentence or two for the user; None if there are none."""
         if not self:
             return None
         counts = (
@@ -123,11 +116,11 @@ class GroundTruthFaults:
         )
 
     def as_record(self) -> dict[str, Any]:
-        """The entry `images.gt_faults` of run.json; `GroundTruthFaults(**record)` reads it."""
+        """Returns the entry `images.gt_faults` of run.json; `GroundTruthFaults(**record)` reads it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __add__(self, other: GroundTruthFaults) -> GroundTruthFaults:
-        """The faults of two sets of images that have none in common."""
+        """Adds the faults of disjoint sets of images."""
         return GroundTruthFaults(
             self.ids_not_in_json + other.ids_not_in_json,
             self.segments_not_in_png + other.segments_not_in_png,
@@ -139,9 +132,9 @@ class GroundTruthFaults:
 
 @dataclass(frozen=True)
 class OverlapTable:
-    """Segments and overlaps of some images; `boundary` the overlaps of boundary pixels, if asked for.
+    """The segments and overlaps of some images. boundary: the overlaps of boundary pixels, if they were requested
 
-    Every image has at least one row in `overlaps`: all its pixels are shared out among the pairs, void included.
+    Each pixel of an image is counted in exactly one pair, void included, so every image has a row in `overlaps`.
     """
 
     segments: Segments
@@ -154,13 +147,14 @@ class OverlapTable:
 
     @property
     def image_ids(self) -> Int64:
-        """The ids of the images in the table, ascending, each once."""
+        """The distinct image ids, ascending."""
         return np.unique(self.overlaps.image_id)
 
     def in_order_of_images(self) -> OverlapTable:
-        """The same rows by ascending image id: sums come out the same, to the last bit, however a table was merged."""
+        """Sorts the rows by image id, so that later sums are equal to the last bit however tables were merged."""
 
         def ordered(columns: Columns) -> Columns:
+            """Sorts the rows of columns by image id, unless they are sorted."""
             if (columns.image_id[1:] >= columns.image_id[:-1]).all():
                 return columns
             return take(columns, np.argsort(columns.image_id, kind="stable"))
@@ -200,7 +194,7 @@ class OverlapTable:
         )
 
     def to_arrow(self) -> pa.Table:
-        """The rows as one Arrow table of the schema in docs/run_folder.md: segments first, then pairs."""
+        """Converts to one Arrow table with the schema in docs/run_folder.md: segments first, then pairs."""
         import pyarrow as pa
 
         parts = [self.overlaps] if self.boundary is None else [self.overlaps, self.boundary]
@@ -226,7 +220,7 @@ class OverlapTable:
 
     @staticmethod
     def from_arrow(table: pa.Table) -> OverlapTable:
-        """The table that `to_arrow` wrote. Raises ValueError when columns are missing or have other types."""
+        """Converts an Arrow table of `to_arrow` back. Raises ValueError if columns are missing or have other types."""
         import pyarrow as pa
 
         schema = check_columns(table.schema)
@@ -241,8 +235,8 @@ class OverlapTable:
         codes = kind.indices.to_numpy()
         values = {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}
 
-        def of_kind(*names: str) -> npt.NDArray[np.bool_] | slice:
-            """The rows of some kinds; where they stand together, as `to_arrow` has them, a slice: nothing is copied."""
+        def rows_of_kinds(*names: str) -> npt.NDArray[np.bool_] | slice:
+            """Selects rows of some kinds: by a slice if they are consecutive, as from `to_arrow`, to avoid a copy."""
             known = np.zeros(max(meaning, default=0) + 1, np.bool_)
             known[[code for code, kind_name in meaning.items() if kind_name in names]] = True
             chosen = known[codes]
@@ -250,7 +244,7 @@ class OverlapTable:
             together = slice(first, first + count)
             return together if chosen[together].all() else chosen
 
-        rows, boundary = of_kind(GT, PRED), of_kind(BOUNDARY)
+        rows, boundary = rows_of_kinds(GT, PRED), rows_of_kinds(BOUNDARY)
         is_gt = np.isin(codes[rows], [code for code, kind_name in meaning.items() if kind_name == GT])
         segments = Segments(
             image_id=values["image_id"][rows],
@@ -263,14 +257,15 @@ class OverlapTable:
         )
 
         def pairs(rows: npt.NDArray[np.bool_] | slice) -> Pairs:
+            """Returns the columns of pairs for some rows of the Arrow table."""
             return Pairs(*(values[name][rows] for name in ("image_id", "gt_id", "pred_id", "pixels")))
 
         near = pairs(boundary)
-        return OverlapTable(segments, pairs(of_kind(OVERLAP)), near if len(near) else None)
+        return OverlapTable(segments, pairs(rows_of_kinds(OVERLAP)), near if len(near) else None)
 
 
 def arrow_schema() -> pa.Schema:
-    """The columns of a part of a run, as docs/run_folder.md lists them."""
+    """Returns the Arrow schema of a part of a run, as in docs/run_folder.md."""
     import pyarrow as pa
 
     return pa.schema(
@@ -288,7 +283,7 @@ def arrow_schema() -> pa.Schema:
 
 
 def check_columns(found: pa.Schema) -> pa.Schema:
-    """`arrow_schema()`. Raises ValueError when columns of it are missing in `found`."""
+    """Raises ValueError if a part's schema lacks or repeats a column; returns `arrow_schema()`."""
     schema = arrow_schema()
     if missing := [name for name in schema.names if name not in found.names]:
         raise ValueError(f"lacks the columns {', '.join(missing)}")
@@ -300,8 +295,7 @@ def check_columns(found: pa.Schema) -> pa.Schema:
 def count_pairs(gt_ids: npt.NDArray[np.int32], pred_ids: npt.NDArray[np.int32]) -> tuple[Int32, Int32, Int64]:
     """Counts the pixels that pairs of ids share: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
 
-    gt_ids, pred_ids: (H, W) int32 id maps of one image, non-negative. Raises ValueError when their shapes differ.
-    Pixels are first joined to runs: some thousand instead of some hundred thousand.
+    gt_ids, pred_ids: (H, W) int32 id maps of one image, non-negative. Raises ValueError if their shapes differ.
     """
     return count_run_pairs(IdRuns.of_map(gt_ids), IdRuns.of_map(pred_ids))
 
@@ -313,17 +307,17 @@ def overlap_table(
     pred_ids: npt.NDArray[np.int32],
     pred_segments: Sequence[Segment],
 ) -> OverlapTable:
-    """The overlap table of one image.
+    """Makes the overlap table of one image.
 
     gt_ids, pred_ids: (H, W) int32 id maps, 0 = void
-    gt_segments: what the ground-truth JSON lists, areas included; pred_segments: areas are counted from `pred_ids`
-    Raises PredictionMismatch when the maps differ in size, or when the ids of `pred_segments` and `pred_ids` are not
-    the same set. Faults of the ground truth are kept as they are; `OverlapTable.ground_truth_faults` counts them.
+    gt_segments: as in the ground-truth JSON, with areas; pred_segments: areas are counted from `pred_ids`
+    Raises PredictionMismatch if the maps differ in size, or `pred_segments` and `pred_ids` have different ids. Faults
+    of the ground truth are not an error; `OverlapTable.ground_truth_faults` counts them.
     """
     if gt_ids.shape != pred_ids.shape:
         raise PredictionMismatch(
-            f"Image {image_id}: the prediction is {_size(pred_ids)} but the ground truth is {_size(gt_ids)} "
-            "(height × width). Give predictions at the image's original size."
+            f"Image {image_id}: the prediction is {shape_in_words(pred_ids.shape)} but the ground truth is "
+            f"{shape_in_words(gt_ids.shape)} (height × width). Give predictions at the image's original size."
         )
     gt_id, pred_id, pixels = count_pairs(gt_ids, pred_ids)
     table = tabulate(
@@ -331,12 +325,13 @@ def overlap_table(
         segment_columns([(image_id, gt_segments)], is_gt=True),
         segment_columns([(image_id, pred_segments)], is_gt=False),
     )
-    check_predictions(table)
+    if faults := prediction_faults(table):
+        raise PredictionMismatch("\n".join(faults))
     return table
 
 
 def tabulate(overlaps: Pairs, gt: Segments, pred: Segments, boundary: Pairs | None = None) -> OverlapTable:
-    """Joins counted pairs and listed segments into a table; areas of predictions are counted from the pairs."""
+    """Makes a table of counted pairs and listed segments; areas of predictions are summed from the pairs."""
     in_pred = overlaps.pred_id != VOID
     row = find_rows(overlaps.image_id[in_pred], overlaps.pred_id[in_pred], pred.image_id, pred.id)
     area = sums_by_row(row, overlaps.pixels[in_pred], len(pred))
@@ -344,7 +339,7 @@ def tabulate(overlaps: Pairs, gt: Segments, pred: Segments, boundary: Pairs | No
 
 
 def segment_columns(segments: Iterable[tuple[int, Sequence[Segment]]], *, is_gt: bool) -> Segments:
-    """The columns of the segments of some images, given as (image id, segments)."""
+    """Converts the segments of some images, given as (image id, segments), to columns."""
     rows = [(image_id, segment) for image_id, of_image in segments for segment in of_image]
     n = len(rows)
     return Segments(
@@ -360,22 +355,21 @@ def segment_columns(segments: Iterable[tuple[int, Sequence[Segment]]], *, is_gt:
     )
 
 
-def check_predictions(table: OverlapTable) -> None:
-    """Raises PredictionMismatch, naming each image and id, unless JSON and PNG of all predictions hold the same ids."""
-    if faults := prediction_faults(table):
-        raise PredictionMismatch("\n".join(faults))
-
-
 @dataclass(frozen=True)
 class Mismatches:
-    """Ids that either a JSON of predictions or its PNGs lack: (image ids, segment ids) of each kind."""
+    """The ids that only the JSON or only the PNG of a prediction has, as (image ids, segment ids).
+
+    unlisted: ids of the PNG that the JSON lacks; absent: ids of the JSON that are not in the PNG
+
+    unlisted: ids in a PNG but not in the JSON; absent: ids in the JSON but not in the PNG
+    """
 
     unlisted: tuple[Int64, Int32]
     absent: tuple[Int64, Int32]
 
     @staticmethod
     def of(table: OverlapTable) -> Mismatches:
-        """Finds the faults of a table."""
+        """Finds the mismatches of the predictions in a table."""
         is_pred, in_pred = ~table.segments.is_gt, table.overlaps.pred_id != VOID
         images, ids = table.segments.image_id[is_pred], table.segments.id[is_pred]
         pair_images, pair_ids = table.overlaps.image_id[in_pred], table.overlaps.pred_id[in_pred]
@@ -393,8 +387,8 @@ class Mismatches:
         )
         return Mismatches(unlisted, absent)
 
-    def sentences(self) -> list[str]:
-        """One sentence per kind of fault, with its first images."""
+    def messages(self) -> list[str]:
+        """Returns a message for each kind of mismatch, with the first images."""
         faults = []
         if len(self.unlisted[0]):
             unlisted = by_image(*self.unlisted)
@@ -406,12 +400,12 @@ class Mismatches:
 
 
 def prediction_faults(table: OverlapTable) -> list[str]:
-    """A sentence for each way in which JSONs and PNGs of predictions do not hold the same ids."""
-    return Mismatches.of(table).sentences()
+    """Returns a message for each way in which JSON and PNGs of predictions differ."""
+    return Mismatches.of(table).messages()
 
 
 def concat(tables: Iterable[OverlapTable]) -> OverlapTable:
-    """One table of the images of all. Raises ValueError when only some of them have boundary pairs."""
+    """Concatenates tables of disjoint images. Raises ValueError if only some of them have boundary pairs."""
     tables = list(tables)
     if not tables:
         return OverlapTable.empty()
@@ -426,19 +420,19 @@ def concat(tables: Iterable[OverlapTable]) -> OverlapTable:
 
 
 def find_rows(image_id: Int64, segment_id: Int32, in_image_id: Int64, in_segment_id: Int32) -> Int64:
-    """For each (image_id, segment_id), its row in the columns `in_…`, whose rows are distinct, or -1."""
+    """Returns for each (image_id, segment_id) its row in the columns in_image_id and in_segment_id; -1 if absent."""
     if not len(in_image_id):
         return np.full(len(image_id), -1, np.int64)
-    # Two keys become one int64, which sorts and searches many times faster than pairs do: the image above, the
-    # segment's id, which is below 2^31, below. With INTERIOR (-1) for an id all bits are set: the key is -1 and meets
-    # no key of a segment. Images whose ids need more than 31 bits are counted off first.
+    # Both keys are packed into one int64, which sorts and searches many times faster than pairs: the image in the upper
+    # bits, the segment's id (below 2^31) in the lower. With the id INTERIOR (-1) all bits are set, so the key is -1 and
+    # equals no segment's key. Image ids of more than 31 bits are replaced by their index first.
     images = in_image_id, image_id
     if any(len(ids) and (ids.min() < 0 or ids.max() >= 1 << 31) for ids in images):
         known = np.unique(in_image_id)
-        place = np.searchsorted(known, image_id)
-        place[place == len(known)] = 0
-        # Places from 1; an image that is not there gets 0, which none has.
-        images = 1 + np.searchsorted(known, in_image_id), np.where(known[place] == image_id, 1 + place, 0)
+        index = np.searchsorted(known, image_id)
+        index[index == len(known)] = 0
+        # Indices from 1; 0 stands for an image that is not there.
+        images = 1 + np.searchsorted(known, in_image_id), np.where(known[index] == image_id, 1 + index, 0)
     in_keys, keys = images[0] << 32 | in_segment_id, images[1] << 32 | segment_id
     if (in_keys[1:] > in_keys[:-1]).all():
         position = np.searchsorted(in_keys, keys)
@@ -452,19 +446,19 @@ def find_rows(image_id: Int64, segment_id: Int32, in_image_id: Int64, in_segment
 
 
 def sums_by_row(row: Int64, values: Int64, n: int) -> Int64:
-    """The sum of the `values` of each of `n` rows; row -1 is dropped."""
+    """Sums `values` by the row number of each, for n rows; values with row -1 are dropped."""
     known = row >= 0
     # Sums of pixels stay far below 2^53, so the float64 of bincount is exact.
     return np.bincount(row[known], weights=values[known], minlength=n).astype(np.int64)
 
 
 def take(columns: Columns, rows: npt.NDArray[Any]) -> Columns:
-    """The chosen rows, by mask or by number, of all columns."""
+    """Selects rows of a table, by mask or by number, in all columns."""
     return replace(columns, **{field.name: getattr(columns, field.name)[rows] for field in fields(columns)})
 
 
 def distinct(image_id: Int64, segment_id: Int32) -> tuple[Int64, Int32]:
-    """The (image_id, segment_id) that occur, each once, in ascending order."""
+    """Returns the distinct (image_id, segment_id) in ascending order."""
     order = np.lexsort((segment_id, image_id))
     image_id, segment_id = image_id[order], segment_id[order]
     new = np.ones(len(image_id), np.bool_)
@@ -473,21 +467,18 @@ def distinct(image_id: Int64, segment_id: Int32) -> tuple[Int64, Int32]:
 
 
 def _concat_columns(kind: type[Any], parts: Sequence[Any]) -> Any:
+    """Concatenates tables of one type (`kind`), column by column."""
     return kind(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(kind)))
 
 
 def by_image(images: Int64, values: npt.NDArray[Any], most: int = 10) -> str:
-    """`image 5: 1, 2; image 7: 3; and 12 more images`: values, each once, for a sentence that stays readable."""
+    """Formats distinct values by image for a message: `image 5: 1, 2; image 7: 3; and 12 more images`."""
     images, values = distinct(images, values)
     found, starts = np.unique(images, return_index=True)
     groups = np.split(values, starts[1:])
-    told = [
+    lines = [
         f"image {own_id(image)}: {listed(group.tolist(), most)}"
         for image, group in zip(found[:most].tolist(), groups[:most], strict=True)
     ]
-    rest = len(found) - len(told)
-    return "; ".join([*told, *([f"and {rest:,} more {'image' if rest == 1 else 'images'}"] if rest else [])])
-
-
-def _size(ids: npt.NDArray[np.int32]) -> str:
-    return "×".join(str(length) for length in ids.shape)
+    rest = len(found) - len(lines)
+    return "; ".join([*lines, *([f"and {rest:,} more {'image' if rest == 1 else 'images'}"] if rest else [])])

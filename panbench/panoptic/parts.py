@@ -1,8 +1,8 @@
-"""The parts of a run, Parquet files of overlap tables: read at once, or block by block in the order of image ids.
+"""Reads and writes the parts of a run: Parquet files of overlap tables, read at once or in blocks by image id.
 
-Parts hold images in any order (batches take them as they come), and sums must not depend on that, to the last
-bit. A small run is read whole and sorted. Of a large one only the image ids are read first; they tell which parts can
-be read one after the other, and which have to be sorted together, on disk where they are too many for memory.
+Parts have images in any order, as they were processed, but sums must not depend on it to the last bit. A small run is
+read at once and sorted. Of a large run only the image ids are read first: they show which parts can be read one after
+the other, and which have to be sorted together, on disk if they do not fit into memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,28 +22,12 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write
-from panbench.base.threads import available_cores
+from panbench.base.program import in_order
 from panbench.panoptic.image_ids import as_metadata, remember
-from panbench.panoptic.overlap import BOUNDARY, OverlapTable, Pairs, check_columns, concat, take
+from panbench.panoptic.overlap import BOUNDARY, OverlapTable, check_columns, concat, take
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = [
-    "LargeParts",
-    "NotAdmitted",
-    "compact",
-    "images_of",
-    "in_order",
-    "metadata_of",
-    "opened_part",
-    "part_files",
-    "read_part",
-    "read_parts",
-    "readable",
-    "rows_of",
-    "write_part",
-]
 
 Int = npt.NDArray[np.int64]
 
@@ -55,33 +38,38 @@ ROWS_AT_ONCE = 3_000_000
 """A run with more rows (some 50,000 images) is read block by block."""
 
 ROWS_A_BLOCK = 600_000
-"""Some 10,000 images: large enough that NumPy's calls do not count, and a few dozen MB while they are matched."""
-
+"""Rows per block, some 10,000 images: enough to amortise NumPy's calls, and a few dozen MB while they are matched."""
 
 MOST_ROWS = 20_000_000
-"""A file that declares more is none of a run: 10,000 images have some 600,000. A forged one of 4 kB takes gigabytes."""
+"""A file with more rows is refused: 10,000 images have some 600,000, and a forged file of 4 kB can take gigabytes."""
 
 FEW_PARTS = 16
-"""So many parts are never too many."""
+"""Runs with at most this many parts are not compacted."""
 
 IMAGES_A_PART = 10_000
-"""Many small parts are joined to parts of so many images."""
+"""Images per part after compaction."""
 
 MOST_FILES = 200
-"""So many files are open at once while parts are sorted on disk."""
+"""Files that may be open at once while parts are sorted on disk."""
 
 Out = TypeVar("Out")
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The parts in a folder by name; none when there is no folder."""
+    """Lists the parts in a folder by name; [] if there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(part for part in folder.iterdir() if PART.fullmatch(part.name))
 
 
+def next_number(folder: Path, shard: int = 0) -> int:
+    """Returns the number of a shard's next part; part files are named SHARD-NUMBER.parquet."""
+    mine = (part for part in part_files(folder) if part.name.startswith(f"{shard:04d}-"))
+    return 1 + max((int(part.stem.split("-")[1]) for part in mine), default=-1)
+
+
 class NotAdmitted(Exception):
-    """Why a part does not belong to the run; completes "PART …"."""
+    """Raised for a part that does not belong to the run; its text completes the sentence "PART …"."""
 
 
 Admit = Callable[[Path], None]
@@ -89,22 +77,22 @@ Admit = Callable[[Path], None]
 
 
 def admit_all(part: Path) -> None:
-    """Admits every part."""
+    """Accepts every part of a folder as one of the run."""
 
 
 def read_parts(folder: Path, admit: Admit = admit_all) -> tuple[OverlapTable, tuple[str, ...]]:
-    """The rows of all readable parts in order of image ids, and a sentence for each left out, whole or in part."""
-    notices, found = _strangers(folder), []
+    """Reads all parts: returns the rows sorted by image id, and a notice for each part that was left out or cut."""
+    notices, found = _foreign_file_notices(folder), []
     for path in part_files(folder):
-        table = _attempt(path, read_part, admit)
+        table = _read_or_explain(path, read_part, admit)
         if isinstance(table, str):
             notices.append(table)
         else:
             found.append((path, table))
-    again = _repeated([table.image_ids for _, table in found])
-    notices += _repeats([path for path, _ in found], again)
-    tables = [_without(table, images) for (_, table), images in zip(found, again, strict=True)]
-    # A part of which nothing is left says nothing of boundaries.
+    again = _repeated_images([table.image_ids for _, table in found])
+    notices += _repetition_notices([path for path, _ in found], again)
+    tables = [_drop_images(table, images) for (_, table), images in zip(found, again, strict=True)]
+    # Parts without any remaining image do not count.
     tables = [table for table in tables if len(table.overlaps)]
     if len({table.boundary is None for table in tables}) > 1:
         notices.append(f"{folder} has boundary overlaps of some images only, which were left out.")
@@ -114,7 +102,10 @@ def read_parts(folder: Path, admit: Admit = admit_all) -> tuple[OverlapTable, tu
 
 @dataclass(frozen=True)
 class _Part:
-    """A part: its rows, its images (ascending), which of them earlier parts have already, and if it has boundaries."""
+    """What a part contains. again: images that earlier parts have too; boundary: whether it has such overlaps
+
+    rows: how many; images: ids, ascending; again: the images that earlier parts have too; boundary: has such rows
+    """
 
     path: Path
     rows: int
@@ -124,24 +115,24 @@ class _Part:
 
 
 class LargeParts:
-    """Parts with too many rows to hold in memory at once.
+    """Reads parts with too many rows to hold in memory at once; first it reads only their image ids.
 
-    Only image ids are read when it is made. `notices`: a sentence for each part that was left out, whole or in part.
+    notices: a message for each part that was left out or cut
     """
 
     def __init__(self, folder: Path, admit: Admit = admit_all) -> None:
-        notices, found = _strangers(folder), []
+        notices, found = _foreign_file_notices(folder), []
         paths = part_files(folder)
-        looks = [partial(_attempt, path, _look, admit) for path in paths]
-        for path, one in zip(paths, in_order(looks), strict=True):
+        inspections = [partial(_read_or_explain, path, _inspect_part, admit) for path in paths]
+        for path, one in zip(paths, in_order(inspections), strict=True):
             if isinstance(one, str):
                 notices.append(one)
             else:
                 found.append((path, *one))
-        again = _repeated([images for _, _, images, _ in found])
-        notices += _repeats([path for path, *_ in found], again)
+        again = _repeated_images([images for _, _, images, _ in found])
+        notices += _repetition_notices([path for path, *_ in found], again)
         self._parts = [_Part(*one[:3], images, one[3]) for one, images in zip(found, again, strict=True)]
-        # A part of which nothing is left says nothing of boundaries.
+        # Parts without any remaining image do not count.
         with_boundary = [part.boundary for part in self._parts if len(part.images) > len(part.again)]
         self.boundary = bool(with_boundary) and all(with_boundary)
         if any(with_boundary) and not self.boundary:
@@ -151,19 +142,18 @@ class LargeParts:
 
     @contextmanager
     def blocks(self, rows: int = ROWS_A_BLOCK) -> Iterator[list[Callable[[], OverlapTable]]]:
-        """Functions that read the rows of further and further images, about `rows` each and in order of image ids.
+        """Context that returns functions, each of which reads a block of about `rows` rows, in order of image ids.
 
-        They may be called in any order and in threads, while the context is open; they raise BadRun for a part that
-        cannot be read after all.
+        The functions may be called in any order and in threads; they raise BadRun for a part that became unreadable.
         """
         with ExitStack() as stack:
             read: list[Callable[[], OverlapTable]] = []
             waiting: list[_Part] = []
-            for cluster in _clusters(self._parts):
+            for cluster in _overlapping_parts(self._parts):
                 size = sum(part.rows for part in cluster)
                 too_large = size > 4 * rows and len(cluster) > 1
                 if waiting and (too_large or size + sum(part.rows for part in waiting) > rows):
-                    read.append(partial(self._joined, tuple(waiting)))
+                    read.append(partial(self._read_block, tuple(waiting)))
                     waiting = []
                 if too_large:
                     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="panbench-"))
@@ -171,31 +161,32 @@ class LargeParts:
                 else:
                     waiting += cluster
             if waiting:
-                read.append(partial(self._joined, tuple(waiting)))
+                read.append(partial(self._read_block, tuple(waiting)))
             yield read
 
     def of_images(self, images: Int) -> OverlapTable:
-        """The rows of some images, ascending; only the parts that hold one are read. Raises BadRun as `blocks`."""
+        """Reads the rows of some images (ids ascending), from the parts that contain them. Raises BadRun."""
         tables = []
         for part in self._parts:
             if len(held := np.intersect1d(part.images, images, assume_unique=True)):
-                tables.append(_only(self._joined((part,)), held))
+                tables.append(_select_images(self._read_block((part,)), held))
         return concat(tables).in_order_of_images()
 
-    def _joined(self, parts: Sequence[_Part]) -> OverlapTable:
+    def _read_block(self, parts: Sequence[_Part]) -> OverlapTable:
+        """Reads some parts, drops repeated images, and sorts by image id. Raises BadRun."""
         tables = []
         for part in parts:
-            table = _attempt(part.path, read_part)
+            table = _read_or_explain(part.path, read_part)
             if isinstance(table, str):
                 raise BadRun(
                     f"{table.split(' and was left out')[0]}; its images are listed, but not readable. Remove it."
                 )
-            table = _without(table, part.again)
+            table = _drop_images(table, part.again)
             tables.append(table if self.boundary else replace(table, boundary=None))
         return concat(tables).in_order_of_images()
 
     def _sorted_on_disk(self, cluster: Sequence[_Part], scratch: Path, rows: int) -> list[Callable[[], OverlapTable]]:
-        """Sorts the rows of parts with interleaved images into one file per range of image ids."""
+        """Sorts parts with interleaved images into one file per range of image ids; returns their readers."""
         import pyarrow as pa
 
         images = np.unique(np.concatenate([part.images for part in cluster]))
@@ -204,13 +195,13 @@ class LargeParts:
         files = [scratch / f"{number}.arrow" for number in range(len(edges) + 1)]
         writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
         try:
-            for table in in_order([partial(self._joined, (part,)) for part in cluster]):
+            for table in in_order([partial(self._read_block, (part,)) for part in cluster]):
                 arrow = table.to_arrow()
-                place = np.searchsorted(edges, arrow.column("image_id").to_numpy(), side="right")
-                for number in np.unique(place).tolist():
+                index = np.searchsorted(edges, arrow.column("image_id").to_numpy(), side="right")
+                for number in np.unique(index).tolist():
                     if number not in writers:
                         writers[number] = pa.ipc.new_stream(str(files[number]), arrow.schema)
-                    writers[number].write_table(arrow.filter(pa.array(place == number)))
+                    writers[number].write_table(arrow.filter(pa.array(index == number)))
         finally:
             for writer in writers.values():
                 writer.close()
@@ -218,22 +209,9 @@ class LargeParts:
 
 
 def rows_of(folder: Path) -> int:
-    """The number of rows of all parts, from their footers."""
-    counts = [_attempt(path, _count) for path in part_files(folder)]
+    """Returns the number of rows of all parts in a folder, from the files' footers."""
+    counts = [_read_or_explain(path, _count_rows) for path in part_files(folder)]
     return sum(count for count in counts if not isinstance(count, str))
-
-
-def in_order(work: Sequence[Callable[[], Out]]) -> Iterator[Out]:
-    """Yields the results of functions in order; they run on all cores, a few ahead of the one awaited."""
-    cores = available_cores()
-    with ThreadPoolExecutor(cores) as pool:
-        waiting: list[Future[Out]] = []
-        for call in work:
-            waiting.append(pool.submit(call))
-            if len(waiting) > cores:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
 
 
 def compact(
@@ -242,11 +220,11 @@ def compact(
     admit: Admit = admit_all,
     metadata: Callable[[Int], Mapping[bytes, bytes]] = lambda images: {},
 ) -> bool:
-    """Joins many small parts to few large ones, in order of image ids; whether there was anything to join.
+    """Joins many small parts to few large ones, in order of image ids; returns whether anything was joined.
 
-    admit: as for reading. metadata: what a part of these images says of itself.
-    New parts are whole before the old ones go. Killed in between, some images are there twice, which reading leaves out
-    and tells.
+    admit: raises NotAdmitted for foreign parts; metadata: makes the metadata of a part with these images
+    New parts are complete before the old ones are removed. If the process is killed in between, some images exist
+    twice, and readers drop the copies with a notice.
     """
     old = part_files(folder)
     if len(old) <= FEW_PARTS:
@@ -254,9 +232,10 @@ def compact(
     parts = LargeParts(folder, admit)
     if parts.notices or len(old) * images_a_part < 4 * len(parts.image_ids):
         return False
-    number = 1 + max((int(path.stem.split("-")[1]) for path in old if path.name.startswith("0000-")), default=-1)
+    number = next_number(folder)
 
     def write(tables: list[OverlapTable]) -> None:
+        """Writes the next part from some tables."""
         nonlocal number
         joined = concat(tables)
         write_part(folder / f"0000-{number:06d}.parquet", joined, metadata(joined.image_ids))
@@ -277,10 +256,7 @@ def compact(
 
 
 def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Writes a part atomically. Raises FileExistsError if one of that name exists.
-
-    metadata: what the part says of itself, for `metadata_of`
-    """
+    """Writes a part atomically, with metadata that `metadata_of` reads. Raises FileExistsError if it exists."""
     import pyarrow.parquet
 
     with atomic_write(path, exclusive=True) as handle:
@@ -289,7 +265,7 @@ def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] 
 
 
 def readable(path: Path) -> Any:
-    """A path as PyArrow takes it; the content where the path has bytes that are not UTF-8, which PyArrow refuses."""
+    """Converts a path for PyArrow, which refuses names that are not UTF-8: for these it reads the file's content."""
     import pyarrow as pa
 
     try:
@@ -300,7 +276,7 @@ def readable(path: Path) -> Any:
 
 
 def metadata_of(path: Path) -> dict[bytes, bytes]:
-    """The metadata passed to `write_part`. Raises ValueError or OSError if the file is not Parquet."""
+    """Reads the metadata of a part. Raises ValueError or OSError if the file is not Parquet."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
@@ -308,12 +284,12 @@ def metadata_of(path: Path) -> dict[bytes, bytes]:
 
 
 def images_of(path: Path) -> Int:
-    """The images of a part, ascending. Raises ValueError or OSError if the file is not a part."""
-    return _look(path)[1]
+    """Reads the image ids of a part, ascending. Raises ValueError or OSError if the file is not a part."""
+    return _inspect_part(path)[1]
 
 
-def _attempt(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) -> Out | str:
-    """The result of `read` for a part, or why the part is left out."""
+def _read_or_explain(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) -> Out | str:
+    """Calls `read` on a part; returns its result, or a message why the part is left out."""
     import pyarrow as pa
 
     try:
@@ -330,7 +306,7 @@ def _attempt(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) 
 
 @contextmanager
 def opened_part(path: Path) -> Iterator[Any]:
-    """A Parquet file of a run. Raises ValueError for more rows than any part has, before they are in memory."""
+    """Context with a part open as Parquet file. Raises ValueError for more than MOST_ROWS rows, before reading them."""
     import pyarrow.parquet
 
     # Not read_table: it would take a folder named `a=b` on the way for a column.
@@ -341,41 +317,42 @@ def opened_part(path: Path) -> Iterator[Any]:
 
 
 def read_part(path: Path) -> OverlapTable:
-    """The rows of a part. Raises ValueError or OSError if the file is not a part."""
+    """Reads a part. Raises ValueError or OSError if the file is not a part."""
     with opened_part(path) as file:
         remember(file.schema_arrow.metadata)
         return OverlapTable.from_arrow(file.read(use_threads=False))
 
 
 def _read_sorted(path: Path) -> OverlapTable:
+    """Reads a temporary file of `_sorted_on_disk`, sorted by image id."""
     import pyarrow as pa
 
     with pa.ipc.open_stream(readable(path)) as file:
         return OverlapTable.from_arrow(file.read_all()).in_order_of_images()
 
 
-def _count(path: Path) -> int:
+def _count_rows(path: Path) -> int:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
         return int(file.metadata.num_rows)
 
 
-def _look(path: Path) -> tuple[int, Int, bool]:
-    """The rows of a part, its images, and whether it has boundary overlaps. Only two columns are read."""
+def _inspect_part(path: Path) -> tuple[int, Int, bool]:
+    """Returns a part's number of rows, its image ids, and whether it has boundary overlaps; reads two columns."""
     with opened_part(path) as file:
         check_columns(file.schema_arrow)
         remember(file.schema_arrow.metadata)
         ids = file.read(columns=["image_id"], use_threads=False).column("image_id").to_numpy()
         has_boundary = _has_boundary(file)
-    # The rows of an image stand together, so most are like the one above: what is left is sorted in no time.
+    # The rows of an image are consecutive, so dropping repeats first leaves few ids for np.unique to sort.
     new = np.ones(len(ids), np.bool_)
     new[1:] = ids[1:] != ids[:-1]
     return len(ids), np.unique(ids[new]), has_boundary
 
 
 def _has_boundary(file: Any) -> bool:
-    """Whether a part has boundary overlaps: `boundary` is the first kind by name, so the footer's statistics tell."""
+    """True if a part has boundary overlaps; read from the footer's minimum, as `boundary` is the first kind by name."""
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     kind = file.schema_arrow.names.index("kind")
     lowest = [group.column(kind).statistics for group in groups if group.num_rows]
@@ -385,7 +362,8 @@ def _has_boundary(file: Any) -> bool:
     return BOUNDARY in kinds
 
 
-def _strangers(folder: Path) -> list[str]:
+def _foreign_file_notices(folder: Path) -> list[str]:
+    """Returns a notice for each file in a folder of parts that is not a part."""
     if not folder.is_dir():
         return []
     strange = [path for path in sorted(folder.iterdir()) if not PART.fullmatch(path.name)]
@@ -394,8 +372,8 @@ def _strangers(folder: Path) -> list[str]:
     ]
 
 
-def _repeated(images: Sequence[Int]) -> list[Int]:
-    """For each part, the images that an earlier part also has."""
+def _repeated_images(images: Sequence[Int]) -> list[Int]:
+    """Returns for each part those of its images that an earlier part has too. images: the ids in each part"""
     if not images:
         return []
     every, of_part = np.concatenate(images), np.repeat(np.arange(len(images)), [len(part) for part in images])
@@ -407,7 +385,8 @@ def _repeated(images: Sequence[Int]) -> list[Int]:
     return [every[again & (of_part == number)] for number in range(len(images))]
 
 
-def _repeats(paths: Sequence[Path], again: Sequence[Int]) -> list[str]:
+def _repetition_notices(paths: Sequence[Path], again: Sequence[Int]) -> list[str]:
+    """Returns a notice for each part with images that earlier parts have too."""
     return [
         f"{path} repeats {len(images)} images of earlier parts, which were left out of it."
         for path, images in zip(paths, again, strict=True)
@@ -415,26 +394,23 @@ def _repeats(paths: Sequence[Path], again: Sequence[Int]) -> list[str]:
     ]
 
 
-def _without(table: OverlapTable, images: Int) -> OverlapTable:
-    if not len(images):
-        return table
-
-    def rest(pairs: Pairs) -> Pairs:
-        return take(pairs, ~np.isin(pairs.image_id, images))
-
-    segments = take(table.segments, ~np.isin(table.segments.image_id, images))
-    return OverlapTable(segments, rest(table.overlaps), None if table.boundary is None else rest(table.boundary))
+def _drop_images(table: OverlapTable, images: Int) -> OverlapTable:
+    """Returns an overlap table without some images."""
+    return _select_images(table, np.setdiff1d(table.image_ids, images)) if len(images) else table
 
 
-def _only(table: OverlapTable, images: Int) -> OverlapTable:
+def _select_images(table: OverlapTable, images: Int) -> OverlapTable:
+    """Returns an overlap table of some images."""
+
     def some(columns: Any) -> Any:
+        """Selects the rows of the images in columns."""
         return take(columns, np.isin(columns.image_id, images))
 
     return OverlapTable(some(table.segments), some(table.overlaps), table.boundary and some(table.boundary))
 
 
-def _clusters(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
-    """Parts whose ranges of image ids overlap, together, in order of image ids; of a cluster in the order of names."""
+def _overlapping_parts(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    """Yields groups of parts whose ranges of image ids overlap, by ascending id; within a group sorted by name."""
     cluster: list[_Part] = []
     last = -1
     for part in sorted((part for part in parts if len(part.images)), key=lambda part: int(part.images[0])):

@@ -1,16 +1,15 @@
-"""Photographs of a dataset. Pixels are OpenCV's, as in mmdet; this adds the facts that OpenCV does not report.
+"""Reads photographs with OpenCV, as mmdet does, and detects damage, padding and orientation, which OpenCV hides.
 
 OpenCV decodes a damaged JPEG without an error: libjpeg writes "Corrupt JPEG data" to stderr, and the pixels are wrong.
-So each JPEG is read a second time by simplejpeg, whose strict mode turns libjpeg's warnings into errors: in the thread
-that asks, so that eight loaders at once each hear of their own image. At an eighth of its size that takes a quarter of
-the time of decoding.
+So each JPEG is decoded a second time by simplejpeg, whose strict mode turns libjpeg's warnings into exceptions in the
+calling thread, also with several loaders at once. At an eighth of the size this takes a quarter of the decoding time.
 """
 
 import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -22,11 +21,10 @@ from PIL import Image
 
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadDataset
+from panbench.base.text import listed
 from panbench.panoptic import pixels
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.types import Exif
-
-__all__ = ["PhotoFacts", "decode_photo", "decode_rgb", "inspect_photo", "read_photo"]
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -44,11 +42,11 @@ _MOST_TRIES = 64
 
 @dataclass(frozen=True, slots=True)
 class PhotoFacts:
-    """Facts from a photograph's file.
+    """What the file of a photograph says besides its pixels.
 
-    shape: (height, width) of its pixels as they are decoded; None where only OpenCV knows the format
-    orientation: EXIF's, 1 to 8; 1 is upright. OpenCV turns the pixels of all others unless it is set to ignore it
-    extraneous: whether a JPEG is padded with bytes that belong to no part of it; harmless
+    shape: (height, width) after decoding; None if only OpenCV knows the format
+    orientation: EXIF's, 1 (upright) to 8; OpenCV rotates the pixels accordingly unless told to ignore it
+    extraneous: True if a JPEG is padded with bytes that belong to no part of it, which is harmless
     sha256: the digest of the file, 32 bytes
     """
 
@@ -59,48 +57,32 @@ class PhotoFacts:
 
 
 def inspect_photo(
-    path: str | Path,
-    shape: tuple[int, int] | None = None,
-    *,
-    image_id: int | None = None,
-    exif: Exif = "apply",
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    path: str | Path, shape: tuple[int, int] | None = None, *, image_id: int | None = None, exif: Exif = "apply"
 ) -> PhotoFacts:
-    """The facts of a photograph, without decoding its pixels. Safe to call from several threads.
+    """Checks a photograph's file without decoding its pixels. Safe to call from several threads.
 
-    shape: (height, width) that it must have; None takes any
-    image_id: named in messages; exif: whether a photograph that lies on its side is turned
-    max_pixels: a larger one is refused by its header
+    shape: (height, width) that it must have; None accepts any
+    image_id: for error messages; exif: whether the photograph will be rotated by its EXIF orientation
     Raises BadDataset for a file that is missing, of another size, too large, or a JPEG of which data is lost.
     """
-    where = _where(path, image_id)
-    content = _content(path, where)
-    return replace(_inspect(content, where, shape, exif, max_pixels), sha256=hashlib.sha256(content).digest())
+    where = _name_in_messages(path, image_id)
+    content = _read_photo_bytes(path, where)
+    return replace(_inspect_content(content, where, shape, exif), sha256=hashlib.sha256(content).digest())
 
 
 def read_photo(
-    path: str | Path,
-    shape: tuple[int, int] | None = None,
-    *,
-    image_id: int | None = None,
-    exif: Exif = "apply",
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    path: str | Path, shape: tuple[int, int] | None = None, *, image_id: int | None = None, exif: Exif = "apply"
 ) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
-    """(H, W, 3) blue, green, red of a photograph as OpenCV decodes it, and its facts; otherwise as `inspect_photo`."""
-    where = _where(path, image_id)
-    return decode_photo(_content(path, where), where, shape, exif=exif, max_pixels=max_pixels)
+    """Decodes a photograph as OpenCV does: (H, W, 3) uint8 in BGR, and its facts. Errors as in `inspect_photo`."""
+    where = _name_in_messages(path, image_id)
+    return decode_photo(_read_photo_bytes(path, where), where, shape, exif=exif)
 
 
 def decode_photo(
-    content: bytes,
-    where: str,
-    shape: tuple[int, int] | None = None,
-    *,
-    exif: Exif = "apply",
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    content: bytes, where: str, shape: tuple[int, int] | None = None, *, exif: Exif = "apply"
 ) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
-    """Like `read_photo`, for a file's content. where: its name in messages."""
-    facts = _inspect(content, where, shape, exif, max_pixels)
+    """Decodes the content of a photograph's file to what `read_photo` returns. where: the file's name in messages"""
+    facts = _inspect_content(content, where, shape, exif)
     bgr = pixels.decode(content, turned=exif != "ignore")
     if bgr is None:
         raise BadDataset(f"{where} cannot be decoded as an image.")
@@ -108,11 +90,11 @@ def decode_photo(
     return bgr, replace(facts, sha256=hashlib.sha256(content).digest())
 
 
-def _where(path: str | Path, image_id: int | None) -> str:
+def _name_in_messages(path: str | Path, image_id: int | None) -> str:
     return f"{path}" if image_id is None else f"{path} (image {image_id})"
 
 
-def _content(path: str | Path, where: str) -> bytes:
+def _read_photo_bytes(path: str | Path, where: str) -> bytes:
     try:
         return path_at(path).read_bytes()
     except FileNotFoundError:
@@ -121,25 +103,24 @@ def _content(path: str | Path, where: str) -> bytes:
         raise BadDataset(f"{where} cannot be read: {problem.strerror or problem}.") from None
 
 
-def decode_rgb(
-    content: bytes, where: str, *, exif: Exif = "apply", max_pixels: int = DEFAULT_MAX_PIXELS
-) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) red, green, blue of a file's content: the pixels of `decode_photo`, and it raises as that.
+def decode_rgb(content: bytes, where: str, *, exif: Exif = "apply") -> npt.NDArray[np.uint8]:
+    """Decodes the content of a photograph's file to (H, W, 3) uint8 in RGB: the pixels and errors of `decode_photo`.
 
-    An upright JPEG that is whole is read once: libjpeg's warnings come with its pixels.
+    An upright, complete JPEG is decoded only once, as simplejpeg gives pixels and warnings together.
     """
-    facts, kind, mode = _header(content, where, None, exif, max_pixels)
+    facts, kind, mode = _inspect_header(content, where, None, exif)
     if kind == "JPEG" and mode in ("RGB", "L") and (facts.orientation == 1 or exif == "ignore"):
-        with contextlib.suppress(ValueError):  # damaged, or padded: decode_photo tells
+        with contextlib.suppress(ValueError):  # damaged or padded: decode_photo distinguishes them
             return cast(
                 "npt.NDArray[np.uint8]",
                 simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True),
             )
-    return pixels.rgb_of(decode_photo(content, where, exif=exif, max_pixels=max_pixels)[0])
+    return pixels.rgb_of(decode_photo(content, where, exif=exif)[0])
 
 
-def _inspect(content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif, max_pixels: int) -> PhotoFacts:
-    facts, kind, mode = _header(content, where, shape, exif, max_pixels)
+def _inspect_content(content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif) -> PhotoFacts:
+    """Checks header and, of a JPEG, the compressed data. Raises BadDataset if data is lost."""
+    facts, kind, mode = _inspect_header(content, where, shape, exif)
     if kind not in ("JPEG", "MPO"):
         return facts
     colors = "CMYK" if mode == "CMYK" else "GRAY"
@@ -150,10 +131,10 @@ def _inspect(content: bytes, where: str, shape: tuple[int, int] | None, exif: Ex
     return replace(facts, extraneous=extraneous)
 
 
-def _header(
-    content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif, max_pixels: int
+def _inspect_header(
+    content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif
 ) -> tuple[PhotoFacts, str, str]:
-    """The facts in a photograph's header, its format and its mode, both "" where only OpenCV knows them."""
+    """Reads a photograph's header: returns facts, Pillow's format and mode, both "" if only OpenCV knows the format."""
     if not content:
         raise BadDataset(f"{where} cannot be decoded as an image: the file is empty.")
     try:
@@ -162,17 +143,17 @@ def _header(
             (width, height), kind, mode = image.size, image.format or "", image.mode
             orientation = int(image.getexif().get(_ORIENTATION, 1)) if "exif" in image.info or kind == "TIFF" else 1
     except Image.DecompressionBombError:
-        raise BadDataset(f"{where} has more pixels than the limit of {max_pixels:,}.") from None
+        raise BadDataset(f"{where} has more pixels than the limit of {DEFAULT_MAX_PIXELS:,}.") from None
     except Exception:  # a format that Pillow does not know, or cannot parse: OpenCV has the last word
         return PhotoFacts(None), "", ""
-    if width * height > max_pixels:
-        raise BadDataset(f"{where} has {height}×{width} pixels, more than the limit of {max_pixels:,}.")
+    if width * height > DEFAULT_MAX_PIXELS:
+        raise BadDataset(f"{where} has {height}×{width} pixels, more than the limit of {DEFAULT_MAX_PIXELS:,}.")
     if kind == "TIFF" and exif == "ignore" and orientation != 1:
         raise BadDataset(
             f"{where} has the orientation {orientation}, and OpenCV turns every TIFF as it says. Leave --exif ignore "
             "out, or convert the file."
         )
-    # Of a TIFF Pillow and OpenCV both give the size once it is turned.
+    # For a TIFF both Pillow and OpenCV report the size after rotation.
     if exif == "apply" and orientation in _SIDEWAYS and kind != "TIFF":
         if shape is not None and tuple(shape) == (height, width) != (width, height):
             raise BadDataset(
@@ -186,7 +167,7 @@ def _header(
 
 
 def _warning_of_libjpeg(content: bytes, colors: str) -> str:
-    """libjpeg's first warning or error when it decodes a JPEG; empty when it has none."""
+    """Decodes a JPEG at its smallest size; returns libjpeg's first warning or error, or ""."""
     try:
         # The smallest size that libjpeg makes still reads all of the compressed data.
         simplejpeg.decode_jpeg(
@@ -198,10 +179,9 @@ def _warning_of_libjpeg(content: bytes, colors: str) -> str:
 
 
 def _is_padded(content: bytes, warning: str, colors: str) -> bool:
-    """Whether the bytes that libjpeg calls extraneous are padding, without which the JPEG decodes cleanly.
+    """True if a JPEG's extraneous bytes are padding of one value, without which it decodes cleanly.
 
-    Where bits were flipped or lost, a decoder may come to the last pixel early: what is left over is image data, and
-    libjpeg's warning is the same. Padding repeats one value.
+    libjpeg warns alike if bits were flipped or lost, so that it reached the last pixel early and image data is left.
     """
     for _ in range(_MOST_TRIES):
         found = _EXTRANEOUS.match(warning)
@@ -219,17 +199,37 @@ def _is_padded(content: bytes, warning: str, colors: str) -> bool:
 
 
 def _without_padding(content: bytes, count: int, marker: bytes) -> Iterator[bytes]:
-    """The file without what may be `count` bytes of padding, for each place of the marker where they may stand."""
-    place = -1
+    """Yields copies of a JPEG, each without `count` equal bytes before one of the markers: perhaps padding."""
+    start = -1
     for _ in range(_MOST_TRIES):
-        place = content.find(marker, place + 1)
-        if place < 0:
+        start = content.find(marker, start + 1)
+        if start < 0:
             return
-        padding = content[max(0, place - count) : place]
+        padding = content[max(0, start - count) : start]
         if len(padding) == count and len(set(padding)) == 1:
-            yield content[: place - count] + content[place:]
+            yield content[: start - count] + content[start:]
 
 
 def _refuse_other_shape(found: tuple[int, int], shape: tuple[int, int] | None, where: str) -> None:
+    """Raises BadDataset if a photograph does not have the size in the JSON."""
     if shape is not None and found != tuple(shape):
         raise BadDataset(f"{where} is {found[0]}×{found[1]} but the JSON says {shape[0]}×{shape[1]} (height × width).")
+
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def find_photographs(images: Iterable[Path]) -> list[Path]:
+    """Lists the image files among `images` and in its folders, sorted. Raises BadDataset for missing files."""
+    found: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            inside = sorted(file for file in path.glob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            if not inside:
+                raise BadDataset(f"{path} holds no image ({listed(ENDINGS)}).")
+            found.extend(inside)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise BadDataset(f"There is no image {path}.")
+    return list(dict.fromkeys(found))

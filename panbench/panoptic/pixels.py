@@ -1,4 +1,4 @@
-"""Pixels of image files, by OpenCV if it is installed; the same pixels without it.
+"""Decodes and encodes image files with OpenCV if it is installed; without it the pixels are the same.
 
 mmdet's pipelines read with OpenCV, so it comes with what runs models. Scoring and reports do without: libjpeg-turbo,
 which OpenCV decodes JPEGs with, is also in simplejpeg, and Pillow decodes the other formats. Both ways are held to
@@ -16,8 +16,6 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps
 
-__all__ = ["as_rgba", "decode", "dilate", "encode_jpeg", "encode_png", "nearest", "one_thread", "opencv", "shrink"]
-
 Pixels = npt.NDArray[np.uint8]
 
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
@@ -25,7 +23,7 @@ _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
 
 @functools.cache
 def opencv() -> Any | None:
-    """The module cv2; None if it is not installed."""
+    """Returns the module cv2; None if it is not installed."""
     try:
         import cv2
     except ImportError:
@@ -34,9 +32,9 @@ def opencv() -> Any | None:
 
 
 def decode(content: bytes | Pixels, *, turned: bool = True) -> Pixels | None:
-    """(H, W, 3) blue, green, red of an image file; None if it cannot be decoded.
+    """Decodes an image file to (H, W, 3) uint8 in BGR; None if that fails.
 
-    turned: as its EXIF orientation says; a TIFF always is
+    turned: rotates it by its EXIF orientation; a TIFF always is
     """
     if (cv2 := opencv()) is None:
         return _decode_without_opencv(bytes(content), turned)
@@ -49,23 +47,25 @@ def decode(content: bytes | Pixels, *, turned: bool = True) -> Pixels | None:
 
 
 def _decode_without_opencv(content: bytes, turned: bool) -> Pixels | None:
+    """Decodes an image file to the pixels that OpenCV gives; None if that fails."""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            rgb = _rgb(image, content)
+            rgb = _rgb_by_pillow(image, content)
             if rgb is None:
                 return None
             if turned and image.format != "TIFF":
-                rgb = _turned(rgb, image.getexif())
+                rgb = _apply_orientation(rgb, image.getexif())
             return np.ascontiguousarray(rgb[..., ::-1])
     except Exception:  # Pillow's decoders raise what they meet, SyntaxError and struct.error among it
         return None
 
 
-def _rgb(image: Image.Image, content: bytes) -> Pixels | None:
+def _rgb_by_pillow(image: Image.Image, content: bytes) -> Pixels | None:
+    """Decodes an open image to the RGB that OpenCV gives; None for modes that OpenCV cannot read."""
     if image.format in ("JPEG", "MPO"):
         if image.mode != "CMYK":
             return cast(Pixels, simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False))
-        # Of the numbers that are stored; this is how OpenCV rounds.
+        # OpenCV converts the stored numbers, with this rounding.
         cmyk = np.asarray(image).astype(np.int32)
         if "adobe" in image.info:
             cmyk = 255 - cmyk  # Pillow has undone what Adobe does
@@ -76,14 +76,15 @@ def _rgb(image: Image.Image, content: bytes) -> Pixels | None:
     return np.asarray(image.convert("RGB")) if image.mode in _EIGHT_BITS else None
 
 
-def _turned(rgb: Pixels, exif: Image.Exif) -> Pixels:
+def _apply_orientation(rgb: Pixels, exif: Image.Exif) -> Pixels:
+    """Turns RGB pixels upright as EXIF says."""
     upright = Image.fromarray(rgb)
     upright.getexif().update(exif)
     return np.asarray(ImageOps.exif_transpose(upright))
 
 
 def as_rgba(bgr: Pixels, out: Pixels) -> None:
-    """Writes (H, W, 3) blue, green, red into (H, W, 4) red, green, blue, 255."""
+    """Converts (H, W, 3) BGR into `out`, (H, W, 4) RGB with 255 as the fourth channel."""
     if (cv2 := opencv()) is not None:
         cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA, dst=out)
         return
@@ -92,14 +93,14 @@ def as_rgba(bgr: Pixels, out: Pixels) -> None:
 
 
 def rgb_of(bgr: Pixels) -> Pixels:
-    """(H, W, 3) blue, green, red as red, green, blue, contiguous."""
+    """Converts (H, W, 3) BGR to contiguous RGB."""
     if (cv2 := opencv()) is not None:
         return cast(Pixels, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     return np.ascontiguousarray(bgr[..., ::-1])
 
 
 def dilate(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
-    """Which pixels of (H, W) have a marked one in the square of `side` pixels (odd) around them."""
+    """Dilates an (H, W) mask by a square of `side` pixels (odd)."""
     marked = mask.view(np.uint8)
     if (cv2 := opencv()) is not None:
         return cast("npt.NDArray[np.bool_]", cv2.dilate(marked, np.ones((side, side), np.uint8)).view(np.bool_))
@@ -109,14 +110,14 @@ def dilate(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
 
 
 def shrink(rgb: Pixels, size: tuple[int, int]) -> Pixels:
-    """(H, W, 3) at another size (width, height), each new pixel a mean of those that it covers."""
+    """Resizes (H, W, 3) to a smaller size (width, height) by averaging the pixels that each new pixel covers."""
     if size == rgb.shape[1::-1]:
         return rgb
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.HAMMING))
 
 
 def nearest(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """(H, W, …) at another size (width, height), each new pixel one of the old, chosen as by OpenCV's INTER_NEAREST."""
+    """Resizes (H, W, …) to size (width, height), like OpenCV's INTER_NEAREST."""
     width, height = size
     rows, columns = (
         np.minimum(np.arange(new) * (old / new), old - 1).astype(np.intp)
@@ -127,12 +128,12 @@ def nearest(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]
 
 
 def encode_jpeg(rgb: Pixels, quality: int) -> bytes:
-    """The JPEG of (H, W, 3) red, green, blue, its colours at half the resolution."""
+    """Encodes (H, W, 3) RGB as JPEG with chroma at half the resolution."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", colorsubsampling="420")
 
 
 def encode_png(rgb: Pixels) -> bytes:
-    """A PNG of (H, W, 3) red, green, blue. OpenCV's bytes differ from Pillow's, the pixels do not."""
+    """Encodes (H, W, 3) RGB as PNG. OpenCV's bytes differ from Pillow's, the pixels do not."""
     if (cv2 := opencv()) is not None:
         return cast(bytes, cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))[1].tobytes())
     written = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The vocabulary of panoptic segmentation: what a category, a segment, a scene and a prediction are.
+"""Defines the data types of panoptic segmentation: category, segment, annotation, scene, prediction.
 
 An id map is an (H, W) int32 array: each pixel holds the id of its segment, 0 is void. [Kirillov et al. 2019]
 """
@@ -10,25 +10,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-__all__ = [
-    "GROUPS",
-    "MAX_ID",
-    "MAX_SCORE",
-    "VOID",
-    "Annotation",
-    "AnnotationColumns",
-    "Category",
-    "Exif",
-    "IdMap",
-    "ImageInfo",
-    "PanopticPrediction",
-    "PanopticSet",
-    "Scene",
-    "Segment",
-    "in_groups",
-    "sharing",
-]
 
 VOID = 0
 
@@ -50,7 +31,7 @@ GROUPS: Mapping[str, str] = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 
 def in_groups(isthing: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each of GROUPS, which entries belong to it; `isthing` marks entries of thing categories."""
+    """Returns masks for All, Things and Stuff (GROUPS). isthing: True for entries of thing categories"""
     return {"All": np.ones(len(isthing), np.bool_), "Things": isthing, "Stuff": ~isthing}
 
 
@@ -98,11 +79,12 @@ class Annotation:
 
 @dataclass(frozen=True)
 class PanopticSet:
-    """A panoptic JSON, checked: `images` and `annotations` by image id, in the order of the JSON.
+    """The checked content of a panoptic JSON. A set of predictions may have no categories and no images.
 
-    `folder` holds the id PNGs that the annotations name; `path` is the JSON itself. A set of predictions may have no
-    categories and no images. digests: the SHA-256 of id PNGs, by image id, where a run recorded it (`coco.read_ids`)
-    sha256: of the JSON, as it was when it was read
+    images, annotations: by image id, in the order of the JSON
+    folder: of the id PNGs; path: of the JSON
+    digests: SHA-256 of id PNGs by image id, if a run recorded it (`coco.read_ids` verifies them)
+    sha256: of the JSON's bytes
     """
 
     categories: tuple[Category, ...]
@@ -115,35 +97,35 @@ class PanopticSet:
     sha256: str = field(default="", compare=False)
 
     def png_path(self, image_id: int) -> Path:
-        """The path of an image's id PNG."""
+        """Returns the path of an image's id PNG."""
         return self.folder / self.annotations[image_id].file_name
 
 
-def sharing(ids: Sequence[int], name_hashes: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
-    """The ids that share a name, for each name with several ids.
+def ids_sharing_a_name(ids: Sequence[int], name_hashes: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+    """Groups ids by name; returns the groups with more than one id.
 
-    name_hashes: 64 bits of each id's name, as `hash` gives them: of a million names no dictionary is made
+    name_hashes: `hash` of each id's name, as a dictionary of a million names would take much memory
     """
     order = np.argsort(name_hashes, kind="stable")
     ordered = name_hashes[order]
     again = np.flatnonzero(ordered[1:] == ordered[:-1])
     groups: dict[int, list[int]] = {}
-    for place in again.tolist():
-        group = groups.setdefault(int(ordered[place]), [ids[order[place]]])
-        group.append(ids[order[place + 1]])
+    for index in again.tolist():
+        group = groups.setdefault(int(ordered[index]), [ids[order[index]]])
+        group.append(ids[order[index + 1]])
     return tuple(tuple(group) for group in sorted(groups.values()))
 
 
 @dataclass(frozen=True)
 class AnnotationColumns:
-    """The annotations of a panoptic JSON as columns: scoring thousands of images needs no object for each segment.
+    """The annotations of a panoptic JSON as columns, without an object per segment: for scoring thousands of images.
 
-    image_ids, file_names: one entry per image, in the order of the JSON; its segments are rows first[i] to first[i + 1]
-    id, category_id (int32), area (int64; 0: counted from the PNG), iscrowd (bool), score (float32, NaN if unknown):
-        one entry per segment
-    own_categories: of predictions, the name of each category id and whether it is a thing, where their JSON says so
-    same_photograph: images that `images` lists under one file name, as tuples of image ids
-    sha256: of the JSON, as it was when it was read
+    image_ids, file_names: one entry per image, in the order of the JSON
+    first: the segments of image i are rows first[i] to first[i + 1] of the next columns
+    id, category_id, area (0: to be counted from the PNG), iscrowd, score (NaN if unknown): one entry per segment
+    own_categories: name and isthing by category id, if a JSON of predictions has them
+    same_photograph: tuples of image ids whose images have the same file name
+    sha256: of the JSON's bytes
     """
 
     categories: tuple[Category, ...]
@@ -164,9 +146,9 @@ class AnnotationColumns:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def only(self, places: Sequence[int]) -> "AnnotationColumns":
-        """Selects images by their positions in `image_ids`, in the given order."""
-        chosen = np.asarray(places, np.int64)
+    def only(self, indices: Sequence[int]) -> "AnnotationColumns":
+        """Selects images by their indices in `image_ids`, in the given order."""
+        chosen = np.asarray(indices, np.int64)
         count = np.diff(self.first)[chosen]
         first = np.concatenate([[0], np.cumsum(count)])
         # The rows first[i], first[i] + 1, … of each chosen image i.
@@ -174,8 +156,8 @@ class AnnotationColumns:
         segments = {name: getattr(self, name)[rows] for name in ("id", "category_id", "area", "iscrowd", "score")}
         return replace(
             self,
-            image_ids=[self.image_ids[place] for place in places],
-            file_names=[self.file_names[place] for place in places],
+            image_ids=[self.image_ids[index] for index in indices],
+            file_names=[self.file_names[index] for index in indices],
             first=first.astype(np.int64),
             same_photograph=(),
             **segments,
@@ -183,20 +165,20 @@ class AnnotationColumns:
 
     @property
     def has_scores(self) -> bool:
-        """Whether any segment has a score."""
+        """True if any segment has a score."""
         return bool(np.isfinite(self.score).any())
 
     @property
     def same_png(self) -> tuple[tuple[int, ...], ...]:
-        """The images that share an id PNG, as tuples of image ids."""
-        return sharing(self.image_ids, np.fromiter(map(hash, self.file_names), np.int64, len(self)))
+        """The groups of images whose annotations name the same id PNG, as tuples of image ids."""
+        return ids_sharing_a_name(self.image_ids, np.fromiter(map(hash, self.file_names), np.int64, len(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """An image of a dataset, with the paths of its picture and ground truth; None where there is none.
+    """An image of a dataset, with the paths of its photograph and ground truth; None if there is none.
 
-    exif: whether the picture is turned as its EXIF orientation says (OpenCV and mmdet do that) or taken as it is stored
+    exif: "apply" rotates the photograph by its EXIF orientation, as OpenCV and mmdet do; "ignore" reads it as stored
     """
 
     image: ImageInfo
@@ -213,3 +195,30 @@ class PanopticPrediction:
     image_id: int
     ids: IdMap
     segments: tuple[Segment, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class AttendedLayer:
+    """What a query attends to in one decoder layer. All arrays have the photograph's (H, W).
+
+    number: of the layer, counted from 1
+    weights: float32, the query's attention averaged over heads; it sums to 1 over the layer's feature map, or to less
+        if the query also attends elsewhere (to other queries, or to points outside of the image)
+    allowed: bool, where masked attention lets the query attend; None for everywhere
+    mask: bool, the mask predicted from the layer's output (probability ≥ 0.5); None if only the last layer has one
+    """
+
+    number: int
+    weights: npt.NDArray[np.float32]
+    allowed: npt.NDArray[np.bool_] | None
+    mask: npt.NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class AttendedQuery:
+    """A query's number (from 0), its prediction in the last layer (`category`, `score`), and its attention by layer."""
+
+    query: int
+    category: str
+    score: float
+    layers: tuple[AttendedLayer, ...]

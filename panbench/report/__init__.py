@@ -1,1 +1,1 @@
-"""What people look at: tables, plots, pictures, pages, all made from stored runs."""
+"""Tables, plots, pictures and HTML pages, all made from stored runs."""

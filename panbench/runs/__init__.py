@@ -1,10 +1,10 @@
 """Runs on disk: `record` is run.json as typed records, `folder` reads and lists run folders, `writer` writes them.
 
-`lock` lets one writer in, `replacing` puts a new run in the place of an old one, `hashes` tells which files a run read.
+`lock` admits one writer, `replacing` replaces an old run by a new one, `hashes` records which files a run read.
 """
 
 from panbench.runs.folder import Run, in_results, list_runs, load_run, looks_like_run, read_runs
-from panbench.runs.hashes import FileHashes, digest_of, photograph_code
+from panbench.runs.hashes import FileHashes, check_recorded, digest_of, photograph_code, recorded, write_recorded
 from panbench.runs.layout import (
     CANDIDATES,
     ORACLE,
@@ -13,29 +13,25 @@ from panbench.runs.layout import (
     PREDICTIONS_JSON,
     candidate_files,
     candidate_name,
-    written,
+    deletable_names,
 )
-from panbench.runs.manifest import check_recorded, recorded, write_recorded
 from panbench.runs.predictions import (
+    adopt_predictions,
     check_predictions_json,
-    predictions_place,
+    predictions_paths,
     stored_predictions,
-    take_predictions,
     write_predictions_json,
 )
 from panbench.runs.record import (
-    SCHEMA,
     CategoryMapRecord,
     DatasetRecord,
     DeviceRecord,
     ImagesRecord,
     MemoryRecord,
     ModelRecord,
-    PartRecord,
     PredictionsRecord,
     RuleRecord,
     RunInfo,
-    ScoresRecord,
     SecondsRecord,
     Setting,
     SummaryRecord,
@@ -43,55 +39,3 @@ from panbench.runs.record import (
 )
 from panbench.runs.replacing import replacement_of, run_bytes
 from panbench.runs.writer import RunWriter, check_room, finish_replacement, refuse_link, remove_run, unfinished_run
-
-__all__ = [
-    "CANDIDATES",
-    "ORACLE",
-    "ORACLE_BLOCKS",
-    "PREDICTIONS",
-    "PREDICTIONS_JSON",
-    "SCHEMA",
-    "CategoryMapRecord",
-    "DatasetRecord",
-    "DeviceRecord",
-    "FileHashes",
-    "ImagesRecord",
-    "MemoryRecord",
-    "ModelRecord",
-    "PartRecord",
-    "PredictionsRecord",
-    "RuleRecord",
-    "Run",
-    "RunInfo",
-    "RunWriter",
-    "ScoresRecord",
-    "SecondsRecord",
-    "Setting",
-    "SummaryRecord",
-    "candidate_files",
-    "candidate_name",
-    "category_record",
-    "check_predictions_json",
-    "check_recorded",
-    "check_room",
-    "digest_of",
-    "finish_replacement",
-    "in_results",
-    "list_runs",
-    "load_run",
-    "looks_like_run",
-    "photograph_code",
-    "predictions_place",
-    "read_runs",
-    "recorded",
-    "refuse_link",
-    "remove_run",
-    "replacement_of",
-    "run_bytes",
-    "stored_predictions",
-    "take_predictions",
-    "unfinished_run",
-    "write_predictions_json",
-    "write_recorded",
-    "written",
-]

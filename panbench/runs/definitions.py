@@ -1,35 +1,28 @@
-"""Versions of panbench's own definitions, so that runs made by different ones are not compared.
+"""Numbers the versions of panbench's own definitions, so that runs made by different versions are not compared.
 
-A change that moves the numbers of new runs (another kernel of a corruption, masks brought to size in another way)
-raises the version of its definition here or in its study. run.json keeps the versions in `arguments.definitions`; runs
-of different versions are neither resumed nor compared as if they were alike.
+A change that moves the numbers of new runs (a different corruption kernel, a different way to resize masks) raises the
+version of its definition here or in its study. run.json stores the versions in `arguments.definitions`; runs of
+different versions are neither resumed nor compared.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from panbench.base.studies import added
+from panbench.base.studies import load_from_studies
 from panbench.base.text import in_sentence
 from panbench.runs.record import ModelRecord, RunInfo, Setting
 
 if TYPE_CHECKING:
     from panbench.runs.folder import Run
 
-__all__ = [
-    "Definition",
-    "current_definitions",
-    "definitions_in_words",
-    "differing_definitions",
-    "stored_definitions",
-]
-
 
 @dataclass(frozen=True)
 class Definition:
-    """Something that has a part in some runs' numbers, and its version today.
+    """A computation that panbench itself defines (a corruption, a fusion step), with its current version.
 
-    name: as run.json and sentences have it; applies: whether it has a part in a run, by its model and arguments
+    name: as in run.json and messages
+    applies: whether it affects the numbers of a run, given the run's model and arguments
     """
 
     name: str
@@ -38,33 +31,30 @@ class Definition:
 
 
 OF_THE_CORE: tuple[Definition, ...] = (
-    Definition(
-        "Panoptic SegFormer's masks",
-        1,
-        lambda model, arguments: model is not None and model.family == "psf",
-    ),
+    Definition("Panoptic SegFormer's masks", 1, lambda model, arguments: model is not None and model.family == "psf"),
 )
-"""Those of models and rules; studies name theirs in `Study.definitions`."""
+"""The definitions of models and rules; studies list theirs in `Study.definitions`."""
 
 
 def current_definitions(model: ModelRecord | None, arguments: Mapping[str, Setting]) -> dict[str, int]:
-    """Today's version, by name, of each definition that has a part in a run of this model with these arguments."""
-    return {one.name: one.version for one in _all() if one.applies(model, arguments)}
+    """Returns the current version, by name, of each definition that affects a run of this model and arguments."""
+    definitions = (*OF_THE_CORE, *(one for own in load_from_studies("definitions").values() for one in own))
+    return {one.name: one.version for one in definitions if one.applies(model, arguments)}
 
 
 def stored_definitions(info: RunInfo) -> dict[str, int]:
-    """The versions that a stored run was made by, by name."""
+    """Reads from run.json the version of each of panbench's definitions that a run was made with."""
     pairs = (pair.rpartition("=") for pair in str(info.arguments.get("definitions") or "").split("; "))
     return {name: int(version) for name, _, version in pairs if version.isdigit()}
 
 
 def definitions_in_words(versions: Mapping[str, int]) -> str | None:
-    """`corruptions=2`, as run.json's `arguments.definitions` has them; None for none."""
+    """Formats versions of definitions for run.json, as `corruptions=2`; None if there are none."""
     return "; ".join(f"{name}={version}" for name, version in versions.items()) or None
 
 
 def differing_definitions(runs: Sequence["Run"]) -> str | None:
-    """What panbench changed between the runs, as a sentence without its full stop; None where they agree."""
+    """Explains which definition has changed between runs, as a sentence without full stop; None if none has."""
     by_name: dict[str, dict[int, list[str]]] = {}
     for run in runs:
         for name, version in stored_definitions(run.info).items():
@@ -74,7 +64,3 @@ def differing_definitions(runs: Sequence["Run"]) -> str | None:
             parts = [f"version {version} ({in_sentence(names, 3)})" for version, names in sorted(by_version.items())]
             return f"panbench changed its definition of {name} between the runs: {in_sentence(parts)}"
     return None
-
-
-def _all() -> Iterable[Definition]:
-    return (*OF_THE_CORE, *(one for own in added("definitions").values() for one in own))

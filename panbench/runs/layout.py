@@ -1,76 +1,57 @@
-"""The names of all that panbench writes into a run folder: those who write and those who delete share them."""
+"""Names all files that panbench writes into a run folder, for the code that writes, reads and deletes them."""
 
 import re
 from pathlib import Path
 
 from panbench.base.errors import BadRun
-from panbench.base.studies import named
-
-__all__ = [
-    "CANDIDATES",
-    "CORE_NAMES",
-    "HASHES",
-    "MANIFEST",
-    "MARK",
-    "ORACLE",
-    "ORACLE_BLOCKS",
-    "PARTS",
-    "PREDICTIONS",
-    "PREDICTIONS_JSON",
-    "RECORD",
-    "candidate_files",
-    "candidate_name",
-    "inside",
-    "is_own_name",
-    "written",
-]
+from panbench.base.studies import names_in_studies
 
 RECORD = "run.json"
 MARK = ".replaces.json"
-"""Names the run that this one replaces, until it has."""
+"""The file that says which run this one is going to replace."""
 PARTS = "parts"
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
 CANDIDATES = "candidates"
 _CANDIDATE = re.compile(r"-?\d+\.parquet")
-"""The file of an image in that folder: its id."""
+"""The file name of an image's candidates: its id."""
 HASHES = "hashes"
 MANIFEST = f"{HASHES}/0000.sha256"
-"""The SHA-256 of candidates, predictions.json and the oracle (manifest.py)."""
+"""The SHA-256 of candidates, predictions.json and the oracle (hashes.py)."""
 ORACLE = "oracle.parquet"
-"""What `panbench fuse --oracle` found."""
+"""The results of `panbench fuse --oracle`."""
 ORACLE_BLOCKS = "oracle-blocks"
-"""What it found so far, until it is done."""
+"""Intermediate results of `panbench fuse --oracle`, until it is done."""
 
 CORE_NAMES = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, ORACLE, ORACLE_BLOCKS)
 
 
 def candidate_name(image_id: int) -> str:
-    """The file of an image's candidates, relative to the run folder."""
+    """Returns the path of an image's candidates, relative to the run folder."""
     return f"{CANDIDATES}/{int(image_id)}.parquet"
 
 
 def candidate_files(run: Path) -> list[Path]:
-    """The files of candidates that a run folder has, by ascending image id."""
+    """Returns the candidate files in a run folder, by ascending image id."""
     found = (path for path in (run / CANDIDATES).glob("*.parquet") if _CANDIDATE.fullmatch(path.name))
     return sorted(found, key=lambda path: int(path.stem))
 
 
-def written() -> tuple[str, ...]:
-    """All of them, side tables of studies too. Whatever else lies in a run folder is neither deleted nor replaced."""
-    return (*CORE_NAMES, *named("tables"))
+def deletable_names() -> tuple[str, ...]:
+    """Returns all names that panbench may delete or replace in a run folder, with the side tables of studies."""
+    return (*CORE_NAMES, *names_in_studies("tables"))
 
 
 _NAME = re.compile(r"[a-z0-9._-]+")
 
 
 def is_own_name(name: str) -> bool:
-    """Whether a part or a side table may have a name: one component of a path, as panbench gives them."""
+    """True if panbench would give this name to a part or a side table: a single path component."""
     return _NAME.fullmatch(name) is not None and name not in (".", "..")
 
 
 def inside(run: Path, name: str) -> Path:
-    """The path of a file of a run. Raises BadRun where `..` or links lead out of the run's folder."""
+    """Joins a run folder and a file name. Raises BadRun if `..` or links lead out of the folder."""
     path = run / name
     if not path.resolve().is_relative_to(run.resolve()):
         raise BadRun(f"{path} lies outside of the run {run}: its name or a link leads out. It is not read.")

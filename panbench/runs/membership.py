@@ -1,4 +1,4 @@
-"""Which files in parts/ belong to a run: those that run.json lists, unchanged, and those that name the run."""
+"""Decides which files in parts/ belong to a run: unchanged files that run.json lists, and files with the run's id."""
 
 import hashlib
 import json
@@ -10,34 +10,32 @@ from panbench.panoptic.parts import NotAdmitted, images_of, metadata_of, part_fi
 from panbench.runs.hashes import FileHashes
 from panbench.runs.record import PartRecord, RunInfo
 
-__all__ = ["Membership", "part_metadata", "run_of", "without_run"]
-
-# Keys of a part's own metadata.
+# Keys in the Parquet metadata of a part.
 _RUN, _SETTINGS, _FILES = b"panbench.run", b"panbench.settings", b"panbench.files"
 
 
 def part_metadata(info: RunInfo, files: FileHashes) -> dict[bytes, bytes]:
-    """What a part says of itself: its run, the run's settings, and the files that were read for it."""
+    """Makes the Parquet metadata of a part: the run's id, a hash of its settings, the hashes of the files it read."""
     assert info.id is not None
     return {_RUN: info.id.encode(), _SETTINGS: _settings_hash(info), _FILES: files.to_bytes()}
 
 
 def without_run(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """What a part's metadata says beside `part_metadata`."""
+    """Drops what `part_metadata` makes from a part's metadata."""
     return {key: value for key, value in metadata.items() if key not in (_RUN, _SETTINGS, _FILES)}
 
 
-def run_of(metadata: Mapping[bytes, bytes]) -> str | None:
-    """The id of the run that a part says it is of; None for a file that says nothing."""
+def run_id_of(metadata: Mapping[bytes, bytes]) -> str | None:
+    """Reads the run's id from a part's metadata; None for a file without one."""
     found = metadata.get(_RUN)
     return None if found is None else found.decode(errors="replace")
 
 
 class Membership:
-    """Admits the parts of one run. It remembers the hash and the number of images of each that it has looked at."""
+    """Checks which parts belong to one run; caches the hash and the number of images of each part."""
 
     def __init__(self, folder: Path, info: RunInfo, listed: Sequence[PartRecord]) -> None:
-        """Reads the `parts/` of a run or of a side table. listed: the files that run.json lists for the folder."""
+        """folder: `parts/`, or the folder of a side table; listed: the files that run.json lists for it."""
         self.folder = folder
         self._info = info
         self._listed = {record.name: record for record in listed}
@@ -45,7 +43,7 @@ class Membership:
         self._images: dict[str, int] = {}
 
     def admit(self, part: Path, found: Mapping[bytes, bytes] | None = None) -> None:
-        """Raises NotAdmitted, with the end of a sentence, for a part that is not this run's or was changed.
+        """Checks that a part belongs to the run and is unchanged. Raises NotAdmitted; its reason follows a file name.
 
         found: the part's metadata, if they were read already
         """
@@ -61,38 +59,38 @@ class Membership:
                 raise NotAdmitted("was made with other settings and was left out")
 
     def missing(self) -> tuple[str, ...]:
-        """A sentence for each part that run.json lists and that is not there; parts of a running run come and go."""
+        """Returns a message for each listed part that does not exist; () while the run is being written."""
         if self._info.status == "running":
             return ()
-        gone = set(self._listed) - {part.name for part in part_files(self.folder)}
-        return tuple(map(self._gone, sorted(gone)))
+        missing = set(self._listed) - {part.name for part in part_files(self.folder)}
+        return tuple(map(self._missing_message, sorted(missing)))
 
     def other_sizes(self) -> Iterator[str]:
-        """A sentence for each part that run.json lists and that is missing or of another size: no part is read."""
+        """Yields a message for each listed part whose file is missing or has another size; reads no part."""
         for name, record in self._listed.items():
             try:
                 if (self.folder / name).stat().st_size != record.size:
                     yield f"{self.folder / name}, which held {record.images:,} images, has another size than it had."
             except OSError:
-                yield self._gone(name)
+                yield self._missing_message(name)
 
-    def _gone(self, name: str) -> str:
+    def _missing_message(self, name: str) -> str:
         return f"{self.folder / name}, which held {self._listed[name].images:,} images, is missing."
 
     def records(self) -> tuple[PartRecord, ...]:
-        """The admitted parts as run.json lists them."""
+        """Describes the parts that belong to the run, for run.json."""
         return tuple(
             PartRecord(part.name, part.stat().st_size, self.sha256(part), self._images[part.name])
             for part in self.admitted
         )
 
     def files(self) -> FileHashes:
-        """The hashes of the files that were read for the admitted parts."""
+        """Joins the hashes of photographs and id PNGs from the metadata of all parts that belong to the run."""
         return FileHashes.joined(FileHashes.from_bytes(metadata_of(part).get(_FILES, b"")) for part in self.admitted)
 
     @cached_property
     def admitted(self) -> tuple[Path, ...]:
-        """The parts of the run that can be read."""
+        """The parts that can be read and belong to the run."""
         return tuple(part for part in part_files(self.folder) if self._is_admitted(part))
 
     def _is_admitted(self, part: Path) -> bool:
@@ -106,12 +104,12 @@ class Membership:
         return True
 
     def sha256(self, part: Path) -> str:
-        """The SHA-256 of a part, read once."""
+        """Returns the SHA-256 of a part; computed once."""
         if part.name not in self._sha256:
             self._sha256[part.name] = hashlib.sha256(part.read_bytes()).hexdigest()
         return self._sha256[part.name]
 
 
 def _settings_hash(info: RunInfo) -> bytes:
-    """A hash of the settings that a resumed run must share."""
+    """Returns the SHA-256 of `arguments`, the settings that a resumed run must share."""
     return hashlib.sha256(json.dumps(dict(info.arguments), sort_keys=True).encode()).hexdigest().encode()

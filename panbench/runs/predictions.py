@@ -1,36 +1,30 @@
-"""The predictions of a run: writes predictions.json, and reads JSON and id PNGs held against what was recorded."""
+"""Writes predictions.json of a run, and reads its predictions, verified against the hashes in the run."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panbench.base.addresses import recorded_path
 from panbench.base.errors import BadDataset, BadRun
 from panbench.base.files import sha256_of, write_json
 from panbench.panoptic.fingerprint import fingerprint_of_files
 from panbench.panoptic.image_ids import image_id_of, own_id
-from panbench.panoptic.types import PanopticSet
+from panbench.panoptic.types import PanopticSet, Scene
 from panbench.runs.folder import Run
+from panbench.runs.hashes import check_recorded, write_recorded
 from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON, RECORD
-from panbench.runs.manifest import check_recorded, write_recorded
 from panbench.runs.record import PredictionsRecord, category_record
-from panbench.runs.sources import exist, paths_in, predicted
+from panbench.runs.sources import files_exist, read_predictions, split_paths
 
-__all__ = [
-    "check_predictions_json",
-    "predictions_place",
-    "stored_predictions",
-    "take_predictions",
-    "write_predictions_document",
-    "write_predictions_json",
-]
+if TYPE_CHECKING:
+    from panbench.datasets import Dataset
 
 
 def write_predictions_json(run: Run, file_names: Mapping[int, str]) -> Path:
-    """Writes predictions.json beside predictions/; its path. file_names: of each image's id PNG in that folder."""
+    """Writes predictions.json next to predictions/; returns its path. file_names: id PNG by image id"""
     assert run.path is not None
     segments = run.segments()
     by_image = dict(list(segments[segments["side"] == "pred"].groupby("image_id")))
@@ -53,40 +47,40 @@ def write_predictions_json(run: Run, file_names: Mapping[int, str]) -> Path:
 def write_predictions_document(
     run: Path, annotations: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]]
 ) -> Path:
-    """Writes predictions.json into a run folder, its annotations by ascending image id; its path."""
+    """Writes predictions.json into a run folder, annotations by ascending image id; returns its path."""
     ordered = sorted(annotations, key=lambda each: image_id_of(each["image_id"]))
     content = json.dumps({"annotations": ordered, "categories": categories}, ensure_ascii=False, allow_nan=False) + "\n"
     return write_recorded(run, PREDICTIONS_JSON, content.encode())
 
 
-def take_predictions(run: Run, path: Path, folder: Path, record: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Moves predictions that a run scored, a JSON and its PNGs, into the run folder, and records them there.
+def adopt_predictions(run: Run, path: Path, folder: Path, record: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Moves the scored predictions (a JSON and its folder of PNGs) into the run folder and updates run.json.
 
-    record: further fields of run.json
+    record: other fields of run.json to set
     """
     assert run.path is not None
     assert run.info.predictions is not None
     document = json.loads(path.read_bytes())
     folder.replace(run.path / PREDICTIONS)
-    kept = write_predictions_document(
+    written = write_predictions_document(
         run.path, document["annotations"], [category_record(category) for category in run.categories]
     )
-    taken = PredictionsRecord(str(kept.absolute()), str((run.path / PREDICTIONS).absolute()), sha256_of(kept))
+    taken = PredictionsRecord(str(written.absolute()), str((run.path / PREDICTIONS).absolute()), sha256_of(written))
     write_json(run.path / RECORD, replace(run.info, predictions=taken, **record).to_json())
 
 
-def predictions_place(run: Run) -> tuple[Path, Path] | None:
-    """The JSON and the folder of id PNGs that a run kept, or else scored; None without them."""
+def predictions_paths(run: Run) -> tuple[Path, Path] | None:
+    """Returns the JSON and the folder of id PNGs that a run stored, or else scored; None if neither exists."""
     if run.path is not None and (run.path / PREDICTIONS_JSON).is_file():
         return run.path / PREDICTIONS_JSON, run.path / PREDICTIONS
     scored = run.info.predictions
-    if scored is not None and scored.json and exist(scored.json):
+    if scored is not None and scored.json and files_exist(scored.json):
         return recorded_path(scored.json), recorded_path(scored.folder)
     return None
 
 
 def check_predictions_json(run: Run, path: Path) -> bool:
-    """Whether the predictions' JSON is what the run recorded of it; False when it recorded nothing.
+    """Verifies the predictions' JSON against the hash in the run; returns False if none was recorded.
 
     Raises BadRun for one that differs, BadDataset for one that cannot be read.
     """
@@ -96,7 +90,7 @@ def check_predictions_json(run: Run, path: Path) -> bool:
     if scored is None or Path(scored.json).name != path.name:
         return False
     try:
-        found = fingerprint_of_files(map(sha256_of, paths_in(path)))
+        found = fingerprint_of_files(map(sha256_of, split_paths(path)))
     except OSError as problem:
         raise BadDataset(f"{path} cannot be read: {problem.strerror or problem}.") from None
     if found != scored.sha256:
@@ -107,12 +101,28 @@ def check_predictions_json(run: Run, path: Path) -> bool:
 
 
 def stored_predictions(run: Run) -> PanopticSet | None:
-    """The predictions of a run; None where they are not there. Their id PNGs are checked when `read_ids` reads them.
+    """Opens a run's predictions, None if absent; each id PNG is verified by its hash when it is read.
 
     Raises BadRun for a JSON that changed since the run was made.
     """
-    place = predictions_place(run)
-    if place is None:
+    stored = predictions_paths(run)
+    if stored is None:
         return None
-    check_predictions_json(run, place[0])
-    return replace(predicted(*place), digests=run.files.predictions())
+    check_predictions_json(run, stored[0])
+    return replace(read_predictions(*stored), digests=run.files.predictions())
+
+
+def png_name(scene: Scene) -> str:
+    """Returns the path of a scene's id PNG relative to predictions/; subfolders of the image's name are retained."""
+    return Path(scene.image.file_name).with_suffix(".png").as_posix()
+
+
+def shared_name(dataset: "Dataset") -> tuple[int, int, str] | None:
+    """Finds two images that would share an id PNG (1.jpg and 1.png): returns their ids and its name, or None."""
+    first_with: dict[str, int] = {}
+    for scene in dataset.scenes:
+        name = png_name(scene)
+        other = first_with.setdefault(name, scene.image.id)
+        if other != scene.image.id:
+            return other, scene.image.id, name
+    return None

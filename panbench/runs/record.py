@@ -1,14 +1,15 @@
-"""run.json as typed records: what was run, on what, with which result. It is read and written here and nowhere else.
+"""Reads and writes run.json as typed records: model, data, settings and results of a run.
 
-The text under each field is its documentation: `scripts/make/run_json.py` makes the table in docs/run_folder.md of it.
+The text under each field is its documentation; `scripts/make/run_json.py` makes the site's page from it.
 A value that does not exist is null, never 0 or NaN.
 """
 
 import dataclasses
 import difflib
 import json
-import math
+import re
 import shlex
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -18,33 +19,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from panbench.base.errors import BadRun
 from panbench.base.secrets import redactor
-from panbench.base.studies import named
+from panbench.base.studies import names_in_studies
 from panbench.base.text import listed
 from panbench.catalog import Published
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.types import Category
 from panbench.runs.layout import CORE_NAMES, is_own_name
-
-__all__ = [
-    "SCHEMA",
-    "STATUSES",
-    "CategoryMapRecord",
-    "DatasetRecord",
-    "DeviceRecord",
-    "ImagesRecord",
-    "MemoryRecord",
-    "ModelRecord",
-    "PartRecord",
-    "PredictionsRecord",
-    "RuleRecord",
-    "RunInfo",
-    "ScoresRecord",
-    "SecondsRecord",
-    "Setting",
-    "SummaryRecord",
-    "category_record",
-    "read_info",
-]
 
 SCHEMA = 1
 
@@ -56,7 +36,7 @@ OwnName = Annotated[str, "of a part or a side table"]
 """One component of a path (`layout.is_own_name`)."""
 
 Setting = str | int | float | bool | None
-"""What an argument or a threshold can be."""
+"""The types that an argument or a threshold can have."""
 
 _SIDE_TABLES = "side_tables"
 
@@ -106,7 +86,7 @@ class RuleRecord:
 
     @classmethod
     def of(cls, record: Mapping[str, Setting]) -> "RuleRecord":
-        """The record of `{"name": …, threshold: value, …}`, which is what a rule's own `record()` returns."""
+        """Builds the record from the result of a rule's `record()`: `{"name": …, threshold: value, …}`."""
         return cls(str(record["name"]), {key: value for key, value in record.items() if key != "name"})
 
     def __str__(self) -> str:
@@ -140,7 +120,7 @@ class DatasetRecord:
 
 @dataclasses.dataclass(frozen=True)
 class CategoryMapRecord:
-    """How the model's categories became those of the dataset."""
+    """The mapping of the model's categories to the dataset's."""
 
     name: str
     """the map's name"""
@@ -168,7 +148,7 @@ class PredictionsRecord:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceRecord:
-    """What the model, or the scoring, ran on."""
+    """The device that ran the model, or the scoring."""
 
     type: str | None = None
     """cpu, cuda, …"""
@@ -178,12 +158,12 @@ class DeviceRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ImagesRecord:
-    """How many images there were to score, and what became of them."""
+    """The number of images to score, and how many were scored, missing or skipped."""
 
     expected: Count | None = None
-    """how many images were asked for"""
+    """how many images were requested"""
     whole: Count | None = None
-    """of a shard: how many images all shards together were asked for"""
+    """for a shard: how many images all shards together were to have"""
     scored: Count = 0
     """how many are in the parts"""
     missing: Count = 0
@@ -206,7 +186,7 @@ class ImagesRecord:
 
 @dataclasses.dataclass(frozen=True)
 class SecondsRecord:
-    """Seconds spent, by stage; stages overlap, so their sum is not the wall time."""
+    """The seconds that a run spent, by stage; stages overlap, so their sum is not the wall time."""
 
     load: float | None = None
     """reading and resizing images; of a scored folder, reading the JSONs"""
@@ -219,12 +199,12 @@ class SecondsRecord:
     write: float | None = None
     """writing parts and predictions"""
     wall: float | None = None
-    """the whole loop, from before the first image is read until all is written"""
+    """the complete loop, from before the first image is read until all is written"""
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryRecord:
-    """The most memory held at once, over all sittings."""
+    """The peak memory of a run, over all sessions."""
 
     host_peak_bytes: Count | None = None
     """by the process; null where the system does not say"""
@@ -248,7 +228,7 @@ class ScoresRecord:
 
 @dataclasses.dataclass(frozen=True)
 class SummaryRecord:
-    """The scores as the run itself found them. Nothing is printed from here: every number comes from the parts."""
+    """The scores that the run computed when it was closed. Tables are not made from them, but from the parts."""
 
     All: ScoresRecord
     """all categories"""
@@ -259,13 +239,13 @@ class SummaryRecord:
 
     @classmethod
     def of(cls, summary: Mapping[str, Mapping[str, Any]]) -> "SummaryRecord":
-        """The record of what `Run.summary()` returns."""
+        """Builds the record from the result of `Run.summary()`."""
         return cls(**{group: ScoresRecord(**scores) for group, scores in summary.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class PartRecord:
-    """A part of the run as it was written; one that differs is left out."""
+    """A part as the run wrote it; a file that differs from this is not read."""
 
     name: OwnName
     """the file in parts/"""
@@ -279,7 +259,7 @@ class PartRecord:
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """All of run.json."""
+    """The content of run.json."""
 
     schema: int = SCHEMA
     """the version of this table that the file was written by"""
@@ -290,7 +270,7 @@ class RunInfo:
     kind: Literal["eval", "score"] = "eval"
     """eval: a model was run; score: a folder of predictions was scored"""
     name: str | None = None
-    """the run's name; null stands for the folder's"""
+    """the run's name; null means the folder's"""
     status: Status = "done"
     """running, done, interrupted or failed; a run that was killed says running"""
     error: str | None = None
@@ -340,7 +320,7 @@ class RunInfo:
     parts: tuple[PartRecord, ...] = ()
     """the parts when the run was last closed"""
     side_tables: Mapping[str, tuple[PartRecord, ...]] = dataclasses.field(default_factory=dict)
-    """the files of a table that a study keeps beside the parts, under its folder's name (`unfused`), when the run was
+    """the files of a table that a study stores next to the parts, by its folder's name (`unfused`), when the run was
     last closed; null without them"""
     started: str | None = None
     """when it began: ISO 8601, UTC"""
@@ -348,7 +328,7 @@ class RunInfo:
     """when it was closed"""
 
     def __post_init__(self) -> None:
-        """Takes secrets out of the command line and the error, whether they are to be written or were read."""
+        """Removes secrets from the command line and the error, whether written or read."""
         if not self.command and self.error is None:
             return
         redact = redactor()
@@ -356,44 +336,46 @@ class RunInfo:
         object.__setattr__(self, "error", None if self.error is None else redact(self.error))
 
     def to_json(self) -> dict[str, Any]:
-        """The content of run.json."""
+        """Returns the content of run.json."""
         record: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = plain(getattr(self, field.name))
             if field.name == _SIDE_TABLES:
-                # Each stands under its own name; one that the run does not have is null.
-                record |= {name: value.get(name) or None for name in dict.fromkeys([*named("tables"), *value])}
+                # Each has its own key; one that the run does not have is null.
+                record |= {
+                    name: value.get(name) or None for name in dict.fromkeys([*names_in_studies("tables"), *value])
+                }
             else:
                 record[field.name] = value
         return record
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "RunInfo":
-        """The record that `to_json` wrote; absent keys have their defaults.
+        """Builds the record from the content of run.json; absent keys get their defaults.
 
-        Raises BadRun with a sentence that names the field and begins with it.
+        Raises BadRun with a sentence that begins with the wrong field.
         """
         try:
             found = dict(content)
-            return _record(cls, found, "", side_tables=_side_tables(found))
-        except _Wrong as wrong:
+            return _parse_record(cls, found, "", side_tables=_pop_side_tables(found))
+        except _WrongValue as wrong:
             raise BadRun(f"{wrong}.") from None
 
 
 def read_info(folder: Path, only: Collection[str] = ()) -> RunInfo:
-    """The record of the run in a folder. Raises BadRun: missing, damaged, foreign, of another schema.
+    """Reads run.json of the run in a folder. Raises BadRun if it is missing, damaged, foreign or of another schema.
 
-    only: the fields that are looked at, if not all: the others have their defaults
+    only: names of the fields to read, for speed; the others get their defaults. () reads all
     """
     path = folder / "run.json"
     try:
         if not folder.exists():
-            raise BadRun(f"There is no run {folder}: no such folder. {_beside(folder)}")
-        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+            raise BadRun(f"There is no run {folder}: no such folder. {_nearby_runs(folder)}")
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_nan_and_infinity)
     except FileNotFoundError:
-        raise BadRun(f"{folder} is not a run: {_what_else(folder)}.") from None
+        raise BadRun(f"{folder} is not a run: {_why_not_a_run(folder)}.") from None
     except NotADirectoryError:
-        raise BadRun(f"{folder} is a file, not the folder of a run.{_of_predictions(folder)}") from None
+        raise BadRun(f"{folder} is a file, not the folder of a run.{_how_to_score(folder)}") from None
     except OSError as problem:
         raise BadRun(f"{path} cannot be read: {problem.strerror or problem}.") from None
     except RecursionError:
@@ -404,8 +386,8 @@ def read_info(folder: Path, only: Collection[str] = ()) -> RunInfo:
         raise BadRun(f"{path} is not the record of a panbench run: it has no `schema` and `panbench`.")
     if content["schema"] != SCHEMA:
         raise BadRun(
-            f"{path} has schema {content['schema']}, written by panbench {_shown(content['panbench'])}; this version "
-            f"reads schema {SCHEMA}. Use the version that wrote it, or make the run again."
+            f"{path} has schema {content['schema']}, written by panbench {_in_short(content['panbench'])}; this "
+            f"version reads schema {SCHEMA}. Use the version that wrote it, or make the run again."
         )
     try:
         return RunInfo.from_json({name: content[name] for name in only if name in content} if only else content)
@@ -413,88 +395,89 @@ def read_info(folder: Path, only: Collection[str] = ()) -> RunInfo:
         raise BadRun(f"{path} is damaged: {problem} Restore the file, or make the run again.") from None
 
 
-def _what_else(folder: Path) -> str:
-    """What a folder without run.json is, as far as that helps."""
+def _why_not_a_run(folder: Path) -> str:
+    """Describes a folder without run.json: a run that lost it, a folder of runs, or something else."""
     if next((folder / "parts").glob("*.parquet"), None) is not None:
         return "its run.json is lost, without which its parts cannot be read. Restore the file, or make the run again"
     runs = sorted(path.parent.name for path in folder.glob("*/run.json"))
     return f"it holds no run.json, but folders of runs: {listed(runs, most=5)}" if runs else "it holds no run.json"
 
 
-def _of_predictions(file: Path) -> str:
-    """How a JSON, which may be predictions, becomes a run."""
+def _how_to_score(file: Path) -> str:
+    """Returns the command that makes a run of a JSON, which may hold predictions; "" for other files."""
     if file.suffix.lower() != ".json":
         return ""
     return f" `panbench score --gt FILE.json --pred {shlex.quote(str(file))} --out DIR` makes a run of predictions."
 
 
-def _beside(folder: Path) -> str:
-    """What was meant by a folder that does not exist, as far as the runs beside it show."""
+def _nearby_runs(folder: Path) -> str:
+    """Suggests the run that was meant by a folder that does not exist, from the runs next to it."""
     runs = sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
     if near := difflib.get_close_matches(folder.name, runs, n=1):
         return f"Did you mean {folder.parent / near[0]}?"
     if runs:
-        return f"The runs beside it: {listed(runs, most=5)}."
+        return f"Runs in that folder: {listed(runs, most=5)}."
     return "`panbench eval` writes runs, and so does `panbench score` with --out."
 
 
 def category_record(category: Category) -> dict[str, Any]:
-    """A category as JSON lists it."""
+    """Returns a category as the JSON object that run.json and predictions.json hold."""
     record: dict[str, Any] = plain(category)
     return record
 
 
-class _Wrong(Exception):
-    """A value that is not what its field holds."""
+class _WrongValue(Exception):
+    """A value that its field cannot hold."""
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_nan_and_infinity(name: str) -> Any:
+    """Called when JSON has NaN or Infinity, which are not JSON: raises ValueError."""
     raise ValueError(f"{name} is not a number that JSON has")
 
 
-def _side_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:
-    """What run.json lists of each side table; takes them out of its content."""
+def _pop_side_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:
+    """Removes the side tables from run.json's content and returns the files that each lists."""
     content.pop(_SIDE_TABLES, None)
     fields = {field.name for field in dataclasses.fields(RunInfo)}
     found = {}
     for name in [name for name in content if name not in fields]:
         value = content.pop(name)
         try:
-            listed = _value(tuple[PartRecord, ...] | None, value, name)
-        except _Wrong:
-            # A key that nothing here knows is passed over; what a study lists that is not installed is kept.
-            if name in named("tables"):
+            listed = _parse_value(tuple[PartRecord, ...] | None, value, name)
+        except _WrongValue:
+            # An unknown key is ignored; side tables of a study that is not installed are retained.
+            if name in names_in_studies("tables"):
                 raise
             continue
         if listed:
             if not is_own_name(name) or name in CORE_NAMES:
-                raise _Wrong(f"{_shown(name)} is not the name of a side table")
+                raise _WrongValue(f"{_in_short(name)} is not the name of a side table")
             found[name] = listed
     return found
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON holds it."""
+    """Converts a record to JSON values: dataclasses and mappings to dicts, tuples to lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    # An image id that is text prints as the text, and is a number here.
+    # A text image id prints as its text; here it is stored as a number.
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _record(cls: type[_Record], value: Any, where: str, **given: Any) -> _Record:
-    """The dataclass that `plain` wrote down; keys that it does not have are passed over."""
+def _parse_record(cls: type[_Record], value: Any, where: str, **given: Any) -> _Record:
+    """Builds a dataclass from a JSON object, the inverse of `plain`; unknown keys are ignored. Raises _WrongValue."""
     if not isinstance(value, dict):
-        raise _Wrong(f"`{where}` must be an object, not {_shown(value)}")
-    for name, kind, required in _fields(typing.cast(typing.Hashable, cls)):
-        place = f"{where}.{name}" if where else name
+        raise _WrongValue(f"`{where}` must be an object, not {_in_short(value)}")
+    for name, kind, required in _typed_fields(typing.cast(typing.Hashable, cls)):
+        field = f"{where}.{name}" if where else name
         if name in value:
-            given[name] = _value(kind, value[name], place)
+            given[name] = _parse_value(kind, value[name], field)
         elif required:
-            raise _Wrong(f"`{place}` is missing")
+            raise _WrongValue(f"`{field}` is missing")
     record = cls(**given)
     if isinstance(record, RunInfo):
         _check_categories(record.categories)
@@ -502,8 +485,8 @@ def _record(cls: type[_Record], value: Any, where: str, **given: Any) -> _Record
 
 
 @cache
-def _fields(cls: typing.Any) -> tuple[tuple[str, Any, bool], ...]:
-    """Name and type of each field, and whether it has no default."""
+def _typed_fields(cls: typing.Any) -> tuple[tuple[str, Any, bool], ...]:
+    """Returns for each field of a dataclass its name, its type and whether it is required."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return tuple(
         (
@@ -516,142 +499,100 @@ def _fields(cls: typing.Any) -> tuple[tuple[str, Any, bool], ...]:
 
 
 @cache
-def _form(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+def _origin_and_arguments(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Splits a type such as `list[int]` into `list` and `(int,)`."""
     return typing.get_origin(kind), typing.get_args(kind)
 
 
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the type `kind` has it; raises _Wrong."""
+def _parse_value(kind: Any, value: Any, where: str) -> Any:
+    """Converts a JSON value to the type `kind`. Raises _WrongValue with the field `where`."""
     if kind in _SCALARS:
-        return _SCALARS[kind](value, where)
-    origin, arguments = _form(kind)
+        is_valid, what = _SCALARS[kind]
+        if not is_valid(value):
+            raise _WrongValue(f"`{where}` must be {what}, not {_in_short(value)}")
+        return float(value) if kind is float else value
+    origin, arguments = _origin_and_arguments(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         others = [one for one in arguments if one is not type(None)]
-        if len(others) > 1:
-            return _setting(value, where)
-        return _value(others[0], value, where)
+        if len(others) == 1:
+            return _parse_value(others[0], value, where)
+        if type(value) not in others:
+            raise _WrongValue(f"`{where}` must be a single value, not {_in_short(value)}")
+        return _parse_value(type(value), value, where)
     if origin is Literal:
         if value not in arguments:
-            raise _Wrong(f"`{where}` must be one of {', '.join(arguments)}, not {_shown(value)}")
+            raise _WrongValue(f"`{where}` must be one of {', '.join(arguments)}, not {_in_short(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise _Wrong(f"`{where}` must be a list, not {_shown(value)}")
+            raise _WrongValue(f"`{where}` must be a list, not {_in_short(value)}")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise _Wrong(f"`{where}` must have {len(arguments)} values, not {len(value)}")
-        return tuple(_value(arguments[0], item, f"{where}[{place}]") for place, item in enumerate(value))
+            raise _WrongValue(f"`{where}` must have {len(arguments)} values, not {len(value)}")
+        return tuple(_parse_value(arguments[0], item, f"{where}[{field}]") for field, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
-            raise _Wrong(f"`{where}` must be an object, not {_shown(value)}")
+            raise _WrongValue(f"`{where}` must be an object, not {_in_short(value)}")
         return {
-            _key(arguments[0], key, where): _value(arguments[1], item, f"{where}.{_clean(key)}")
+            _parse_key(arguments[0], key, where): _parse_value(
+                arguments[1], item, f"{where}.{json.dumps(key)[1:-1][:40]}"
+            )
             for key, item in value.items()
         }
-    return _record(typing.cast(type, kind), value, where)
+    return _parse_record(typing.cast(type, kind), value, where)
 
 
-def _key(kind: Any, key: str, where: str) -> Any:
+def _parse_key(kind: Any, key: str, where: str) -> Any:
+    """Converts the key of a JSON object to the type `kind`: text or a whole number."""
     if kind is str:
-        return _text(key, where)
+        return _parse_value(str, key, where)
     try:
         return int(key)
     except ValueError:
-        raise _Wrong(f"`{where}` has the key {_shown(key)}, which is not a whole number") from None
+        raise _WrongValue(f"`{where}` has the key {_in_short(key)}, which is not a whole number") from None
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _Wrong(f"`{where}` must be text, not {_shown(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _Wrong(f"`{where}` is text that cannot be written down: {_shown(value)}") from None
-    return value
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
 
 
-def _own_name(value: Any, where: str) -> str:
-    name = _text(value, where)
-    if not is_own_name(name):
-        raise _Wrong(f"`{where}` must be a name of a-z, 0-9, `.`, `_` and `-`, not {_shown(value)}")
-    return name
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _count(value: Any, where: str) -> int:
-    number = _whole(value, where)
-    if number < 0:
-        raise _Wrong(f"`{where}` must be at least 0, not {_shown(value)}")
-    return number
+def _is_real(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _whole(value: Any, where: str) -> int:
-    if type(value) is not int:
-        raise _Wrong(f"`{where}` must be a whole number, not {_shown(value)}")
-    if not -(2**63) <= value < 2**63:
-        raise _Wrong(f"`{where}` is a number of more than 64 bits")
-    return value
-
-
-def _real(value: Any, where: str) -> float:
-    if type(value) not in (int, float):
-        raise _Wrong(f"`{where}` must be a number, not {_shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _Wrong(f"`{where}` must be a finite number, not {_shown(value)}")
-    return number
-
-
-def _truth(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise _Wrong(f"`{where}` must be true or false, not {_shown(value)}")
-    return value
-
-
-def _setting(value: Any, where: str) -> Setting:
-    if isinstance(value, (dict, list)):
-        raise _Wrong(f"`{where}` must be a single value, not {_shown(value)}")
-    if isinstance(value, float):
-        return _real(value, where)
-    if type(value) is int:
-        return _whole(value, where)
-    return _text(value, where) if isinstance(value, str) else value
-
-
-_SCALARS: dict[Any, Callable[[Any, str], Any]] = {
-    str: _text,
-    OwnName: _own_name,
-    int: _whole,
-    Count: _count,
-    float: _real,
-    bool: _truth,
+_SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    str: (_is_text, "text that can be written down"),
+    OwnName: (lambda value: isinstance(value, str) and is_own_name(value), "a name of a-z, 0-9, `.`, `_` and `-`"),
+    int: (_is_whole, "a whole number of at most 64 bits"),
+    Count: (lambda value: _is_whole(value) and value >= 0, "a whole number, at least 0"),
+    float: (_is_real, "a finite number"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
 }
+"""For each type of a single value: the check, and in words what the value must be."""
 
 
 def _check_categories(categories: tuple[Category, ...]) -> None:
-    """What the types do not say: ids fit into the parts' columns and name one category each, colours are bytes."""
+    """Raises _WrongValue for category ids that repeat or exceed 31 bits, and for colours beyond 0–255."""
     seen: dict[int, int] = {}
-    for place, category in enumerate(categories):
-        where = f"categories[{place}]"
+    for field, category in enumerate(categories):
+        where = f"categories[{field}]"
         if not 0 <= category.id < 2**31:
-            raise _Wrong(f"`{where}.id` must lie between 0 and {2**31 - 1}, not be {category.id}")
+            raise _WrongValue(f"`{where}.id` must lie between 0 and {2**31 - 1}, not be {category.id}")
         if category.id in seen:
-            raise _Wrong(f"`{where}.id` is {category.id}, which categories[{seen[category.id]}] has too")
+            raise _WrongValue(f"`{where}.id` is {category.id}, which categories[{seen[category.id]}] has too")
         if category.color is not None and not all(0 <= part <= 255 for part in category.color):
-            raise _Wrong(f"`{where}.color` must have values from 0 to 255, not {list(category.color)}")
-        seen[category.id] = place
+            raise _WrongValue(f"`{where}.color` must have values from 0 to 255, not {list(category.color)}")
+        seen[category.id] = field
 
 
-def _shown(value: Any) -> str:
-    """A value of a JSON as a sentence can quote it: in one line, ASCII, short."""
+def _in_short(value: Any) -> str:
+    """Quotes a JSON value for a message: ASCII, on one line, at most 40 characters."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
         return "a number of more than 30 digits"
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}…"
-
-
-def _clean(key: str) -> str:
-    return json.dumps(key)[1:-1][:40]

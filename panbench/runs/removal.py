@@ -1,8 +1,8 @@
-"""Removes what panbench wrote into a run folder, and nothing else.
+"""Removes the files that panbench wrote into a run folder, and no others.
 
-That is what the run's record lists: its parts, what hashes/0000.sha256 names, the id PNGs of predictions.json, and the
-files with fixed names; and parts that carry the run's id. Of a run that is not done, the id PNGs that its images would
-have count, too, and so do temporary files of all these names. Links are removed, never followed.
+These are the files that the run lists (parts in run.json, names in hashes/0000.sha256, id PNGs in predictions.json),
+files with fixed names, and parts with the run's id. In an unfinished run they include the id PNGs that its images would
+have, and temporary files of all these names. Links are removed, never followed.
 """
 
 import contextlib
@@ -15,8 +15,9 @@ from typing import Any
 
 from panbench.base.addresses import recorded_path
 from panbench.base.errors import BadRun
-from panbench.base.studies import named
+from panbench.base.studies import names_in_studies
 from panbench.panoptic.parts import metadata_of, part_files
+from panbench.runs.hashes import recorded
 from panbench.runs.layout import (
     CANDIDATES,
     HASHES,
@@ -29,32 +30,29 @@ from panbench.runs.layout import (
     PREDICTIONS_JSON,
     RECORD,
 )
-from panbench.runs.manifest import recorded
-from panbench.runs.membership import run_of
+from panbench.runs.membership import run_id_of
 from panbench.runs.record import PartRecord, RunInfo, read_info
-
-__all__ = ["foreign_files", "remove_empty_folders", "remove_run_files"]
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w{8}\.tmp")  # of base.files.atomic_write
 _RESERVE = ".reserve.tmp"
 _PART = re.compile(r"\d{4,}-\d{6,}\.parquet")  # as RunWriter names them
 _ORACLE_BLOCK = re.compile(r"[0-9a-f]{20}\.parquet")
-# In this order: a removal that is cut short leaves what tells which files are the run's.
+# Removed in this order: an interrupted removal leaves the records that identify the run's files.
 _FILES = (PREDICTIONS_JSON, ORACLE, MARK, RECORD)
 
 Names = Collection[PurePosixPath]
-"""Relative to one of the run's folders."""
+"""Paths relative to one of the run's folders."""
 
 
 def remove_run_files(path: Path) -> Sequence[Path]:
-    """Removes the files that a run wrote, its run.json last, and the folder if it is empty then; what is left in it."""
+    """Removes the files of a run, run.json last, and the folder if it is then empty; returns the remaining files."""
     if not path.is_dir():
         return ()
     folders = _own_files(path)
     for folder, own in folders.items():
         if (path / folder).is_symlink():
             (path / folder).unlink()
-        for entry in _entries(path / folder):
+        for entry in _walk(path / folder):
             if _is_own(entry, path / folder, own) and (entry.is_symlink() or not entry.is_dir()):
                 entry.unlink()
     for entry in path.iterdir():
@@ -63,79 +61,79 @@ def remove_run_files(path: Path) -> Sequence[Path]:
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
     _remove_empty(path, folders)
-    return sorted(_left(path, folders)) if path.is_dir() else ()
+    return sorted(_remaining(path, folders)) if path.is_dir() else ()
 
 
-def foreign_files(path: Path) -> list[Path]:
-    """What is in the folders that a run writes, but was not written by it; links, too."""
+def not_own_files(path: Path) -> list[Path]:
+    """Returns files and links in a run's folders that the run did not write."""
     found = []
     for folder, own in _own_files(path).items():
         if (path / folder).is_symlink():
             found.append(path / folder)
-        for entry in _entries(path / folder):
+        for entry in _walk(path / folder):
             if entry.is_symlink() or not (entry.is_dir() or _is_own(entry, path / folder, own)):
                 found.append(entry)
     return sorted(found)
 
 
 def remove_empty_folders(path: Path) -> None:
-    """Removes a run folder and those that panbench makes in it, as far as they are empty."""
+    """Removes a run folder and the folders that panbench creates in it, if they are empty."""
     _remove_empty(path, _own_files(path))
 
 
 def _own_files(path: Path) -> dict[str, Names]:
-    """The folders that a run writes, and the files in each that are its own."""
+    """Returns for each folder of a run the names of the run's own files in it."""
     try:
         info: RunInfo | None = read_info(path)
     except BadRun:
         info = None
-    # run.json goes last: without it, no part that is left is the run's.
-    tables = dict.fromkeys(named("tables"), ()) | ({} if info is None else dict(info.side_tables))
-    blocks = {entry.name for entry in _entries(path / ORACLE_BLOCKS) if _ORACLE_BLOCK.fullmatch(_final_name(entry))}
+    # run.json is removed last; without it, no remaining part belongs to the run.
+    tables = dict.fromkeys(names_in_studies("tables"), ()) | ({} if info is None else dict(info.side_tables))
+    blocks = {entry.name for entry in _walk(path / ORACLE_BLOCKS) if _ORACLE_BLOCK.fullmatch(_final_name(entry))}
     by_folder: dict[str, Iterable[str]] = {
         PARTS: _own_parts(path / PARTS, info, () if info is None else info.parts),
         **{name: _own_parts(path / name, info, listed) for name, listed in tables.items()},
-        CANDIDATES: _below(CANDIDATES, recorded(path)),
+        CANDIDATES: _relative_names(CANDIDATES, recorded(path)),
         ORACLE_BLOCKS: blocks,
-        HASHES: _below(HASHES, [MANIFEST]),
+        HASHES: _relative_names(HASHES, [MANIFEST]),
         PREDICTIONS: _own_predictions(path, info),
     }
     found: dict[str, Names] = {}
     for folder, names in by_folder.items():
         files = {PurePosixPath(name) for name in names}
-        # A link in the place of a folder of predictions is as much the run's as the folder.
+        # A link that replaces the predictions folder belongs to the run just like the folder.
         found[folder] = files | {parent for file in files for parent in file.parents}
     return found
 
 
 def _own_parts(folder: Path, info: RunInfo | None, listed: Sequence[PartRecord]) -> Iterator[str]:
-    """The parts that run.json lists, those that carry the run's id, and what a killed process left of one."""
+    """Yields the parts that run.json lists, parts with the run's id, and temporary files of a killed process."""
     if info is None or info.id is None:
         return
     yield from (record.name for record in listed)
     for part in part_files(folder):
-        # One that was written after the list was.
+        # Parts that were written after run.json have the run's id.
         with contextlib.suppress(OSError, ValueError):
-            if run_of(metadata_of(part)) == info.id:
+            if run_id_of(metadata_of(part)) == info.id:
                 yield part.name
-    for entry in _entries(folder):
+    for entry in _walk(folder):
         if entry.name != _final_name(entry) and _PART.fullmatch(_final_name(entry)):
             yield entry.name
 
 
 def _own_predictions(path: Path, info: RunInfo | None) -> Iterator[str]:
-    """The id PNGs that predictions.json lists; of a run that is not done, those that its images would have."""
-    names = _values(path / PREDICTIONS_JSON, ("annotations",))
+    """Yields the id PNGs that predictions.json lists; for an unfinished run, also those that its images would have."""
+    names = _file_names_in(path / PREDICTIONS_JSON, ("annotations",))
     yield from names
     if info is not None and (info.status != "done" or not names) and info.dataset.gt:
-        images = _values(recorded_path(info.dataset.gt), ("images", "annotations"))
+        images = _file_names_in(recorded_path(info.dataset.gt), ("images", "annotations"))
         yield from (PurePosixPath(name).with_suffix(".png").as_posix() for name in images if PurePosixPath(name).name)
 
 
-def _values(path: Path, keys: Sequence[str]) -> list[str]:
-    """Each `file_name` in some lists of a COCO JSON; none of a file that cannot be read as one."""
+def _file_names_in(path: Path, keys: Sequence[str]) -> list[str]:
+    """Returns all values of `file_name` in some lists of a COCO JSON; [] if the file cannot be read as one."""
     try:
-        # A stranger's run may name a device, which has no end.
+        # is_file: someone else's run.json may name a device file, which never ends.
         document: Any = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return []
@@ -145,43 +143,45 @@ def _values(path: Path, keys: Sequence[str]) -> list[str]:
     return [name for name in names if isinstance(name, str)]
 
 
-def _below(folder: str, names: Iterable[str]) -> Iterator[str]:
-    """The names that are below a folder, from there."""
+def _relative_names(folder: str, names: Iterable[str]) -> Iterator[str]:
+    """Yields the paths of `names` that are in a folder, relative to it."""
     yield from (name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/"))
 
 
 def _final_name(entry: Path) -> str:
-    """The name that a temporary file was to have; of others their own."""
+    """Returns the name that a temporary file would have been renamed to; of other files their own name."""
     temporary = _TEMPORARY.fullmatch(entry.name)
     return temporary["name"] if temporary else entry.name
 
 
 def _is_own(entry: Path, folder: Path, own: Names) -> bool:
+    """True if the run wrote `entry` in a folder of the run: the names `own`, and temporary files of them."""
     name = PurePosixPath(entry.relative_to(folder).as_posix())
     return name in own or name.with_name(_final_name(entry)) in own
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    """All below a folder, what is in a folder before the folder; links are not followed, not even `folder` itself."""
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yields all files and folders below a folder, content first; follows no links, not even `folder` itself."""
     if folder.is_symlink():
         return
-    for place, folders, files in os.walk(folder, topdown=False):
-        yield from (Path(place) / name for name in (*files, *folders))
+    for parent, folders, files in os.walk(folder, topdown=False):
+        yield from (Path(parent) / name for name in (*files, *folders))
 
 
 def _remove_empty(path: Path, folders: Iterable[str]) -> None:
+    """Removes those folders of a run that hold no files, then the run folder itself if it is empty."""
     for folder in folders:
-        for entry in (*_entries(path / folder), path / folder):
+        for entry in (*_walk(path / folder), path / folder):
             with contextlib.suppress(OSError):
                 entry.rmdir()
     with contextlib.suppress(OSError):
         path.rmdir()
 
 
-def _left(path: Path, folders: Collection[str]) -> Iterator[Path]:
-    """What is left in a run folder: of the run's own folders what is in them."""
+def _remaining(path: Path, folders: Collection[str]) -> Iterator[Path]:
+    """Yields the files that remain in a run folder, with the content of the run's own folders listed one by one."""
     for entry in path.iterdir():
         if entry.name in folders and entry.is_dir() and not entry.is_symlink():
-            yield from (inside for inside in _entries(entry) if inside.is_symlink() or not inside.is_dir())
+            yield from (inside for inside in _walk(entry) if inside.is_symlink() or not inside.is_dir())
         else:
             yield entry

@@ -1,8 +1,9 @@
-"""Runs made in shards by several processes: what each of them does, and what joins their work.
+"""Makes runs in shards by several processes: which shards are left to make, and how they are merged.
 
-Shard 3 of 8 of `results/m` is the run `results/m.3` until all are there; then they are merged, and removed.
+Shard 3 of 8 of `results/m` is the run `results/m.3`; when all shards are done, they are merged and removed.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -15,27 +16,25 @@ from panbench.runs.layout import RECORD
 from panbench.runs.merge import merge_runs
 from panbench.runs.writer import remove_run, unfinished_run
 
-__all__ = ["Sharded", "Spread", "already_whole", "merge_shards", "shard_folders", "shards_left", "size_begun_with"]
-
 
 class Sharded(Protocol):
-    """Work that is done in shards, by processes that get it pickled."""
+    """An evaluation or a scoring that processes do in shards; it is pickled and sent to each of them."""
 
     @property
     def title(self) -> str:
-        """What is done, as its bar is called."""
+        """The label of the progress bar."""
 
     @property
-    def homes(self) -> Sequence[Path]:
-        """The folders of the runs."""
+    def merged_folders(self) -> Sequence[Path]:
+        """The folders of the merged runs, one per fusion rule."""
 
     @property
     def overwrite(self) -> bool:
-        """Whether runs that are there are replaced."""
+        """True if existing runs are replaced."""
 
     @property
     def resume(self) -> bool:
-        """Whether runs that are there are gone on with."""
+        """True if existing runs are resumed."""
 
     @property
     def command(self) -> Sequence[str]:
@@ -43,84 +42,88 @@ class Sharded(Protocol):
 
     @property
     def needs_size(self) -> bool:
-        """Whether a batch size is still to be chosen, once for all shards."""
+        """True if the batch size must still be chosen, once for all shards."""
+        return False
 
     def best_size(self, reporter: Reporter) -> int:
-        """The batch size of highest throughput, where the shards will run."""
+        """Returns the batch size of highest throughput, on the device where the shards will run."""
+        raise AssertionError("only called if needs_size is True")
 
     def with_size(self: "_Work", size: int) -> "_Work":
-        """The same work in batches of this size."""
+        """Copies the work with this batch size."""
+        return self
 
     def resumed(self: "_Work") -> "_Work":
-        """The same work, going on with what its shards hold."""
+        """Copies the work so that its shards are resumed."""
 
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
-        """Makes one shard of each run, in these folders."""
+        """Makes one shard of each run, in the folders of `shard_folders`."""
 
 
 _Work = TypeVar("_Work", bound=Sharded)
 
-Spread = Callable[[Sharded, Reporter], list[Run]]
-"""Has others make the shards of some work, and merges them: the runs."""
+Sharding = Callable[[Sharded, Reporter], list[Run]]
+"""A function that has other processes make all shards, and returns the merged runs."""
 
 
 def shard_folders(work: Sharded, number: int) -> list[Path]:
-    """Where a shard of each run lies."""
-    return [_shard_of(home, number) for home in work.homes]
+    """Returns the folders of one shard, one per merged run."""
+    return [home.with_name(f"{home.name}.{number}") for home in work.merged_folders]
 
 
-def _shard_of(home: Path, number: int) -> Path:
-    return home.with_name(f"{home.name}.{number}")
+def are_all_done(work: Sharded, count: int) -> bool:
+    """True if the work is resumed and all its merged runs are done. Raises BadRun if shards cannot complete one."""
+    if not work.resume:
+        return False
+    begun = {home: load_run(home).info.status for home in work.merged_folders if (home / RECORD).exists()}
+    for home, *shards in zip(work.merged_folders, *_all_shard_folders(work, count), strict=True):
+        # A run that was stopped while it was merged is merged again.
+        if begun.get(home, "done") != "done" and not all(map(_is_done, shards)):
+            raise BadRun(f"{home} is a run of one process, or lacks shards. Resume it in one process.")
+    return [*begun.values()] == ["done"] * len(work.merged_folders)
 
 
-def already_whole(work: Sharded, count: int) -> bool:
-    """Whether all runs are done, of work that is resumed. Raises BadRun for one that shards cannot complete."""
-    begun = {home: load_run(home) for home in work.homes if work.resume and (home / RECORD).exists()}
-    part = [home for home, run in begun.items() if run.info.status != "done"]
-    # One that was stopped while it was merged is merged again.
-    if lacking := [home for home in part if not all(_is_done(_shard_of(home, number + 1)) for number in range(count))]:
-        raise BadRun(f"{lacking[0]} is a run of one process, or lacks shards. Resume it in one process.")
-    return len(begun) == len(work.homes) and not part
-
-
-def size_begun_with(work: Sharded, count: int) -> int | None:
-    """The batch size of the shards that are here, where work is resumed: another one could not go on with them."""
-    folders = (
-        [folder for number in range(1, count + 1) for folder in shard_folders(work, number)] if work.resume else []
-    )
+def begun_batch_size(work: Sharded, count: int) -> int | None:
+    """Returns the batch size of shards that will be resumed, which must not change; None if there are none."""
+    folders = itertools.chain.from_iterable(_all_shard_folders(work, count)) if work.resume else ()
     begun = [run for folder in folders if (run := unfinished_run(folder)) is not None]
     return next((run.info.batch_size for run in begun if run.info.batch_size), None)
 
 
+def _all_shard_folders(work: Sharded, count: int) -> list[list[Path]]:
+    """Returns the folders of each shard, from the first to the last."""
+    return [shard_folders(work, number) for number in range(1, count + 1)]
+
+
 def _is_done(folder: Path) -> bool:
+    """True if a folder has a run with status "done"."""
     return (folder / RECORD).exists() and load_run(folder).info.status == "done"
 
 
-def shards_left(work: Sharded, count: int) -> list[int]:
-    """The numbers of shards that are to be made: on resuming, those that are not done here.
+def shards_to_make(work: Sharded, count: int) -> list[int]:
+    """Returns the numbers of shards to make and removes their earlier runs; resumed work keeps shards that are done.
 
-    Raises BadRun for a shard that is here, where the work is neither resumed nor replaced.
+    Raises BadRun for a shard that exists, if the work is neither resumed nor replaced.
     """
-    left = []
-    for number in range(1, count + 1):
-        here = [folder for folder in shard_folders(work, number) if (folder / RECORD).exists()]
-        if here and not (work.resume or work.overwrite):
-            raise BadRun(f"{here[0]} holds a shard already. Continue with --resume, or replace it with --overwrite.")
-        if work.resume and len(here) == len(work.homes) and all(map(_is_done, here)):
+    numbers = []
+    for number, folders in enumerate(_all_shard_folders(work, count), start=1):
+        existing = [folder for folder in folders if (folder / RECORD).exists()]
+        if existing and not (work.resume or work.overwrite):
+            raise BadRun(f"{existing[0]} already exists. Continue with --resume, or replace it with --overwrite.")
+        if work.resume and all(map(_is_done, folders)):
             continue
-        for folder in here:
+        for folder in existing:
             remove_run(folder)
-        left.append(number)
-    return left
+        numbers.append(number)
+    return numbers
 
 
 def merge_shards(work: Sharded, count: int) -> list[Run]:
-    """The runs of all shards, which are then removed. Raises BadRun when one is missing or not done."""
-    shards = [shard_folders(work, number) for number in range(1, count + 1)]
-    for place, home in enumerate(work.homes):
+    """Merges the shards of each run and removes them; returns the runs. Raises BadRun if one is missing or not done."""
+    shards = _all_shard_folders(work, count)
+    for home, *folders in zip(work.merged_folders, *shards, strict=True):
         if not (work.resume and _is_done(home)):
-            overwrite = work.overwrite or work.resume
-            merge_runs([shard[place] for shard in shards], home, overwrite=overwrite, command=work.command)
-    for folder in (folder for shard in shards for folder in shard):
+            merge_runs(folders, home, overwrite=work.overwrite or work.resume, command=work.command)
+    for folder in itertools.chain.from_iterable(shards):
         remove_run(folder)
-    return [load_run(home) for home in work.homes]
+    return [load_run(home) for home in work.merged_folders]

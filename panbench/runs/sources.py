@@ -1,6 +1,6 @@
-"""The ground truth and the predictions that run.json names.
+"""Opens the ground truth and the predictions whose paths are in run.json.
 
-Of a run that was merged from runs on JSONs of their own they are several, joined by ` + `.
+A run merged from runs on separate JSONs has several paths in one field, joined by ` + `.
 """
 
 import os
@@ -8,59 +8,58 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
-from panbench.base.addresses import is_elsewhere, recorded_path
+from panbench.base.addresses import is_remote, recorded_path
 from panbench.panoptic.coco import joined_set, png_folder, read_panoptic_json, read_png_names, read_predictions_json
 from panbench.panoptic.types import PanopticSet
-
-__all__ = ["exist", "ground_truth", "joined_text", "paths_in", "png_names", "predicted"]
 
 _PLUS = " + "
 
 
-def joined_text(paths: Iterable[str]) -> str:
-    """What stands for several paths in run.json, each once."""
+def join_paths(paths: Iterable[str]) -> str:
+    """Joins paths to one text for a field of run.json, each path once."""
     return _PLUS.join(dict.fromkeys(paths))
 
 
-def paths_in(text: str | os.PathLike[str]) -> list[Path]:
-    """The paths that a text of run.json stands for: one, or those that were joined."""
-    if not isinstance(text, str) and is_elsewhere(text):
+def split_paths(text: str | os.PathLike[str]) -> list[Path]:
+    """Splits a field of run.json into its paths: one, or several joined by ` + `."""
+    if not isinstance(text, str) and is_remote(text):
         return [cast(Path, text)]
     text = os.fspath(text)
     return [recorded_path(text)] if os.path.lexists(text) else [recorded_path(piece) for piece in text.split(_PLUS)]
 
 
-def exist(text: str | os.PathLike[str]) -> bool:
-    """Whether all files that a text of run.json stands for are there."""
-    return all(path.is_file() for path in paths_in(text))
+def files_exist(text: str | os.PathLike[str]) -> bool:
+    """True if all files in a field of run.json exist."""
+    return all(path.is_file() for path in split_paths(text))
 
 
-def ground_truth(gt: str | os.PathLike[str], gt_dir: str | os.PathLike[str] | None = None) -> PanopticSet:
-    """The ground truth that run.json names by JSON and folder of id PNGs. Raises BadDataset."""
-    return _read(gt, gt_dir, lambda path, folder: read_panoptic_json(path, folder, images_suffice=True))
+def read_ground_truth(gt: str | os.PathLike[str], gt_dir: str | os.PathLike[str] | None = None) -> PanopticSet:
+    """Reads ground truth from the JSON and the folder of id PNGs in run.json. Raises BadDataset."""
+    return _read_sets(gt, gt_dir, lambda path, folder: read_panoptic_json(path, folder, images_suffice=True))
 
 
-def predicted(json: str | os.PathLike[str], folder: str | os.PathLike[str]) -> PanopticSet:
-    """The predictions that run.json names by JSON and folder of id PNGs. Raises BadDataset."""
-    return _read(json, folder, read_predictions_json)
+def read_predictions(json: str | os.PathLike[str], folder: str | os.PathLike[str]) -> PanopticSet:
+    """Reads predictions from the JSON and the folder of id PNGs in run.json. Raises BadDataset."""
+    return _read_sets(json, folder, read_predictions_json)
 
 
 def png_names(json: str | os.PathLike[str]) -> dict[int, str]:
-    """The id PNG of each image as the JSON names it; where there are several JSONs, its absolute path."""
-    paths = paths_in(json)
+    """Returns the file name of each image's id PNG, as in the JSON; absolute paths if there are several JSONs."""
+    paths = split_paths(json)
     if len(paths) == 1:
         return read_png_names(paths[0])
     names = ((png_folder(path), read_png_names(path)) for path in paths)
     return {image_id: os.path.abspath(folder / name) for folder, of_one in names for image_id, name in of_one.items()}
 
 
-def _read(
+def _read_sets(
     json: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None,
     read: Callable[[Path, Path | None], PanopticSet],
 ) -> PanopticSet:
-    jsons = paths_in(json)
-    folders: list[Path | None] = [None] if folder is None else [*paths_in(folder)]
+    """Reads each JSON with its folder of PNGs by `read`, and joins them to one set."""
+    jsons = split_paths(json)
+    folders: list[Path | None] = [None] if folder is None else [*split_paths(folder)]
     if len(folders) == 1:
         folders *= len(jsons)  # one folder holds the id PNGs of all
     return joined_set([read(path, of_one) for path, of_one in zip(jsons, folders, strict=True)])

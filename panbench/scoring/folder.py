@@ -1,46 +1,34 @@
 """Scores a folder of predictions in COCO panoptic format, from any framework; the result is a run. Needs no torch.
 
-Every image is decoded once, by threads that return a few rows for it, so memory hardly grows with the number of images.
-One pass finds everything that is wrong with the predictions, and one error names it all.
+Each image is decoded once, in threads, and only a few rows per image are retained, so memory hardly grows with the
+number of images. One pass finds all faults of the predictions, and one error lists them.
 """
 
 import contextlib
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from panbench.base import provenance
 from panbench.base.addresses import path_at
 from panbench.base.computing import STAGES
-from panbench.base.errors import (
-    BadArgument,
-    BadDataset,
-    BadRun,
-    PanbenchError,
-    PredictionMismatch,
-    refuse_overwrite_and_resume,
-)
+from panbench.base.errors import BadArgument, BadDataset, PanbenchError, PredictionMismatch, refuse_overwrite_and_resume
+from panbench.base.program import available_cores
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.threads import available_cores
+from panbench.base.shards import Shard
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums
 from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.fingerprint import fingerprint_of_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.native import native, why_missing
-from panbench.panoptic.overlap import (
-    GroundTruthFaults,
-    Mismatches,
-    OverlapTable,
-    concat,
-)
+from panbench.panoptic.overlap import GroundTruthFaults, Mismatches, OverlapTable, concat
 from panbench.runs import (
     DatasetRecord,
     DeviceRecord,
-    FileHashes,
     ImagesRecord,
     PredictionsRecord,
     Run,
@@ -52,11 +40,9 @@ from panbench.runs import (
     check_room,
     unfinished_run,
 )
-from panbench.runs.alike import differing_settings
-from panbench.scoring.counting import CountSettings, Fault, count_images, told_faults
-from panbench.scoring.pairing import Plan
-
-__all__ = ["as_json", "score_folder"]
+from panbench.runs.comparable import differing_settings, refuse_other_settings
+from panbench.runs.sharded import Sharded
+from panbench.scoring.counting import CountedBlock, Fault, ImagePairs, count_images, reported_faults
 
 
 def score_folder(
@@ -87,20 +73,20 @@ def score_folder(
     boundary: also store the overlaps of boundary pixels, for boundary PQ
     max_pixels: a larger PNG is refused before it is decoded
     overwrite: replace the run that exists at `out`
-    resume: go on with the run at `out`, if there is one: only images that it lacks are scored
+    resume: continue the run at `out`, if there is one: only images that it lacks are scored
     shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
-    images: the folder of photographs, which scoring does not read; the run remembers it for pictures
-    reporter: receives the progress, ground truth whose PNGs and JSON disagree, and what else looks odd
-    Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
-    killed loses a block.
-    Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming the first images. Blocks
-    without a fault are kept then, for `resume`; of fewer than PART_IMAGES images there is none, and no run.
+    images: the folder of photographs, which scoring does not read; it is recorded for pictures
+    reporter: receives progress, and notices on ground truth whose PNGs and JSON disagree and on likely mistakes
+    Images are written to `out` in blocks of PART_IMAGES, so memory depends on the two JSONs only, and a killed run
+    loses one block.
+    Raises BadDataset or PredictionMismatch with a message for each kind of fault and its first images. Complete blocks
+    without a fault are then stored for `resume`; with fewer than PART_IMAGES images there is none, and no run.
     """
     clock = _Clock()
     if threads is not None and threads < 1:
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
     if resume and out is None:
-        raise BadArgument("--resume goes on with a stored run. Name its folder with --out.")
+        raise BadArgument("--resume continues a stored run. Name its folder with --out.")
     refuse_overwrite_and_resume(overwrite, resume)
     resumed = resume and out is not None and unfinished_run(out) is not None
     if out is not None and not resumed:
@@ -111,14 +97,13 @@ def score_folder(
         raise BadDataset(
             f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
         )
-    gt_folder, pred_folder = (None if folder is None else path_at(folder) for folder in (gt_dir, pred_dir))
-    gt = read_annotation_columns(path_at(gt_json), gt_folder)
-    pred = read_annotation_columns(path_at(pred_json), pred_folder, predictions=True)
+    gt = read_annotation_columns(gt_json, gt_dir)
+    pred = read_annotation_columns(pred_json, pred_dir, predictions=True)
     for side, columns, option in (("ground-truth", gt, "--gt-dir"), ("predicted", pred, "--pred-dir")):
         if not columns.folder.is_dir():
             raise BadDataset(f"There is no folder {columns.folder} with the {side} id PNGs. Give theirs with {option}.")
-    plan = Plan.of(gt, pred, shard)
-    misfits = plan.faults(ignore_extra, allow_missing)
+    paired = ImagePairs.of(gt, pred, shard)
+    misfits = paired.faults(ignore_extra, allow_missing)
     clock.stop("load")
 
     arguments: dict[str, Setting] = {
@@ -128,29 +113,29 @@ def score_folder(
         "max_pixels": max_pixels,
         **({} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}),
     }
-    info = _info(plan, out, arguments, images)
-    writer = _goes_on(out, info) if out is not None and resumed else None
+    info = _run_info(paired, out, arguments, images)
+    writer = _resume_writer(out, info) if out is not None and resumed else None
     store = _Store(out, info, overwrite, writer)
     wrong, gt_wrong, mismatches = list[Fault](), list[Fault](), Mismatches.of(OverlapTable.empty())
-    for sentence in plan.oddities():
-        reporter.notice(sentence)
+    for message in paired.oddities():
+        reporter.notice(message)
     try:
-        rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
-        settings = CountSettings(threads or available_cores(), boundary, max_pixels)
-        for block in count_images(plan, rows, settings, reporter):
+        rows = [row for row in paired.rows if gt.image_ids[row] not in store.done]
+        workers = threads or available_cores()
+        for block in count_images(paired, rows, reporter, threads=workers, boundary=boundary, max_pixels=max_pixels):
             found = Mismatches.of(block.table)
             mismatches += found
             wrong += block.prediction_faults
             gt_wrong += block.gt_faults
             if not (found or block.prediction_faults or block.gt_faults or misfits):
-                store.keep(block.table, block.files)
-        # The likely cause comes first: what follows from it can be hundreds of lines.
-        found_in_pngs = told_faults(wrong, "predicted", pred) + mismatches.sentences()
-        faults = plan.likely_cause(mismatches) + misfits + found_in_pngs
+                store.add(block)
+        # The likely cause comes first, as its consequences can fill hundreds of lines.
+        found_in_pngs = reported_faults(wrong, "predicted", pred) + mismatches.messages()
+        faults = paired.cause_of_absent_segments(mismatches) + misfits + found_in_pngs
         if faults or gt_wrong:
             kind = PredictionMismatch if faults else BadDataset
-            raise kind("\n".join(told_faults(gt_wrong, "ground-truth", gt) + faults + store.left()))
-        plan.check_ground_truth(store.faults)
+            raise kind("\n".join(reported_faults(gt_wrong, "ground-truth", gt) + faults + store.how_to_continue()))
+        paired.check_ground_truth(store.faults)
         clock.stop("overlap")
         run = store.close(info.images, clock)
         if run.info.images.gt_faults and (notice := run.info.images.gt_faults.notice):
@@ -162,7 +147,7 @@ def score_folder(
 
 
 def as_json(run: Run) -> dict[str, Any]:
-    """The object that `score --json` prints: fractions 0–1, None for means over nothing.
+    """Returns the object that `score --json` prints: fractions 0–1, None for empty means.
 
     `{"All": {"PQ", "SQ", "RQ", "n"}, "Things": …, "Stuff": …, "per_category": {"<id>": {"name", "isthing", "PQ", "SQ",
     "RQ", "TP", "FP", "FN"}}}` with every category of the ground truth; one that occurs nowhere has zeros.
@@ -176,93 +161,86 @@ def as_json(run: Run) -> dict[str, Any]:
 
 
 class _Store:
-    """Stores the tables of blocks: in a run folder, created with the first block, or in memory."""
+    """Stores the overlap tables of scored blocks: in a run folder, created with the first block, or in memory."""
 
     def __init__(
-        self,
-        out: str | os.PathLike[str] | None,
-        info: RunInfo,
-        overwrite: bool,
-        writer: RunWriter | None,
+        self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
     ) -> None:
         self._out, self._info, self._overwrite, self._writer = out, info, overwrite, writer
-        self._sums_hold = writer is None
+        self._sums_are_complete = writer is None
         self.done: frozenset[int] = writer.done if writer else frozenset()
         self._tables: list[OverlapTable] = []
         self._sums, self.faults = CategorySums(info.categories), GroundTruthFaults()
 
-    def keep(self, table: OverlapTable, files: FileHashes) -> None:
-        """Takes a block without a fault. Raises BadDataset for an area that cannot be; the block is not kept then."""
-        self._sums.add(self._sums.look(Matched.of(table)))
-        self.faults = self.faults + table.ground_truth_faults()
+    def add(self, block: CountedBlock) -> None:
+        """Stores a block without faults. Raises BadDataset for an impossible area, and then does not store it."""
+        self._sums.add(self._sums.map_block(Matched.of(block.table)))
+        self.faults = self.faults + block.table.ground_truth_faults()
         if self._out is None:
-            self._tables.append(table)
+            self._tables.append(block.table)
         else:
-            self._written(self._out).write_part(table, files=files)
+            self._open_writer(self._out).write_part(block.table, files=block.files)
 
-    def left(self) -> list[str]:
-        """What to do after mending the faults, if anything was kept."""
+    def how_to_continue(self) -> list[str]:
+        """Returns a hint on how to resume once the faults are fixed, as a list; [] if nothing was stored."""
         if self._writer is None:
             return []
-        return [f"All blocks of images without a fault are kept in {self._out}: mend the rest and add --resume."]
+        return [f"All blocks of images without a fault are stored in {self._out}: fix the rest and add --resume."]
 
     def close(self, images: ImagesRecord, clock: "_Clock") -> Run:
-        """The run of all that was kept."""
+        """Finishes the run of all stored blocks and returns it."""
         n = images.expected or 0
         images = replace(images, scored=n)
         if self._out is None:
             summary = SummaryRecord.of(self._sums.summary())
             info = replace(self._info, images=replace(images, gt_faults=self.faults), summary=summary)
             return Run(replace(info, **clock.seconds(n)), table=concat(self._tables))
-        writer = self._written(self._out)
-        # What an earlier sitting wrote was not added up here.
-        stored = None if self._sums_hold else Run(writer.info, writer.path)
+        writer = self._open_writer(self._out)
+        # Parts that an earlier session wrote are not in the sums, so they are computed from all parts.
+        stored = None if self._sums_are_complete else Run(writer.info, writer.path)
         summary = SummaryRecord.of(self._sums.summary() if stored is None else stored.summary())
         faults = self.faults if stored is None else stored.ground_truth_faults()
         clock.stop("write")
         return writer.finish("done", images=replace(images, gt_faults=faults), summary=summary, **clock.seconds(n))
 
     def fail(self, problem: BaseException) -> None:
-        """Marks the run as incomplete, if any of it was written."""
+        """Marks the run as interrupted or failed, if any of it was written."""
         if self._writer is None:
             return
         status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
         with contextlib.suppress(OSError, PanbenchError):
             self._writer.finish(status, error=str(problem) or type(problem).__name__)
 
-    def _written(self, out: str | os.PathLike[str]) -> RunWriter:
+    def _open_writer(self, out: str | os.PathLike[str]) -> RunWriter:
+        """Returns the writer of the run folder `out`; the first call creates the folder."""
         if self._writer is None:
             self._writer = RunWriter.create(out, self._info, self._overwrite)
         return self._writer
 
 
-def _goes_on(out: str | os.PathLike[str], info: RunInfo) -> RunWriter:
-    """The writer of a stored run. Raises BadRun when that was made with other settings."""
+def _resume_writer(out: str | os.PathLike[str], info: RunInfo) -> RunWriter:
+    """Opens the writer of a stored run. Raises BadRun if the run was made with other settings."""
     stored = unfinished_run(out)
     assert stored is not None
-    if different := differing_settings(stored.info, info):
-        raise BadRun(
-            f"{out} cannot be resumed with other settings: {'; '.join(different)}. "
-            "Give the settings it was made with, or another --out."
-        )
+    refuse_other_settings(out, differing_settings(stored.info, info))
     return RunWriter.resume(out)
 
 
 class _Clock:
-    """Seconds by stage."""
+    """Measures the seconds of a scoring, by stage and in all."""
 
     def __init__(self) -> None:
         self._began = self._last = time.perf_counter()
         self._stages: dict[str, float] = {}
 
     def stop(self, stage: str) -> None:
-        """Ends a stage."""
+        """Records the time since the previous stage ended as the duration of this stage."""
         now = time.perf_counter()
         self._stages[stage] = now - self._last
         self._last = now
 
     def seconds(self, images: int) -> dict[str, Any]:
-        """The fields `seconds` and `images_per_second` of RunInfo."""
+        """Returns the fields `seconds` and `images_per_second` of RunInfo."""
         wall = time.perf_counter() - self._began
         stages = {stage: self._stages.get(stage) for stage in STAGES}
         rounded = {stage: None if spent is None else round(spent, 4) for stage, spent in stages.items()}
@@ -272,15 +250,15 @@ class _Clock:
         }
 
 
-def _info(
-    plan: Plan,
+def _run_info(
+    paired: ImagePairs,
     out: str | os.PathLike[str] | None,
     arguments: Mapping[str, Setting],
     images: str | os.PathLike[str] | None,
 ) -> RunInfo:
-    """What run.json records about the inputs."""
-    gt, pred = plan.gt, plan.pred
-    missing = plan.missing()
+    """Makes the record of a run before its first image is scored: inputs, settings, versions."""
+    gt, pred = paired.gt, paired.pred
+    missing = paired.missing()
     return RunInfo(
         kind="score",
         name=pred.path.stem if out is None else Path(out).absolute().name,
@@ -305,10 +283,39 @@ def _info(
         git_commit=None if out is None else provenance.git_commit(),
         device=DeviceRecord(**provenance.describe_device("cpu", None)),
         images=ImagesRecord(
-            expected=len(plan.rows),
+            expected=len(paired.rows),
             whole=len(gt) if "shard" in arguments else None,
             missing=len(missing),
             missing_ids=tuple(missing),
-            extra=len(plan.extra()),
+            extra=len(paired.extra()),
         ),
     )
+
+
+@dataclass(frozen=True)
+class ShardedScoring(Sharded):
+    """A call of `score_folder` that several processes do in shards. settings: its other arguments"""
+
+    gt: Path
+    pred: Path
+    out: Path
+    settings: Mapping[str, Any]
+    overwrite: bool = False
+    resume: bool = False
+    command: Sequence[str] = ()
+    title: str = "Scoring"
+
+    @property
+    def merged_folders(self) -> tuple[Path]:
+        """The folder of the merged run, as the only one."""
+        return (self.out,)
+
+    def resumed(self) -> "ShardedScoring":
+        """Copies the work so that its shards are resumed."""
+        return replace(self, overwrite=False, resume=True)
+
+    def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
+        """Scores one shard of the images into the only folder of `folders`."""
+        (out,) = folders
+        settings = {**self.settings, "overwrite": self.overwrite, "resume": self.resume}
+        score_folder(self.gt, self.pred, out=out, shard=shard, reporter=reporter, **settings)

@@ -1,4 +1,4 @@
-"""panbench's scoring under the names of panopticapi and of mmdet's metric, for programs that keep their own loop.
+"""Replaces the scoring of panopticapi and of mmdet's metric by panbench's, for programs with their own loop.
 
     panbench.patch_panopticapi()             # from here on, or
     with panbench.patch_panopticapi(): ...   # in the block alone
@@ -8,19 +8,18 @@ numbers. What panbench does not read, as files of a remote backend, is left to t
 """
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from panbench.base.errors import BadArgument, PredictionMismatch
+from panbench.base.program import available_cores, in_order
 from panbench.base.text import listed
-from panbench.base.threads import available_cores
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums
 from panbench.panoptic.coco import read_id_png
@@ -28,27 +27,25 @@ from panbench.panoptic.overlap import OverlapTable, Pairs, concat, count_pairs, 
 from panbench.panoptic.types import GROUPS, VOID, Category, Segment
 from panbench.scoring.folder import score_folder
 
-__all__ = ["Patched", "patch_panopticapi"]
-
 _PANOPTICAPI, _METRIC = "panopticapi.evaluation", "mmdet.evaluation.metrics.coco_panoptic_metric"
 
-_Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
+_AnnotationPair = tuple[Mapping[str, Any], Mapping[str, Any]]
 """The annotations of an image as a COCO panoptic JSON has them: of the ground truth, and of the prediction."""
 
 
 class Patched:
-    """What was replaced: `names`. `undo()` puts the originals back; as a context manager it does so at the end."""
+    """Functions of other packages that panbench replaced; `undo()` or the end of a `with` block restores them."""
 
     def __init__(self) -> None:
         self._originals: dict[tuple[Any, str], Any] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The functions that are replaced now, by module and name."""
+        """The functions that are replaced now, as `module.name`."""
         return tuple(f"{module.__name__}.{name}" for module, name in self._originals)
 
     def replace(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
-        """Replaces a function of a module; one that is replaced already stays."""
+        """Replaces a function of a module by `ours`, unless it is replaced already."""
         original = getattr(module, name)
         if not hasattr(original, "panbench_original"):
             self._originals[module, name] = original
@@ -56,7 +53,7 @@ class Patched:
             setattr(module, name, ours)
 
     def undo(self) -> None:
-        """Puts the originals back."""
+        """Restores the original functions."""
         while self._originals:
             (module, name), original = self._originals.popitem()
             setattr(module, name, original)
@@ -69,7 +66,7 @@ class Patched:
 
 
 def patch_panopticapi() -> Patched:
-    """Puts panbench's scoring under `panopticapi.evaluation.pq_compute` and mmdet's `CocoPanopticMetric`.
+    """Replaces panopticapi's `pq_compute` and the counting in mmdet's `CocoPanopticMetric` by panbench's scoring.
 
     It holds until `undo()` of what is returned, or until the end of the `with` block. Nothing is printed; input that
     panopticapi would refuse raises a PanbenchError with a sentence that names the images.
@@ -91,7 +88,7 @@ def patch_panopticapi() -> Patched:
 def _pq_compute(
     gt_json_file: str, pred_json_file: str, gt_folder: str | None = None, pred_folder: str | None = None
 ) -> dict[str, Any]:
-    """panopticapi's `pq_compute` by panbench: `{"All": {"pq", "sq", "rq", "n"}, "per_class": …, "Things", "Stuff"}`.
+    """Replaces panopticapi's `pq_compute`; returns its dict: pq, sq, rq and n by group, and of each class.
 
     A group without a category that occurs has zeros and n = 0, where panopticapi divides by zero.
     """
@@ -111,55 +108,55 @@ def _pq_compute(
 
 
 def _single_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callable[..., Any]:
-    """mmdet's `pq_compute_single_core` by panbench: a PQStat of some images, usually one."""
+    """Makes a replacement for mmdet's `pq_compute_single_core`: it returns a PQStat of some images, usually one."""
 
-    @functools.wraps(original)
+    @wraps(original)
     def compute(
         proc_id: int,
-        annotation_set: Sequence[_Pair],
+        annotation_set: Sequence[_AnnotationPair],
         gt_folder: str,
         pred_folder: str,
         categories: Mapping[int, Mapping[str, Any]],
         backend_args: Mapping[str, Any] | None = None,
         print_log: bool = False,
     ) -> Any:
-        if not _is_local(backend_args):
+        if not _is_local_backend(backend_args):
             return original(proc_id, annotation_set, gt_folder, pred_folder, categories, backend_args, print_log)
         folders = Path(gt_folder), Path(pred_folder)
-        return _stat(stat(), (_table(place, pair, *folders) for place, pair in enumerate(annotation_set)), categories)
+        return _fill_stat(
+            stat(), (_image_table(index, pair, *folders) for index, pair in enumerate(annotation_set)), categories
+        )
 
     return compute
 
 
 def _multi_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callable[..., Any]:
-    """mmdet's `pq_compute_multi_core` by panbench, in threads where mmdet starts processes."""
+    """Makes a replacement for mmdet's `pq_compute_multi_core` that starts threads instead of processes."""
 
-    @functools.wraps(original)
+    @wraps(original)
     def compute(
-        matched_annotations_list: Sequence[_Pair],
+        matched_annotations_list: Sequence[_AnnotationPair],
         gt_folder: str,
         pred_folder: str,
         categories: Mapping[int, Mapping[str, Any]],
         backend_args: Mapping[str, Any] | None = None,
         nproc: int = 32,
     ) -> Any:
-        if not _is_local(backend_args):
+        if not _is_local_backend(backend_args):
             return original(matched_annotations_list, gt_folder, pred_folder, categories, backend_args, nproc)
         folders = Path(gt_folder), Path(pred_folder)
-        with ThreadPoolExecutor(min(nproc, available_cores()), "score") as pool:
-            pairs = matched_annotations_list
-            tables = pool.map(lambda place: _table(place, pairs[place], *folders), range(len(pairs)))
-            return _stat(stat(), tables, categories)
+        calls = [partial(_image_table, index, pair, *folders) for index, pair in enumerate(matched_annotations_list)]
+        return _fill_stat(stat(), in_order(calls, min(nproc, available_cores())), categories)
 
     return compute
 
 
-def _is_local(backend_args: Mapping[str, Any] | None) -> bool:
+def _is_local_backend(backend_args: Mapping[str, Any] | None) -> bool:
     return backend_args is None or dict(backend_args) == {"backend": "local"}
 
 
-def _table(place: int, pair: _Pair, gt_folder: Path, pred_folder: Path) -> OverlapTable:
-    """The overlap table of an image. Raises PredictionMismatch where a prediction's PNG and JSON disagree."""
+def _image_table(index: int, pair: _AnnotationPair, gt_folder: Path, pred_folder: Path) -> OverlapTable:
+    """Counts the overlap table of an image. Raises PredictionMismatch if a prediction's PNG and JSON disagree."""
     truth, predicted = pair
     image_id = truth["image_id"]
     gt_ids = read_id_png(gt_folder / truth["file_name"], image_id=image_id)
@@ -171,24 +168,28 @@ def _table(place: int, pair: _Pair, gt_folder: Path, pred_folder: Path) -> Overl
             f"Image {image_id}: the PNG and the JSON of the prediction have different segments ({listed(odd, 5)})."
         )
     return tabulate(
-        Pairs(np.full(len(gt_id), place, np.int64), gt_id, pred_id, pixels),
-        segment_columns([(place, [_segment(each, is_gt=True) for each in truth["segments_info"]])], is_gt=True),
-        segment_columns([(place, [_segment(each, is_gt=False) for each in predicted["segments_info"]])], is_gt=False),
+        Pairs(np.full(len(gt_id), index, np.int64), gt_id, pred_id, pixels),
+        segment_columns(
+            [(index, [_segment_of_record(each, is_gt=True) for each in truth["segments_info"]])], is_gt=True
+        ),
+        segment_columns(
+            [(index, [_segment_of_record(each, is_gt=False) for each in predicted["segments_info"]])], is_gt=False
+        ),
     )
 
 
-def _segment(record: Mapping[str, Any], is_gt: bool) -> Segment:
+def _segment_of_record(record: Mapping[str, Any], is_gt: bool) -> Segment:
     area = int(record["area"]) if is_gt else 0
     return Segment(int(record["id"]), int(record["category_id"]), area, is_gt and int(record.get("iscrowd", 0)) == 1)
 
 
-def _stat(stat: Any, tables: Iterable[OverlapTable], categories: Mapping[int, Mapping[str, Any]]) -> Any:
-    """A PQStat of panopticapi with the sums of some images."""
+def _fill_stat(stat: Any, tables: Iterable[OverlapTable], categories: Mapping[int, Mapping[str, Any]]) -> Any:
+    """Sums IoU, TP, FP and FN of some images into panopticapi's PQStat `stat`, and returns it."""
     known = [
         Category(int(category_id), str(each.get("name", category_id)), each["isthing"] == 1)
         for category_id, each in categories.items()
     ]
-    ((hits, iou, wrong, missed),) = CategorySums(known).look(Matched.of(concat(list(tables))))
+    ((hits, iou, wrong, missed),) = CategorySums(known).map_block(Matched.of(concat(list(tables))))
     found, sums = np.bincount(hits, minlength=len(known)), np.bincount(hits, iou, len(known))
     for category, *own in zip(known, sums.tolist(), found.tolist(), wrong.tolist(), missed.tolist(), strict=True):
         of_category = stat[category.id]

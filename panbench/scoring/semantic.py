@@ -1,4 +1,4 @@
-"""Predictions of semantic segmentation, one-channel PNGs, as panoptic predictions: a segment for each category."""
+"""Converts semantic segmentation (one-channel PNGs) to panoptic predictions with one segment per category."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from panbench.base.files import write_json
-from panbench.base.threads import available_cores
+from panbench.base.program import available_cores
 from panbench.datasets.label_maps import SemanticMaps
 from panbench.panoptic.coco import read_panoptic_json, write_id_png
 from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.types import ImageInfo
-
-__all__ = ["NO_INSTANCES", "semantic_predictions"]
 
 NO_INSTANCES = (
     "A semantic map has no instances, so every thing category is one segment an image: PQ of stuff and mIoU are the "
@@ -29,7 +27,7 @@ def semantic_predictions(
     offset: str = "0",
     threads: int | None = None,
 ) -> Path:
-    """Writes the maps of the ground truth's images as COCO panoptic predictions into a folder; the path of their JSON.
+    """Converts semantic maps to COCO panoptic predictions in the folder `out`; returns the path of their JSON.
 
     folder, offset: as of `SemanticMaps`; an image without a map has no prediction
     Raises BadDataset for a map that cannot be read, is of another size, or has values that are no category.
@@ -49,12 +47,12 @@ def semantic_predictions(
         described = [{"id": number, "category_id": panoptic.categories[number - 1].id} for number in found]
         return {"image_id": own_id(image.id), "file_name": name, "segments_info": described}
 
-    there = [image for image in panoptic.images.values() if maps.has(image.file_name)]
+    with_map = [image for image in panoptic.images.values() if maps.has(image.file_name)]
     # Frames of videos are numbered anew in each folder.
-    by_stem = len({Path(image.file_name).stem for image in there}) == len(there)
+    by_stem = len({Path(image.file_name).stem for image in with_map}) == len(with_map)
     (out / "predictions").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(threads or available_cores()) as pool:
-        annotations = list(pool.map(write, there))
+        annotations = list(pool.map(write, with_map))
     target = out / "predictions.json"
     write_json(target, {"annotations": annotations}, indent=None)
     return target

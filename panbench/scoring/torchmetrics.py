@@ -1,4 +1,4 @@
-"""PQ as a metric of torchmetrics, for Lightning and for distributed loops: the numbers of `panbench.Evaluator`.
+"""Computes PQ as a metric of torchmetrics, for Lightning and distributed loops, with `panbench.Evaluator`.
 
 Needs the extra torchmetrics. Nothing else of panbench imports this file.
 """
@@ -21,13 +21,11 @@ except ImportError as problem:
         f"panbench.scoring.torchmetrics needs torchmetrics ({problem}): {install_line('torchmetrics')}"
     ) from None
 
-__all__ = ["PanopticQuality"]
-
 _NAMES = ("PQ", "SQ", "RQ")
 
 
 class PanopticQuality(Metric):
-    """PQ, SQ and RQ as panopticapi computes them, crowds and void included, of all processes.
+    """A torchmetrics metric of PQ, SQ and RQ over all processes: panopticapi's numbers, crowds and void included.
 
         self.val_pq = PanopticQuality(categories)                                       # in __init__
         self.val_pq.update(pred_ids, pred_segments, gt_ids, gt_segments, image_id)      # in validation_step, an image
@@ -57,13 +55,13 @@ class PanopticQuality(Metric):
         gt_segments: Iterable[Mapping[str, Any] | Segment],
         image_id: int | None = None,
     ) -> None:
-        """Adds one image, as `Evaluator.update` does; raises what it raises."""
+        """Adds one image, with the arguments and errors of `Evaluator.update`."""
         self._one.reset()
         self._one.update(pred_ids, pred_segments, gt_ids, gt_segments, image_id)
         self.rows.append(torch.from_numpy(self._one.to_rows()).to(self.device))
 
     def compute(self) -> dict[str, torch.Tensor]:
-        """{"PQ", "SQ", "RQ", "PQ_th", …, "RQ_st"}: fractions as float64 on the CPU, NaN where there is none."""
+        """Returns {"PQ", "SQ", "RQ", "PQ_th", …, "RQ_st"}: fractions as float64 on the CPU; NaN if undefined."""
         found = self.evaluator().compute()
         numbers = {f"{name}{suffix}": found[group][name] for group, suffix in GROUPS.items() for name in _NAMES}
         return {
@@ -72,12 +70,12 @@ class PanopticQuality(Metric):
         }
 
     def evaluator(self) -> Evaluator:
-        """The images of this process as an Evaluator; within `sync_context()` those of all processes."""
+        """Returns the images of this process as an Evaluator; within `sync_context()` those of all processes."""
         rows: Any = dim_zero_cat(self.rows) if len(self.rows) else []
         return Evaluator.from_rows(self._one.categories, rows)
 
     def sync(self, *arguments: Any, **settings: Any) -> None:
-        """Gathers the rows of all processes. Raises what torchmetrics' sync raises."""
+        """Called when torchmetrics joins processes: gathers the rows of all. Raises what `Metric.sync` raises."""
         if isinstance(self.rows, list) and not self.rows:
             # torchmetrics would send an empty float vector, which all_gather cannot join with the others' integer rows.
             self.rows = [torch.zeros((0, 6), dtype=torch.int64, device=self.device)]

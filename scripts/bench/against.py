@@ -16,18 +16,17 @@ serve both where mmcv has them; else panbench's stand-ins do, and the row says "
 
 Each side lives in a process of its own, holds its model, runs once to warm up, and then both run the same images in
 turn. Times are of whole loops, from the first image that is read to the PQ; building models and loading weights are
-outside. CPU time is that of each side's process, without mmdet's loader processes, in its favour. The machine's rate is
-that of a product of 2,048 × 2,048 matrices; operations are those that FlopCounterMode knows.
+outside. CPU time is that of each side's process, without mmdet's loader processes, in its favour. mmdet's loop has no
+autocast, so it runs in fp32 beside bf16, too. The machine's rate is the higher one of a product of 2,048 × 2,048
+matrices (MKL) and of a 3×3 convolution (oneDNN); operations are those that FlopCounterMode knows.
 
 CocoPanopticMetric needs panopticapi: pip install --no-deps panopticapi-lite==0.2.0
 """
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import importlib
-import math
 import multiprocessing
 import os
 import statistics
@@ -37,14 +36,16 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from torch import Tensor
 
 from panbench.base import provenance
 from panbench.base.errors import PanbenchError
@@ -53,7 +54,7 @@ from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.memory import host_peak
+from panbench.evaluation.measuring import host_peak
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.benchmark import count_flops
 from panbench.models.checkpoints import load_checkpoint
@@ -66,11 +67,13 @@ from panbench.models.opening import open_model
 from panbench.models.predict import prediction_of
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
+from panbench.models.synthetic import tiles
 from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.overlap import overlap_table
 from panbench.weights import fetch_weights
-from scripts.bench.harness import RESULTS, Row, arguments, compared, finish, machine, turns
+from scripts.bench.harness import Row, arguments, compared, finish, machine, stored, turns
+from scripts.check.hub_networks import without_hub
 
 Loop = Literal["mmdet", "transformers", "plain"]
 Side = Callable[[], dict[str, Any]]
@@ -79,7 +82,7 @@ SIZE, PLANTED = (480, 640), 15
 
 @dataclass(frozen=True)
 class Task:
-    """What both sides are asked to do."""
+    """The model, images and settings that both sides run."""
 
     model: str
     dataset: Dataset
@@ -92,54 +95,40 @@ class Task:
 
     @property
     def weights(self) -> Path:
-        """The weights that both sides load, where there are any but random ones."""
+        """The weights that both sides load; None for random ones."""
         return self.folder / "weights.pth"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A model, and the loop that it is held against. images: at most, where one takes long."""
+    """A model and the loop to compare with. images: the largest number, for slow models; precision: panbench's"""
 
     title: str
     loop: Loop
     model: str
     images: int = 1000
+    precision: str = "fp32"
 
 
-_STAGES = ["stage1", "stage2", "stage3", "stage4"]
-_RESNET50 = {
-    "model_type": "resnet",
-    "layer_type": "bottleneck",
-    "hidden_sizes": [256, 512, 1024, 2048],
-    "depths": [3, 4, 6, 3],
-    "out_features": _STAGES,
+NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
+    "eomt-s-640": ("eomt-dinov2-s-640", {"num_blocks": 3}, {"short": 640}),
+    "eomt-s-640-open": ("eomt-dinov2-s-640", {"num_blocks": 3}, {"short": 640}),
+    "eomt-l": ("eomt-dinov2-l-640", {"num_blocks": 4}, {"short": 640}),
+    "detr-r50": ("detr-r50", {}, {}),
+    "detr-r50-480": ("detr-r50", {}, {"short": 480, "long": 800}),
+    "mask2former-hf-swin-t": ("mask2former-hf-swin-t", {}, {}),
 }
-_VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 640, "num_blocks": 3}
-_SWIN_T = {
-    "model_type": "swin",
-    "embed_dim": 96,
-    "depths": [2, 2, 6, 2],
-    "num_heads": [3, 6, 12, 24],
-    "window_size": 7,
-    "out_features": _STAGES,
-}
-NETWORKS: dict[str, dict[str, Any]] = {
-    "eomt-s-640": {"model_type": "eomt", **_VIT_S},
-    "eomt-s-640-open": {"model_type": "eomt", **_VIT_S},
-    "detr-r50": {"model_type": "detr", "backbone_config": _RESNET50},
-    "detr-r50-480": {"model_type": "detr", "backbone_config": _RESNET50},
-    "mask2former-hf-swin-t": {"model_type": "mask2former", "backbone_config": _SWIN_T, "num_queries": 100},
-}
-"""Networks of transformers as their config.json has them: no hub is asked."""
-SHORTER_SIDES = {"detr-r50-480": (480, 800)}
-"""Shorter and longest side of the input, where not 800 and 1,333."""
+"""Models of the hub by their published sizes, so that no hub is asked: what differs in the network and in its input."""
 OPEN = {"eomt-s-640-open"}
 """EoMT as it is once its masks are annealed: no block masks its attention; an untrained one masks all that may."""
 
 ASKED = {
     "panoptic-fpn-r50": Asked("Panoptic FPN R50", "mmdet", "panoptic-fpn-r50-1x"),
+    "panoptic-fpn-r50-bf16": Asked("Panoptic FPN R50, bf16", "mmdet", "panoptic-fpn-r50-1x", precision="bf16"),
     "maskformer-r50": Asked("MaskFormer R50", "mmdet", "maskformer-r50"),
+    "maskformer-r50-bf16": Asked("MaskFormer R50, bf16", "mmdet", "maskformer-r50", precision="bf16"),
     "mask2former-r50": Asked("Mask2Former R50", "mmdet", "mask2former-r50"),
+    "mask2former-r50-bf16": Asked("Mask2Former R50, bf16", "mmdet", "mask2former-r50", precision="bf16"),
     "mask2former-swin-t": Asked("Mask2Former Swin-T", "mmdet", "mask2former-swin-t"),
     "mask2former-hf-swin-t": Asked("Mask2Former Swin-T of transformers", "transformers", "mask2former-hf-swin-t"),
     "eomt-s-640": Asked("EoMT-S 640", "transformers", "eomt-s-640"),
@@ -181,7 +170,7 @@ def main() -> None:
 
 
 def against_mmdet(options: argparse.Namespace) -> None:
-    """mmdet's loop and ours on one model; tells the result."""
+    """Compares mmdet's loop with panbench's on one model, and reports the result."""
     height, _, width = options.size.partition("x")
     with tempfile.TemporaryDirectory(prefix="against.") as folder:
         names, isthing = store_weights(options.model, options.checkpoint, Path(folder) / "weights.pth")
@@ -199,7 +188,7 @@ def against_mmdet(options: argparse.Namespace) -> None:
 
 
 def in_turn(loop: Loop, task: Task, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """What each side returned in each round, after one that is not counted."""
+    """Runs both sides in turn; returns the result of each side in each round, without the warm-up round."""
     with contextlib.ExitStack() as stack:
         sides = {name: stack.enter_context(side(name, LOOPS[name], task)) for name in (loop, "panbench")}
         turns(sides, 1)
@@ -207,7 +196,7 @@ def in_turn(loop: Loop, task: Task, rounds: int) -> dict[str, list[dict[str, Any
 
 
 def report(options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> None:
-    """Prints the table, and what it does not hold; writes the JSON."""
+    """Prints the table and what it leaves out, and writes the JSON."""
     seconds, cpu = (
         {name: [run[what] for run in runs] for name, runs in found.items()} for what in ("seconds", "cpu_seconds")
     )
@@ -244,7 +233,7 @@ def report(options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) 
 
 
 def tf32_in_words(side_info: dict[str, Any], precision: str) -> str:
-    """What TF32 was used for, which is asked for of both sides alike."""
+    """Describes the use of TF32, which both sides share."""
     if side_info["tf32"] is None:
         return "none, there is no CUDA"
     words = [f"{part} {'on' if on else 'off'}" for part, on in side_info["tf32"].items()]
@@ -252,59 +241,30 @@ def tf32_in_words(side_info: dict[str, Any], precision: str) -> str:
 
 
 def families(options: argparse.Namespace) -> None:
-    """Measures one after the other; a model that fails is a row that says why."""
-    unknown = [name for name in options.models if name not in ASKED]
-    if unknown:
-        sys.exit(f"Error: {unknown[0]} is not one of {', '.join(ASKED)}.")
-    rate = matmul_rate(options.threads)
+    """Measures the families one after the other; a model that fails becomes a row with the reason."""
+    rates = {"fp32": rate_of(options.threads, torch.float32), "bf16": rate_of(options.threads, torch.bfloat16)}
     rows: list[Row] = []
     for name in options.models:
         asked, began = ASKED[name], time.perf_counter()
         try:
-            row = measured(asked, options, rate)
+            row = measured(asked, options, rates[asked.precision])
         except (Exception, SystemExit) as error:
-            row = dict.fromkeys(rows[0] if rows else _HEADS, "–") | {_HEADS[0]: asked.title, "against": _line(error)}
+            row = {"model": asked.title, "against": _last_line(error)}
         rows.append({**row, "machine": machine()})
-        kept = others(rows) if options.write else []
+        now = {row["model"] for row in rows}
+        kept = [row for row in stored("families") if options.write and row["model"] not in now]
         finish("families", in_the_order_asked([*kept, *rows]), options.write, quiet=name != options.models[-1])
         print(f"{asked.title}: {time.perf_counter() - began:.0f} s in all", file=sys.stderr, flush=True)
 
 
-def others(rows: list[Row]) -> list[Row]:
-    """The stored rows of models that are not measured now."""
-    path = RESULTS / "families.csv"
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as handle:
-        measured_now = {row["model"] for row in rows}
-        return [row for row in csv.DictReader(handle) if row["model"] not in measured_now]
-
-
 def in_the_order_asked(rows: list[Row]) -> list[Row]:
-    """Rows in the order of ASKED."""
+    """Sorts rows in the order of ASKED."""
     titles = [asked.title for asked in ASKED.values()]
     return sorted(rows, key=lambda row: titles.index(row["model"]) if row["model"] in titles else len(titles))
 
 
-_HEADS = (
-    "model",
-    "against",
-    "images",
-    "its ms",
-    "ms",
-    "ratio",
-    "its CPU ms",
-    "CPU ms",
-    "ratio in CPU",
-    "GFLOP",
-    "share of the rate",
-    "its MB",
-    "MB",
-)
-
-
 def measured(asked: Asked, options: argparse.Namespace, rate: float) -> Row:
-    """Both sides in turn, and what became of it. rate: the machine's, in GFLOP/s"""
+    """Measures both sides in turn; returns the row with the result or the error. rate: the machine's, in GFLOP/s"""
     images = min(options.images, asked.images)
     with tempfile.TemporaryDirectory(prefix="against.") as folder:
         if asked.loop == "mmdet":
@@ -314,26 +274,29 @@ def measured(asked: Asked, options: argparse.Namespace, rate: float) -> Row:
             names, isthing = model.class_names, model.isthing
             del model
         dataset = generated_dataset(names, isthing, size=SIZE, count=images)
-        found = in_turn(asked.loop, Task(asked.model, dataset, Path(folder), threads=options.threads), options.rounds)
-    sides = (asked.loop, "panbench")
+        task = Task(asked.model, dataset, Path(folder), threads=options.threads, precision=asked.precision)
+        found = in_turn(asked.loop, task, options.rounds)
     seconds, cpu = (
         {name: min(run[what] for run in runs) / images for name, runs in found.items()}
         for what in ("seconds", "cpu_seconds")
     )
+    peak = {name: max(run["peak_bytes"] for run in runs) / 1e6 for name, runs in found.items()}
     giga = found["panbench"][-1]["gflops"]
-    cells = (
-        asked.title,
-        found[asked.loop][-1].get("name", asked.loop),
-        str(images),
-        *(f"{1e3 * seconds[name]:.0f}" for name in sides),
-        f"{seconds[asked.loop] / seconds['panbench']:.2f}",
-        *(f"{1e3 * cpu[name]:.0f}" for name in sides),
-        f"{cpu[asked.loop] / cpu['panbench']:.2f}",
-        f"{giga:.0f}",
-        f"{giga / seconds['panbench'] / rate:.0%}",
-        *(f"{max(run['peak_bytes'] for run in found[name]) / 1e6:,.0f}" for name in sides),
-    )
-    return dict(zip(_HEADS, cells, strict=True))
+    return {
+        "model": asked.title,
+        "against": found[asked.loop][-1].get("name", asked.loop),
+        "images": str(images),
+        "its ms": f"{1e3 * seconds[asked.loop]:.0f}",
+        "ms": f"{1e3 * seconds['panbench']:.0f}",
+        "ratio": f"{seconds[asked.loop] / seconds['panbench']:.2f}",
+        "its CPU ms": f"{1e3 * cpu[asked.loop]:.0f}",
+        "CPU ms": f"{1e3 * cpu['panbench']:.0f}",
+        "ratio in CPU": f"{cpu[asked.loop] / cpu['panbench']:.2f}",
+        "GFLOP": f"{giga:.0f}",
+        "share of the rate": f"{giga / seconds['panbench'] / rate:.0%}",
+        "its MB": f"{peak[asked.loop]:,.0f}",
+        "MB": f"{peak['panbench']:,.0f}",
+    }
 
 
 def store_weights(model: str, weights: str, target: Path) -> tuple[tuple[str, ...], tuple[bool, ...]]:
@@ -351,7 +314,7 @@ def store_weights(model: str, weights: str, target: Path) -> tuple[tuple[str, ..
 
 
 def mmdet_side(task: Task) -> Side:
-    """mmengine's Runner with mmdet's config, dataset, loader and metric."""
+    """Builds mmengine's Runner with mmdet's config, dataset, loader and metric."""
     compiled = operators.install() == "compiled"
     from mmengine.runner import Runner
 
@@ -391,7 +354,7 @@ def mmdet_side(task: Task) -> Side:
 
 
 def panbench_side(task: Task) -> Side:
-    """panbench's evaluation with a model that is loaded already."""
+    """Builds panbench's evaluation with a loaded model."""
     model = opened(task, speedups=True)
     giga = count_flops(model, model.load(task.dataset.scenes[0])) / 1e9
     options = EvaluateOptions(batch_size=task.batch_size, overwrite=True)
@@ -414,18 +377,17 @@ def panbench_side(task: Task) -> Side:
 
 
 def spec_of(name: str) -> ModelSpec:
-    """The model of the catalogue, or a network of transformers that needs no file."""
+    """Returns the model of the catalogue, or a hub model whose network needs no file."""
     if name not in NETWORKS:
         return find_model(name)
-    names, _ = coco_labels()
-    short, long = SHORTER_SIDES.get(name, (800, 1333))
-    network = {**NETWORKS[name], "id2label": dict(enumerate(names))}
-    settings = {"network": network, "sizes": {"short": short, "long": long}}
-    return dataclasses.replace(find_model("hf:random/network"), name=name, title=name, settings=settings)
+    published, changes, sizes = NETWORKS[name]
+    spec = without_hub(find_model(published), coco_labels()[0], **changes)
+    settings = {**spec.settings, "sizes": {"short": 800, "long": 1333} | sizes}
+    return dataclasses.replace(spec, name=name, title=name, settings=settings)
 
 
 def opened(task: Task, speedups: bool) -> HostedModel:
-    """The model with the same random weights on both sides, answering with planted segments."""
+    """Opens the model with the same random weights on both sides and planted segments as its output."""
     weights = str(task.weights) if task.weights.exists() else "random"
     model = open_model(
         spec_of(task.model), weights=weights, device=task.device, precision=task.precision, speedups=speedups
@@ -439,7 +401,7 @@ def opened(task: Task, speedups: bool) -> HostedModel:
 
 
 def plain_side(task: Task) -> Side:
-    """The same network in a plain loop: read, forward pass, fusion and scoring of one image after the other."""
+    """Builds a plain loop over the same network: read, forward pass, fusion and scoring, one image after the other."""
     model = opened(task, speedups=False)
     ids = model.category_ids(task.dataset.categories)
 
@@ -447,7 +409,7 @@ def plain_side(task: Task) -> Side:
         began = time.perf_counter()
         for scene in task.dataset.scenes:
             (fused,) = fuse(model.candidates([model.load(scene)]), model.rule)
-            predicted = prediction_of(scene.image.id, model.rule.settle(fused), ids)
+            predicted = prediction_of(scene.image.id, model.rule.to_segments(fused), ids)
             assert scene.gt_path is not None
             assert scene.annotation is not None
             own = read_id_png(scene.gt_path)
@@ -458,7 +420,7 @@ def plain_side(task: Task) -> Side:
 
 
 def transformers_side(task: Task) -> Side:
-    """transformers' image processor, network and post-processing, of one image after the other."""
+    """Builds a loop of transformers' image processor, network and post-processing, one image after the other."""
     model = opened(task, speedups=False)
     module, adapter = model.module, model.adapter
     assert isinstance(adapter, TransformersAdapter)
@@ -466,7 +428,8 @@ def transformers_side(task: Task) -> Side:
     own = importlib.import_module(f"transformers.models.{kind.name}.image_processing_pil_{kind.name}")
     name = {"eomt": "Eomt", "detr": "Detr", "mask2former": "Mask2Former"}[kind.name] + "ImageProcessorPil"
     # EoMT's panoptic checkpoints have it so in preprocessor_config.json.
-    sides = {"shortest_edge": adapter.short, "longest_edge": adapter.short if kind.name == "eomt" else adapter.long}
+    size = adapter.resize
+    sides = {"shortest_edge": size.short, "longest_edge": size.short if kind.name == "eomt" else size.long}
     processor: Any = getattr(own, name)(size=sides, **({"do_pad": True} if kind.name == "eomt" else {}))
     stuff = {label for label, thing in enumerate(model.isthing) if not thing}
     more: dict[str, Any] = {"stuff_classes": sorted(stuff)} if kind.name == "eomt" else {"label_ids_to_fuse": stuff}
@@ -477,15 +440,9 @@ def transformers_side(task: Task) -> Side:
         for scene in task.dataset.scenes:
             inputs = processor(images=[read_photograph(scene)[0]], return_tensors="pt")
             outputs = module(**{key: value for key, value in inputs.items() if torch.is_tensor(value)})
-            logits = {each: getattr(outputs, getattr(kind, each)) for each in ("class_logits", "mask_logits")}
             # In place: what the post-processing reads.
-            plant(
-                SimpleNamespace(
-                    class_queries_logits=logits["class_logits"], masks_queries_logits=logits["mask_logits"]
-                ),
-                task.plant,
-                len(model.isthing) - len(stuff),
-            )
+            classes, masks = getattr(outputs, kind.class_logits), getattr(outputs, kind.mask_logits)
+            plant(classes, masks, task.plant, len(model.isthing) - len(stuff))
             size = (scene.image.height, scene.image.width)
             processor.post_process_panoptic_segmentation(outputs, threshold=0.8, target_sizes=[size], **more)
         return {"seconds": time.perf_counter() - began}
@@ -493,26 +450,18 @@ def transformers_side(task: Task) -> Side:
     return run
 
 
-def plant(outputs: Any, segments: int, stuff: int) -> Any:
-    """The outputs with the class and mask logits of a scene of `segments` segments, tiles, in the first queries.
+def plant(classes: Tensor, masks: Tensor, segments: int, stuff: int) -> None:
+    """Replaces class and mask logits in the first queries by those of a scene of `segments` tiles.
 
     A third of them are stuff, of classes from `stuff` on; the other queries say "nothing", as most do when trained.
     """
-    classes, masks = outputs.class_queries_logits, outputs.masks_queries_logits
     classes.fill_(0.0)
     classes[..., -1] = 8.0
-    height, width = masks.shape[-2:]
-    columns = math.ceil(math.sqrt(segments))
-    rows = math.ceil(segments / columns)
-    for index in range(min(segments, masks.shape[1])):
-        row, column = divmod(index, columns)
+    for index, (rows, columns) in enumerate(tiles(segments, *masks.shape[-2:])):
         label = stuff + index if index % 3 == 0 else index
         classes[:, index, label], classes[:, index, -1] = 12.0, 0.0
         masks[:, index] = -6.0
-        top, bottom = row * height // rows, (row + 1) * height // rows
-        left, right = column * width // columns, (column + 1) * width // columns
-        masks[:, index, top:bottom, left:right] = 6.0
-    return outputs
+        masks[:, index, rows, columns] = 6.0
 
 
 LOOPS: dict[str, Callable[[Task], Side]] = {
@@ -523,17 +472,21 @@ LOOPS: dict[str, Callable[[Task], Side]] = {
 }
 
 
-def matmul_rate(threads: int) -> float:
-    """GFLOP per second of a product of two 2,048 × 2,048 matrices in fp32 by the clock, the best of five."""
-    with _threads(threads):
-        one, other = torch.randn(2, 2048, 2048)
-        best = float("inf")
-        for _ in range(5):
-            began = time.perf_counter()
-            one @ other
-            best = min(best, time.perf_counter() - began)
-    print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}: {2 * 2048**3 / best / 1e9:.0f} GFLOP/s")
-    return 2 * 2048**3 / best / 1e9
+def rate_of(threads: int, dtype: torch.dtype) -> float:
+    """Measures GFLOP/s by the clock: the faster of a matrix product and a convolution, best of five."""
+    with _threads(threads), torch.inference_mode():
+        one, other = torch.randn(2, 2048, 2048).to(dtype)
+        pixels = torch.randn(1, 256, 100, 136).to(dtype, memory_format=torch.channels_last)
+        convolution = torch.nn.Conv2d(256, 256, 3, padding=1, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        work = {2 * 2048**3: lambda: one @ other, 2 * 9 * 256 * 256 * 100 * 136: lambda: convolution(pixels)}
+        best = 0.0
+        for operations, run in work.items():
+            for _ in range(5):
+                began = time.perf_counter()
+                run()
+                best = max(best, operations / (time.perf_counter() - began) / 1e9)
+    print(f"{threads or torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}: {best:.0f} GFLOP/s, {dtype}")
+    return best
 
 
 @contextlib.contextmanager
@@ -544,67 +497,56 @@ def _threads(count: int) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def _line(error: BaseException) -> str:
-    """The last line of what an error says."""
+def _last_line(error: BaseException) -> str:
+    """Returns the last line of an error's message."""
     return f"not measured: {(str(error).strip().splitlines() or [type(error).__name__])[-1][:120]}"
 
 
 @contextlib.contextmanager
 def side(name: str, build: Callable[[Task], Side], task: Task) -> Iterator[Side]:
-    """A function that runs one side once, in a process of its own."""
-    ours, theirs = multiprocessing.Pipe()
-    # Not a daemon: mmdet's loader starts processes itself.
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(name, build, task, theirs))
-    process.start()
-    theirs.close()
+    """Returns a function that runs one side once, in its own process."""
+    log = task.folder / f"{name}.log"
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, _begin_process, (log, task.threads)) as process:
 
-    def run() -> dict[str, Any]:
-        try:
-            ours.send("run")
-            answer = ours.recv()
-        except (EOFError, BrokenPipeError):
-            # The log lies in a folder that is removed with the benchmark.
-            last = log_of(task, name).read_text("utf-8", "replace").strip().rpartition("\n")[2] or "(empty)"
-            process.join()
-            sys.exit(f"the process of {name!r} ended early, with exit code {process.exitcode}; its log ends: {last}")
-        if isinstance(answer, str):
-            sys.exit(f"{name}'s side failed:\n{answer}")
-        return answer  # type: ignore[no-any-return]
+        def run() -> dict[str, Any]:
+            try:
+                return process.submit(_run_once, name, build, task).result()
+            except BrokenProcessPool:
+                # The log lies in a folder that is removed with the benchmark.
+                last = log.read_text("utf-8", "replace").strip().rpartition("\n")[2] or "(empty)"
+                sys.exit(f"the process of {name!r} ended early; its log ends: {last}")
 
-    try:
         yield run
-    finally:
-        with contextlib.suppress(OSError):
-            ours.send("stop")
-        process.join(timeout=30)
-        if process.is_alive():
-            process.terminate()
 
 
-def log_of(task: Task, name: str) -> Path:
-    """Where a side's own output goes."""
-    return task.folder / f"{name}.log"
-
-
-def serve(name: str, build: Callable[[Task], Side], task: Task, pipe: Any) -> None:
-    """A side's process: builds, then runs whenever it is told to."""
+def _begin_process(log: Path, threads: int) -> None:
+    """Initializes a side's process, whose output goes to the log."""
     warnings.filterwarnings("ignore")
-    with open(log_of(task, name), "w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    if task.threads:
-        torch.set_num_threads(task.threads)
+    with log.open("w") as handle:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+    if threads:
+        torch.set_num_threads(threads)
+
+
+_built: dict[str, Side] = {}
+"""The side of this process, once it is built."""
+
+
+def _run_once(name: str, build: Callable[[Task], Side], task: Task) -> dict[str, Any]:
+    """Runs a side once in its own process, building it on the first call."""
     try:
-        run = build(task)
-        while pipe.recv() == "run":
-            began = time.process_time()
-            pipe.send({**run(), "cpu_seconds": time.process_time() - began, **circumstances(task)})
+        if name not in _built:
+            _built[name] = build(task)
+        began = time.process_time()
+        return {**_built[name](), "cpu_seconds": time.process_time() - began, **circumstances(task)}
     except Exception:
-        pipe.send(traceback.format_exc())
+        sys.exit(f"{name}'s side failed:\n{traceback.format_exc()}")
 
 
 def circumstances(task: Task) -> dict[str, Any]:
-    """What a side ran on, and the most memory that it held: on the device, or of its process on the host.
+    """Returns what a side ran on, and its peak memory: of the device, or of its process on the host.
 
     mmdet's loader processes are left out, in its favour. `getrusage` would not do: it counts what a process was before
     it became another program, so every `git` that a large process starts counts as large.

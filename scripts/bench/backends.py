@@ -1,19 +1,17 @@
-"""Ways to run the convolutions of Panoptic FPN R50 on this CPU: CPU time, GFLOP/s, and how far the answer moves.
+"""Networks by panbench, OpenVINO and ONNX Runtime on this CPU: CPU time, GFLOP/s, and how far the answer moves.
 
-    python scripts/bench/backends.py
-    python scripts/bench/backends.py --with compile openvino onnxruntime --height 800 --width 1088 --rounds 3
+    pip install openvino onnx onnxscript onnxruntime
+    python scripts/bench/backends.py --networks eomt-s swin-t --write          # the rows of other networks are kept
 
-What runs is backbone, FPN and semantic head on one random image, with random weights: most of what a CPU spends its
-time on. Every way has the same weights, input and threads (one: threads that wait spin, and CPU time would count it);
-they take turns after one round to warm up. The last rows are the machine's own rate, of one large convolution.
-
-`compile` needs a C++ compiler; the other two: pip install openvino; pip install onnx onnxscript onnxruntime
+Every way has the same random weights, input and threads (one: threads that wait spin, and CPU time would count it);
+they take turns after a round to warm up. Whole networks without fusion, or Swin-T's backbone alone. Others get the
+network as panbench changes it, or, where they cannot convert that, as it comes; what they cannot convert has its error.
+"Worst" is the largest difference from the first row, as a share of the largest value.
 """
 
-import copy
-import itertools
+import functools
 import sys
-import time
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,199 +23,168 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from panbench.catalog import find_model
-from panbench.models.devices import keep_as_autocast_has_them
 from panbench.models.host import HostedModel
 from panbench.models.opening import open_model
-from scripts.bench.harness import Row, arguments, compared, cpu_seconds, finish, in_turn
+from scripts.bench.against import spec_of
+from scripts.bench.harness import Row, arguments, compared, finish, in_turn, stored
 
-Way = Callable[[Tensor], Sequence[Tensor]]
+Way = Callable[[], Sequence[Tensor]]
+Network = Callable[[str, bool], tuple[nn.Module, HostedModel]]
 
-OTHERS = ("compile", "openvino", "onnxruntime")
+NETWORKS = {
+    "eomt-s": ("EoMT-S, 640×640", "eomt-s-640", (640, 640)),
+    "swin-t": ("Swin-T's backbone, 800×1088", "mask2former-swin-t", (800, 1088)),
+    "mask2former-r50": ("Mask2Former R50, 640×864", "mask2former-r50", (640, 864)),
+    "mask2former-swin-t": ("Mask2Former Swin-T, 640×864", "mask2former-swin-t", (640, 864)),
+}
+"""What is measured: its title, the model, and the size of the input."""
+BY = ("panbench", "OpenVINO", "ONNX Runtime")
 
 
-class Convolutions(nn.Module):
-    """What of Panoptic FPN takes an image alone: the levels of its FPN, and the semantic logits."""
+class Whole(nn.Module):
+    """Wraps a network from pixels to class and mask logits, or to the features of its backbone."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, backbone: bool) -> None:
         super().__init__()
-        self.backbone, self.neck, self.semantic = module.backbone, module.neck, module.semantic_head
+        self.module, self.backbone = module, backbone
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """pixels: (1, 3, H, W) float32."""
-        levels = self.neck(self.backbone(pixels))
-        return (*levels, self.semantic(levels)["seg_preds"])
+        if self.backbone:
+            return tuple(self.module.backbone(pixels))
+        if hasattr(self.module, "panoptic_head"):
+            classes, masks = self.module.panoptic_head(self.module.extract_feat(pixels), [])
+            return classes[-1], masks[-1]
+        found = self.module(pixel_values=pixels)
+        return found.class_queries_logits, found.masks_queries_logits
 
 
 def main() -> None:
-    """Prints a row for each way."""
-    options = arguments(__doc__, height=320, width=416, threads=1, rounds=2, **{"with": ("",)})
-    others = [word for word in getattr(options, "with") if word]
-    if unknown := set(others) - set(OTHERS):
-        raise SystemExit(f"--with knows {', '.join(OTHERS)}, not {', '.join(sorted(unknown))}")
+    """Prints a row for each backend of each network."""
+    options = arguments(__doc__, networks=tuple(NETWORKS), by=BY, threads=1, rounds=3)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    model = open_model(find_model("panoptic-fpn-r50-1x"), weights="random", device="cpu")
-    assert isinstance(model, HostedModel)
-    net = Convolutions(model.module).eval()
-    pixels = torch.randn(1, 3, options.height, options.width)
+    rows: list[Row] = []
+    for name in options.networks:
+        rows += measure(name, options.by, options.rounds)
+    titles = [title for title, *_ in NETWORKS.values()]
+    now = {(row["network"], row["by"]) for row in rows}
+    rows += [row for row in stored("backends") if (row["network"], row["by"]) not in now]
+    finish("backends", sorted(rows, key=lambda row: titles.index(row["network"])), options.write)
+
+
+def measure(name: str, by: Sequence[str], rounds: int) -> list[Row]:
+    """Measures all backends of a network in turn; returns a row for each."""
+    title, model, size = NETWORKS[name]
+    pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+    def opened(precision: str = "fp32", speedups: bool = True) -> tuple[Whole, HostedModel]:
+        torch.manual_seed(0)
+        host = open_model(spec_of(model), weights="random", device="cpu", precision=precision, speedups=speedups)
+        assert isinstance(host, HostedModel)
+        return Whole(host.module, name == "swin-t"), host
+
+    def own(precision: str) -> Way:
+        net, host = opened(precision)
+
+        def run() -> Sequence[Tensor]:
+            with host.numerics():
+                return net(pixels)  # type: ignore[no-any-return]
+
+        return run
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        expected = net(pixels)
+        opened()[0](pixels)
     giga = counter.get_total_flops() / 1e9
-    print(f"torch {torch.__version__}, {options.threads} threads, {giga:.0f} GFLOP (a multiply-add is two)")
-    ways = [*own_ways(net, pixels), *itertools.chain.from_iterable(FURTHER[name](net, pixels) for name in others)]
-    rows = measure(dict(ways), pixels, expected, giga, options.rounds)
-    for kind in (torch.float32, torch.bfloat16):
-        name = f"the machine's own rate, {str(kind).removeprefix('torch.')}"
-        rows.append({**dict.fromkeys(rows[0], "–"), next(iter(rows[0])): name, "GFLOP per CPU s": f"{rate(kind):.0f}"})
-    finish("backends", rows, options.write and not others)
-
-
-def measure(
-    ways: dict[str, Callable[[], Way]], pixels: Tensor, expected: Sequence[Tensor], giga: float, rounds: int
-) -> list[Row]:
-    """A row for each way, in turn; one that this machine does not have says why on the terminal."""
+    plain = [functools.partial(opened, speedups=speedups) for speedups in (True, False)]
+    ways: dict[str, Callable[[], Way]] = {
+        "panbench, fp32": lambda: own("fp32"),
+        "OpenVINO, f32": lambda: first_of(plain, lambda net: by_openvino(net, pixels, "f32")),
+        "ONNX Runtime, f32": lambda: first_of(plain, lambda net: by_onnx(net, pixels, torch.float32)),
+        "panbench, bf16": lambda: own("bf16"),
+        "OpenVINO, bf16": lambda: first_of(plain, lambda net: by_openvino(net, pixels, "bf16")),
+        "ONNX Runtime, bf16": lambda: first_of(plain, lambda net: by_onnx(net, pixels, torch.bfloat16)),
+    }
     work: dict[str, Way] = {}
-    first, worst = {}, {}
-    for name, build in ways.items():
-        began = time.process_time()
+    failed, worst = {}, {}
+    expected: Sequence[Tensor] = ()
+    ways = {way: build for way, build in ways.items() if way.startswith(("panbench, fp32", *by))}
+    for way, build in ways.items():
         try:
-            with torch.no_grad():
-                way = build()
-                found = way(pixels)
+            with torch.inference_mode():
+                run = build()
+                found = run()
         except Exception as error:
-            print(f"{name} failed: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}")
+            cause = error.__cause__ or error
+            failed[way] = f"{type(cause).__name__}: {_line_with_reason(str(cause))}"
+            print(f"{title}, {way}: {failed[way]}", flush=True)
             continue
-        work[name], first[name] = way, time.process_time() - began
-        pairs = zip(found, expected, strict=True)
-        worst[name] = max(float((ours.float() - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
-    with torch.no_grad():
-        spent = in_turn({name: lambda way=way: way(pixels) for name, way in work.items()}, rounds)  # type: ignore[misc]
-    one, *_ = spent
+        work[way], expected = run, expected or found
+        worst[way] = max(
+            float((ours.float() - theirs).abs().max() / theirs.abs().max())
+            for ours, theirs in zip(found, expected, strict=True)
+        )
+    with torch.inference_mode():
+        spent = in_turn(work, rounds)
+    print({way: [round(each, 2) for each in seconds] for way, seconds in spent.items()}, flush=True)
+    first = spent["panbench, fp32"]
     return [
         {
-            f"{pixels.shape[-2]}×{pixels.shape[-1]}, {giga:.0f} GFLOP, {torch.get_num_threads()} threads": name,
-            "CPU ms": f"{1e3 * min(seconds):.0f}",
-            "GFLOP per CPU s": f"{giga / min(seconds):.0f}",
-            **compared(spent[one], seconds, "× the first"),
-            "worst": f"{worst[name]:.0e}",
-            "first round, CPU s": f"{first[name]:.1f}",
+            "network": title,
+            "by": way,
+            "CPU s": f"{min(spent[way]):.2f}" if way in spent else f"does not convert: {failed[way]}",
+            "panbench's fp32 ÷ this": compared(first, spent[way])["ratio"] if way in spent else "–",
+            "GFLOP per CPU s": f"{giga / min(spent[way]):.0f}" if way in spent else "–",
+            "worst": f"{worst[way]:.0e}" if way in spent else "–",
         }
-        for name, seconds in spent.items()
+        for way in ways
     ]
 
 
-def own_ways(net: nn.Module, pixels: Tensor) -> list[tuple[str, Callable[[], Way]]]:
-    """PyTorch without further programs."""
-
-    def contiguous() -> Way:
-        return copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
-
-    def frozen() -> Way:
-        traced = torch.jit.trace(net, torch.randn_like(pixels), strict=False, check_trace=False)
-        module = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
-        with torch.no_grad():
-            module(torch.randn_like(pixels))
-        return module  # type: ignore[no-any-return]
-
-    def throughout() -> Way:
-        module = copy.deepcopy(net).to(torch.bfloat16)
-        return lambda pixels: module(pixels.to(torch.bfloat16))  # type: ignore[no-any-return]
-
-    return [
-        ("eager, channels-last (as panbench runs)", lambda: net),
-        (
-            "eager, channels-last input as well",
-            lambda: lambda pixels: net(pixels.contiguous(memory_format=torch.channels_last)),
-        ),
-        ("eager, contiguous", contiguous),
-        ("torch.jit, frozen, optimize_for_inference", frozen),
-        ("bf16 autocast, weights cast each time", lambda: autocast(net)),
-        ("bf16 autocast, weights kept (as panbench)", lambda: autocast(halved(net))),
-        ("bf16 throughout", throughout),
-    ]
+def _line_with_reason(text: str) -> str:
+    """Returns the line of an error that gives the reason: OpenVINO's is not the first."""
+    lines = text.strip().splitlines() or [""]
+    return next((line for line in lines if "No conversion rule" in line), lines[0]).strip(" -")[:90]
 
 
-def compiled_ways(net: nn.Module, _: Tensor) -> list[tuple[str, Callable[[], Way]]]:
-    """torch.compile with weights as constants."""
-    options: Any = {"freezing": True}
-    return [
-        ("torch.compile, frozen", lambda: torch.compile(net, options=options)),
-        ("torch.compile, frozen, bf16 autocast", lambda: autocast(torch.compile(halved(net), options=options))),
-    ]
+def first_of(builds: Sequence[Callable[[], tuple[Whole, HostedModel]]], convert: Callable[[nn.Module], Way]) -> Way:
+    """Returns the first network that converts and runs."""
+    for build in builds[:-1]:
+        try:
+            way = convert(build()[0])
+            way()
+            return way
+        except Exception:
+            continue
+    return convert(builds[-1]()[0])
 
 
-def openvino_ways(net: nn.Module, pixels: Tensor) -> list[tuple[str, Callable[[], Way]]]:
-    """OpenVINO's own executor, on as many threads."""
+def by_openvino(net: nn.Module, pixels: Tensor, precision: str) -> Way:
+    """Compiles a network for OpenVINO, on the same number of threads."""
+    import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-    def build(precision: str) -> Way:
-        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-        core = openvino.Core()
-        core.set_property("CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
-        wishes = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        compiled = core.compile_model(openvino.convert_model(net, example_input=pixels), "CPU", wishes)
-        return lambda pixels: [torch.from_numpy(values) for values in compiled(pixels.numpy()).values()]
-
-    return [("OpenVINO, f32", lambda: build("f32")), ("OpenVINO, bf16", lambda: build("bf16"))]
-
-
-def onnx_ways(net: nn.Module, pixels: Tensor) -> list[tuple[str, Callable[[], Way]]]:
-    """ONNX Runtime's CPU executor, on as many threads."""
-
-    def build() -> Way:
-        import tempfile
-
-        import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "net.onnx"
-            with torch.no_grad():
-                torch.onnx.export(net, (pixels,), str(path), dynamo=True, verbose=False)
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda pixels: [torch.from_numpy(values) for values in session.run(None, {name: pixels.numpy()})]
-
-    return [("ONNX Runtime, f32", build)]
-
-
-FURTHER: dict[str, Callable[[nn.Module, Tensor], list[tuple[str, Callable[[], Way]]]]] = {
-    "compile": compiled_ways,
-    "openvino": openvino_ways,
-    "onnxruntime": onnx_ways,
-}
-
-
-def autocast(net: Any) -> Way:
-    """The network under autocast to bfloat16."""
-
-    def run(pixels: Tensor) -> Sequence[Tensor]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return net(pixels)  # type: ignore[no-any-return]
-
-    return run
-
-
-def halved(net: nn.Module) -> nn.Module:
-    """A copy with the weights that autocast would cast in each round."""
-    copied = copy.deepcopy(net)
-    keep_as_autocast_has_them(copied, torch.bfloat16)
-    return copied
-
-
-def rate(dtype: torch.dtype) -> float:
-    """GFLOP per CPU second of a 3×3 convolution of 256 channels on 100×136, channels-last, the best of five."""
-    convolution = nn.Conv2d(256, 256, 3, padding=1, dtype=dtype)
-    convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels = torch.randn(1, 256, 100, 136).to(dtype=dtype, memory_format=torch.channels_last)
-    best = float("inf")
+    core = openvino.Core()
+    core.set_property("CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    wishes = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     with torch.no_grad():
-        for _ in range(5):
-            best = min(best, cpu_seconds(lambda: convolution(pixels)))
-    return 2 * 9 * 256 * 256 * 100 * 136 / best / 1e9
+        compiled = core.compile_model(openvino.convert_model(net, example_input=pixels), "CPU", wishes)
+    return lambda: [torch.from_numpy(values) for values in compiled(pixels.numpy()).values()]
+
+
+def by_onnx(net: nn.Module, pixels: Tensor, dtype: torch.dtype) -> Way:
+    """Exports a network for ONNX Runtime's CPU executor, on the same number of threads."""
+    import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    net, given = net.to(dtype), pixels.to(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        with torch.no_grad():
+            torch.onnx.export(net, (given,), str(path), dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (name,) = (each.name for each in session.get_inputs())
+    return lambda: [torch.from_numpy(values) for values in session.run(None, {name: given.numpy()})]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What work takes in a process of its own: seconds of the clock and of the processor, and memory at its peak."""
 
+import contextlib
 import gc
 import importlib
 import inspect
@@ -8,11 +9,12 @@ import multiprocessing
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from scripts.bench.harness import ROOT, cpu_seconds
 
 
 class Spent(NamedTuple):
-    """Seconds by the clock, CPU seconds, megabytes of the largest process at its peak, and what the work returned."""
+    """Seconds by the clock, CPU seconds, peak megabytes of the largest process, and the return value of the work."""
 
     clock: float
     cpu: float
@@ -34,20 +36,15 @@ def in_child(
     checkout: Path = ROOT,
     environment: dict[str, str] | None = None,
 ) -> Spent:
-    """What a new process spends on the function that `prepare(*given)` returns there.
+    """Measures in a new process the function that `prepare(*given)` returns there.
 
     Imports and other preparations are not in the seconds. `given` and the answer pass as JSON. With another checkout,
     the modules of panbench that `prepare` imports are that checkout's; its script must not import any at its top.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        words = [
-            str(answer),
-            str(checkout),
-            Path(inspect.getfile(prepare)).stem,
-            prepare.__name__,
-            json.dumps(given, default=str),
-        ]
+        module = Path(inspect.getfile(prepare)).stem
+        words = [str(answer), str(checkout), module, prepare.__name__, json.dumps(given, default=str)]
         ran = subprocess.run(
             [sys.executable, "-m", "scripts.bench.child", *words],
             cwd=ROOT,
@@ -61,7 +58,7 @@ def in_child(
 
 
 def panbench(*words: str) -> Callable[[], None]:
-    """The command line `panbench WORDS`, with all that it imports."""
+    """Returns a function that runs `panbench WORDS`, with everything imported."""
 
     def run() -> None:
         sys.argv = ["panbench", *words]
@@ -75,21 +72,45 @@ def panbench(*words: str) -> Callable[[], None]:
 
 
 def peak() -> float:
-    """Megabytes of the largest of this process and those that it has ended, at its peak.
+    """Returns the peak megabytes of the largest of this process and its finished children.
 
     Linux counts as a process's own what it was before it became another program: of itself, VmHWM is right.
     """
     import resource
 
     own, ended = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        own = int(found[1])
-    return max(own, ended) * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return max(peak_of("self") or own, ended) * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def peak_of(process: int | str) -> int:
+    """Returns the peak resident set of a process in kB; 0 if /proc does not report it."""
+    status = Path(f"/proc/{process}/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) if found else 0
+
+
+@contextlib.contextmanager
+def serving(folder: Path, checkout: Path = ROOT) -> Iterator[tuple[int, str]]:
+    """Runs `panbench serve` of a checkout in its own process; yields the process id and the URL of the list."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "COLUMNS": "400"}
+    command = [sys.executable, "-m", "panbench", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder) as server:
+        try:
+            assert server.stderr is not None
+            said = re.search(r"http://127\.0\.0\.1:\d+", line := server.stderr.readline())
+            if said is None:
+                raise SystemExit(f"{checkout}: {line}{server.stderr.read()}")
+            yield server.pid, said[0]
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(5)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def main(answer: str, checkout: str, module: str, name: str, given: str) -> None:
-    """The process itself: writes what the work took and returned."""
+    """Runs in the child process: measures the work and writes its cost and return value."""
     prepare = getattr(importlib.import_module(f"scripts.bench.{module}"), name)
     sys.path.insert(0, checkout)
     work, done = prepare(*json.loads(given)), []

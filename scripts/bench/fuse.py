@@ -12,6 +12,7 @@ times stand the bytes an image stored, and the pixels in which the maps differ.
 """
 
 import itertools
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,24 +27,23 @@ import torch
 from panbench.catalog import find_model
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.kept.stored_model import StoredModel
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.stored.stored_model import StoredModel
 from panbench.models.candidates import Candidates, Instances, Output
 from panbench.models.model import LoadedImage, Model
 from panbench.models.opening import open_model
-from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
-from panbench.runs import Run
-from panbench.studies.fusing.runs import fuse_run
+from panbench.runs import Run, candidate_files
+from panbench.studies.fusing.again import fuse_run
 from scripts.bench.harness import arguments, compared, finish, in_turn
 from scripts.bench.rules import planted_candidates, planted_instances
 
 
 class PlantedModel:
-    """A model whose answers are replaced after its whole forward pass; everything else is the model's."""
+    """Wraps a model and replaces its outputs by planted ones after the complete forward pass."""
 
     def __init__(self, model: Model, image_ids: Sequence[int]) -> None:
-        """model: one of random weights; image_ids: all that it will see, of one size, so that all are planted before"""
+        """model: one with random weights; image_ids: all images, of one size, so that outputs are planted up front"""
         self.inner = model
         self._image_ids = image_ids
         self._planted: dict[int, Output] = {}
@@ -52,7 +52,7 @@ class PlantedModel:
         return getattr(self.inner, name)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[Output]:
-        """Planted segments, others in each image, of the sizes that the network's answer has."""
+        """Returns planted segments, different ones for each image, in the sizes of the network's output."""
         outputs = self.inner.candidates(batch)
         if not self._planted:
             self._planted = {seed: planted_like(outputs[0], seed) for seed in self._image_ids}
@@ -60,7 +60,7 @@ class PlantedModel:
 
 
 def planted_like(output: Output, seed: int) -> Output:
-    """Planted segments of the kind and the sizes of an answer."""
+    """Plants segments in an output of the same kind and sizes as the given one."""
     if isinstance(output, Candidates):
         return planted_candidates(output.frame, output.isthing, _shape(output.masks), seed)
     if isinstance(output, Instances):
@@ -69,7 +69,7 @@ def planted_like(output: Output, seed: int) -> Output:
 
 
 def main() -> None:
-    """Runs both sides and prints a row."""
+    """Measures both sides and prints a row."""
     options = arguments(__doc__, model="mask2former-tiny", checkpoint="auto", images=4, size="480x640", rounds=3)
     height, width = (int(side) for side in options.size.split("x"))
     opened = open_model(find_model(options.model), weights=options.checkpoint, device="cpu")
@@ -95,7 +95,7 @@ def main() -> None:
             "segments an image": f"{np.mean(segments(kept)):.1f}",
             **{f"{side}, CPU ms an image": f"{1e3 * min(spent[side]) / options.images:.1f}" for side in spent},
             **compared(spent["inference"], spent["fusing"]),
-            "MB an image": f"{StoredOutputs(folder / 'kept' / 'candidates').size / options.images / 1e6:.3f}",
+            "MB an image": f"{sum(map(os.path.getsize, candidate_files(folder / 'kept'))) / options.images / 1e6:.3f}",
             "pixels that differ": str(differing(kept, again)),
         }
     finish("fuse", [row], options.write)
@@ -106,13 +106,13 @@ def _shape(values: torch.Tensor) -> tuple[int, int]:
 
 
 def segments(run: Run) -> list[int]:
-    """Predicted segments of each image."""
+    """Counts the predicted segments of each image."""
     table = run.segments()
     return table[table["side"] == "pred"].groupby("image_id").size().to_list() or [0]
 
 
 def differing(one: Run, other: Run) -> int:
-    """Pixels in which the maps of two runs differ."""
+    """Counts the pixels in which the maps of two runs differ."""
     assert one.path is not None
     assert other.path is not None
     return sum(

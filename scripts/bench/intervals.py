@@ -17,13 +17,13 @@ import pandas as pd
 
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import weigh
+from panbench.metrics.uncertainty import compare_runs
 from panbench.panoptic.types import Category
 from scripts.bench.harness import arguments, compared, finish, in_turn
 
 
 def made_up_runs(images: int, categories: int, models: int, seed: int = 0) -> dict[str, ImageStatistics]:
-    """Statistics of some models on the same made-up images."""
+    """Generates statistics of some models on the same random images."""
     rng = np.random.default_rng(seed)
     frequency = 1 / np.arange(1, categories + 1) ** 0.9
     frequency = np.clip(7.3 * frequency / frequency.sum(), 0.002, 0.55)
@@ -58,8 +58,8 @@ def main() -> None:
     spent = in_turn(
         {
             jackknife: lambda: intervals(one),
-            "compare, intervals alone": lambda: weigh(runs, permutations=1),
-            "compare, with permutation tests": lambda: weigh(runs, permutations=options.swaps),
+            "compare, intervals alone": lambda: compare_runs(runs, permutations=1),
+            "compare, with permutation tests": lambda: compare_runs(runs, permutations=options.swaps),
         },
         options.rounds,
     )

@@ -11,13 +11,11 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,70 +24,51 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from panbench.panoptic.overlap import OverlapTable
-from panbench.runs import DatasetRecord, ImagesRecord, RunInfo, RunWriter, load_run
-from scripts.bench.child import Spent, in_child, panbench
-from scripts.bench.harness import ROOT, Row, arguments, finish
-from scripts.bench.scale import IMAGES_A_PART, repeated, seed_tables
+from panbench.runs import DatasetRecord, ImagesRecord, RunInfo, load_run
+from scripts.bench.child import in_child, panbench, peak_of, serving
+from scripts.bench.harness import Row, arguments, finish
+from scripts.bench.scale import seed_tables, write_run
 
 PATIENCE = 1_200
 """Seconds that the server has for a page."""
 
 
-def write_run(folder: Path, images: int, worse: bool) -> None:
-    """A run of that many images, whose parts run.json lists."""
+def make_run(folder: Path, images: int, worse: bool) -> None:
+    """Generates a run with that many images, whose parts run.json lists."""
     tables, categories = seed_tables(200)
     if worse:
-        tables = [_worse(table, number) for number, table in enumerate(tables)]
+        tables = [_with_wrong_categories(table, number) for number, table in enumerate(tables)]
     # The server lists runs by their ground truth.
     data = DatasetRecord(name="generated", fingerprint=hashlib.sha256(str(images).encode()).hexdigest())
     number = ImagesRecord(expected=images)
-    info = RunInfo(kind="score", name=folder.name, categories=tuple(categories), images=number, dataset=data)
-    writer = RunWriter.create(folder, info)
-    for done in range(0, images, IMAGES_A_PART):
-        writer.write_part(repeated(tables, done, min(IMAGES_A_PART, images - done)))
-    writer.finish("done")
+    info = RunInfo(kind="score", name=folder.name, categories=categories, images=number, dataset=data)
+    write_run(folder, tables, info)
 
 
-def _worse(table: OverlapTable, number: int) -> OverlapTable:
+def _with_wrong_categories(table: OverlapTable, number: int) -> OverlapTable:
     segments = table.segments
     wrong = ~segments.is_gt & ((np.arange(len(segments)) + number) % 50 == 0)
     category_id = np.where(wrong, segments.category_id % 133 + 1, segments.category_id).astype(np.int32)
     return replace(table, segments=replace(segments, category_id=category_id))
 
 
-def served(folder: str) -> Callable[[], dict[str, float]]:
-    """Seconds until `serve` of a folder has shown its list, and then a page of all its runs; megabytes and CPU s."""
-
-    def run() -> dict[str, float]:
-        words = [sys.executable, "-m", "panbench", "serve", folder, "--port", "0"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+def served(folder: Path) -> dict[str, float]:
+    """Measures seconds until `serve` has shown the list and then a page of all runs; also megabytes and CPU seconds."""
+    began = time.perf_counter()
+    with serving(folder) as (process, home):
+        names = re.findall(r'name="run" value="([^"]+)"', _read_page(home))
+        listed = time.perf_counter() - began
         began = time.perf_counter()
-        server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        try:
-            assert server.stdout is not None
-            lines = iter(server.stdout.readline, "")
-            home = next(where[0] for line in lines if (where := re.search(r"http://127\.0\.0\.1:\d+/\S*", line)))
-            names = re.findall(r'name="run" value="([^"]+)"', _read(home))
-            found: dict[str, float] = {"list": time.perf_counter() - began}
-            began = time.perf_counter()
-            asked = "&".join(f"run={urllib.parse.quote(name)}" for name in names)
-            page = _read(f"{home.rstrip('/')}/compare?{asked}")
-            if 'id="overview"' not in page:
-                raise SystemExit("The server did not show the comparison.")
-            found["compare"] = time.perf_counter() - began
-            status = Path(f"/proc/{server.pid}/status").read_text()
-            times = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
-            found["cpu"] = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
-            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-            return {**found, "megabytes": int(peak[1]) / 1e3 if peak else float("nan")}
-        finally:
-            server.terminate()
-            server.wait()
-
-    return run
+        page = _read_page(f"{home}/compare?" + "&".join(f"run={urllib.parse.quote(name)}" for name in names))
+        if 'id="overview"' not in page:
+            raise SystemExit("The server did not show the comparison.")
+        compared = time.perf_counter() - began
+        times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        cpu = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+        return {"list": listed, "compare": compared, "cpu": cpu, "megabytes": peak_of(process) / 1e3}
 
 
-def _read(address: str) -> str:
+def _read_page(address: str) -> str:
     with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
         return str(answer.read().decode())
 
@@ -99,19 +78,8 @@ def _row(what: str, clock: float, cpu: float, megabytes: float) -> Row:
     return {"opening": what, **numbers}
 
 
-def _reports(runs: list[Path], images: int, scratch: Path) -> list[Row]:
-    """`report` of one run and of two."""
-    rows = []
-    for number in (1, 2):
-        words: list[str | Path] = ["report", *runs[:number], "--out", scratch / f"{number}.html"]
-        spent: Spent = in_child(panbench, *words)
-        rows.append(_row(f"`report` of {number}, {images:,} images", spent.clock, spent.cpu, spent.megabytes))
-        print(rows[-1], file=sys.stderr)
-    return rows
-
-
 def main() -> None:
-    """Makes the runs, opens them and prints a row for each."""
+    """Generates the runs, opens them and prints a row for each command."""
     options = arguments(__doc__, images=100_000, folder=Path)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
@@ -121,15 +89,18 @@ def main() -> None:
         runs = [folder / "results" / name for name in ("better", "worse")]
         for run in runs:
             if not (run / "run.json").exists():
-                write_run(run, options.images, run.name == "worse")
+                make_run(run, options.images, run.name == "worse")
             elif load_run(run).info.images.expected != options.images:
                 raise SystemExit(f"{run} has another number of images. Give another --folder.")
-        rows = _reports(runs, options.images, scratch)
-        found = in_child(served, folder / "results").answer
+        rows: list[Row] = []
+        for number in (1, 2):
+            spent = in_child(panbench, "report", *runs[:number], "--out", scratch / f"{number}.html")
+            what = f"`report` of {number}, {options.images:,} images"
+            rows.append(_row(what, spent.clock, spent.cpu, spent.megabytes))
+            print(rows[-1], file=sys.stderr)
+        found = served(folder / "results")
         what = f"`serve` of 2, {options.images:,} images"
-        rows.append(
-            {"opening": f"{what}: list", "s by the clock": f"{found['list']:.1f}", "CPU s": "–", "peak GB": "–"}
-        )
+        rows.append({"opening": f"{what}: list", "s by the clock": f"{found['list']:.1f}"})
         rows.append(_row(f"{what}: comparison", found["compare"], found["cpu"], found["megabytes"]))
         shutil.rmtree(scratch)
     finish("large_report", rows, options.write)

@@ -18,7 +18,7 @@ from scripts.bench.harness import arguments, finish
 
 
 def evaluation(name: str, count: int, size: str, device: str, threads: int) -> Callable[[], None]:
-    """An evaluation of generated images, which are drawn before it."""
+    """Returns a function that evaluates generated images, which are drawn before."""
     import torch
 
     from panbench.catalog import find_model

@@ -21,35 +21,32 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.child import in_child
-from scripts.bench.harness import ROOT, Row, arguments, compared, finish, turns
+from scripts.bench.harness import Row, arguments, checkouts, compared, finish, turns
 
 COMMANDS = ("metrics", "errors", "compare")
 
 
 def write_runs(folder: Path, images: int) -> list[Path]:
-    """Two runs of one part each."""
-    from panbench.runs import DatasetRecord, ImagesRecord, RunInfo, RunWriter
-    from scripts.bench.scale import repeated, seed_tables
+    """Writes two runs; returns their folders."""
+    from panbench.runs import DatasetRecord, ImagesRecord, RunInfo
+    from scripts.bench.scale import seed_tables, write_run
 
     runs = []
     for seed in (0, 1):
         tables, categories = seed_tables(200, seed)
-        run = folder / f"run-{seed}"
         info = RunInfo(
             kind="score",
             dataset=DatasetRecord(name="made", split="val", fingerprint="made", n_images=images),
             images=ImagesRecord(expected=images, scored=images),
             categories=tuple(replace(c, supercategory=f"group {c.id % 12}", color=None) for c in categories),
         )
-        writer = RunWriter.create(run, info)
-        writer.write_part(repeated(tables, 0, images))
-        writer.finish("done", summary=None)
-        runs.append(run)
+        runs.append(folder / f"run-{seed}")
+        write_run(runs[-1], tables, info)
     return runs
 
 
 def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
-    """A command on the panbench that is on the path; it returns its matchings and the CPU seconds of its tests."""
+    """Returns a function that runs a command and counts its matchings and the CPU seconds of its tests."""
     import panbench.metrics.uncertainty as uncertainty
     from panbench.report.answers import comparison, findings
     from panbench.runs import load_run
@@ -78,7 +75,7 @@ def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
     work: dict[str, Callable[[], Any]] = {
         "metrics": lambda: findings.metric_findings(load_run(Path(runs[0]))),
         "errors": lambda: findings.error_findings(load_run(Path(runs[0]))),
-        "compare": lambda: comparison.standing([load_run(Path(run)) for run in runs], by="size"),
+        "compare": lambda: comparison.compare([load_run(Path(run)) for run in runs], by="size"),
     }
 
     def run() -> dict[str, float]:
@@ -91,14 +88,13 @@ def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
 def main() -> None:
     """Writes the runs, measures each checkout in turn and prints a row for each command."""
     options = arguments(__doc__, images=5000, rounds=2, before=Path)
-    checkouts = {**({"before": options.before.resolve()} if options.before else {}), "now": ROOT}
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         runs = write_runs(Path(scratch), options.images)
         for command in COMMANDS:
             sides = {
                 name: functools.partial(in_child, counting, command, *runs, checkout=path)
-                for name, path in checkouts.items()
+                for name, path in checkouts(options.before).items()
             }
             found = turns(sides, options.rounds)
             row: Row = {f"{options.images:,} images": f"`{command}`"}

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor
 
+from panbench.models import onednn
 from panbench.models.mmdet import operators
 from scripts.bench.child import peak as host_peak
 from scripts.bench.harness import Row, arguments, compared, finish, turns
@@ -48,10 +49,12 @@ PYBIND11_MODULE(mmcv_kernels, m) {
 
 SCALE = 1 / 4  # feature cells a pixel: the finest level of a feature pyramid
 CHANNELS, HEIGHT, WIDTH = 256, 200, 336
+LINEAR = ((17850, 256, 256), (1805, 384, 1536), (1805, 1024, 4096), (2048, 256, 1024), (17850, 256, 1024))
+"""Rows, in_features, out_features."""
 
 
 def main() -> None:
-    """Prints a row a case and side."""
+    """Prints a row per case and side."""
     options = arguments(__doc__, build_kernels=False, device="cpu", rounds=3)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -66,13 +69,14 @@ def main() -> None:
             *bench_roi_align(device, options.rounds, kernels, torchvision),
             *bench_nms(device, options.rounds, kernels, torchvision),
             *bench_attention(device, options.rounds),
+            *bench_linear(device, options.rounds),
         ]
     absent = [] if kernels else ["mmcv's C++ (--build-kernels)"]
     finish("operators", rows, options.write and device.type == "cpu", absent)
 
 
 def measure_memory(device: torch.device) -> None:
-    """Prints the peak above input and output; runs first, while nothing else has raised the peak."""
+    """Prints the peak above input and output; runs first, before anything else raises the peak."""
     features = torch.randn(1, CHANNELS, HEIGHT, WIDTH, device=device)
     rois = random_rois(1000, 16, 800, device)
     before = peak(device)
@@ -85,13 +89,13 @@ def measure_memory(device: torch.device) -> None:
 
 
 def bench_roi_align(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> list[Row]:
-    """RoIAlign of 1000 boxes on one map, their sizes spread evenly over octaves."""
+    """Measures RoIAlign of 1000 boxes on one map, with sizes evenly spread over octaves."""
     features = torch.randn(1, CHANNELS, HEIGHT, WIDTH, device=device)
     rows = []
     for size in (7, 14):
         for smallest, largest in ((8, 56), (16, 112), (32, 400)):
             rois = random_rois(1000, smallest, largest, device)
-            sides = {"panbench": functools.partial(operators.roi_align, features, rois, size, SCALE)}
+            sides = {"panbench": functools.partial(mmcv_roi_align, operators.roi_align_forward, features, rois, size)}
             if torchvision:
                 sides["torchvision"] = functools.partial(
                     torchvision.roi_align, features, rois, SCALE, size, size, 0, True
@@ -103,7 +107,7 @@ def bench_roi_align(device: torch.device, rounds: int, kernels: Any, torchvision
 
 
 def bench_nms(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> list[Row]:
-    """nms of boxes strewn evenly, and of boxes crowded around 60 objects on five levels, as proposals are."""
+    """Measures nms of evenly spread boxes, and of proposals crowded around 60 objects on five levels."""
     rows = []
     for count in (1000, 2000, 6000):
         objects = random_rois(60, 16, 400, device)[:, 1:]
@@ -123,7 +127,7 @@ def bench_nms(device: torch.device, rounds: int, kernels: Any, torchvision: Any)
 
 
 def bench_attention(device: torch.device, rounds: int) -> list[Row]:
-    """Deformable attention of Mask2Former's pixel decoder on an 800×1344 image."""
+    """Measures deformable attention of Mask2Former's pixel decoder on an 800×1344 image."""
     attend = importlib.import_module("mmcv.ops.multi_scale_deform_attn").multi_scale_deformable_attn_pytorch
     shapes = torch.tensor([[25, 42], [50, 84], [100, 168]], device=device)
     keys = int(shapes.prod(1).sum())
@@ -139,8 +143,20 @@ def bench_attention(device: torch.device, rounds: int) -> list[Row]:
     return report(f"deformable attention of {keys} queries", sides, rounds, device)
 
 
+def bench_linear(device: torch.device, rounds: int) -> list[Row]:
+    """Linear layers of an R50, Swin-T and EoMT-S, packed by oneDNN and as PyTorch runs them (MKL)."""
+    rows: list[Row] = []
+    for count, inputs, outputs in LINEAR if device.type == "cpu" else ():
+        layer, values = torch.nn.Linear(inputs, outputs), torch.randn(count, inputs)
+        plain = functools.partial(torch.nn.Linear.forward, layer, values)
+        with torch.inference_mode(), onednn.packed(layer):
+            sides = {"panbench": functools.partial(layer, values), "PyTorch": plain}
+            rows += report(f"linear layer {inputs}→{outputs} on {count} rows", sides, rounds, device)
+    return rows
+
+
 def report(case: str, sides: Mapping[str, Callable[[], Tensor]], rounds: int, device: torch.device) -> list[Row]:
-    """Runs the sides in turn: a row for each, with its time and how far its answer is from ours."""
+    """Runs the sides in turn; prints a row for each with its time and its distance from panbench's output."""
 
     def seconds(side: Callable[[], Tensor]) -> float:
         begin = now(device)
@@ -162,14 +178,14 @@ def report(case: str, sides: Mapping[str, Callable[[], Tensor]], rounds: int, de
 
 
 def difference(ours: Tensor, theirs: Tensor) -> str:
-    """How far two answers are apart, in a word or a number."""
+    """Returns the distance of two outputs, as a word or a number."""
     if not ours.is_floating_point():
         return "same boxes" if torch.equal(ours.sort().values, theirs.sort().values) else "OTHER BOXES"
     return f"{(ours - theirs).abs().max().item():.1e}"
 
 
 def mmcv_roi_align(forward: Callable[..., None], features: Tensor, rois: Tensor, size: int) -> Tensor:
-    """Calls an operator with mmcv's signature of roi_align_forward as mmcv does."""
+    """Calls an operator with the signature of mmcv's roi_align_forward."""
     output = features.new_zeros((len(rois), features.shape[1], size, size))
     unused = features.new_zeros(0)
     forward(features, rois, output, unused, unused, size, size, SCALE, 0, 1, True)
@@ -177,7 +193,7 @@ def mmcv_roi_align(forward: Callable[..., None], features: Tensor, rois: Tensor,
 
 
 def random_rois(count: int, smallest: float, largest: float, device: torch.device) -> Tensor:
-    """(count, 5) boxes on image 0, clipped to it."""
+    """Returns (count, 5) random boxes on image 0, clipped to it."""
     image = torch.tensor([WIDTH / SCALE, HEIGHT / SCALE], device=device)
     extent = smallest * (largest / smallest) ** torch.rand(count, 2, device=device)
     centre = torch.rand(count, 2, device=device) * image
@@ -186,14 +202,14 @@ def random_rois(count: int, smallest: float, largest: float, device: torch.devic
 
 
 def peak(device: torch.device) -> int:
-    """The most memory held so far, in bytes."""
+    """Returns the peak memory so far, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(host_peak() * 1e6)
 
 
 def now(device: torch.device) -> float:
-    """Seconds of the clock when the device has done what it was given, or of work on the CPU."""
+    """Returns wall-clock seconds after synchronizing the device, or CPU seconds of the process."""
     if device.type != "cuda":
         return time.process_time()
     torch.cuda.synchronize(device)
@@ -201,7 +217,7 @@ def now(device: torch.device) -> float:
 
 
 def load_torchvision() -> Any:
-    """torchvision's operators, or None where it does not load with them."""
+    """Returns torchvision's operators; None if they do not load."""
     try:
         importlib.import_module("torchvision")
         torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
@@ -212,7 +228,7 @@ def load_torchvision() -> Any:
 
 
 def build_kernels() -> Any:
-    """mmcv's nms and RoIAlign for the CPU as a module, compiled from the C++ that lies in mmcv's wheel."""
+    """Compiles mmcv's nms and RoIAlign for the CPU from the C++ in mmcv's wheel."""
     source = Path(importlib.import_module("mmcv").__file__ or "").parent / "ops" / "csrc"
     libraries = Path(torch.__file__).parent
     includes = [source / "common", libraries / "include", libraries / "include/torch/csrc/api/include"]

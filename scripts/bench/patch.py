@@ -20,7 +20,7 @@ from scripts.bench.harness import arguments, compared, finish, turns
 
 
 def scoring(folder: str, patched: bool) -> Callable[[], Any]:
-    """Scores the folder once."""
+    """Returns a function that scores the folder once."""
     import panopticapi.evaluation
 
     import panbench
@@ -31,11 +31,12 @@ def scoring(folder: str, patched: bool) -> Callable[[], Any]:
 
 
 def make(folder: Path, images: int, size: tuple[int, int]) -> None:
-    """Generated scenes as ground truth, and as predictions the same with every second segment of a scene shifted."""
+    """Generates scenes as ground truth, and predictions with every second segment of a scene shifted."""
     import numpy as np
 
     from panbench.datasets import open_dataset, shapes
     from panbench.panoptic.coco import read_id_png, write_id_png, write_panoptic_json
+    from panbench.panoptic.idmap import count_ids
     from panbench.panoptic.types import Annotation, ImageInfo, PanopticSet, Segment
 
     shapes.generate(folder / "scenes", count=images, size=size)
@@ -52,12 +53,11 @@ def make(folder: Path, images: int, size: tuple[int, int]) -> None:
                 ids = np.where(np.isin(moved, list(odd)), moved, ids)
             name = f"{scene.image.id:012}.png"
             write_id_png(folder / side / name, ids)
-            found, areas = np.unique(ids[ids > 0], return_counts=True)
-            area_of = dict(zip(found.tolist(), areas.tolist(), strict=True))
+            areas = count_ids(ids)
             segments = tuple(
-                Segment(each.id, each.category_id, area_of[each.id])
+                Segment(each.id, each.category_id, areas[each.id])
                 for each in scene.annotation.segments
-                if each.id in area_of
+                if each.id in areas
             )
             infos[scene.image.id] = ImageInfo(scene.image.id, name, *ids.shape)
             annotations[scene.image.id] = Annotation(scene.image.id, name, segments)
@@ -66,7 +66,7 @@ def make(folder: Path, images: int, size: tuple[int, int]) -> None:
 
 
 def largest_difference(theirs: Any, ours: Any) -> float:
-    """Between two dictionaries of the same keys. panopticapi's depends on the number of cores, by the last bits."""
+    """Returns the largest difference between two results. panopticapi's last bits depend on the number of cores."""
     if isinstance(theirs, dict):
         assert theirs.keys() == ours.keys()
         return max((largest_difference(theirs[key], ours[key]) for key in theirs), default=0.0)
@@ -74,7 +74,7 @@ def largest_difference(theirs: Any, ours: Any) -> float:
 
 
 def main() -> None:
-    """Measures both sides in turns and prints a row for each."""
+    """Measures both sides in turn and prints a row for each."""
     options = arguments(__doc__, images=60, height=480, width=640, rounds=2)
     with tempfile.TemporaryDirectory() as place:
         make(Path(place), options.images, (options.height, options.width))

@@ -19,14 +19,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.child import in_child, panbench
-from scripts.bench.harness import ROOT, arguments, compared, finish, turns
+from scripts.bench.harness import arguments, checkouts, compared, finish, turns
 
 FULL = 5000
 """As many images as COCO's val2017 has."""
 
 
 def make_runs(folder: Path, images: int) -> list[Path]:
-    """The runs of the five models in the folder; made unless they are there."""
+    """Returns the runs of the five models in the folder; makes them if they do not exist."""
     from scripts.make.coco_like import MODELS, write_set
 
     runs = [folder / "results" / name for name in MODELS]
@@ -41,7 +41,6 @@ def make_runs(folder: Path, images: int) -> list[Path]:
 def main() -> None:
     """Makes the runs and prints a row for each command."""
     options = arguments(__doc__, images=60, folder=Path, before=Path, make_only=False, rounds=1)
-    checkouts = {**({"before": options.before.resolve()} if options.before else {}), "now": ROOT}
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         runs = make_runs((options.folder or Path(scratch)).resolve(), options.images)
@@ -54,7 +53,10 @@ def main() -> None:
             "`errors` of one": ["errors", runs[0]],
         }
         for command, words in commands.items():
-            sides = {side: functools.partial(in_child, panbench, *words, checkout=at) for side, at in checkouts.items()}
+            sides = {
+                side: functools.partial(in_child, panbench, *words, checkout=at)
+                for side, at in checkouts(options.before).items()
+            }
             found = turns(sides, options.rounds)
             row = {f"{options.images:,} images": command}
             for side, spent in found.items():

@@ -7,7 +7,8 @@
 Prints for each question the clicks, the seconds until its answer is on the screen (1,600 × 1,000 pixels; scrolling is
 not counted), the answer as the page words it, and whether it is the one that `panbench compare --json` and `panbench
 errors --json` give for the same runs; of single images, what the package computes. Ends with 1 where one differs. A
-person's reading comes on top. Needs Chromium and Playwright.
+person's reading comes on top. Prints besides: stops of the Tab key before the viewer, numbers on the first screen, and
+what the next image takes of the browser's main thread (median of ten). Needs Chromium and Playwright.
 """
 
 import argparse
@@ -35,7 +36,7 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 
 
 class Truth:
-    """What the command line says of the runs in a folder, the best first."""
+    """The answers of the command line on the runs in a folder, the best run first."""
 
     def __init__(self, folder: Path) -> None:
         found = said("compare", folder, "--per-category", "--json")
@@ -43,26 +44,26 @@ class Truth:
         self._folder = folder
 
     def errors(self, place: int) -> dict[str, Any]:
-        """The record of `panbench errors` of the run at a place."""
+        """Returns the record of `panbench errors` for the run at an index."""
         found: dict[str, Any] = said("errors", self._folder / self.runs[place]["run"], "--most", "10", "--json")
         return found
 
     def versus(self) -> dict[str, Any]:
-        """The test of the two best runs."""
+        """Returns the test of the two best runs."""
         a, b = self.runs[:2]
         found: dict[str, Any] = next(test for test in a["versus"] if test["run"] == b["run"])
         return found
 
     @cached_property
     def worst(self) -> list[int]:
-        """The images of lowest PQ of the best run, by the package."""
+        """Returns the images with the lowest PQ of the best run, computed by the package."""
         by_name = {run.name: run for run in list_runs(self._folder)}
         members, _ = views.compared([by_name[self.runs[0]["run"]]])
         return [int(image) for image in views.per_image(members).nsmallest(3, "PQ", keep="all")["image_id"]]
 
 
 def said(command: str, *words: str | Path) -> Any:
-    """The JSON that a command of this checkout prints."""
+    """Returns the JSON that a command of this checkout prints."""
     ran = subprocess.run(
         [sys.executable, "-m", "panbench", command, *map(str, words)], capture_output=True, text=True, check=False
     )
@@ -72,7 +73,7 @@ def said(command: str, *words: str | Path) -> Any:
 
 
 class Stopwatch:
-    """Counts clicks and seconds since the question was put, and what was not answered as it should be."""
+    """Counts clicks and seconds since a question was asked, and wrong answers."""
 
     wrong = 0
 
@@ -80,12 +81,12 @@ class Stopwatch:
         self.clicks, self._began = 0, time.perf_counter()
 
     def click(self, target: "Locator") -> None:
-        """One click."""
+        """Clicks on a target and counts it."""
         self.clicks += 1
         target.click()
 
     def stop(self, question: str, answer: str, **checks: bool) -> None:
-        """Prints what it took, and the checks that failed."""
+        """Prints clicks, seconds and the answer, and the checks that failed."""
         seconds = time.perf_counter() - self._began
         clicks = "no click" if not self.clicks else f"{self.clicks} click{'s' if self.clicks > 1 else ''}"
         failed = [name.replace("_", " ") for name, holds in checks.items() if not holds]
@@ -95,29 +96,29 @@ class Stopwatch:
 
 
 def points(value: float) -> str:
-    """A fraction as the page writes it."""
+    """Formats a fraction as on the page."""
     return f"{100 * value:.1f}"
 
 
 def name_of(run: dict[str, Any]) -> str:
-    """A run as the page calls it."""
+    """Returns the name of a run on the page."""
     return str(run["title"] or run["run"])
 
 
 def numbers_in(text: str) -> list[float]:
-    """All numbers of a text, with the page's minus."""
+    """Returns all numbers in a text, with the page's minus sign."""
     return [float(one) for one in re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-"))]
 
 
 def ask(page: "Page", report: Path, truth: Truth) -> None:
-    """Puts the questions."""
+    """Asks all questions of the page."""
     page.goto(report.resolve().as_uri())
     for question in (which, loses, worst, fix):
         question(page, truth)
 
 
 def which(page: "Page", truth: Truth) -> None:
-    """Which is better, and is it sure?"""
+    """Asks which model is better, and whether it is certain."""
     watch = Stopwatch()
     page.reload()
     page.locator("#verdict").wait_for()
@@ -135,7 +136,7 @@ def which(page: "Page", truth: Truth) -> None:
 
 
 def loses(page: "Page", truth: Truth) -> None:
-    """Where does the best lose?"""
+    """Asks where the best model loses PQ."""
     watch = Stopwatch()
     watch.click(page.locator("nav a[href='#lost']"))
     rows = page.locator("#cause-bars tbody tr")
@@ -152,7 +153,7 @@ def loses(page: "Page", truth: Truth) -> None:
 
 
 def worst(page: "Page", truth: Truth) -> None:
-    """Which are its three worst images?"""
+    """Asks for its three worst images."""
     watch = Stopwatch()
     watch.click(page.locator("nav a[href='#images']"))
     page.get_by_label("Order", exact=True).select_option("worst of the model")
@@ -164,7 +165,7 @@ def worst(page: "Page", truth: Truth) -> None:
 
 
 def fix(page: "Page", truth: Truth) -> None:
-    """What to fix first?"""
+    """Asks what to fix first."""
     watch = Stopwatch()
     watch.click(page.locator("nav a[href='#overview']"))
     words = page.locator("#fix-words")
@@ -177,6 +178,32 @@ def fix(page: "Page", truth: Truth) -> None:
         the_first_three=all(f"{row['cause']}, {row['size']}" in text for row in rows),
         what_they_win=all(f"+{points(row['gain'])}" in text for row in rows),
     )
+
+
+STOPS = """node => [...document.querySelectorAll('a[href], button, select, input, summary, [tabindex]')]
+    .filter(one => one.tabIndex >= 0 && one.checkVisibility() && !one.disabled).findIndex(one => node.contains(one))"""
+
+
+def measure(page: "Page") -> None:
+    """Prints Tab stops before the viewer, numbers on the first screen, and the cost of the next image."""
+    first = len(re.findall(r"\d[\d.,]*", page.locator("#overview").inner_text()))
+    print(f"{page.locator('#viewer').evaluate(STOPS)} Tab stops before the viewer, {first} numbers on the first screen")
+    browser, spent = page.context.new_cdp_session(page), []
+    browser.send("Performance.enable")
+
+    def busy() -> float:
+        return next(
+            one["value"] for one in browser.send("Performance.getMetrics")["metrics"] if one["name"] == "TaskDuration"
+        )
+
+    page.locator("#viewer").scroll_into_view_if_needed()
+    for _ in range(10):
+        page.wait_for_timeout(700)
+        before = busy()
+        page.locator("#viewer").press("ArrowRight")
+        page.wait_for_timeout(300)
+        spent.append(1000 * (busy() - before))
+    print(f"next image: {sorted(spent)[5]:.0f} ms of the main thread ({min(spent):.0f} to {max(spent):.0f})")
 
 
 def _on_screen(node: "Locator") -> bool:
@@ -193,7 +220,7 @@ def _until(holds: Callable[[], bool]) -> None:
 
 
 def main() -> None:
-    """Reads the arguments and asks."""
+    """Parses the arguments and asks the questions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path, help="the report, as `panbench report` wrote it")
     parser.add_argument("runs", type=Path, help="the folder of its runs")
@@ -206,6 +233,7 @@ def main() -> None:
         browser = started.chromium.launch(executable_path=found, args=ARGUMENTS)
         page = browser.new_context(viewport={"width": 1600, "height": 1000}, reduced_motion="reduce").new_page()
         ask(page, options.report, truth)
+        measure(page)
         browser.close()
     raise SystemExit(1 if Stopwatch.wrong else 0)
 

@@ -4,15 +4,13 @@
 scripts/bench/rules.py [--rounds 5] [--write]
 
 100 queries, 133 classes, masks of 200×272 for an image of 480×640 that is resized to 800×1067: what Mask2Former R50
-gives for COCO's most common size. Fusion and the host's part (`settle`) are timed together.
+gives for COCO's most common size. Fusion and the host's part (`to_segments`) are timed together.
 """
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -34,7 +32,7 @@ QUERIES, CERTAIN = 100, 18
 def planted_candidates(
     frame: Frame = FRAME, isthing: Sequence[bool] = ISTHING, shape: tuple[int, int] = (200, 272), seed: int = 0
 ) -> Candidates:
-    """A query model's output on the CPU, of which 18 queries are sure of a class.
+    """Returns a query model's output on the CPU in which 18 queries are confident of a class.
 
     shape: (height, width) of the masks
     """
@@ -60,7 +58,7 @@ def planted_instances(
     shape: tuple[int, int] = (200, 272),
     seed: int = 0,
 ) -> Instances:
-    """Panoptic FPN's output on the CPU: 60 instances, of which few overlap much, and ragged stuff of 8 classes.
+    """Returns Panoptic FPN's output on the CPU: 60 instances with little overlap, and ragged stuff of 8 classes.
 
     shape: (height, width) of the semantic logits
     """
@@ -83,24 +81,14 @@ def planted_instances(
     )
 
 
-def on_device(output: Candidates | Instances, device: torch.device) -> Output:
-    """The same output on another device."""
-    tensors: dict[str, Any] = {
-        field.name: value.to(device)
-        for field in dataclasses.fields(output)
-        if isinstance(value := getattr(output, field.name), torch.Tensor)
-    }
-    return dataclasses.replace(output, **tensors)
-
-
 def one_image(rule: Rule, output: Output) -> int:
-    """Fuses one output and settles it; returns the number of segments."""
+    """Fuses one output; returns the number of segments."""
     (fused,) = fuse([output], rule)
-    return len(rule.settle(fused)[1])
+    return len(rule.to_segments(fused)[1])
 
 
 def main() -> None:
-    """Prints a line a rule."""
+    """Prints a row per rule."""
     options = arguments(__doc__, rounds=5)
     torch.set_num_threads(1)  # threads that wait for work spin, and CPU time would count it
     outputs: dict[type, Output] = {type(output): output for output in (planted_candidates(), planted_instances())}

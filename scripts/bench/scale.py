@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -62,12 +63,12 @@ order by category_id
 
 
 def seed_tables(count: int, seed: int = 0) -> tuple[list[OverlapTable], tuple[Category, ...]]:
-    """Overlap tables of `count` images with COCO's numbers: 480×640, about 10 segments of 133 categories."""
+    """Generates overlap tables of `count` images like COCO's: 480×640, about 10 segments of 133 categories."""
     generator = np.random.default_rng(seed)
     categories = tuple(Category(n + 1, f"category {n + 1}", isthing=n < 80) for n in range(133))
     tables = []
     for image in range(count):
-        ids = [_patches(generator) for _ in range(2)]
+        ids = [_map_of_regions(generator) for _ in range(2)]
         noisy = np.where(generator.random((480, 1)) < 0.85, ids[0], ids[1])
         sides = []
         for id_map in (ids[0], noisy):
@@ -84,8 +85,8 @@ def seed_tables(count: int, seed: int = 0) -> tuple[list[OverlapTable], tuple[Ca
     return tables, categories
 
 
-def _patches(generator: np.random.Generator) -> np.ndarray:
-    """(480, 640) int32: about ten regions around random centres, some of them void."""
+def _map_of_regions(generator: np.random.Generator) -> np.ndarray:
+    """Generates a (480, 640) int32 map: about ten regions around random centres, some of them void."""
     count = int(generator.integers(6, 15))
     centres = generator.random((count, 2)) * [480, 640]
     ys, xs = np.mgrid[0:480:8, 0:640:8]
@@ -93,41 +94,30 @@ def _patches(generator: np.random.Generator) -> np.ndarray:
     return np.kron(np.where(nearest == count - 1, 0, nearest + 1), np.ones((8, 8), int)).astype(np.int32)
 
 
-def write_parts(folder: Path, images: int) -> tuple[float, int]:
-    """Writes a run of that many images; seconds and bytes of its parts."""
-    tables, categories = seed_tables(200)
-    block = concat(tables)
-    began = time.perf_counter()
-    writer = RunWriter.create(
-        folder, RunInfo(kind="score", categories=tuple(categories), images=ImagesRecord(expected=images))
-    )
-    done = 0
-    while done < images:
-        part = min(IMAGES_A_PART, images - done)
-        writer.write_part(repeated([block], done, part))
-        done += part
+def write_run(folder: Path, tables: list[OverlapTable], info: RunInfo) -> None:
+    """Writes a run with as many images as it expects, repeating the tables' rows under new image ids."""
+    block, images = concat(tables), info.images.expected or 0
+    writer = RunWriter.create(folder, info)
+    for done in range(0, images, IMAGES_A_PART):
+        writer.write_part(repeated(block, done, min(IMAGES_A_PART, images - done)))
     writer.finish("done")
-    return time.perf_counter() - began, sum(path.stat().st_size for path in (folder / "parts").iterdir())
 
 
-def repeated(tables: list[OverlapTable], first: int, images: int) -> OverlapTable:
-    """The tables of 200 images again and again under new ids, until there are enough: `first`, `first` + 1, …"""
-    block = concat(tables)
-    return concat([_renumbered(block, first + start, images - start) for start in range(0, images, 200)])
+def repeated(block: OverlapTable, first: int, images: int) -> OverlapTable:
+    """Repeats the rows of 200 images under the ids `first`, `first` + 1, … until there are enough."""
+    return concat([_with_later_ids(block, first + start, images - start) for start in range(0, images, 200)])
 
 
-def _renumbered(block: OverlapTable, first: int, most: int) -> OverlapTable:
-    import dataclasses
-
-    def moved(columns):  # type: ignore[no-untyped-def]
-        kept = take(columns, columns.image_id < most)
-        return dataclasses.replace(kept, image_id=kept.image_id + first)
-
-    return OverlapTable(moved(block.segments), moved(block.overlaps))
+def _with_later_ids(block: OverlapTable, first: int, most: int) -> OverlapTable:
+    segments = take(block.segments, block.segments.image_id < most)
+    overlaps = take(block.overlaps, block.overlaps.image_id < most)
+    return OverlapTable(
+        replace(segments, image_id=segments.image_id + first), replace(overlaps, image_id=overlaps.image_id + first)
+    )
 
 
 def by_panbench(folder: str) -> Callable[[], dict[int, float]]:
-    """PQ of each category by panbench, from the parts of a run."""
+    """Returns a function that computes PQ of each category by panbench from the parts of a run."""
 
     def run() -> dict[int, float]:
         return {int(row.category_id): float(row.PQ) for row in load_run(Path(folder)).pq().reset_index().itertuples()}
@@ -136,7 +126,7 @@ def by_panbench(folder: str) -> Callable[[], dict[int, float]]:
 
 
 def by_duckdb(folder: str) -> Callable[[], dict[int, float]]:
-    """PQ of each category by DuckDB, from the same parts."""
+    """Returns a function that computes PQ of each category by DuckDB from the same parts."""
     import duckdb
 
     def run() -> dict[int, float]:
@@ -148,7 +138,7 @@ def by_duckdb(folder: str) -> Callable[[], dict[int, float]]:
 
 
 def main() -> None:
-    """Writes the parts, asks each engine in a process of its own and prints a row for each."""
+    """Writes the parts, runs each engine in its own process and prints a row for each."""
     options = arguments(__doc__, images=50_000, folder=Path)
     engines = {"panbench": by_panbench, "duckdb": by_duckdb}
     absent = [name for name in ("duckdb",) if importlib.util.find_spec(name) is None]
@@ -157,10 +147,14 @@ def main() -> None:
         if (folder / "run.json").exists():
             if load_run(folder).info.images.expected != options.images:
                 raise SystemExit(f"{folder} has another number of images. Give another --folder.")
-            size = sum(path.stat().st_size for path in (folder / "parts").iterdir())
         else:
-            seconds, size = write_parts(folder, options.images)
+            tables, categories = seed_tables(200)
+            began = time.perf_counter()
+            number = ImagesRecord(expected=options.images)
+            write_run(folder, tables, RunInfo(kind="score", categories=categories, images=number))
+            seconds = time.perf_counter() - began
             print(f"written in {seconds:.0f} s ({options.images / seconds:,.0f} images/s)")
+        size = sum(path.stat().st_size for path in (folder / "parts").iterdir())
         print(f"parts: {options.images:,} images, {size / options.images:.0f} bytes an image, {size / 1e9:.2f} GB")
         spent = {name: in_child(engine, folder) for name, engine in engines.items() if name not in absent}
     ours = spent["panbench"].answer

@@ -4,10 +4,10 @@
     python scripts/bench/score.py --images 5000 --rounds 5
     python scripts/bench/score.py --fallback   # only panopticapi and panbench without its compiled library
 
-Needs, beside panbench: pip install --no-deps panopticapi-lite==0.2.0. hotcoco is measured where it is installed (pip
-install hotcoco==1.3.0), in the terminal alone. Each measurement is a process of its own; the tools take turns, so a
-disturbed minute hits all. Times are of the scoring call, imports excluded, files in the page cache. All tools must find
-the same PQ.
+Needs, beside panbench: pip install --no-deps panopticapi-lite==0.2.0, and for a CSV hotcoco as well (pip install
+hotcoco==1.3.0), which is left out where it is not installed. Each measurement is a process of its own; the tools take
+turns, so a disturbed minute hits all. Times are of the scoring call, imports excluded, files in the page cache. All
+tools must find the same PQ.
 
 The pairs: 640×480 and 480×640, things and stuff with curved and with ragged edges, occlusion, crowds, void; predictions
 are the ground truth bent by some pixels, with missed, merged, invented and misnamed segments. Pillow writes the PNGs
@@ -44,7 +44,7 @@ Array = npt.NDArray[Any]
 
 
 def make_scene(rng: np.random.Generator, height: int, width: int) -> tuple[Array, list[dict[str, Any]]]:
-    """Labels 1…n of segments (0: void), and what each is: category_id, iscrowd."""
+    """Generates a scene: labels 1…n of segments (0: void), and category_id and iscrowd of each."""
     n_stuff = int(rng.integers(3, 7))
     fields = np.stack([_smooth(rng, height, width, int(rng.integers(3, 8))) for _ in range(n_stuff)])
     fields[::2] += 0.06 * _smooth(rng, height, width, height // 6, cv2.INTER_LINEAR)
@@ -64,7 +64,7 @@ def make_scene(rng: np.random.Generator, height: int, width: int) -> tuple[Array
 def predict(
     rng: np.random.Generator, labels: Array, segments: list[dict[str, Any]]
 ) -> tuple[Array, list[dict[str, Any]]]:
-    """What a fair model might say of a scene: edges off by some pixels, some segments missed, merged or misnamed."""
+    """Generates a prediction for a scene: edges shifted by some pixels, some segments missed, merged or misnamed."""
     height, width = labels.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     dy, dx = (4 * _smooth(rng, height, width, 8) for _ in range(2))
@@ -86,17 +86,14 @@ def predict(
 
 
 def make_pair(arguments: tuple[int, str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Writes the PNGs of pair `number` into a folder; its records for `images` and for both `annotations`."""
+    """Writes the PNGs of pair `number` into a folder; returns its records for `images` and both `annotations`."""
     number, folder = arguments
     cv2.setNumThreads(1)
     rng = np.random.default_rng([2019, number])
     height, width = (480, 640) if rng.random() < 0.7 else (640, 480)
     labels, segments = make_scene(rng, height, width)
     records = []
-    for side, (side_labels, side_segments) in (
-        ("gt", (labels, segments)),
-        ("pred", predict(rng, labels, segments)),
-    ):
+    for side, (side_labels, side_segments) in (("gt", (labels, segments)), ("pred", predict(rng, labels, segments))):
         ids = np.concatenate([[0], rng.choice((1 << 24) - 1, len(side_segments), replace=False) + 1])
         areas = np.bincount(side_labels.ravel(), minlength=len(ids))
         pixels = ids[side_labels].astype("<i4").view(np.uint8).reshape(height, width, 4)[..., :3]
@@ -115,7 +112,7 @@ def make_pair(arguments: tuple[int, str]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def make_set(folder: Path, images: int) -> None:
-    """Makes gt.json, pred.json and their PNGs for so many images."""
+    """Writes gt.json, pred.json and their PNGs for that many images."""
     for side in ("gt", "pred"):
         (folder / side).mkdir(parents=True)
     with multiprocessing.Pool() as pool:
@@ -139,13 +136,13 @@ def make_set(folder: Path, images: int) -> None:
 
 
 def by_rival(module: str, folder: str) -> Callable[[], float]:
-    """PQ by panopticapi, which starts one process a core, or by hotcoco, which uses all cores."""
+    """Returns PQ by panopticapi, which starts one process per core, or by hotcoco, which uses all cores."""
     pq_compute = importlib.import_module(module).pq_compute
     return lambda: float(pq_compute(f"{folder}/gt.json", f"{folder}/pred.json")["All"]["pq"])
 
 
 def by_panbench(folder: str) -> Callable[[], float]:
-    """PQ by panbench."""
+    """Returns PQ by panbench."""
     from panbench.panoptic.native import native
     from panbench.scoring.folder import score_folder
 
@@ -164,7 +161,7 @@ CONTENDERS: dict[str, tuple[Callable[..., Callable[[], float]], tuple[str, ...],
 
 
 def measure(name: str, folder: Path) -> Spent:
-    """What one contender takes, in a process of its own."""
+    """Measures one tool in its own process."""
     way, how, environment = CONTENDERS[name]
     return in_child(way, *how, folder, environment=environment)
 
@@ -196,10 +193,9 @@ def main() -> None:
 
     if "hotcoco" in names:
         finish("against hotcoco", [row(name, "hotcoco") for name in names], write=False)
-    else:
-        print("hotcoco: not installed, so not measured")
-    rows = [row(name, "panopticapi") for name in names if name != "hotcoco"]
-    finish("score", rows, options.write and not options.fallback)
+    absent = () if "hotcoco" in names else ("hotcoco",)
+    rows = [row(name, "panopticapi") for name in names]
+    finish("score", rows, options.write and not options.fallback, absent)
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int, nodes: int, how: int = cv2.INTER_CUBIC) -> Array:

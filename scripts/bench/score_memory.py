@@ -7,7 +7,6 @@ in a process of its own, into a run folder; printed is the most memory that it h
 process that only reads the two JSONs.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from panbench.panoptic.coco import write_id_png
+from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.idmap import count_ids
+from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from scripts.bench.child import in_child
 from scripts.bench.harness import arguments, finish
 
@@ -25,56 +26,34 @@ PAIRS = 100
 SIZE = (120, 160)
 
 
-def write_pairs(folder: Path) -> tuple[list[list[dict]], list[list[dict]]]:
-    """Writes PAIRS pairs of PNGs; the segments of each, of the truth and of the prediction."""
-    truths: list[list[dict]] = []
-    answers: list[list[dict]] = []
+def write_pairs(folder: Path) -> dict[str, list[tuple[Segment, ...]]]:
+    """Writes PAIRS pairs of PNGs; returns the segments of each, by ground truth and prediction."""
+    segments: dict[str, list[tuple[Segment, ...]]] = {"gt": [], "pred": []}
     for pair in range(PAIRS):
         generator = np.random.default_rng(pair)
         ids = np.kron(generator.integers(1, 9, (6, 8)), np.ones((20, 20), np.int64)).astype(np.int32)
         answer = ids.copy()
         answer[:, : int(generator.integers(0, 60))] = 3
-        for side, found, rows in (("gt", ids, truths), ("pred", answer, answers)):
+        for side, found in (("gt", ids), ("pred", answer)):
             write_id_png(folder / side / f"{pair}.png", found)
-            numbers, areas = np.unique(found, return_counts=True)
-            rows.append(
-                [
-                    {
-                        "id": int(number),
-                        "category_id": 1 + int(number) % 4,
-                        "area": int(area),
-                        "iscrowd": 0,
-                        "score": 0.5,
-                    }
-                    for number, area in zip(numbers, areas, strict=True)
-                ]
-            )
-    return truths, answers
+            areas = sorted(count_ids(found).items())
+            segments[side].append(tuple(Segment(number, 1 + number % 4, area, score=0.5) for number, area in areas))
+    return segments
 
 
-def write_jsons(folder: Path, images: int, segments: tuple[list[list[dict]], list[list[dict]]]) -> None:
-    """The two JSONs of that many images, which take the pairs in turn."""
-    categories = [{"id": 1 + number, "name": f"kind {number}", "isthing": number % 2} for number in range(4)]
-    for side, rows in zip(("gt", "pred"), segments, strict=True):
-        with (folder / f"{side}-{images}.json").open("w") as handle:
-            json.dump(
-                {
-                    "images": [
-                        {"id": image, "file_name": f"{image}.jpg", "height": SIZE[0], "width": SIZE[1]}
-                        for image in range(images)
-                    ],
-                    "annotations": [
-                        {"image_id": image, "file_name": f"{image % PAIRS}.png", "segments_info": rows[image % PAIRS]}
-                        for image in range(images)
-                    ],
-                    "categories": categories,
-                },
-                handle,
-            )
+def write_jsons(folder: Path, images: int, segments: dict[str, list[tuple[Segment, ...]]]) -> None:
+    """Writes the two JSONs of that many images, which share the pairs in turn."""
+    categories = tuple(Category(1 + number, f"kind {number}", bool(number % 2)) for number in range(4))
+    infos = {image: ImageInfo(image, f"{image}.jpg", *SIZE) for image in range(images)}
+    for side, of_pairs in segments.items():
+        pairs = {image: image % PAIRS for image in range(images)}
+        annotations = {image: Annotation(image, f"{pair}.png", of_pairs[pair]) for image, pair in pairs.items()}
+        path = folder / f"{side}-{images}.json"
+        write_panoptic_json(path, PanopticSet(categories, infos, annotations, folder / side, path))
 
 
 def scoring(folder: str, images: int) -> Callable[[], None]:
-    """Scoring of that many images, into a run folder."""
+    """Returns a function that scores that many images into a run folder."""
     from panbench.scoring.folder import score_folder
 
     gt, pred = (Path(folder) / f"{side}-{images}.json" for side in ("gt", "pred"))
@@ -86,7 +65,7 @@ def scoring(folder: str, images: int) -> Callable[[], None]:
 
 
 def reading(folder: str, images: int) -> Callable[[], None]:
-    """Reading of both JSONs alone, which are held at once, with the same packages imported."""
+    """Returns a function that only reads both JSONs and holds them at once, with the same packages imported."""
     import panbench.scoring.folder  # noqa: F401
     from panbench.panoptic.coco import read_annotation_columns
 

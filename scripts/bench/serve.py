@@ -12,11 +12,7 @@ import argparse
 import asyncio
 import collections
 import multiprocessing
-import os
 import random
-import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.bench.harness import ROOT, Row, arguments, finish
+from scripts.bench.child import peak_of, serving
+from scripts.bench.harness import Row, arguments, checkouts, finish
 from scripts.bench.report import make_runs
 
 MOST_CONNECTIONS, MOST_SECONDS = 500, 300
@@ -34,7 +31,7 @@ MOST_CONNECTIONS, MOST_SECONDS = 500, 300
 
 @dataclass
 class Found:
-    """What the clients saw."""
+    """The measurements of the clients."""
 
     statuses: collections.Counter[str] = field(default_factory=collections.Counter)
     index: list[float] = field(default_factory=list)
@@ -58,25 +55,14 @@ async def get(port: int, path: str, patience: float) -> str:
 
     try:
         return await asyncio.wait_for(ask(), patience)
-    except TimeoutError:
-        return "left"
-    except asyncio.TimeoutError:
+    except (TimeoutError, asyncio.TimeoutError):
         return "left"
     except OSError as error:
         return type(error).__name__
 
 
-def peak_memory(pid: int) -> int:
-    """Bytes of the largest resident set so far; 0 where /proc does not say."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0
-
-
 def watch(port: int, seconds: float) -> tuple[list[float], int]:
-    """Asks for the list of runs every second: seconds of each answer, and how often none came within 10 s."""
+    """Requests the list of runs every second; returns the seconds of each response, and the number above 10 s."""
     answers: list[float] = []
     failed, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
@@ -117,29 +103,16 @@ async def load(port: int, names: list[str], wishes: argparse.Namespace) -> Found
 
 
 def serve(checkout: Path, folder: Path, wishes: argparse.Namespace) -> Found:
-    """The load on a server of a checkout of panbench, in a process of its own that is ended."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "COLUMNS": "400"}
-    command = [sys.executable, "-m", "panbench", "serve", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder) as server:
-        try:
-            assert server.stderr is not None
-            said = re.search(r"http://127\.0\.0\.1:(\d+)", line := server.stderr.readline())
-            if said is None:
-                raise SystemExit(f"{checkout}: {line}{server.stderr.read()}")
-            names = sorted(path.name for path in folder.iterdir() if (path / "run.json").exists())
-            found = asyncio.run(load(int(said[1]), names, wishes))
-            found.memory = peak_memory(server.pid)
-        finally:
-            server.send_signal(signal.SIGINT)
-            try:
-                server.wait(5)
-            except subprocess.TimeoutExpired:
-                server.kill()
+    """Puts load on a server of a checkout of panbench; returns the measurements."""
+    names = sorted(path.name for path in folder.iterdir() if (path / "run.json").exists())
+    with serving(folder, checkout) as (process, address):
+        found = asyncio.run(load(int(address.rpartition(":")[2]), names, wishes))
+        found.memory = 1024 * peak_of(process)
     return found
 
 
 def row(title: str, found: Found, wishes: argparse.Namespace) -> Row:
-    """What the clients saw, in a row."""
+    """Formats the measurements as a row."""
     index = sorted(found.index)
     others = sum(count for status, count in found.statuses.items() if status not in ("200", "503", "left"))
     return {
@@ -157,14 +130,14 @@ def row(title: str, found: Found, wishes: argparse.Namespace) -> Row:
 
 
 def main() -> None:
-    """Makes the runs, and loads one or two servers."""
+    """Makes the runs, and puts load on one or two servers."""
     wishes = arguments(__doc__, connections=50, seconds=8.0, patience=10.0, after=60.0, images=60, seed=0, before=Path)
     wishes.connections = min(wishes.connections, MOST_CONNECTIONS)
     wishes.seconds, wishes.after = min(wishes.seconds, MOST_SECONDS), min(wishes.after, MOST_SECONDS)
-    checkouts = {**({"before": wishes.before.resolve()} if wishes.before else {}), "now": ROOT}
     with tempfile.TemporaryDirectory() as made:
         folder = make_runs(Path(made), wishes.images)[0].parent
-        rows = [row(title, serve(checkout, folder, wishes), wishes) for title, checkout in checkouts.items()]
+        measured = {title: serve(path, folder, wishes) for title, path in checkouts(wishes.before).items()}
+    rows = [row(title, found, wishes) for title, found in measured.items()]
     finish("serve", rows, wishes.write and not wishes.before)
 
 

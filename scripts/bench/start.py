@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.bench.harness import ROOT, Row, arguments, finish, turns
+from scripts.bench.harness import Row, arguments, checkouts, finish, turns
 
 Times = tuple[float, float | None, float]
 LIMIT = 20
@@ -35,7 +35,7 @@ COMMANDS = {
     "panbench models": ["models"],
     "panbench compare": ["compare", "{run}"],
     f"panbench eval --model mask2former-tiny --limit {LIMIT}": [
-        *("eval", "--model", "mask2former-tiny", "--limit", str(LIMIT), "--out", "{out}", "--overwrite"),
+        *("eval", "--model", "mask2former-tiny", "--limit", str(LIMIT), "--out", "{out}", "--overwrite")
     ],
 }
 # What the terminal is told, but shows nothing of.
@@ -46,31 +46,32 @@ IMAGE = re.compile(rf"(?<![\d/])[1-9]\d*/{LIMIT}(?!\d)".encode())
 def main() -> None:
     """Prints a row for each command."""
     options = arguments(__doc__, before=Path, rounds=1)
-    checkouts = {**({"before": options.before.resolve()} if options.before else {}), "now": ROOT}
+    measured = checkouts(options.before)
     with tempfile.TemporaryDirectory(prefix="panbench-start.") as scratch:
         sides: dict[tuple[str, str], Callable[[], Times]] = {}
         # `eval` comes first, so that `compare` has its run.
         for shown, command in reversed(COMMANDS.items()):
-            for name, checkout in checkouts.items():
+            for name, checkout in measured.items():
                 words = [word.format(run=Path(scratch) / name, out=Path(scratch) / name) for word in command]
                 sides[shown, name] = functools.partial(timed, [sys.executable, "-m", "panbench", *words], checkout)
         turns(sides, 1)
         found = turns(sides, options.rounds)
-    finish("start", [row(shown, found, list(checkouts)) for shown in COMMANDS], options.write and not options.before)
+    finish("start", [row(shown, found, list(measured)) for shown in COMMANDS], options.write and not options.before)
 
 
 def row(shown: str, found: dict[tuple[str, str], list[Times]], checkouts: list[str]) -> Row:
-    """A command's medians: first output, first image, end."""
+    """Returns a command's median seconds: first output, first image, end."""
     cells = {"command": f"`{shown}`"}
     for part, what in enumerate(("first output, s", "first image, s", "end, s")):
         for name in checkouts:
-            middle = _median(tuple(times[part] for times in found[shown, name]))
-            cells[f"{what}, {name}" if len(checkouts) > 1 else what] = "–" if middle is None else f"{middle:.2f}"
+            times = [time for each in found[shown, name] if (time := each[part]) is not None]
+            middle = f"{statistics.median(times):.2f}" if times else "–"
+            cells[f"{what}, {name}" if len(checkouts) > 1 else what] = middle
     return cells
 
 
 def timed(command: list[str], checkout: Path) -> Times:
-    """Seconds to the first output, to the first image (None without a bar), and to the end of a command."""
+    """Measures seconds to the first output, to the first image (None without a progress bar), and to the end."""
     master, terminal = pty.openpty()
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(checkout), "COLUMNS": "80", "TERM": "xterm-256color"}
@@ -100,11 +101,6 @@ def timed(command: list[str], checkout: Path) -> Times:
     if code or first is None:
         sys.exit(f"{' '.join(command)} in {checkout} ended with {code}:\n{seen.decode(errors='replace')[-2000:]}")
     return first, image, spent
-
-
-def _median(column: tuple[float | None, ...]) -> float | None:
-    values = [value for value in column if value is not None]
-    return statistics.median(values) if values else None
 
 
 if __name__ == "__main__":

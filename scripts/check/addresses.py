@@ -21,7 +21,7 @@ SECONDS = 30
 
 
 def addresses() -> dict[str, str]:
-    """What is fetched and from where: weights of each model, config.json of each repository, COCO's archives."""
+    """Returns all URLs of downloads by name: weights of each model, config.json of each repository, COCO's archives."""
     archives = [COCO.annotations, COCO.image_info, COCO.instances, *COCO.images.values()]
     found = {each.path: f"{COCO.base}/{each.path}" for each in archives if each is not None}
     for name, spec in load_catalog().items():
@@ -34,7 +34,7 @@ def addresses() -> dict[str, str]:
 
 
 def answer_of(url: str) -> tuple[bool, str]:
-    """Whether an address answers with a file, and what it answers, in a few words."""
+    """Returns whether a URL responds with a file, and a short description of the response."""
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "panbench"})
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
@@ -48,7 +48,7 @@ def answer_of(url: str) -> tuple[bool, str]:
 
 
 def table_of(answers: Mapping[str, tuple[str, bool, str]], day: datetime.date) -> str:
-    """The answers as Markdown: name → (address, whether it is a file, in words)."""
+    """Formats the responses as Markdown: name → (URL, whether it is a file, description)."""
     gone = sum(not ok for _, ok, _ in answers.values())
     lines = [f"# Addresses on {day.isoformat()}: {len(answers) - gone} of {len(answers)} answer", ""]
     lines += ["| what | answers | address |", "| --- | --- | --- |"]
@@ -57,7 +57,7 @@ def table_of(answers: Mapping[str, tuple[str, bool, str]], day: datetime.date) -
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; 1 where an address does not answer."""
+    """Prints the table; returns 1 if a URL does not respond with a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table there, too")
     out = parser.parse_args(arguments).out

@@ -9,7 +9,6 @@ Networks: the largest difference of any logit. Maps: the pixels whose class or s
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from panbench.catalog import ModelSpec, find_model  # noqa: E402
+from panbench.datasets.convert import shipped_categories  # noqa: E402
 from panbench.models.candidates import Candidates, Frame  # noqa: E402
 from panbench.models.host import HostedModel  # noqa: E402
 from panbench.models.labels import coco_labels  # noqa: E402
@@ -30,41 +30,36 @@ from panbench.models.opening import open_model  # noqa: E402
 from panbench.models.rules import fuse, parse_rule  # noqa: E402
 from panbench.models.transformers.families import fitted  # noqa: E402
 from panbench.studies.fusing.arrays import fuse_arrays, read_arrays  # noqa: E402
+from scripts.make.markdown_tables import table  # noqa: E402
 from tests.models import recorded as reference  # noqa: E402
 
-Row = tuple[str, str, float, str, int]
+Row = tuple[str, str, float, str]
 
-THINGS = ("person", "car", "dog", "tree", "cup")
+LABELS = str(reference.FOLDER / "eomt" / "categories.json")
+"""Of the recorded networks of transformers."""
 
 
 def largest(pairs: Sequence[tuple[torch.Tensor, npt.NDArray[Any]]]) -> float:
-    """The largest difference between tensors and recorded arrays."""
+    """Returns the largest difference between tensors and recorded arrays."""
     return max(float((ours - torch.from_numpy(np.asarray(theirs))).abs().max()) for ours, theirs in pairs)
 
 
 def differing(
     ids: npt.NDArray[np.int32], labels: Mapping[int, int], theirs: npt.NDArray[Any], their_labels: Mapping[int, int]
 ) -> str:
-    """Pixels outside of the segments that have the same pixels' majority and label on both sides, of all."""
+    """Returns the share of pixels whose label or segment differs (segments match by mutual majority of pixels)."""
     pairs, counts = np.unique(np.stack([ids.ravel(), theirs.ravel()]), axis=1, return_counts=True)
-    best: dict[int, tuple[int, int]] = {}
-    for (ours, other), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        best[ours] = max(best.get(ours, (0, 0)), (count, other))
-    same = 0
-    for (ours, other), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        if best[ours][1] == other and labels.get(ours, -1) == their_labels.get(other, -1):
-            same += count
+    best = dict(pairs.T[counts.argsort(kind="stable")].tolist())  # the last one of a segment has most pixels
+    same = sum(
+        count
+        for (ours, other), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
+        if best[ours] == other and labels.get(ours, -1) == their_labels.get(other, -1)
+    )
     return f"{ids.size - same} of {ids.size:,}"
 
 
-def lines_of(*folders: str) -> int:
-    """The lines of Python in some folders of panbench/models."""
-    files = (path for folder in folders for path in (ROOT / "panbench" / "models" / folder).glob("*.py"))
-    return sum(len(path.read_text("utf-8").splitlines()) for path in files)
-
-
 def panoptic_segformer() -> Row:
-    """Our network from the neck on, and our merging, against the authors'."""
+    """Compares our network from the neck on, and our merging, with the authors'."""
     recorded, module = reference.recorded("panoptic_segformer"), reference.segformer_of()
     h, w, oh, ow, *_ = (int(side) for side in recorded["meta"])
     outputs = module.transform(reference.features_of(recorded), (h, w), [(h, w)])
@@ -81,24 +76,17 @@ def panoptic_segformer() -> Row:
     frame = Frame((h, w), (h, w), (oh, ow))
     found = Candidates(labels.numpy(), scores.numpy(), scores, masks, frame, isthing, "identity")
     rule = parse_rule("mask-wise")
-    ids, segments = rule.settle(fuse([found], rule)[0])
-    from panbench.datasets.convert import shipped_categories
-
+    ids, segments = rule.to_segments(fuse([found], rule)[0])
     ordered = sorted(shipped_categories("coco"), key=lambda category: (not category.isthing, category.id))
     label_of = {category.id: label for label, category in enumerate(ordered)}
     theirs = recorded["category"].astype(np.int64) * 1000 + recorded["instance"]
     their_labels = {int(each): label_of[int(each) // 1000] for each in np.unique(theirs) if each}
-    return (
-        "Panoptic SegFormer",
-        "zhiqi-li/Panoptic-SegFormer",
-        apart,
-        differing(ids, {each.id: each.label for each in segments}, theirs, their_labels),
-        lines_of("panoptic_segformer"),
-    )
+    pixels = differing(ids, {each.id: each.label for each in segments}, theirs, their_labels)
+    return "Panoptic SegFormer", "zhiqi-li/Panoptic-SegFormer", apart, pixels
 
 
 def mask_dino() -> Row:
-    """Our head against the authors'; its map was not recorded, the rule is compared on other inputs."""
+    """Compares our head with the authors'; its map was not recorded, so the rule is compared on other inputs."""
     recorded = reference.recorded("mask_dino")
     classes, masks, boxes = reference.mask_dino_of()(reference.features_of(recorded))
     apart = largest(
@@ -108,47 +96,39 @@ def mask_dino() -> Row:
             (boxes, recorded["boxes"]),
         ]
     )
-    return "Mask DINO", "IDEA-Research/MaskDINO", apart, "–", lines_of("mask_dino")
+    return "Mask DINO", "IDEA-Research/MaskDINO", apart, "–"
 
 
 def transformers_row(title: str, folder: Path) -> Row:
-    """Our reading of a folder that transformers saved, against its own answer with threshold 0.5 and overlap 0.25."""
+    """Compares our output for a folder saved by transformers with its own, at threshold 0.5 and overlap 0.25."""
     spec: ModelSpec = find_model(str(folder.resolve()))
-    spec = dataclasses.replace(spec, settings={**spec.settings, "things": THINGS})
+    spec = dataclasses.replace(spec, settings={**spec.settings, "labels": LABELS})
     model = open_model(spec, device="cpu")
     assert isinstance(model, HostedModel)
     recorded = dict(np.load(folder / "reference.npz"))
     pixels = torch.from_numpy(recorded["pixel_values"])
     found = model.module(pixel_values=pixels)
     apart = largest(
-        [
-            (found.class_queries_logits, recorded["class_logits"]),
-            (found.masks_queries_logits, recorded["mask_logits"]),
-        ]
+        [(found.class_queries_logits, recorded["class_logits"]), (found.masks_queries_logits, recorded["mask_logits"])]
     )
     if not model.adapter.kind.square:  # type: ignore[attr-defined]
         # Its recorded maps went through a fixed 384×384 and keep their padding: the rule `transformers`.
-        return title, "transformers 5.23.0", apart, "–", lines_of("transformers")
+        return title, "transformers 5.23.0", apart, "–"
     target = np.atleast_2d(recorded["target_size" if "target_size" in recorded else "target_sizes"])[0]
     original = (int(target[0]), int(target[1]))
     side = int(pixels.shape[-1])
     frame = Frame((side, side), fitted(original, side, side), original)
     outputs = model.adapter.candidates(model.module, pixels[:1], [frame])
     rule = parse_rule("eomt:score=0.5,overlap=0.25")
-    ids, segments = rule.settle(fuse(outputs, rule)[0])
+    ids, segments = rule.to_segments(fuse(outputs, rule)[0])
     theirs = recorded["mid_segmentation_0"]
     their_labels = {int(each[0]): int(each[1]) for each in recorded["mid_segments_0"]}
-    return (
-        title,
-        "transformers 5.23.0",
-        apart,
-        differing(ids, {each.id: each.label for each in segments}, theirs, their_labels),
-        lines_of("transformers"),
-    )
+    apart_in_map = differing(ids, {each.id: each.label for each in segments}, theirs, their_labels)
+    return title, "transformers 5.23.0", apart, apart_in_map
 
 
 def rule_rows(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """(rule, original, pixels that differ) of each recorded rule, over all of its scenes."""
+    """Returns (rule, original, differing pixels) of each recorded rule, over all of its scenes."""
     inputs = {"": "inputs.npz", "maskdino": "inputs_sigmoid.npz", "mask-wise": "panoptic_segformer_inputs.npz"}
     for text, original in (
         ("mask2former", "mask2former"),
@@ -178,10 +158,9 @@ def rule_rows(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def main() -> None:
-    """Reads the arguments and prints the tables."""
+    """Parses the arguments and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, help="a folder with other_models/ and fusion_rules/ as recorded")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args()
     rows: list[Callable[[], Row]] = [
         panoptic_segformer,
@@ -193,17 +172,11 @@ def main() -> None:
     with torch.inference_mode():
         networks = [row() for row in rows]
         rules = list(rule_rows(options.reference / "fusion_rules")) if options.reference else []
-    if options.json:
-        print(json.dumps({"networks": networks, "rules": rules}, indent=2))
-        return
-    print("| family | against | logits, largest difference | map, pixels that differ | lines of its code |")
-    print("| --- | --- | ---: | ---: | ---: |")
-    for family, against, apart, pixels, lines in networks:
-        print(f"| {family} | {against} | {apart:.1e} | {pixels} | {lines} |")
+    heads = ("family", "against", "logits, largest difference", "map, pixels that differ")
+    cells = ([*names, f"{apart:.1e}", pixels] for *names, apart, pixels in networks)
+    print(table(heads, cells))
     if rules:
-        print("\n| rule | original | pixels that differ |\n| --- | --- | ---: |")
-        for text, original, pixels in rules:
-            print(f"| `{text}` | {original} | {pixels} |")
+        print(f"\n{table(('rule', 'original', 'pixels that differ'), ([f'`{text}`', *rest] for text, *rest in rules))}")
 
 
 if __name__ == "__main__":

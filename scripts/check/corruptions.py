@@ -24,7 +24,7 @@ FROST_DRAWS = 100
 
 
 class Replayed:
-    """The draws of `numpy.random.seed(SEED)`, by the names that a Generator has."""
+    """Replays the draws of `numpy.random.seed(SEED)` under the method names of a Generator."""
 
     def __init__(self, seed: int = SEED) -> None:
         state = np.random.RandomState(seed)
@@ -35,7 +35,7 @@ class Replayed:
 
 
 def photograph(height: int, width: int) -> "np.ndarray":
-    """(height, width, 3) uint8: slopes, edges, black, white and grey areas, and a little noise in one half."""
+    """Generates (height, width, 3) uint8: gradients, edges, black, white and grey areas, and some noise in one half."""
     y, x = np.mgrid[:height, :width]
     random = np.random.RandomState(0)
     image = np.stack([255 * x / width, 255 * y / height, 255 * (x + y) / (height + width)], axis=2)
@@ -48,7 +48,7 @@ def photograph(height: int, width: int) -> "np.ndarray":
 
 
 def record(image: "np.ndarray", out: Path) -> None:
-    """Writes what imagecorruptions makes of an image, by kind-severity; of frost the mean colour over many draws."""
+    """Writes imagecorruptions' output for an image, by kind-severity; for frost the mean colour over many draws."""
     imagecorruptions: Any = importlib.import_module("imagecorruptions")
 
     fresh = np.random.default_rng
@@ -72,7 +72,7 @@ def record(image: "np.ndarray", out: Path) -> None:
 
 
 def compare(image: "np.ndarray", theirs: str) -> None:
-    """Prints, for each kind, the pixels that differ over five severities, the largest difference, and CPU seconds."""
+    """Prints for each kind the differing pixels over five severities, the largest difference, and CPU seconds."""
     from panbench.studies.robustness.kinds import FUNCTIONS
 
     with tempfile.TemporaryDirectory() as folder:
@@ -91,11 +91,9 @@ def compare(image: "np.ndarray", theirs: str) -> None:
         for severity, levels in enumerate(found, start=1):
             ours = np.clip(levels, 0, 255).astype(np.uint8).astype(int)
             off = np.abs(ours - answers[f"{name}-{severity}"])
-            different, largest, values = (
-                different + int((off > 0).sum()),
-                max(largest, int(off.max())),
-                values + off.size,
-            )
+            different += int((off > 0).sum())
+            largest = max(largest, int(off.max()))
+            values += off.size
         their_time = float(answers[f"seconds-{name}"])
         print(f"{name:20} {different:>7}/{values:<9} {largest:>6} {spent:>10.2f} {their_time:>8.2f}")
     random = np.random.default_rng(0)
@@ -108,7 +106,7 @@ def compare(image: "np.ndarray", theirs: str) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Parses the command line and records or compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--theirs", help="the Python of an environment with imagecorruptions")
     parser.add_argument("--record", type=Path, help="run in that environment: write its answers to this .npz")

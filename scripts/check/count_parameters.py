@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from panbench.base.places import load
+from panbench.base.references import load
 from panbench.catalog import MMDET, ModelSpec, extra_missing, load_catalog, repository_of
 from panbench.models.adapter import Adapter
 from panbench.models.host import count_parameters
@@ -25,7 +25,7 @@ from panbench.models.mmdet.config import build_model, load_config
 
 
 def counted(spec: ModelSpec) -> int:
-    """Parameters of a model, counted on its network as the config describes it."""
+    """Counts the parameters of a model, on its network as the config describes it."""
     if spec.adapter == MMDET:
         return count_parameters(build_model(load_config(spec), device="meta"))
     if repository_of(spec) is not None:
@@ -38,25 +38,21 @@ def counted(spec: ModelSpec) -> int:
     return count_parameters(adapter.build())
 
 
-def can_be_counted(spec: ModelSpec) -> bool:
-    """Whether the packages of its network are installed."""
-    return extra_missing(spec) is None
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; returns 1 when --check was given and a config file is wrong, else 0."""
+    """Prints the table; returns 1 if --check was given and a config file is wrong, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 where a config file is wrong")
     options = parser.parse_args(arguments)
     catalog = load_catalog()
-    wrong = report(spec for spec in catalog.values() if can_be_counted(spec))
-    if left_out := [name for name, spec in catalog.items() if not can_be_counted(spec)]:
+    left_out = [name for name, spec in catalog.items() if extra_missing(spec) is not None]
+    wrong = report(spec for name, spec in catalog.items() if name not in left_out)
+    if left_out:
         print(f"Not counted, as their packages are not installed: {', '.join(left_out)}")
     return 1 if options.check and wrong else 0
 
 
 def report(specs: Iterable[ModelSpec]) -> int:
-    """Prints a line for each model; returns how many config files are wrong."""
+    """Prints a line for each model; returns the number of wrong config files."""
     wrong = 0
     for spec in specs:
         count = counted(spec)

@@ -28,7 +28,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,35 +38,32 @@ import torch
 
 from panbench.base import provenance
 from panbench.base.files import write_json, write_text
-from panbench.catalog import ModelSpec, find_model
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.benchmark import share_that_differs
-from panbench.models import feeding
-from panbench.models.labels import coco_labels
+from panbench.models import async_device
 from panbench.models.mmdet import operators
 from panbench.models.opening import open_model
 from panbench.models.predict import prediction_of
 from panbench.models.rules import fuse
+from scripts.bench.against import spec_of
+from scripts.make.markdown_tables import table
 
 AGAINST = Path(__file__).resolve().parents[1] / "bench" / "against.py"
 PLANTED = 15
 GOAL_RATE, GOAL_RATIO, MOST_WAITS = 83.0, 5.0, 2
 MODELS = ("mask2former-r50", "maskformer-r50", "panoptic-fpn-r50-1x", "mask2former-swin-l", "eomt-l")
 TOY = ("mask2former-tiny", "panoptic-fpn-tiny")
-_VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-EOMT_L = {"model_type": "eomt", **_VIT_L, "image_size": 640, "num_blocks": 4}
-"""EoMT-L as its config.json has it: no hub is asked."""
 SIZES = ((480, 640), (640, 480), (427, 640), (640, 427), (500, 375), (612, 612))
 Row = dict[str, Any]
 
 
 class Day:
-    """Where the rows go, and how large everything is."""
+    """The output folder, and the sizes of everything."""
 
     def __init__(self, out: Path, toy: bool) -> None:
-        """toy: small models and images, on a CPU."""
+        """toy: use small models and images, on a CPU"""
         self.out, self.toy = out, toy
         self.device = torch.device("cpu" if toy else "cuda")
         self.models = TOY if toy else MODELS
@@ -77,7 +73,7 @@ class Day:
         self.rows: dict[str, list[Row]] = {name: [] for name in STAGES}
 
     def add(self, stage: str, **row: Any) -> None:
-        """Stores a row and the report."""
+        """Stores a row and rewrites the report."""
         self.rows[stage].append(row)
         write_json(self.out / "gpu_day.json", {**circumstances(self), "rows": self.rows})
         write_text(self.out / "REPORT.md", report(self))
@@ -85,7 +81,7 @@ class Day:
 
     @contextlib.contextmanager
     def row(self, stage: str, **facts: Any) -> Iterator[Row]:
-        """A row that the block fills; what goes wrong in it is in the row."""
+        """Yields a row for the block to fill; an exception in the block is stored in the row."""
         found: Row = {}
         try:
             yield found
@@ -95,7 +91,7 @@ class Day:
 
 
 def circumstances(day: Day) -> dict[str, Any]:
-    """What the day is run on."""
+    """Describes the machine."""
     cuda = day.device.type == "cuda"
     return {
         "device": str(torch.cuda.get_device_properties(day.device)) if cuda else provenance.cpu_name(),
@@ -107,38 +103,30 @@ def circumstances(day: Day) -> dict[str, Any]:
     }
 
 
-def spec_of(name: str) -> ModelSpec:
-    """A model of the catalogue, or EoMT-L."""
-    if name != "eomt-l":
-        return find_model(name)
-    settings = {"network": {**EOMT_L, "id2label": dict(enumerate(coco_labels()[0]))}, "sizes": {"short": 640}}
-    return replace(find_model("hf:random/network"), name=name, title="EoMT-L", settings=settings)
-
-
-def opened(day: Day, name: str, device: torch.device | None = None, precision: str = "fp32") -> Any:
-    """A model with planted segments."""
-    model: Any = open_model(spec_of(name), weights="random", device=device or day.device, precision=precision)
+def opened(day: Day, name: str, device: torch.device | None = None, **options: Any) -> Any:
+    """Opens a model with planted segments."""
+    model: Any = open_model(spec_of(name), weights="random", device=device or day.device, **options)
     model.plant_segments(PLANTED)
     return model
 
 
 def loaded(model: Any, size: tuple[int, int], count: int) -> list[Any]:
-    """Generated images of one size, ready for the model."""
+    """Returns generated images of one size, loaded for the model."""
     dataset = generated_dataset(model.class_names, model.isthing, size=size, count=count)
     return [model.load(scene) for scene in dataset.scenes]
 
 
 def passed(day: Day, model: Any, batch: Sequence[Any]) -> tuple[float, list[Any]]:
-    """Seconds of a batch from loaded images to maps on the host, and the maps."""
+    """Returns seconds from loaded images to maps on the host for a batch, and the maps."""
     began = time.perf_counter()
-    settled = [model.rule.settle(fused) for fused in fuse(model.candidates(batch), model.rule)]
+    settled = [model.rule.to_segments(fused) for fused in fuse(model.candidates(batch), model.rule)]
     if day.device.type == "cuda":
         torch.cuda.synchronize(day.device)
     return time.perf_counter() - began, settled
 
 
 def question(day: Day) -> None:
-    """Mask2Former R50: parity with the CPU, waits, images/s, ratio to mmdet's loop."""
+    """Measures Mask2Former R50: parity with the CPU, synchronizations, images/s, ratio to mmdet's loop."""
     name = day.models[0]
     with day.row("question", asked="pixels that differ from the CPU's") as row:
         here, there = opened(day, name, torch.device("cpu")), opened(day, name, precision="ieee")
@@ -168,15 +156,15 @@ def question(day: Day) -> None:
 
 
 def map_of(day: Day, model: Any, scene: Any, ids: Any) -> Any:
-    """The map of one image."""
+    """Returns the map of one image."""
     return prediction_of(scene.image.id, passed(day, model, [model.load(scene)])[1][0], ids)
 
 
 def waits(day: Day, model: Any) -> int:
-    """How often a batch of four waits for the device; one that PyTorch tells of counts, too."""
+    """Counts how often a batch of four waits for the device, including waits that PyTorch warns of."""
     batch = loaded(model, day.size, 4)
     passed(day, model, batch)
-    before = feeding.copies
+    before = async_device.copies
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         if day.device.type == "cuda":
@@ -186,22 +174,20 @@ def waits(day: Day, model: Any) -> int:
         finally:
             if day.device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
-    return feeding.copies - before + sum("synchronizing" in str(each.message) for each in heard)
+    return async_device.copies - before + sum("synchronizing" in str(each.message) for each in heard)
 
 
 def rate_of_loop(day: Day, model: Any, batch: int, size: tuple[int, int]) -> float | None:
-    """Images a second of `evaluate`: reading, network, fusion and scoring."""
+    """Returns images per second of `evaluate`: reading, network, fusion and scoring."""
     dataset = generated_dataset(model.class_names, model.isthing, size=size, count=max(day.images, 6 * batch + 8))
     run = evaluate(model, dataset, day.out / "run", EvaluateOptions(batch_size=batch, overwrite=True))
     return run.info.images_per_second
 
 
 def kernels(day: Day) -> None:
-    """What is compiled here against PyTorch: the time of a batch, and whether maps are equal."""
-    original: dict[str, Any] = {
-        name: getattr(operators, name) for name in ("_compiled_attention", "_torchvision_loads")
-    }
-    plain = {"_compiled_attention": lambda device: None, "_torchvision_loads": lambda: False}
+    """Compares compiled kernels with PyTorch: the time of a batch, and whether maps are equal."""
+    plain: dict[str, Any] = {"_compiled_kernel": lambda device: None, "_torchvision_loads": lambda: False}
+    original = {name: getattr(operators, name) for name in plain}
     here = [operators.install(), *(["the hub's attention"] if importlib.util.find_spec("kernels") else [])]
     for name in (day.models[0], day.models[min(2, len(day.models) - 1)]):
         expected: list[Any] = []
@@ -223,14 +209,14 @@ def kernels(day: Day) -> None:
 
 
 def speed(day: Day) -> None:
-    """The loop beside images that are loaded already; +compile; mixed sizes with their memory."""
+    """Compares the loop with preloaded images; also +compile, and mixed sizes with their memory."""
     for name in day.models:
         for precision in day.precisions:
             for batch in day.batches:
                 with day.row("speed", model=name, precision=precision, batch=batch) as row:
                     row |= rates(day, opened(day, name, precision=precision), batch)
         with day.row("speed", model=name, precision="bf16+compile", batch=day.batches[1]) as row:
-            row |= rates(day, opened(day, name, precision="bf16+compile"), day.batches[1])
+            row |= rates(day, opened(day, name, precision="bf16", compiled=True), day.batches[1])
         with day.row("speed", model=name, precision="bf16", batch=f"{day.batches[1]}, mixed sizes") as row:
             model = opened(day, name, precision="bf16")
             sizes = [day.size, day.size[::-1]] if day.toy else SIZES
@@ -241,7 +227,7 @@ def speed(day: Day) -> None:
 
 
 def rates(day: Day, model: Any, batch: int) -> Row:
-    """Images a second of the loop, and of images that are loaded already."""
+    """Returns images per second of the loop, and of preloaded images."""
     images = loaded(model, day.size, batch)
     spent = [passed(day, model, images)[0] for _ in range(8)]
     rate = rate_of_loop(day, model, batch, day.size)
@@ -250,7 +236,7 @@ def rates(day: Day, model: Any, batch: int) -> Row:
 
 
 def device_megabytes(day: Day) -> float | None:
-    """The most memory that PyTorch held on the device since the last look."""
+    """Returns the peak memory of PyTorch on the device since the last call."""
     if day.device.type != "cuda":
         return None
     peak = torch.cuda.max_memory_allocated(day.device) / 1e6
@@ -262,34 +248,26 @@ STAGES: dict[str, Callable[[Day], None]] = {"question": question, "kernels": ker
 
 
 def report(day: Day) -> str:
-    """All rows as Markdown."""
+    """Formats all rows as Markdown."""
     what = "a CPU, at toy size: no number here is of a GPU" if day.toy else "a GPU"
     lines = [f"# A day on {what}", "", *(f"- {name}: {value}" for name, value in circumstances(day).items())]
     for name, rows in day.rows.items():
         if rows:
             heads = list(dict.fromkeys(key for row in rows for key in row))
-            lines += [
-                "",
-                f"## {name}",
-                "",
-                STAGES[name].__doc__ or "",
-                "",
-                f"| {' | '.join(heads)} |",
-                "| --- " * len(heads) + "|",
-            ]
-            lines += [f"| {' | '.join(cell(row.get(head)) for head in heads)} |" for row in rows]
+            lines += ["", f"## {name}", "", STAGES[name].__doc__ or "", ""]
+            lines.append(table(heads, ([cell(row.get(head)) for head in heads] for row in rows)))
     return "\n".join([*lines, ""])
 
 
 def cell(value: Any) -> str:
-    """A value as the table shows it."""
+    """Formats a value for the table."""
     if value is None or isinstance(value, bool):
         return "" if value is None else "yes" if value else "NO"
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "/")
 
 
 def main() -> None:
-    """Runs the stages; exit 1 if a goal was missed."""
+    """Runs the stages; exits with 1 if a goal was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], default=[])

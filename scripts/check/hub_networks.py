@@ -1,12 +1,14 @@
-"""Networks of the hub's models by their published sizes, for counting: their config.json is not in this repository.
+"""Networks of the hub's models by their published sizes: their config.json is not in this repository.
 
 Sizes: Swin's and ResNet's stages, ViT's widths and depths, and the numbers of queries and labels are those of the
 authors' configs (Mask2Former, MaskFormer, OneFormer, EoMT, DETR).
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, cast
 
-import transformers as hf
+import torch
 from torch import nn
 
 from panbench.catalog import ModelSpec
@@ -23,7 +25,9 @@ _LABELS = {"coco": 133, "cityscapes": 19, "ade20k": 150, "mapillary": 65}
 
 
 def hub_network(spec: ModelSpec) -> nn.Module:
-    """The network of a model on the Hugging Face hub, with the values that its device gives."""
+    """Builds the network of a Hugging Face model on the current default device."""
+    import transformers as hf
+
     labels = _LABELS[str(spec.trained_on)]
     backbone = spec.backbone or ""
     size = backbone.lower().rpartition("-")[2]
@@ -47,7 +51,24 @@ def hub_network(spec: ModelSpec) -> nn.Module:
     return hf.Mask2FormerForUniversalSegmentation(config)
 
 
+def without_hub(spec: ModelSpec, names: Sequence[str] | None = None, **changes: Any) -> ModelSpec:
+    """Returns a hub model with its network in its settings, so that no config.json is needed.
+
+    names: of its labels; some that do for counting if None. changes: to the network's config
+    """
+    with torch.device("meta"):
+        config = cast(Any, hub_network(spec)).config
+    if names is None:
+        names = ["person", "sky-other-merged", *["N/A"] * (config.num_labels - 2)]
+    network = {name: value for name, value in config.to_dict().items() if name not in ("label2id", "num_labels")}
+    settings = {name: value for name, value in spec.settings.items() if name in ("rule", "sizes")}
+    network |= {"id2label": dict(enumerate(names)), **changes}
+    return dataclasses.replace(spec, settings={**settings, "network": network})
+
+
 def _eomt(spec: ModelSpec, labels: int, size: str) -> nn.Module:
+    import transformers as hf
+
     width, depth, heads = _VIT[size]
     common = {
         "hidden_size": width,

@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from scripts.check import versions  # noqa: E402
+
 IMAGES = 12
 MOST_MB = 600
 """Of 1,000,000 bytes, without the bytecode that pip compiles (`--no-compile` leaves that to the first import)."""
@@ -67,13 +70,10 @@ def main() -> None:
 
 
 def install(folder: Path) -> Path:
-    """Installs the core into an environment of its own; prints its time and size."""
+    """Installs the core into its own environment; prints time and size."""
     began = time.monotonic()
-    venv.create(folder / "env", with_pip=True)
-    bin_folder = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
-    python = bin_folder / "python"
-    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), str(ROOT)], check=True)
+    python = versions.environment(folder, sys.executable)
+    versions.install(python, "--constraint", str(ROOT / "constraints.txt"), str(ROOT))
     seconds = time.monotonic() - began
     packages = Path(output([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
     print(f"light install: {seconds:.0f} s", flush=True)
@@ -85,7 +85,7 @@ def install(folder: Path) -> Path:
 
 
 def weigh(packages: Path) -> None:
-    """Prints what the packages weigh without pip, and fails where they are more than MOST_MB."""
+    """Prints the size of the packages without pip, and fails if they exceed MOST_MB."""
     weights: Counter[str] = Counter()
     compiled = 0
     for path in packages.rglob("*"):
@@ -106,12 +106,12 @@ def weigh(packages: Path) -> None:
 
 
 def output(command: list[str]) -> str:
-    """What a command prints."""
+    """Returns what a command prints."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def run(folder: Path, command: list[str], code: int) -> str:
-    """Runs a command in the folder, and ends the program when its exit code is another one. Returns what it printed."""
+    """Runs a command in the folder and returns its output; ends the program on another exit code."""
     began = time.monotonic()
     environment = {**os.environ, "HOME": str(folder), "COLUMNS": "80"}
     environment.pop("PYTHONPATH", None)

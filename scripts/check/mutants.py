@@ -3,7 +3,7 @@
 
     scripts/check/mutants.py                        all of them; exit 1 if one goes unnoticed
     scripts/check/mutants.py --only fsync_removed   one, with what its tests print
-    scripts/check/mutants.py --jobs 2 --markdown    also writes the table of docs/reliability.md
+    scripts/check/mutants.py --jobs 2 --markdown    also writes the count into docs/reliability.md
 
 The checkout is copied to a temporary folder, and changed there. The tests must pass before the change and fail after
 it: one that cannot be collected, or dies, has noticed nothing.
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from functools import partial
 from os import environ
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from scripts.make import markdown_lists
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from scripts.make.markdown_tables import write_between  # noqa: E402
+
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- mutants: made by scripts/check/mutants.py --markdown -->", "<!-- /mutants -->"
 SECONDS = 600
@@ -34,7 +34,7 @@ SECONDS = 600
 
 @dataclass(frozen=True)
 class Mutant:
-    """A promise, the line that breaks it, and who must notice.
+    """A promise, the line that breaks it, and the tests that must notice.
 
     promise: what then no longer holds; file: the one that is changed; old: stands in it once; new: in its place
     noticed_by: tests (pytest's ids)
@@ -48,7 +48,7 @@ class Mutant:
     noticed_by: tuple[str, ...]
 
     def apply(self, root: Path) -> None:
-        """Changes the file below `root`. Raises ValueError unless the old text stands in it exactly once."""
+        """Changes the file below `root`. Raises ValueError unless the old text occurs in it exactly once."""
         path = root / self.file
         text = path.read_text("utf-8")
         if text.count(self.old) != 1:
@@ -76,8 +76,8 @@ MUTANTS = (
         "                os.fsync(handle.fileno())",
         "                pass",
         (
-            f"{CUT}::test_a_record_is_the_old_or_the_new_one",
-            f"{CUT}::test_no_run_that_reads_as_done_has_lost_a_part",
+            f"{CUT}::test_after_a_power_cut_a_record_is_the_old_or_the_new_one",
+            f"{CUT}::test_a_run_that_reads_as_done_has_all_parts",
         ),
     ),
     Mutant(
@@ -86,29 +86,29 @@ MUTANTS = (
         "panbench/base/files.py",
         "        sync_folder(target.parent)",
         "        pass",
-        (f"{CUT}::test_what_a_run_has_written_is_there_after_a_power_cut",),
+        (f"{CUT}::test_written_parts_survive_a_power_cut",),
     ),
     Mutant(
         "unsynced_bytes_claimed",
         "a download that goes on after a power cut has all its bytes",
         "panbench/base/download.py",
-        "                    os.fsync(handle.fileno())\n                    self._save(self.arrived)",
-        "                    self._save(self.arrived)",
-        (f"{CUT}::test_a_download_that_goes_on_after_a_power_cut_has_all_bytes",),
+        "if self._has_hash and length <=",
+        "if length <=",
+        (f"{CUT}::test_a_download_resumed_after_a_power_cut_has_all_bytes",),
     ),
     Mutant(
         "download_unchecked",
         "a download has the SHA-256 that is expected",
-        "panbench/base/download.py",
-        "    if sha256 is not None:",
-        "    if False:",
-        ("tests/base/test_download.py::test_a_byte_flipped_once_on_its_way_is_fetched_again",),
+        "panbench/base/files.py",
+        "        if expected is not None and not",
+        "        if False and not",
+        ("tests/base/test_download.py::test_a_byte_flipped_once_in_transit_is_fetched_again",),
     ),
     Mutant(
         "unencrypted_redirect_followed",
         "a download from https never comes over http",
         "panbench/base/web.py",
-        '        if there.scheme != "https":',
+        '        if target.scheme != "https":',
         "        if False:",
         ("tests/base/test_download.py::test_a_redirect_from_https_to_http_is_refused",),
     ),
@@ -148,24 +148,24 @@ MUTANTS = (
         "second_writer_let_in",
         "two processes never write one run",
         "panbench/runs/lock.py",
-        "        if lock is None:",
-        "        if False:",
-        (f"{RUNS}::TestTwoWriters::test_a_second_writer_is_refused_and_told_who_writes",),
+        "    if lock is None:",
+        "    if False:",
+        (f"{RUNS}::TestTwoWriters::test_a_second_writer_is_refused_with_the_first_one_named",),
     ),
     Mutant(
         "old_run_replaced_at_once",
         "the old run is there until the new one is done",
         "panbench/runs/writer.py",
-        "            place = home if _is_free(home) else beside(home)",
-        "            place = home",
-        (f"{RUNS}::TestOverwriting::test_the_old_run_is_there_until_the_new_one_is_done",),
+        "            target = home if _is_free(home) else replacement_path(home)",
+        "            target = home",
+        (f"{RUNS}::TestOverwriting::test_the_old_run_exists_until_the_new_one_is_done",),
     ),
     Mutant(
         "names_of_users_taken",
         "runs kept as RUN.old and RUN.new are the user's",
         "panbench/runs/replacing.py",
-        "    return place.with_name(f\"{'.' if hidden else ''}{home.absolute().name}{suffix}\")",
-        "    return place.with_name(f\"{home.absolute().name}{suffix.replace('.panbench-', '.')}\")",
+        "    return parent.with_name(f\"{'.' if hidden else ''}{home.absolute().name}{suffix}\")",
+        "    return parent.with_name(f\"{home.absolute().name}{suffix.replace('.panbench-', '.')}\")",
         ("tests/runs/test_replacing.py::TestNamesOfUsers",),
     ),
     Mutant(
@@ -183,7 +183,7 @@ MUTANTS = (
         "        PREDICTIONS: _own_predictions(path, info),",
         "        PREDICTIONS: [each.relative_to(path / PREDICTIONS).as_posix() "
         "for each in _entries(path / PREDICTIONS)],",
-        ("tests/runs/test_removal.py::test_a_figure_of_the_user_among_the_predictions_is_left_and_named",),
+        ("tests/runs/test_removal.py::test_a_users_file_among_predictions_is_kept_and_named",),
     ),
     Mutant(
         "changed_files_resumed",
@@ -196,28 +196,26 @@ MUTANTS = (
     Mutant(
         "kept_file_unchecked",
         "predictions.json, candidates and the oracle are read as they were written",
-        "panbench/runs/manifest.py",
+        "panbench/runs/hashes.py",
         "    if found != expected:",
         "    if False:",
-        ("tests/runs/test_manifest.py::test_a_file_that_was_written_is_what_was_recorded_until_it_changes",),
+        ("tests/runs/test_manifest.py::test_a_written_file_matches_its_record_until_it_changes",),
     ),
     Mutant(
         "candidates_header_unchecked",
         "no flipped bit of candidates changes what is read",
         "panbench/models/stored.py",
-        "    return zlib.crc32(values.tobytes(), zlib.crc32(said.encode()))",
+        "    return zlib.crc32(values.tobytes(), zlib.crc32(header_text.encode()))",
         "    return zlib.crc32(values.tobytes())",
-        ("tests/models/test_stored.py::test_no_flipped_bit_of_a_file_changes_what_is_read",),
+        ("tests/models/test_stored.py::test_every_flipped_bit_of_a_file_is_detected",),
     ),
     Mutant(
         "damaged_run_judged",
         "gate judges no damaged run",
         "panbench/studies/gate/answer.py",
-        "        if side.faults:",
+        "        if run.faults:",
         "        if False:",
-        (
-            "tests/studies/gate/test_gate.py::test_a_damaged_run_is_refused_by_the_name_of_its_part_before_anything_else",
-        ),
+        ("tests/studies/gate/test_gate.py::test_a_damaged_run_is_refused_first_and_its_part_named",),
     ),
     Mutant(
         "pickle_run",
@@ -233,7 +231,7 @@ MUTANTS = (
         "panbench/panoptic/photo.py",
         "    if warning.startswith(_LOST) and not extraneous:",
         "    if False:",
-        ("tests/panoptic/test_photo.py::test_no_flipped_bit_that_libjpeg_hears_of_changes_pixels_unsaid",),
+        ("tests/panoptic/test_photo.py::test_every_flipped_bit_that_libjpeg_reports_is_refused_or_reported",),
     ),
     Mutant(
         "secret_shown",
@@ -246,10 +244,10 @@ MUTANTS = (
     Mutant(
         "minutes_lost",
         "at most 10 s of an evaluation are lost by a kill",
-        "panbench/evaluation/loop.py",
+        "panbench/evaluation/sinks.py",
         "BLOCK_SECONDS = 10.0",
         "BLOCK_SECONDS = 100.0",
-        ("tests/evaluation/test_evaluate.py::test_a_kill_costs_ten_seconds_at_most",),
+        ("tests/evaluation/test_evaluate.py::test_a_killed_run_loses_at_most_ten_seconds_of_work",),
     ),
     Mutant(
         "other_machine_taken_for_dead",
@@ -265,7 +263,7 @@ MUTANTS = (
         "panbench/runs/layout.py",
         '    return _NAME.fullmatch(name) is not None and name not in (".", "..")',
         "    return True",
-        (f"{HOSTILE}::test_no_table_of_a_run_is_a_folder_elsewhere",),
+        (f"{HOSTILE}::test_a_side_table_cannot_be_a_folder_elsewhere",),
     ),
     Mutant(
         "link_out_merged",
@@ -273,13 +271,13 @@ MUTANTS = (
         "panbench/runs/layout.py",
         "    if not path.resolve().is_relative_to(run.resolve()):",
         "    if False:",
-        (f"{HOSTILE}::test_a_link_among_the_predictions_that_leads_out_is_not_merged",),
+        (f"{HOSTILE}::test_a_prediction_link_that_leads_outside_is_not_merged",),
     ),
     Mutant(
         "done_run_written_again",
         "a run that is done is not written again when a signal comes in its last moment",
         "panbench/runs/writer.py",
-        "        if self._is_done:",
+        "        if self._is_closed_as_done:",
         "        if False:",
         ("tests/runs/test_replacing.py::TestLastMoment",),
     ),
@@ -289,17 +287,17 @@ MUTANTS = (
         "panbench/report/answers/remaking.py",
         ' or program != "panbench" or',
         " or",
-        ("tests/evaluation/test_remaking.py::test_a_recorded_command_that_is_no_evaluation_is_not_offered",),
+        ("tests/evaluation/test_remaking.py::test_a_recorded_command_other_than_eval_is_not_offered",),
     ),
 )
 
 
 def main() -> None:
-    """Runs the mutants and prints who was noticed."""
+    """Runs the mutants and prints which were noticed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=[mutant.name for mutant in MUTANTS])
     parser.add_argument("--jobs", type=int, default=1, help="so many mutants at a time")
-    parser.add_argument("--markdown", action="store_true", help="write the table into docs/reliability.md, too")
+    parser.add_argument("--markdown", action="store_true", help="write the count into docs/reliability.md, too")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if arguments.only is None or mutant.name in arguments.only]
     if arguments.markdown and len(chosen) < len(MUTANTS):
@@ -316,12 +314,12 @@ def main() -> None:
     told = f"{len(chosen) - len(unnoticed)} of {len(chosen)} noticed"
     print(told)
     if arguments.markdown and not unnoticed:
-        PAGE.write_text(documented(PAGE.read_text("utf-8"), f"{told}.\n\n{table(chosen)}"), "utf-8")
+        write_between(PAGE, BEGIN, END, f"{told}.")
     sys.exit(bool(unnoticed))
 
 
 def unnoticed_by(clean: Path, mutant: Mutant) -> list[str]:
-    """The tests of a mutant that do not fail; one that pytest cannot collect (exit 2 and more) has noticed nothing."""
+    """Returns the tests of a mutant that do not fail; those that cannot be collected (exit 2 or more) count, too."""
     with copied(clean) as root:
         mutant.apply(root)
         compile((root / mutant.file).read_text("utf-8"), mutant.file, "exec")
@@ -329,7 +327,7 @@ def unnoticed_by(clean: Path, mutant: Mutant) -> list[str]:
 
 
 def run(root: Path, *checks: str) -> tuple[int, str]:
-    """The exit code of tests in a copy of the checkout, and what it printed."""
+    """Runs tests in a copy of the checkout; returns the exit code and the output."""
     words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(root / ".tests"), *checks]
     here = {**environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -340,7 +338,7 @@ def run(root: Path, *checks: str) -> tuple[int, str]:
 
 @contextmanager
 def copied(source: Path = ROOT) -> Iterator[Path]:
-    """A copy of the checkout in a temporary folder: what git knows or would add, and the compiled library."""
+    """Copies the checkout to a temporary folder: tracked and untracked files, and the compiled library."""
     with tempfile.TemporaryDirectory(prefix="panbench-mutants-") as folder:
         root = Path(folder) / "checkout"
         if source == ROOT:
@@ -353,32 +351,10 @@ def copied(source: Path = ROOT) -> Iterator[Path]:
 
 
 def _files_of_checkout() -> Iterator[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    yield from (name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file())
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.check_output(command, cwd=ROOT, text=True)
+    yield from (name for name in listed.split("\0") if name and (ROOT / name).is_file())
     yield from (str(path.relative_to(ROOT)) for path in (ROOT / "panbench" / "panoptic").glob("_idmap*"))
-
-
-def table(mutants: Sequence[Mutant]) -> str:
-    """The mutants as a Markdown list: the promise, what breaks it, and who notices."""
-    lines = []
-    for mutant in mutants:
-        checks = ", ".join(f"`{check.split('::', 1)[1]}`" for check in mutant.noticed_by)
-        cells = (f"{mutant.promise} (`{mutant.name}`)", f"`{mutant.file}`", checks)
-        lines.append(markdown_lists.item(("broken in", "noticed by"), cells))
-    return "\n".join(lines)
-
-
-def documented(page: str, told: str) -> str:
-    """The text of docs/reliability.md with what stands between its marks replaced."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{told}\n{END}{after}"
 
 
 if __name__ == "__main__":

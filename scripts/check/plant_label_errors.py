@@ -31,10 +31,10 @@ from panbench.base.files import write_json
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import Annotation, PanopticSet, Segment
-from panbench.report.answers.grid import as_markdown
 from panbench.runs import load_run
-from panbench.studies.relabel.answer import Relabelling, find_answers, relabel
+from panbench.studies.relabel.answer import Relabelling, find_predictions, relabel
 from panbench.studies.relabel.page import write_relabelling
+from scripts.make.markdown_tables import table, write_between
 
 KINDS = ("renamed", "merged", "removed", "shifted")
 SMALLEST = 100
@@ -43,7 +43,7 @@ Map = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Planted:
-    """An error. segments: the ids that the set with errors has for what was changed; was: those that it had before."""
+    """A planted error. segments: the changed ids in the set with errors; was: those ids before"""
 
     kind: str
     image_id: int
@@ -53,7 +53,7 @@ class Planted:
 
 
 def plant(truth: PanopticSet, out: Path, errors: int, seed: int) -> tuple[Path, list[Planted]]:
-    """Writes the set with errors; the path of its JSON, and what was planted."""
+    """Writes the set with errors; returns the path of its JSON, and the planted errors."""
     rng = np.random.default_rng(seed)
     things = [category.id for category in truth.categories if category.isthing]
     order = [int(image_id) for image_id in rng.permutation(sorted(truth.annotations))]
@@ -71,7 +71,7 @@ def plant(truth: PanopticSet, out: Path, errors: int, seed: int) -> tuple[Path, 
                 ids, annotation, error = made
                 wanted.pop(0)
                 planted.append(error)
-        annotations[image_id] = _counted(annotation, ids)
+        annotations[image_id] = _with_areas_of_map(annotation, ids)
         write_id_png(folder / annotation.file_name, ids)
     if wanted:
         raise SystemExit(f"{len(wanted)} of {errors} errors found no place: {', '.join(sorted(set(wanted)))}.")
@@ -81,7 +81,7 @@ def plant(truth: PanopticSet, out: Path, errors: int, seed: int) -> tuple[Path, 
     return path, planted
 
 
-def _counted(annotation: Annotation, ids: Map) -> Annotation:
+def _with_areas_of_map(annotation: Annotation, ids: Map) -> Annotation:
     areas = count_ids(ids)
     kept = tuple(
         replace(segment, area=areas[segment.id], bbox=None) for segment in annotation.segments if segment.id in areas
@@ -92,7 +92,7 @@ def _counted(annotation: Annotation, ids: Map) -> Annotation:
 Made = tuple[Map, Annotation, Planted]
 
 
-def _things(annotation: Annotation, things: Sequence[int]) -> list[Segment]:
+def _large_things(annotation: Annotation, things: Sequence[int]) -> list[Segment]:
     return [
         segment
         for segment in annotation.segments
@@ -100,20 +100,27 @@ def _things(annotation: Annotation, things: Sequence[int]) -> list[Segment]:
     ]
 
 
-def _renamed(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
-    candidates = _things(annotation, things)
-    if not candidates:
+def _random_thing(rng: np.random.Generator, annotation: Annotation, things: Sequence[int]) -> Segment | None:
+    candidates = _large_things(annotation, things)
+    return candidates[rng.integers(len(candidates))] if candidates else None
+
+
+def _record_of(kind: str, annotation: Annotation, chosen: Segment, segments: Sequence[int]) -> Planted:
+    return Planted(kind, annotation.image_id, tuple(segments), (chosen.id,), chosen.category_id)
+
+
+def _rename_one(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
+    chosen = _random_thing(rng, annotation, things)
+    if chosen is None:
         return None
-    chosen = candidates[rng.integers(len(candidates))]
     others = [category_id for category_id in things if category_id != chosen.category_id]
     name = int(others[rng.integers(len(others))])
     segments = tuple(replace(s, category_id=name) if s.id == chosen.id else s for s in annotation.segments)
-    error = Planted("renamed", annotation.image_id, (chosen.id,), (chosen.id,), chosen.category_id)
-    return ids, replace(annotation, segments=segments), error
+    return ids, replace(annotation, segments=segments), _record_of("renamed", annotation, chosen, [chosen.id])
 
 
-def _merged(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
-    candidates = _things(annotation, things)
+def _merge_two(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
+    candidates = _large_things(annotation, things)
     pairs = [
         (one, other)
         for place, one in enumerate(candidates)
@@ -128,25 +135,17 @@ def _merged(rng: np.random.Generator, ids: Map, annotation: Annotation, things: 
     return ids, annotation, error
 
 
-def _removed(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
-    candidates = _things(annotation, things)
-    if not candidates:
-        return None
-    chosen = candidates[rng.integers(len(candidates))]
-    behind = _behind(ids, annotation, chosen.id, things)
-    if behind is None:
+def _remove_one(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
+    chosen = _random_thing(rng, annotation, things)
+    if chosen is None or (behind := _stuff_behind(ids, annotation, chosen.id, things)) is None:
         return None
     changed = np.where(ids == chosen.id, behind, ids).astype(np.int32)
-    return changed, annotation, Planted("removed", annotation.image_id, (), (chosen.id,), chosen.category_id)
+    return changed, annotation, _record_of("removed", annotation, chosen, [])
 
 
-def _shifted(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
-    candidates = _things(annotation, things)
-    if not candidates:
-        return None
-    chosen = candidates[rng.integers(len(candidates))]
-    behind = _behind(ids, annotation, chosen.id, things)
-    if behind is None:
+def _shift_one(rng: np.random.Generator, ids: Map, annotation: Annotation, things: Sequence[int]) -> Made | None:
+    chosen = _random_thing(rng, annotation, things)
+    if chosen is None or (behind := _stuff_behind(ids, annotation, chosen.id, things)) is None:
         return None
     mask = ids == chosen.id
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -165,15 +164,14 @@ def _shifted(rng: np.random.Generator, ids: Map, annotation: Annotation, things:
     moved[y[inside], x[inside]] = True
     changed = np.where(mask, behind, ids)
     changed = np.where(moved, chosen.id, changed).astype(np.int32)
-    error = Planted("shifted", annotation.image_id, (chosen.id,), (chosen.id,), chosen.category_id)
-    return changed, annotation, error
+    return changed, annotation, _record_of("shifted", annotation, chosen, [chosen.id])
 
 
-_PLANTERS = {"renamed": _renamed, "merged": _merged, "removed": _removed, "shifted": _shifted}
+_PLANTERS = {"renamed": _rename_one, "merged": _merge_two, "removed": _remove_one, "shifted": _shift_one}
 
 
-def _behind(ids: Map, annotation: Annotation, segment_id: int, things: Sequence[int]) -> int | None:
-    """The stuff segment that a segment shares the longest border with; None where it touches none."""
+def _stuff_behind(ids: Map, annotation: Annotation, segment_id: int, things: Sequence[int]) -> int | None:
+    """Returns the stuff segment with the longest border to a segment; None if it touches none."""
     mask = ids == segment_id
     touched: list[npt.NDArray[np.int32]] = []
     for one, other in (
@@ -188,7 +186,7 @@ def _behind(ids: Map, annotation: Annotation, segment_id: int, things: Sequence[
 
 
 def hits_of(found: Relabelling, planted: Sequence[Planted]) -> list[int]:
-    """For each suspect of A the number of the error that it found, -1 for a false alarm."""
+    """Returns for each suspect of A the index of the error that it found, -1 for a false alarm."""
     by_image = {error.image_id: number for number, error in enumerate(planted)}
     now, before = found.truths
     numbers = []
@@ -216,23 +214,21 @@ def _iou(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
 
 
 def main() -> None:
-    """Plants, scores and prints."""
+    """Plants errors, scores and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="a folder for each seed's set and page")
     parser.add_argument("--errors", type=int, default=40)
-    parser.add_argument("--seeds", default="0,1,2", help="comma-separated; ranks are those of the first")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--write", type=Path, help="a document with the lines <!-- planted --> and <!-- /planted -->")
     arguments = parser.parse_args()
-    answers = find_answers(arguments.runs)
+    answers = find_predictions(arguments.runs)
     dataset = load_run(arguments.runs[0]).info.dataset
     if dataset.gt is None:
         raise SystemExit(f"{arguments.runs[0]} does not say where its ground truth is.")
     truth = read_panoptic_json(dataset.gt, dataset.gt_dir)
     photos = Path(dataset.images) if dataset.images else None
-    head = "| seed | of the list's top | found | " + " | ".join(KINDS) + " | false alarms | found again |"
-    lines = [head, "| ---: " * (5 + len(KINDS)) + "|"]
-    ranks: list[str] = []
+    rows: list[list[str]] = []
     for seed in map(int, arguments.seeds.split(",")):
         out = arguments.out / f"seed{seed}"
         path, planted = plant(truth, out, arguments.errors, seed)
@@ -242,25 +238,15 @@ def main() -> None:
         for top in (arguments.errors // 2, arguments.errors, 2 * arguments.errors):
             hits = [number for number in numbers[:top] if number >= 0]
             told = set(hits)
-            of_kind = (
-                f"{sum(planted[n].kind == kind for n in told)} of {sum(error.kind == kind for error in planted)}"
-                for kind in KINDS
-            )
+            of_kind = [sum(planted[n].kind == kind for n in told) for kind in KINDS]
             wrong = len(numbers[:top]) - len(hits)
-            lines.append(
-                f"| {seed} | {top} | {len(told)} of {len(planted)} | {' | '.join(of_kind)} | {wrong} | "
-                f"{len(hits) - len(told)} |"
-            )
-        if not ranks:
-            ranks = [as_markdown(replace(grid, notes=())) for grid in found.grids(0)] + [f"{found.sentence}\n"]
-    first = arguments.seeds.split(",")[0]
-    text = "\n".join([*lines, "", f"Ranks of seed {first}, A with the errors and B without:", "", *ranks])
+            rows.append([str(n) for n in (seed, top, len(told), *of_kind, wrong, len(hits) - len(told))])
+    each = [f"{kind} of {sum(error.kind == kind for error in planted)}" for kind in KINDS]
+    heads = ["seed", "of the list's top", f"found of {len(planted)}", *each, "false alarms", "found again"]
+    text = table(heads, rows)
     print(text)
     if arguments.write:
-        document = arguments.write.read_text("utf-8")
-        begin, end = "<!-- planted -->", "<!-- /planted -->"
-        before, rest = document.split(begin)
-        arguments.write.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", "utf-8")
+        write_between(arguments.write, "<!-- planted -->", "<!-- /planted -->", text)
 
 
 if __name__ == "__main__":

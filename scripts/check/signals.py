@@ -29,6 +29,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.make.markdown_tables import write_between
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- signals: made by scripts/check/signals.py --document -->", "<!-- /signals -->"
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL")
@@ -58,7 +60,7 @@ COMMANDS = {
 
 
 def make_scene(root: Path) -> None:
-    """Twenty-four images, two sets of predictions, and two runs of shards of each."""
+    """Writes twenty-four images, two sets of predictions, and two sharded runs of each."""
     import cv2
 
     from panbench.panoptic.coco import write_id_png, write_panoptic_json
@@ -90,7 +92,7 @@ def make_scene(root: Path) -> None:
 
 
 def run(*words: str) -> None:
-    """Does a command in a process of its own, which must end well."""
+    """Runs a command in its own process, which must succeed."""
     log = Path("log.txt")
     code = ended(child(words, log))
     if code:
@@ -98,7 +100,7 @@ def run(*words: str) -> None:
 
 
 def child(words: Sequence[str], log: Path) -> int:
-    """Begins a command in a process that is forked from this one, where all is imported; its process id."""
+    """Starts a command in a forked process, where everything is imported; returns the process id."""
     if pid := os.fork():
         return pid
     # Inherited by none of these: what the command prints.
@@ -122,12 +124,12 @@ def child(words: Sequence[str], log: Path) -> int:
 
 
 def ended(pid: int) -> int:
-    """How a child ended: its exit code, or minus the signal that ended it."""
+    """Waits for a child; returns its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def state(out: Path) -> str:
-    """What is in a result's place, in a word that is the same for the same content."""
+    """Describes the content of a result's path in a word that is equal for equal content."""
     from panbench.base.errors import BadRun
     from panbench.runs import load_run
 
@@ -144,14 +146,14 @@ def state(out: Path) -> str:
 
 
 def inputs(root: Path) -> str:
-    """A hash of all files that the commands read."""
+    """Returns a hash of all files that the commands read."""
     files = (file for file in sorted(root.rglob("*")) if file.is_file() and file.relative_to(root).parts[0] != "out")
     names = ((file, file.relative_to(root)) for file in files if file.name != "log.txt" and file.suffix != ".pyc")
     return hashlib.sha256(b"".join(f"{name}".encode() + file.read_bytes() for file, name in names)).hexdigest()
 
 
 def round_of(name: str, dice: random.Random, took: float, right: dict[str, str]) -> str:
-    """One round; how it ended. Raises AssertionError with the promise that was broken. took: seconds it takes"""
+    """Runs one round; returns how it ended. Raises AssertionError for a broken promise. took: its seconds"""
     out = Path("out") / "it"
     shutil.rmtree(out.parent, ignore_errors=True)
     out.parent.mkdir()
@@ -183,7 +185,7 @@ def round_of(name: str, dice: random.Random, took: float, right: dict[str, str])
 
 
 def rounds(count: int, seed: int) -> tuple[Counter[tuple[str, str]], list[str]]:
-    """So many rounds of the commands in turn: how they ended, and what was broken."""
+    """Runs rounds of the commands in turn; returns how they ended, and the broken promises."""
     import torch
 
     import panbench.cli.app
@@ -240,8 +242,7 @@ def main() -> None:
     told = "\n".join(lines)
     print(told, *broken, sep="\n")
     if arguments.document:
-        before, rest = PAGE.read_text("utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{told}\n{END}{rest.split(END)[1]}", "utf-8")
+        write_between(PAGE, BEGIN, END, told)
     sys.exit(bool(broken))
 
 

@@ -22,7 +22,7 @@ AREAS = np.array([400, 3600, 22500])
 
 @dataclass(frozen=True)
 class Instances:
-    """The rows of all images, ordered by image; starts: where each image's begin, and the end.
+    """The rows of all images, ordered by image; starts: the first row of each image, and the end.
 
     gt: category, area; det: category, area, score, place of its object among the image's, −1 of false positives, IoU
     """
@@ -34,7 +34,7 @@ class Instances:
 
     @staticmethod
     def of(world: World, rng: np.random.Generator, better: float = 0.0) -> "Instances":
-        """The answers of a model. better: added to the log-odds of finding an object."""
+        """Simulates the output of a model. better: added to the log-odds of finding an object"""
         is_thing = np.array([category.isthing for category in world.categories])
         size, category, image = np.nonzero(world.objects * is_thing[:, None])
         times = world.objects[size, category, image]
@@ -65,7 +65,7 @@ class Instances:
         return Instances((category, AREAS[size]), gt_starts, (category_of, area, scores, place, ious), det_starts)
 
     def take(self, images: Int) -> InstanceTable:
-        """The rows of a data set of these images, numbered from 0, each as often as it comes."""
+        """Returns the rows of a data set of these images, numbered from 0; images may repeat."""
         gt, gt_image, gt_place = _rows(self.gt_starts, images)
         det, det_image, det_place = _rows(self.det_starts, images)
         category, area, of_object = (self.det[column][det] for column in (0, 1, 3))
@@ -94,7 +94,7 @@ class Instances:
 
 
 def _rows(starts: Int, images: Int) -> tuple[Int, Int, Int]:
-    """The rows of some images, of each the number of its image among them, and its place in the image."""
+    """Returns the rows of some images, for each row the index of its image among them, and its index in the image."""
     counts = starts[images + 1] - starts[images]
     image = np.repeat(np.arange(len(images)), counts)
     place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)

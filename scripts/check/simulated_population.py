@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from panbench.datasets.shapes import CATEGORIES, make_scene
-from panbench.metrics.samples import ONLY_WRONG, TRUE, Sample
+from panbench.metrics.samples import ONLY_FALSE_POSITIVES, TRUE, Sample
 from panbench.panoptic.types import Category
 
 Float = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ HARDER = (-1.0, 0.0, 0.7)
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model's answers add in each image: (sizes, categories, images) Σ IoU, TP, FP and FN."""
+    """The sums of a model in each image: (sizes, categories, images) Σ IoU, TP, FP and FN."""
 
     iou_sum: Float
     TP: Int
@@ -39,7 +39,7 @@ class Answers:
     categories: tuple[Category, ...]
 
     def sample(self, *, by_size: bool = False) -> Sample:
-        """The same as a run's statistics are, of all images; by_size: sliced."""
+        """Returns the statistics of all images, as of a run; by_size: with slices."""
         columns = (self.iou_sum, self.TP, self.FP + self.FN, self.TP + self.FN)
         n_images = self.TP.shape[-1]
         if by_size:
@@ -47,13 +47,13 @@ class Answers:
         else:
             iou_sum, hits, mistakes, true = (values.sum(axis=0) for values in columns)
         sums = scipy.sparse.csr_array(np.concatenate([iou_sum, hits, mistakes], dtype=np.float64))
-        held = np.where(true > 0, TRUE, np.where(mistakes > 0, ONLY_WRONG, 0)).astype(np.int8)
+        held = np.where(true > 0, TRUE, np.where(mistakes > 0, ONLY_FALSE_POSITIVES, 0)).astype(np.int8)
         images = np.arange(n_images)
         slices = SIZES if by_size else ()
         return Sample(images, sums, scipy.sparse.csr_array(held), self.categories, slices, "size" if by_size else None)
 
     def quotients(self, *, by_size: bool = False) -> Float:
-        """(3, categories) PQ, SQ and RQ, or (3, sizes, categories); NaN where there is none."""
+        """Returns (3, categories) PQ, SQ and RQ, or (3, sizes, categories); NaN if undefined."""
         columns = (self.iou_sum, self.TP, self.FP, self.FN)
         iou_sum, hits, false, missed = (
             values.sum(axis=-1 if by_size else (0, -1)).astype(np.float64) for values in columns
@@ -65,7 +65,7 @@ class Answers:
 
 
 class Drawer:
-    """Draws data sets from a population: each image as often as it comes."""
+    """Draws data sets with replacement from a population."""
 
     def __init__(self, population: Sample) -> None:
         self._population = population
@@ -74,18 +74,18 @@ class Drawer:
 
     @property
     def n_images(self) -> int:
-        """How many images the population has."""
+        """The number of images of the population."""
         return len(self._population.image_ids)
 
     def take(self, images: Int) -> Sample:
-        """The data set of these images."""
+        """Returns the data set of these images."""
         sums, held = (scipy.sparse.csr_array(part[:, images]) for part in (self._sums, self._held))
         return replace(self._population, image_ids=np.arange(len(images)), sums=sums, held=held)
 
 
 @dataclass(frozen=True)
 class World:
-    """Images before any model sees them.
+    """Images without any model.
 
     objects: (sizes, categories, images) how many there are; hardness: (images,); ease: (categories,) log-odds of
     finding an object; alike: (categories, 3) what a missed object may be taken for; ghosts: (categories, images) how
@@ -100,7 +100,7 @@ class World:
     categories: tuple[Category, ...]
 
     def answers(self, rng: np.random.Generator, better: float = 0.0, swing: float = 0.7) -> Answers:
-        """Those of a model. better: added to the log-odds of finding an object; swing: what hardness takes from it."""
+        """Simulates a model. better: added to the log-odds of finding an object; swing: the influence of hardness"""
         logit = self.ease[:, None] + better - swing * self.hardness
         chance = 1 / (1 + np.exp(-(logit[None] + np.array(HARDER)[:, None, None])))
         hits = rng.binomial(self.objects, chance)
@@ -119,15 +119,15 @@ class World:
 
 
 def coco_like(seed: int = 0, images: int = 20_000) -> World:
-    """133 categories with COCO's unequal frequencies; every category is in the ground truth of at least ten images."""
+    """Generates images with 133 categories of COCO's unequal frequencies, each in at least ten images."""
     rng = np.random.default_rng(seed)
     is_thing = np.arange(133) < 80
     frequency = np.concatenate(
         [
-            _falling(
+            _frequencies_by_rank(
                 80, {0: 0.54, 1: 0.116, 5: 0.08, 20: 0.045, 40: 0.027, 60: 0.016, 75: 0.007, 78: 0.0018, 79: 0.0016}
             ),
-            _falling(53, {0: 0.36, 3: 0.27, 10: 0.12, 25: 0.045, 45: 0.018, 52: 0.007}),
+            _frequencies_by_rank(53, {0: 0.36, 3: 0.27, 10: 0.12, 25: 0.045, 45: 0.018, 52: 0.007}),
         ]
     )
     goes_with = rng.gamma(0.5, 1.0, (133, 12))
@@ -139,7 +139,7 @@ def coco_like(seed: int = 0, images: int = 20_000) -> World:
     more = np.where(is_thing, rng.gamma(1.2, 0.9, 133), 0)[:, None] * np.exp(0.4 * hardness)
     count = np.where(present, 1 + rng.poisson(more), 0)
     shares = np.where(is_thing[:, None], rng.dirichlet([2.0, 2.0, 2.0], 133), rng.dirichlet([0.3, 1.0, 3.0], 133))
-    objects = _dealt(rng, count, shares)
+    objects = _dealt_over_sizes(rng, count, shares)
     ease = rng.normal(0.8, 0.9, 133) + 0.2 * np.log(frequency / 0.03)
     # What is missed is taken for a frequent category more often than for a rare one.
     kinds = [np.flatnonzero(is_thing == kind) for kind in (True, False)]
@@ -150,7 +150,7 @@ def coco_like(seed: int = 0, images: int = 20_000) -> World:
 
 
 def shapes_like(seed: int = 0, images: int = 4_000) -> World:
-    """The segments of `shapes`: nine categories, each in a third of the images or more."""
+    """Returns the segments of `shapes`: nine categories, each in a third of the images or more."""
     rng = np.random.default_rng(seed)
     place = {int(kind["id"]): index for index, kind in enumerate(CATEGORIES)}
     objects = np.zeros((len(SIZES), len(CATEGORIES), images), np.int64)
@@ -167,20 +167,20 @@ def shapes_like(seed: int = 0, images: int = 4_000) -> World:
     return World(objects, rng.standard_normal(images), ease, alike, ghosts, categories)
 
 
-def _falling(n: int, known: dict[int, float]) -> Float:
-    """n frequencies, the logarithm a line between those of some ranks."""
+def _frequencies_by_rank(n: int, known: dict[int, float]) -> Float:
+    """Returns n frequencies, interpolated log-linearly between those of some ranks."""
     return np.exp(np.interp(np.arange(n), list(known), np.log(list(known.values()))))
 
 
-def _dealt(rng: np.random.Generator, count: Int, shares: Float) -> Int:
-    """(sizes, categories, images): each object has one of the sizes."""
+def _dealt_over_sizes(rng: np.random.Generator, count: Int, shares: Float) -> Int:
+    """Distributes objects over sizes: (sizes, categories, images)."""
     small = rng.binomial(count, shares[:, :1])
     medium = rng.binomial(count - small, (shares[:, 1] / np.maximum(1 - shares[:, 0], 1e-9))[:, None].clip(0, 1))
     return np.stack([small, medium, count - small - medium])
 
 
 def describe(name: str, world: World, seed: int) -> str:
-    """A population and a model on it, in a few lines."""
+    """Describes a population and a model on it in a few lines."""
     answers = world.answers(np.random.default_rng(seed + 1))
     true = ((answers.TP + answers.FN).sum(axis=0) > 0).sum(axis=-1)
     alone = ((((answers.TP + answers.FN).sum(axis=0)) == 0) & (answers.FP.sum(axis=0) > 0)).sum(axis=-1)

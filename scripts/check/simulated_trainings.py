@@ -24,7 +24,7 @@ CATEGORIES = tuple(Category(id, f"category {id}", id % 2 == 0) for id in range(N
 
 @dataclass(frozen=True)
 class Images:
-    """Images before any model sees them: (images, categories) numbers of objects, (images, 1) hardness."""
+    """Images without any model: (images, categories) numbers of objects, (images, 1) hardness."""
 
     objects: Float
     hardness: Float
@@ -40,7 +40,7 @@ class Images:
 def sums_of_model(
     rng: np.random.Generator, images: Images, better: float = 0.0, spread: float = 0.1, swing: float = 0.8
 ) -> Float:
-    """(images, categories, 3) Σ IoU, TP and TP + FP/2 + FN/2 of a model.
+    """Simulates a model; returns (images, categories, 3) Σ IoU, TP and TP + FP/2 + FN/2.
 
     better: added to the log-odds of finding an object; spread: standard deviation of IoUs; swing: how much the hardness
     of an image moves the log-odds
@@ -54,7 +54,7 @@ def sums_of_model(
 
 
 def statistics_of(sums: Float) -> ImageStatistics:
-    """The same as what a run gives; all of what is not TP is booked as FN, which PQ does not tell from FP."""
+    """Converts sums to a run's statistics; all non-TP are booked as FN, which PQ does not distinguish from FP."""
     image, category = np.nonzero(sums[..., 2])
     of_cell = sums[image, category]
     table = pd.DataFrame(
@@ -72,13 +72,13 @@ def statistics_of(sums: Float) -> ImageStatistics:
 
 
 def pq_of(sums: Float) -> Float:
-    """(…, categories) PQ of (…, categories, 3) sums, NaN where a category is not there."""
+    """Returns (…, categories) PQ of (…, categories, 3) sums; NaN for absent categories."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums[..., 0] / sums[..., 2]
 
 
 def true_pq(seed: int, **model: float) -> Float:
-    """(categories,) PQ of the population."""
+    """Returns (categories,) the population's PQ."""
     rng = np.random.default_rng(seed)
     return pq_of(sum(sums_of_model(rng, Images.sample(rng, 20_000), **model).sum(axis=0) for _ in range(20)))
 
@@ -86,12 +86,12 @@ def true_pq(seed: int, **model: float) -> Float:
 def seeds_of_model(
     rng: np.random.Generator, images: Images, seeds: int, luck: float, better: float = 0.0
 ) -> list[ImageStatistics]:
-    """The runs of a model's seeds. luck: the standard deviation of `better` from training to training."""
+    """Simulates the runs of a model's seeds. luck: the standard deviation of `better` between trainings"""
     return [statistics_of(sums_of_model(rng, images, better=better + luck * rng.normal())) for _ in range(seeds)]
 
 
 def true_categories_over_seeds(seed: int, luck: float, better: float) -> Float:
-    """(categories,) the mean PQ of trainings, by Gauss and Hermite's rule over their luck."""
+    """Returns (categories,) the mean PQ over trainings, by Gauss–Hermite quadrature over their luck."""
     if not luck:
         return true_pq(seed, better=better)
     at, weights = np.polynomial.hermite_e.hermegauss(7)
@@ -100,5 +100,5 @@ def true_categories_over_seeds(seed: int, luck: float, better: float) -> Float:
 
 
 def true_pq_over_seeds(seed: int, luck: float, better: float) -> float:
-    """The mean PQ of trainings."""
+    """Returns the mean PQ over trainings."""
     return float(true_categories_over_seeds(seed, luck, better).mean())

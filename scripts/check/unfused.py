@@ -43,7 +43,7 @@ Found = tuple[list[int], list[float], list[np.ndarray], list[list[float]], np.nd
 
 
 def independent(model: Any, dataset: Dataset) -> dict[str, float | None]:
-    """The six numbers of AP_pan and of box AP_pan, and mIoU_pan, of a model of mmdet; None where pycocotools has -1."""
+    """Computes AP_pan, box AP_pan (six numbers each) and mIoU_pan of an mmdet model; None for pycocotools' -1."""
     from pycocotools import mask as rle_masks
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -111,7 +111,7 @@ def independent(model: Any, dataset: Dataset) -> dict[str, float | None]:
 
 @torch.inference_mode()
 def of_network(model: Any, scene: Any) -> Found:
-    """Labels, scores, masks and boxes (x1 y1 x2 y2) of the instances of an image, and the label of each pixel."""
+    """Returns labels, scores, masks and boxes (x1 y1 x2 y2) of an image's instances, and the label of each pixel."""
     image = model.load(scene)
     with raw_outputs() as raw:
         (output,) = model.candidates([image])
@@ -130,7 +130,7 @@ def of_network(model: Any, scene: Any) -> Found:
 
 
 def of_boxes(output: Instances, height: int, width: int, classes: int) -> Found:
-    """The same of boxes with masks and semantic logits: things Σ score × mask, stuff by a softmax."""
+    """Returns the same for boxes with masks and semantic logits: things Σ score × mask, stuff by softmax."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
     pasted, _ = _do_paste_mask(output.masks[:, None], output.boxes, height, width, skip_empty=False)
@@ -153,7 +153,7 @@ def of_boxes(output: Instances, height: int, width: int, classes: int) -> Found:
 
 @contextlib.contextmanager
 def raw_outputs() -> Iterator[dict[str, Any]]:
-    """Remembers what an mmdet model of queries says, before panbench makes candidates of it."""
+    """Records the outputs of an mmdet model of queries, before panbench makes candidates of them."""
     raw: dict[str, Any] = {}
     original = families.softmax_candidates
 
@@ -169,7 +169,7 @@ def raw_outputs() -> Iterator[dict[str, Any]]:
 
 
 def measured(model: Any, dataset: Dataset, out: Path) -> dict[str, float | None]:
-    """The same numbers as panbench stores and prints them."""
+    """Returns the same numbers as panbench stores and prints them."""
     run = evaluate(model, dataset, out, EvaluateOptions(studies=(UnfusedOptions("pq,ap,miou"),), overwrite=True))
     record = metric_findings(run).record
     boxes = {f"{name}_box": value for name, value in record["AP_box_pan"].items()}
@@ -177,7 +177,7 @@ def measured(model: Any, dataset: Dataset, out: Path) -> dict[str, float | None]
 
 
 def main() -> int:
-    """Prints both numbers of each metric; 1 when they differ."""
+    """Prints both values of each metric; returns 1 if they differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"])
     parser.add_argument("--data", default="shapes")

@@ -46,7 +46,7 @@ walk(typer.main.get_command(app), ("panbench",))
 
 
 def main() -> None:
-    """Runs what the command line names."""
+    """Runs the check that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("floors", "colab", "typer"))
     parser.add_argument("tests", nargs="*")
@@ -58,21 +58,21 @@ def main() -> None:
 
 
 def colabs_python() -> str:
-    """Python 3.13, which Colab has, if there is one that starts; this one otherwise (the log names it)."""
+    """Returns Python 3.13, as in Colab, if one is installed; otherwise this one (the log names it)."""
     found = shutil.which("python3.13")
     works = found is not None and subprocess.run([found, "--version"], capture_output=True).returncode == 0
     return found if found is not None and works else sys.executable
 
 
 def pin(package: str, file: Path) -> str:
-    """The version of a package in a file of pins."""
+    """Returns the version of a package in a file of pins."""
     found = re.search(rf"^{package}==(\S+)", file.read_text("utf-8"), re.MULTILINE)
     assert found, f"{file} does not pin {package}"
     return found[1]
 
 
 def floors(scratch: Path, given: argparse.Namespace) -> None:
-    """All lower bounds at once. uv takes the lowest version of what is asked for, and the newest of the rest."""
+    """Tests with all lower bounds at once: uv takes the lowest direct versions, and the newest of the rest."""
     python = environment(scratch, sys.executable)
     install(python, *TOOLS)
     overrides = scratch / "overrides.txt"
@@ -80,14 +80,14 @@ def floors(scratch: Path, given: argparse.Namespace) -> None:
     uv = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python), "--override", str(overrides)]
     if links := os.environ.get("PIP_FIND_LINKS"):
         uv += ["--find-links", links]
-    run([*uv, "--resolution", "lowest-direct", "--editable", f"{ROOT}[models]"])
+    run([*uv, "--resolution", "lowest-direct", "--editable", f"{ROOT}[models,transformers]"])
     show(python)
     run([str(python), "-m", "pytest", "-q", "-n", "auto", "--dist", "loadfile", *given.tests], cwd=ROOT)
     run([str(python), "-m", "panbench", *EVAL, "20", "--out", str(scratch / "run")], cwd=scratch)
 
 
 def colab(scratch: Path, given: argparse.Namespace) -> None:
-    """Colab's packages first, then panbench on top as the notebook's first cell installs it, then its other cells."""
+    """Installs Colab's packages, then panbench as the notebook's first cell does, and runs the other cells."""
     python = environment(scratch, given.python)
     lines = COLAB.read_text("utf-8").splitlines()
     pins = scratch / "pins.txt"
@@ -101,7 +101,7 @@ def colab(scratch: Path, given: argparse.Namespace) -> None:
 
 
 def typers(scratch: Path, given: argparse.Namespace) -> None:
-    """Help of every command and an evaluation of two images with other versions of typer than this environment's."""
+    """Runs the help of every command and an evaluation of two images with other versions of typer."""
     floor = re.search(r'"typer>=([\d.]+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
     assert floor
     for version in sorted({floor[1], pin("typer", COLAB)}):
@@ -114,24 +114,24 @@ def typers(scratch: Path, given: argparse.Namespace) -> None:
 
 
 def environment(scratch: Path, python: str) -> Path:
-    """A new virtual environment; its Python."""
+    """Creates a virtual environment; returns its Python."""
     run([python, "-m", "venv", str(scratch / "env")])
     return scratch / "env" / "bin" / "python"
 
 
 def install(python: Path, *what: str) -> None:
-    """`pip install`."""
+    """Runs `pip install`."""
     run([str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install", *what])
 
 
 def show(python: Path) -> None:
-    """Prints what is installed."""
+    """Prints the installed packages."""
     run([str(python), "--version"])
     run([str(python), "-m", "pip", "--disable-pip-version-check", "list", "--format", "freeze"])
 
 
 def run(command: list[str], **settings: object) -> None:
-    """Runs a command; ends the program when that fails."""
+    """Runs a command; ends the program if it fails."""
     if subprocess.run(command, **settings).returncode:  # type: ignore[call-overload]
         sys.exit(f"failed: {' '.join(command)}")
 

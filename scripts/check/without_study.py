@@ -15,12 +15,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from scripts.check.mutants import copied  # noqa: E402
+
 STUDIES = sorted(path.parent.name for path in (ROOT / "panbench" / "studies").glob("*/__init__.py"))
 QUICK = (
     "base",
@@ -36,7 +39,7 @@ QUICK = (
 
 
 def main() -> None:
-    """Prints a line a step, and of what fails its output."""
+    """Prints a line per step, and the output of failed ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="studies to do without")
     parser.add_argument("--all", action="store_true", help="each study in turn")
@@ -58,10 +61,8 @@ def main() -> None:
 
 
 def works_without(studies: Sequence[str]) -> bool:
-    """Whether every step passes in a copy of the tree that lacks the studies."""
-    with tempfile.TemporaryDirectory(prefix="panbench-without.") as scratch:
-        tree = Path(scratch) / "panbench"
-        copy_tree(tree)
+    """Returns whether every step passes in a copy of the tree without the studies."""
+    with copied() as tree:
         for study in studies:
             for folder in (tree / "panbench" / "studies" / study, tree / "tests" / "studies" / study):
                 shutil.rmtree(folder)
@@ -79,20 +80,8 @@ def works_without(studies: Sequence[str]) -> bool:
     return True
 
 
-def copy_tree(tree: Path) -> None:
-    """Copies what git tracks or would track, and the compiled library."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    compiled = [str(path.relative_to(ROOT)) for path in (ROOT / "panbench" / "panoptic").glob("_idmap.*")]
-    for name in [*filter(None, listed.stdout.split("\0")), *compiled]:
-        if (ROOT / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name)
-
-
 def steps(tree: Path) -> Iterator[tuple[str, list[str]]]:
-    """What must pass, by name."""
+    """Returns the commands that must pass, by name."""
     panbench = [sys.executable, "-m", "panbench"]
     run, page = str(tree / "out" / "run"), str(tree / "out" / "page.html")
     yield "lint", [sys.executable, "-m", "ruff", "check", "."]

@@ -17,13 +17,13 @@ MARKED = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- /benchmark -->)", re
 
 
 def pages() -> dict[Path, str]:
-    """The documents that have a marked table, with their text."""
+    """Returns the text of each document that has a marked table."""
     found = {path: path.read_text("utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))}
     return {path: text for path, text in found.items() if MARKED.search(text)}
 
 
 def documented(page: str) -> str:
-    """The text of a page with each marked table as its CSV has it."""
+    """Returns the text of a page with each marked table replaced by its CSV's."""
 
     def table(match: re.Match[str]) -> str:
         with (RESULTS / f"{match[2]}.csv").open(encoding="utf-8", newline="") as handle:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from panbench.datasets.fetch import panoptic_categories
+from panbench.datasets.convert import shipped_categories
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
@@ -31,7 +31,7 @@ IdMap = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Flaws:
-    """How a model errs: chances by segment, and how many pixels its boundaries are off.
+    """The errors of a model: chances per segment, and the shift of boundaries in pixels.
 
     missed: of a thing; small: how much more of small ones; confused: right mask, wrong category; merged: of two things
     of a category; ghosts: false positives an image; stuff_missed: of a stuff segment
@@ -56,16 +56,10 @@ MODELS = {
 }
 
 
-def categories() -> tuple[Category, ...]:
-    """COCO's 133."""
-    return tuple(
-        Category(c["id"], c["name"], bool(c["isthing"]), c["supercategory"], tuple(c["color"]))
-        for c in panoptic_categories()
-    )
-
-
 def draw_scene(rng: np.random.Generator, known: Sequence[Category]) -> tuple[IdMap, list[Segment]]:
-    """An id map and its segments: two to five pieces of stuff, one to fourteen things, sometimes a crowd, some void."""
+    """Returns an id map and its segments: two to five pieces of stuff, one to fourteen things, sometimes a crowd,
+    some void.
+    """
     things = [c.id for c in known if c.isthing]
     stuff = [c.id for c in known if not c.isthing]
     ys, xs = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
@@ -104,7 +98,7 @@ def draw_scene(rng: np.random.Generator, known: Sequence[Category]) -> tuple[IdM
 def answer(
     rng: np.random.Generator, ids: IdMap, truth: Sequence[Segment], known: Sequence[Category], flaws: Flaws
 ) -> tuple[IdMap, list[Segment]]:
-    """What a model with these flaws makes of a scene; scores are higher where it is right, but not always."""
+    """Simulates a model with these flaws on a scene; scores are higher for right segments, but not always."""
     isthing = {c.id: c.isthing for c in known}
     alike = {c.id: [o.id for o in known if o.isthing == c.isthing and o.id != c.id] for c in known}
     found = np.zeros_like(ids)
@@ -155,7 +149,7 @@ def answer(
 def photograph(
     rng: np.random.Generator, ids: IdMap, truth: Sequence[Segment], known: Sequence[Category]
 ) -> npt.NDArray[np.uint8]:
-    """Something to look at: each segment in its category's colour, shaded and grainy."""
+    """Draws an image to look at: each segment in its category's colour, shaded and grainy."""
     colors = {c.id: c.color or (128, 128, 128) for c in known}
     picture = np.full((HEIGHT, WIDTH, 3), 90, np.float32)
     for segment in truth:
@@ -166,7 +160,7 @@ def photograph(
 
 def write_set(folder: Path, images: int, distinct: int, seed: int = 0) -> None:
     """Writes images, gt.json with its PNGs, and for each of MODELS a JSON with PNGs."""
-    known = categories()
+    known = shipped_categories("coco")
     sides = ["gt", *MODELS]
     for name in ("images", *sides):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -196,19 +190,19 @@ def write_set(folder: Path, images: int, distinct: int, seed: int = 0) -> None:
 
 
 def _smooth(rng: np.random.Generator, cell: int, strength: float) -> npt.NDArray[np.float32]:
-    """(HEIGHT, WIDTH) noise whose bumps are about `cell` pixels wide."""
+    """Returns (HEIGHT, WIDTH) noise whose bumps are about `cell` pixels wide."""
     coarse = rng.normal(0, strength, (HEIGHT // cell + 2, WIDTH // cell + 2)).astype(np.float32)
     return cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.float32)
 
 
 def _frequencies(count: int) -> npt.NDArray[np.float64]:
-    """Some categories are everywhere, most are rare, as COCO's are."""
+    """Returns frequencies like COCO's: some categories are everywhere, most are rare."""
     weights = 1 / (np.arange(count) + 2.0) ** 0.9
     return weights / weights.sum()
 
 
 def main() -> None:
-    """Reads the arguments and writes the set."""
+    """Parses the arguments and writes the set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--images", type=int, default=500)

@@ -11,8 +11,8 @@ import threading
 import urllib.parse
 import zipfile
 from collections import defaultdict
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ from panbench.datasets.fetch import Archive, CocoHost, panoptic_categories
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """How one answer goes wrong; the fields can be combined. Numbers are bytes of the answer's body."""
+    """How one response goes wrong; the fields can be combined. Numbers are bytes of the body."""
 
     status: int | None = None  # answer with this status and no file
     retry_after: str | None = None
@@ -40,7 +40,7 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True)
 class Mimic:
-    """The host's files by path, how fetch.py is told of them, and what is to stand on disk in the end.
+    """The host's files by path, the settings for fetch.py, and the files expected on disk in the end.
 
     instances: the JSONs of the other archive of annotations, which are fetched on request alone
     """
@@ -52,7 +52,7 @@ class Mimic:
     instances: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     def at(self, base: str) -> CocoHost:
-        """The host at another address."""
+        """Returns the mimic of a host with another URL."""
         return dataclasses.replace(self.host, base=base)
 
 
@@ -66,7 +66,7 @@ def build_mimic(
     jpeg_bytes: int | None = None,
     png_bytes: int | None = None,
 ) -> Mimic:
-    """COCO's archives in small: a zip of images, and a zip that holds JSONs and zips of id PNGs.
+    """Builds COCO's archives in small: a zip of images, and a zip that holds JSONs and zips of id PNGs.
 
     jpeg_bytes, png_bytes: random bytes of these lengths instead of real images, for measuring traffic (the training
         images stay tiny)
@@ -74,73 +74,51 @@ def build_mimic(
     rng = np.random.default_rng(0)
     files: dict[str, bytes] = {}
     expected: dict[str, bytes] = {}
-    outer = io.BytesIO()
-    with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as annotations:
-        for split, count in (("train", n_train), ("val", n_val)):
-            images: list[dict[str, object]] = []
-            records: list[dict[str, object]] = []
-            inner, pictures = io.BytesIO(), io.BytesIO()
-            with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as pngs, zipfile.ZipFile(pictures, "w") as jpegs:
-                pngs.writestr(f"panoptic_{split}2017/", b"")
-                jpegs.writestr(f"{split}2017/", b"")
-                for number in rng.permutation(count):
-                    image_id = 1000 * (split == "train") + int(number) + 1
-                    stem = f"{image_id:012}"
-                    if not png_bytes or not images:
-                        ids, segments = _scene(rng, size)
-                    images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": size[0], "width": size[1]})
-                    records.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
-                    png = rng.bytes(png_bytes) if png_bytes else _png(ids)
-                    jpeg = rng.bytes(jpeg_bytes if split == "val" else 1) if jpeg_bytes else _jpeg(rng, size)
-                    expected[f"annotations/panoptic_{split}2017/{stem}.png"] = png
-                    expected[f"{split}2017/{stem}.jpg"] = jpeg
-                named = [item for item in expected.items() if f"{split}2017/" in item[0]]
-                for name, content in sorted(named):
-                    if name.startswith("annotations/"):
-                        pngs.writestr(name.removeprefix("annotations/"), content)
-                    else:
-                        jpegs.writestr(name, content)
-                pngs.writestr(f"__MACOSX/panoptic_{split}2017/._junk", b"left by somebody's Finder")
-            document = {"images": images, "annotations": records, "categories": panoptic_categories()}
-            expected[f"annotations/panoptic_{split}2017.json"] = json.dumps(document).encode()
-            annotations.writestr(
-                f"annotations/panoptic_{split}2017.json", expected[f"annotations/panoptic_{split}2017.json"]
-            )
-            annotations.writestr(
-                f"annotations/panoptic_{split}2017.zip",
-                inner.getvalue(),
-                zipfile.ZIP_STORED if inner_stored else zipfile.ZIP_DEFLATED,
-            )
-            files[f"/zips/{split}2017.zip"] = pictures.getvalue()
-    files["/annotations/panoptic_annotations_trainval2017.zip"] = outer.getvalue()
-    info, pictures = io.BytesIO(), io.BytesIO()
-    listed = []
-    with zipfile.ZipFile(pictures, "w") as jpegs:
-        for image_id in range(1, n_test + 1):
-            name = f"{image_id:012}.jpg"
-            jpeg = _jpeg(rng, size)
-            jpegs.writestr(f"test2017/{name}", jpeg)
-            if image_id % 2:
-                listed.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
-                expected[f"test2017/{name}"] = jpeg
-    with zipfile.ZipFile(info, "w", zipfile.ZIP_DEFLATED) as archive:
-        document = {"images": listed, "categories": [{"id": 1, "name": "person", "supercategory": "person"}]}
-        expected["annotations/image_info_test-dev2017.json"] = json.dumps(document).encode()
-        archive.writestr(
-            "annotations/image_info_test-dev2017.json", expected["annotations/image_info_test-dev2017.json"]
-        )
-    files["/zips/test2017.zip"] = pictures.getvalue()
-    files["/annotations/image_info_test2017.zip"] = info.getvalue()
+    outer: dict[str, bytes] = {}
+    for split, count in (("train", n_train), ("val", n_val)):
+        images: list[dict[str, object]] = []
+        records: list[dict[str, object]] = []
+        pngs, jpegs = {f"panoptic_{split}2017/": b""}, {f"{split}2017/": b""}
+        for number in rng.permutation(count):
+            image_id = 1000 * (split == "train") + int(number) + 1
+            stem = f"{image_id:012}"
+            if not png_bytes or not images:
+                ids, segments = _draw_scene(rng, size)
+            images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": size[0], "width": size[1]})
+            records.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
+            pngs[f"panoptic_{split}2017/{stem}.png"] = rng.bytes(png_bytes) if png_bytes else _png(ids)
+            jpeg = rng.bytes(jpeg_bytes if split == "val" else 1) if jpeg_bytes else _jpeg(rng, size)
+            jpegs[f"{split}2017/{stem}.jpg"] = jpeg
+        document = {"images": images, "annotations": records, "categories": panoptic_categories()}
+        listing = f"annotations/panoptic_{split}2017.json"
+        expected[listing] = outer[listing] = json.dumps(document).encode()
+        expected |= {f"annotations/{name}": content for name, content in pngs.items() if content}
+        expected |= {name: content for name, content in jpegs.items() if content}
+        junk = {f"__MACOSX/panoptic_{split}2017/._junk": b"left by somebody's Finder"}
+        outer[f"annotations/panoptic_{split}2017.zip"] = _zip_of(dict(sorted(pngs.items())) | junk)
+        files[f"/zips/{split}2017.zip"] = _zip_of(dict(sorted(jpegs.items())), stored=(".jpg",))
+    stored = (".zip",) if inner_stored else ()
+    files["/annotations/panoptic_annotations_trainval2017.zip"] = _zip_of(outer, stored=stored)
 
-    instances: dict[str, bytes] = {}
-    others = io.BytesIO()
-    with zipfile.ZipFile(others, "w", zipfile.ZIP_DEFLATED) as archive:
-        for split in ("train", "val"):
-            for kind in ("instances", "captions"):
-                name = f"annotations/{kind}_{split}2017.json"
-                instances[name] = json.dumps({"images": [], "annotations": [], "kind": kind}).encode()
-                archive.writestr(name, instances[name])
-    files["/annotations/annotations_trainval2017.zip"] = others.getvalue()
+    names = [f"{image_id:012}.jpg" for image_id in range(1, n_test + 1)]
+    pictures = {f"test2017/{name}": _jpeg(rng, size) for name in names}
+    listed = [
+        {"id": int(name[:12]), "file_name": name, "height": size[0], "width": size[1]}
+        for name in names[::2]  # the others are not of test-dev
+    ]
+    expected |= {f"test2017/{name}": pictures[f"test2017/{name}"] for name in names[::2]}
+    document = {"images": listed, "categories": [{"id": 1, "name": "person", "supercategory": "person"}]}
+    info = {"annotations/image_info_test-dev2017.json": json.dumps(document).encode()}
+    expected |= info
+    files["/zips/test2017.zip"] = _zip_of(pictures, stored=(".jpg",))
+    files["/annotations/image_info_test2017.zip"] = _zip_of(info)
+
+    instances = {
+        f"annotations/{kind}_{split}2017.json": json.dumps({"images": [], "annotations": [], "kind": kind}).encode()
+        for split in ("train", "val")
+        for kind in ("instances", "captions")
+    }
+    files["/annotations/annotations_trainval2017.zip"] = _zip_of(instances)
 
     def archive_of(path: str) -> Archive:
         content = files["/" + path]
@@ -160,8 +138,17 @@ def build_mimic(
     return Mimic(files, host, expected, inner_stored, instances)
 
 
-def _scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, object]]]:
-    """A stuff background, one or two things on it, a strip of void; and the records of its segments."""
+def _zip_of(members: Mapping[str, bytes], stored: tuple[str, ...] = ()) -> bytes:
+    """Returns a zip of the members, compressed except those with one of the name endings."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content, zipfile.ZIP_STORED if name.endswith(stored) else zipfile.ZIP_DEFLATED)
+    return archive.getvalue()
+
+
+def _draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, object]]]:
+    """Draws a stuff background, one or two things and a strip of void; returns the map and its segments' records."""
     ids = np.full(size, int(rng.integers(1, 1 << 24)), np.int32)
     categories = {int(ids[0, 0]): 187}
     for _ in range(int(rng.integers(1, 3))):
@@ -245,18 +232,11 @@ class FaultServer:
             self._answered.wait_for(lambda: not self._answering, timeout=10)
             return self._sent
 
-    @sent.setter
-    def sent(self, count: int) -> None:
-        with self._lock:
-            self._sent = count
-
     def __enter__(self) -> "FaultServer":
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 

@@ -18,12 +18,12 @@ SOURCE = "https://raw.githubusercontent.com/googlecolab/backend-info/main/pip-fr
 
 
 def name_of(line: str) -> str:
-    """The package that a line of pip freeze or of a constraints file pins, as indexes spell it."""
+    """Returns the normalized package name in a line of pip freeze or of a constraints file."""
     return re.split(r"[=<>@\s;]", line, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def pins(freeze: str, ours: set[str]) -> list[str]:
-    """The lines `name==version` of pip freeze that pin packages of ours."""
+    """Returns the lines `name==version` of pip freeze for packages that panbench uses."""
     found = []
     for line in freeze.splitlines():
         if (name := name_of(line)) not in ours:

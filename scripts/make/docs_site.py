@@ -4,27 +4,41 @@ README becomes the first page, CHANGELOG and CONTRIBUTING pages of their own; th
 commands themselves, the Python reference lists what `panbench.__all__` does.
 """
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.make import run_json
+from scripts.make.markdown_tables import table
+
 ROOT = Path(__file__).resolve().parents[2]
+
 DEMO = ROOT / "build" / "demo.html"
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Makes the demo's report where `make demo` has run, and leaves its page out of the navigation elsewhere."""
+    """Adds the commands' pages to the navigation.
+
+    Makes the demo's report where `make demo` has run, and leaves its page out of the navigation elsewhere.
+    """
     if not DEMO.is_file() and (ROOT / "results" / "demo").is_dir():
         from panbench.report.answers.tables import find_runs
         from panbench.report.pages.page.document import write_report
 
         DEMO.parent.mkdir(exist_ok=True)
         write_report(find_runs([ROOT / "results" / "demo"]), DEMO)
+    sections = {name: pages for section in config["nav"] for name, pages in section.items()}
     if not DEMO.is_file():
-        start = next(section["Start"] for section in config["nav"] if "Start" in section)
-        start[:] = [page for page in start if not isinstance(page, dict)]
+        sections["Start"][:] = [page for page in sections["Start"] if not isinstance(page, dict)]
+    reference = sections["Reference"]
+    place = reference.index({"Commands": "commands.md"})
+    reference[place] = {"Commands": ["commands.md", *(name for name in command_pages() if name != "commands.md")]}
     return config
 
 
@@ -48,43 +62,37 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def generated_pages(repository: str) -> dict[str, str]:
-    """The text of each generated page, by its file's name in the site."""
+    """Returns the text of each generated page, by its file name in the site."""
     moved = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
     pages = {name: outward((ROOT / file).read_text("utf-8"), Path(), repository) for name, file in moved.items()}
     return {
         **pages,
-        "commands.md": commands_page(),
+        **command_pages(),
         "python.md": python_page(),
+        "run_json.md": run_json.page(),
         "demo.md": demo_page(),
         "examples.md": examples_page(),
     }
 
 
 def examples_page() -> str:
-    """The tests that show how panbench is used, as they stand."""
+    """Returns the page with the example tests."""
     pages = ["# Examples", "", "Each runs as a test, as it stands here (tests/examples).", ""]
     for file in sorted((ROOT / "tests" / "examples").glob("test_*.py")):
         code = file.read_text("utf-8")
-        summary = code.split('"""')[1]
-        pages += [
-            f"## {summary.split(':')[0].rstrip('.')}",
-            "",
-            f'```python title="{file.name}"',
-            code.rstrip(),
-            "```",
-            "",
-        ]
+        title = code.split('"""')[1].split(":")[0].rstrip(".")
+        pages += [f"## {title}", "", f'```python title="{file.name}"', code.rstrip(), "```", ""]
     return "\n".join(pages)
 
 
 def demo_page() -> str:
-    """Where the site has the report of `make demo`."""
+    """Returns the path of the report of `make demo` in the site."""
     leads = "[Open the report](report/demo.html): one file, as `panbench report results/demo` makes it."
     return f"# The demo's report\n\nThree small models on the generated scenes of `make demo`. {leads}\n"
 
 
 def outward(markdown: str, folder: Path, repository: str) -> str:
-    """A document's Markdown with links as the site has them: below docs/ relative to it, elsewhere the repository's.
+    """Rewrites the links of a document for the site: relative within docs/, else to the repository.
 
     folder: that of the document, relative to the repository; links are resolved from there
     repository: its address; without one such links become their text
@@ -92,7 +100,7 @@ def outward(markdown: str, folder: Path, repository: str) -> str:
 
     def link(match: re.Match[str]) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""
-        path = Path(*_resolved(folder / target))
+        path = Path(os.path.normpath(folder / target))
         if path.parts[:1] == ("docs",):
             below = path.relative_to("docs").as_posix()
             inside = folder.parts[:1] == ("docs",)
@@ -108,18 +116,8 @@ def outward(markdown: str, folder: Path, repository: str) -> str:
     return _LINK.sub(link, markdown)
 
 
-def _resolved(path: Path) -> list[str]:
-    parts: list[str] = []
-    for part in path.parts:
-        if part == "..":
-            parts = parts[:-1]
-        elif part != ".":
-            parts.append(part)
-    return parts
-
-
 def python_page() -> str:
-    """The Python reference: an entry for each public name, which mkdocstrings fills from its docstring."""
+    """Returns the Python reference: an entry per public name, which mkdocstrings fills from its docstring."""
     import panbench
 
     public = sorted(name for name in panbench.__all__ if not name.startswith("_"))
@@ -131,7 +129,7 @@ def python_page() -> str:
 
 
 def itemised(docstring: str) -> str:
-    """A docstring's Markdown with its lines "name: meaning" as a list; further lines of one are indented in it."""
+    """Converts the lines "name: meaning" of a docstring to a Markdown list; continuation lines are indented."""
     lines: list[str] = []
     for line in docstring.split("\n"):
         if re.match(r"[a-z_]\w*(, [a-z_]\w*)*: ", line):
@@ -151,32 +149,35 @@ except ImportError:  # only the site needs it
 
 
 class Docstrings(Extension):  # type: ignore[misc]
-    """Reads panbench's docstrings for mkdocstrings: what follows the first sentence is a list of arguments."""
+    """Converts panbench's docstrings for mkdocstrings: after the first sentence, arguments become a list."""
 
     def on_instance(self, *, obj: Any, **_: Any) -> None:
-        """Called for each module, class and function that is read."""
+        """Converts the docstring of each module, class and function."""
         if obj.docstring is not None:
             obj.docstring.value = itemised(obj.docstring.value)
 
 
-def commands_page() -> str:
-    """The commands' reference: usage, what it does, and every option, as `--help` has them."""
+def command_pages() -> dict[str, str]:
+    """Returns the list of commands, and a page per command with its options as in `--help`."""
     import typer
 
     from panbench.cli.app import app
 
-    program = typer.main.get_command(app)
-    lines = [
-        "# Commands",
-        "",
-        "What `panbench --help` and `panbench COMMAND --help` print. Results go to stdout, progress and notes to",
-        "stderr. Exit codes: 0 done, 1 a model failed, 2 bad input (one sentence says what), 3 and 4 verdicts of",
-        "`gate`, 130 interrupted.",
-        "",
-    ]
-    for words, command in _commands(program, ("panbench",)):
-        lines += _described(words, command)
-    return "\n".join(lines) + "\n"
+    pages: dict[str, list[str]] = {}
+    rows = []
+    for words, command in _commands(typer.main.get_command(app), ("panbench",)):
+        name = words[1]
+        if len(words) == 2:
+            rows.append(
+                (f"[`{name}`](commands/{name}.md)", _help_text(command.help).split("\n\n")[0].replace("\n", " "))
+            )
+        pages.setdefault(f"commands/{name}.md", []).extend(_command_section(words, command))
+    text = (
+        "Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 a model failed, 2 bad input (one "
+        "sentence says what), 3 and 4 verdicts of `gate`, 130 interrupted."
+    )
+    listed = f"# Commands\n\n{text}\n\n{table(('command', 'what it does'), rows)}\n"
+    return {"commands.md": listed, **{name: "\n".join(lines) + "\n" for name, lines in pages.items()}}
 
 
 def _commands(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -190,10 +191,10 @@ def _commands(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
             yield from _commands(command, (*words, name))
 
 
-def _described(words: tuple[str, ...], command: Any) -> Iterator[str]:
-    yield f"{'#' * len(words)} {' '.join(words)}"
+def _command_section(words: tuple[str, ...], command: Any) -> Iterator[str]:
+    yield f"{'#' * (len(words) - 1)} {' '.join(words)}"
     yield ""
-    yield _prose(command.help)
+    yield _help_text(command.help)
     yield ""
     shown = [param for param in command.params if not getattr(param, "hidden", False)]
     panels: dict[str, list[Any]] = {}
@@ -204,14 +205,14 @@ def _described(words: tuple[str, ...], command: Any) -> Iterator[str]:
         yield f"| {panel} | |"
         yield "| --- | --- |"
         for param in params:
-            yield f"| {_names(param)} | {_cell(getattr(param, 'help', None))} |"
+            yield f"| {_names_of_parameter(param)} | {_table_cell(getattr(param, 'help', None))} |"
         yield ""
     if getattr(command, "epilog", None):
         yield f"```text\n{command.epilog.strip()}\n```"
         yield ""
 
 
-def _names(param: Any) -> str:
+def _names_of_parameter(param: Any) -> str:
     if param.param_type_name == "argument":
         return f"`{param.metavar or param.name.upper()}`"
     names = [*param.opts, *param.secondary_opts]
@@ -219,9 +220,9 @@ def _names(param: Any) -> str:
     return ", ".join(f"`{name}{value}`" if name.startswith("--") else f"`{name}`" for name in sorted(names, key=len))
 
 
-def _prose(text: str | None) -> str:
+def _help_text(text: str | None) -> str:
     return re.sub(r"[\b\f]\n?", "", text or "").strip()
 
 
-def _cell(text: str | None) -> str:
-    return " ".join(_prose(text).split()).replace("|", "\\|").replace("<", "&lt;")
+def _table_cell(text: str | None) -> str:
+    return " ".join(_help_text(text).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -14,7 +14,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "panbench_colab.i
 
 
 def joined(outputs: list[Any]) -> list[Any]:
-    """Outputs without numbers of execution, the lines of a stream in one piece."""
+    """Returns the outputs without execution numbers, with each stream joined to one piece."""
     kept: list[Any] = []
     for output in outputs:
         output.pop("execution_count", None)
@@ -26,7 +26,7 @@ def joined(outputs: list[Any]) -> list[Any]:
 
 
 def main() -> None:
-    """Executes it in an empty folder; cells without an output of their own stay empty."""
+    """Executes the notebook in an empty folder; cells that are not run stay empty."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": folder}}).execute()

@@ -1,49 +1,30 @@
-#!/usr/bin/env python3
-"""Writes the table of run.json in docs/run_folder.md from the records of panbench.runs and the text under their fields.
-
-scripts/make/run_json.py            rewrite docs/run_folder.md
-scripts/make/run_json.py --check    exit 1 when it is not what the records say
-"""
+"""The site's page on run.json: each field of the records of panbench.runs, with the text under it."""
 
 import ast
 import dataclasses
 import inspect
-import sys
 import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from panbench.panoptic.types import Category
 from panbench.runs import RunInfo
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "run_folder.md"
-BEGIN = "<!-- run.json: made by scripts/make/run_json.py -->"
-END = "<!-- /run.json -->"
+from scripts.make import markdown_tables
 
 
-def table() -> str:
-    """The Markdown table: each field's path, type and meaning."""
-    lines = ["| field | type | meaning |", "| --- | --- | --- |"]
-    lines += [f"| `{path}` | {kind} | {text} |" for path, kind, text in rows(RunInfo)]
-    return "\n".join(lines)
-
-
-def documented(page: str) -> str:
-    """The text of docs/run_folder.md with the table between its marks made anew."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+def page() -> str:
+    """Returns the page: a table of each field's path, type and meaning."""
+    text = "`panbench/runs/record.py` reads and writes it. A value that does not exist is null, never 0 or NaN."
+    fields = ((f"`{path}`", *rest) for path, *rest in rows(RunInfo))
+    return f"# run.json, field by field\n\n{text}\n\n{markdown_tables.table(('field', 'type', 'meaning'), fields)}\n"
 
 
 def rows(record: type, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """(path, type, meaning) of each field of a record; nested records follow their own row."""
+    """Returns (path, type, meaning) of each field of a record; nested records follow their own row."""
     hints = typing.get_type_hints(record, include_extras=True)
-    texts = _texts(record)
+    texts = _text_below_each_field(record)
     for field in dataclasses.fields(record):
         place = f"{path}.{field.name}" if path else field.name
         text = " ".join(texts.get(field.name, "").split())
@@ -51,14 +32,14 @@ def rows(record: type, path: str = "") -> Iterator[tuple[str, str, str]]:
             # Not under this name: each table stands under its own.
             yield "TABLE", "list of object or null", text
             continue
-        yield place, _spoken(hints[field.name]), text
+        yield place, _type_in_words(hints[field.name]), text
         for part in (hints[field.name], *typing.get_args(hints[field.name])):
-            if dataclasses.is_dataclass(part) and _texts(typing.cast(type, part)):
+            if dataclasses.is_dataclass(part) and _text_below_each_field(typing.cast(type, part)):
                 yield from rows(typing.cast(type, part), place)
 
 
-def _texts(record: type) -> dict[str, str]:
-    """The string under each field of a dataclass."""
+def _text_below_each_field(record: type) -> dict[str, str]:
+    """Returns the documentation string below each field of a dataclass."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(record))).body
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -69,34 +50,21 @@ def _texts(record: type) -> dict[str, str]:
     return found
 
 
-def _spoken(kind: Any) -> str:
-    """A type in words."""
+def _type_in_words(kind: Any) -> str:
+    """Describes a type in words."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return "text" if arguments[0] is str else "count"
     if origin is typing.Literal:
         return "text"
     if origin in (types.UnionType, typing.Union):
-        parts = [_spoken(part) for part in arguments if part is not type(None)]
+        parts = [_type_in_words(part) for part in arguments if part is not type(None)]
         return " or ".join([*(["value"] if len(parts) > 1 else parts), *(["null"] if type(None) in arguments else [])])
     if origin is tuple:
-        return f"list of {_spoken(arguments[0])}"
+        return f"list of {_type_in_words(arguments[0])}"
     if origin is not None and issubclass(origin, Mapping):
-        value = "value" if len(typing.get_args(arguments[1])) > 1 else _spoken(arguments[1])
+        value = "value" if len(typing.get_args(arguments[1])) > 1 else _type_in_words(arguments[1])
         return f"object of {value} by {'number' if arguments[0] is int else 'name'}"
     if kind is Category:
         return "categories"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(kind, "object")
-
-
-def main() -> None:
-    """Rewrites or checks docs/run_folder.md."""
-    page = PAGE.read_text("utf-8")
-    wanted = documented(page)
-    if sys.argv[1:] == ["--check"]:
-        sys.exit("docs/run_folder.md: run scripts/make/run_json.py" if wanted != page else 0)
-    PAGE.write_text(wanted, "utf-8")
-
-
-if __name__ == "__main__":
-    main()

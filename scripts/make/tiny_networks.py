@@ -123,20 +123,16 @@ def _of_transformers(kind: str) -> ModelSpec:
     return dataclasses.replace(find_model("hf:tiny/network"), title=f"{kind} of transformers", settings=settings)
 
 
-def _of_upstream(name: str, settings: dict[str, Any]) -> ModelSpec:
-    return dataclasses.replace(find_model(name), settings=settings)
-
-
 SPECS: dict[str, ModelSpec] = {
     **{f"{kind}-of-transformers": _of_transformers(kind) for kind in NETWORKS},
-    "panoptic-segformer-untrained": _of_upstream("panoptic-segformer", SEGFORMER),
-    "mask-dino-untrained": _of_upstream("mask-dino", MASK_DINO),
+    "panoptic-segformer-untrained": dataclasses.replace(find_model("panoptic-segformer"), settings=SEGFORMER),
+    "mask-dino-untrained": dataclasses.replace(find_model("mask-dino"), settings=MASK_DINO),
 }
 """By name; panbench's catalog has none of these names."""
 
 
 def open_tiny(name: str, device: str | torch.device = "cpu", **options: Any) -> HostedModel:
-    """One of the networks above with random weights; images keep their size, where the family lets them.
+    """Opens one of these networks with random weights; images keep their size if the family allows it.
 
     options: as of `open_model`
     """

@@ -9,7 +9,6 @@ threads that wait for each other spin, and of several a busy machine counts the 
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -17,21 +16,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from panbench.base.files import write_text
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.shown import as_shown
+from panbench.evaluation.wrapping import wrap_model
 from panbench.models.opening import open_model
-from panbench.report.answers.grid import as_markdown
 from panbench.report.answers.tables import comparison_row, labels
+from panbench.report.figures.colors import styles_by_name
 from panbench.report.figures.pictures import save_figure
 from panbench.runs import load_run
-from panbench.studies.tradeoffs.answer import tradeoff_curves, tradeoff_grids, tradeoffs
+from panbench.studies.tradeoffs.answer import TradeoffAnswer, tradeoff_curves, tradeoffs
 from panbench.studies.tradeoffs.further_runs import time_layers, time_sizes
 from panbench.studies.tradeoffs.options import TradeoffOptions
 from panbench.studies.tradeoffs.plot import tradeoff_figure
+from scripts.make.markdown_tables import table, write_between
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WITH_LAYERS = ("mask2former-tiny", "maskformer-tiny", "oneformer-tiny", "eomt-tiny")
@@ -40,7 +39,7 @@ OPTIONS = {"layers": TradeoffOptions(layers="all"), "sizes": TradeoffOptions(siz
 
 
 def run_of(name: str, kind: str, out: Path, again: bool) -> Path:
-    """The folder of a model's run, with its steps beside it, evaluated and timed. again: times are measured again."""
+    """Returns the folder of a model's run, evaluated and timed with its steps. again: measure times again"""
     study, home = OPTIONS[kind], out / kind / name
     dataset = open_dataset("shapes")
     times = home.with_name(f"{home.name}@{kind}.json")
@@ -48,7 +47,7 @@ def run_of(name: str, kind: str, out: Path, again: bool) -> Path:
         model = open_model(find_model(name))
         if not times.exists():
             evaluate(model, dataset, home, EvaluateOptions(resume=home.is_dir(), studies=(study,)))
-        shown = as_shown(model, dataset, EvaluateOptions(studies=(study,)))
+        shown = wrap_model(model, dataset, EvaluateOptions(studies=(study,)))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         if kind == "layers":
@@ -62,19 +61,21 @@ def run_of(name: str, kind: str, out: Path, again: bool) -> Path:
 def write(kind: str, homes: list[Path]) -> None:
     """Replaces the tables between the markers of docs/tradeoffs.md, and the picture."""
     found = tradeoffs([load_run(home) for home in homes])
-    tables = "\n".join(map(as_markdown, tradeoff_grids(found)))
-    page = DOCS / "tradeoffs.md"
-    marked = rf"(<!-- {kind}: made by scripts/make/tradeoffs.py -->\n).*?(<!-- /{kind} -->)"
-    text, count = re.subn(marked, lambda parts: f"{parts[1]}{tables}\n{parts[2]}", page.read_text("utf-8"), flags=re.S)
-    if count != 1:
-        raise SystemExit(f"{page} has no markers for {kind}.")
-    write_text(page, text)
     titles = labels([comparison_row(each.run) for each in found])
-    save_figure(tradeoff_figure(tradeoff_curves(found, titles)), DOCS / "pictures" / f"{kind}-shapes.png")
+    rows = [
+        (title if number == 0 else "", step, f"{pq} {span}", f"{lost} {lost_span}".replace("– –", "–"), time, speed)
+        for title, grid in zip(titles, TradeoffAnswer(tuple(found), digits=1).grids, strict=True)
+        for number, (step, pq, span, lost, lost_span, _, time, _, speed) in enumerate(grid.rows)
+    ]
+    made = table(("model", kind.removesuffix("s"), "PQ", "loses", "ms/image", "speed"), rows)
+    marks = (f"<!-- {kind}: made by scripts/make/tradeoffs.py -->", f"<!-- /{kind} -->")
+    write_between(DOCS / "tradeoffs.md", *marks, made)
+    styles = styles_by_name(titles, [each.run for each in found])
+    save_figure(tradeoff_figure(tradeoff_curves(found, titles), styles), DOCS / "pictures" / f"{kind}-shapes.png")
 
 
 def main() -> None:
-    """Runs what is not there yet, and writes the page."""
+    """Makes missing runs, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", choices=list(OPTIONS))

@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class ShapesForTraining(Dataset):
-    """Generated scenes as mmdet's packed samples, drawn once and kept in memory; flipped and re-lit at random."""
+    """Generated scenes as mmdet's packed samples, drawn once and cached; randomly flipped and relit."""
 
     def __init__(self, count: int, size: tuple[int, int], target_stride: int = 1) -> None:
         self.target_stride = target_stride
@@ -82,34 +82,23 @@ class ShapesForTraining(Dataset):
         # Every second target pixel is enough where the loss would upsample the masks anyway; a random phase keeps
         # the targets unbiased.
         phase_y, phase_x = int(chance[3] * 2) % self.target_stride, int(chance[3] * 4) % self.target_stride
-        boxes = _boxes_of(layers, things)
+        masks = (layers == np.array(things, np.uint8)[:, None, None]).astype(np.uint8)
+        boxes = BitmapMasks(masks, *self.size).get_bboxes("hbox").tensor
         layers = layers[phase_y :: self.target_stride, phase_x :: self.target_stride]
-        masks = np.stack([layers == number for number in things]) if things else np.zeros((0, *layers.shape), bool)
+        masks = masks[:, phase_y :: self.target_stride, phase_x :: self.target_stride]
         sample = DetDataSample(metainfo={"img_shape": self.size, "ori_shape": self.size, "scale_factor": (1.0, 1.0)})
         sample.gt_instances = InstanceData(
-            bboxes=torch.from_numpy(boxes),
-            labels=torch.tensor(labels, dtype=torch.long),
-            masks=BitmapMasks(masks.astype(np.uint8), *layers.shape),
+            bboxes=boxes, labels=torch.tensor(labels, dtype=torch.long), masks=BitmapMasks(masks, *layers.shape)
         )
         semantic = torch.from_numpy(semantic_of_layer[layers].astype(np.int64))[None]
         sample.gt_sem_seg = PixelData(sem_seg=semantic)
         return {"inputs": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), "data_samples": sample}
 
 
-def _boxes_of(layers: np.ndarray, things: list[int]) -> np.ndarray:
-    boxes = np.zeros((len(things), 4), np.float32)
-    for row, number in enumerate(things):
-        mask = layers == number
-        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        boxes[row] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
-    return boxes
-
-
 def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
-    """Trains a model into `work_dir`, from its last checkpoint if there is one."""
+    """Trains a model in `work_dir`, from its last checkpoint if there is one."""
     # mmengine reads its checkpoints as pickles; these are only ever the ones that this program wrote into `work_dir`.
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    threads, scenes = options.threads, options.scenes
     recipe = RECIPES[name]
     iterations, stop, warm_up, peak = recipe["iterations"], options.stop or recipe["iterations"], 300, recipe["lr"]
     load_from = None
@@ -117,9 +106,9 @@ def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
         load_from = (work_dir / "last_checkpoint").read_text().strip()
         work_dir = work_dir / "finish"
         iterations, stop, warm_up, peak = options.finish, options.finish, 50, recipe["lr"] / 2
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     config = load_config(ROOT / "configs" / f"{name}.py")
-    dataset = ShapesForTraining(scenes, shapes.DEFAULT_SIZE, recipe.get("target_stride", 1))
+    dataset = ShapesForTraining(options.scenes, shapes.DEFAULT_SIZE, recipe.get("target_stride", 1))
     model = config.model
     if "target_stride" in recipe:
         model.data_preprocessor.update(pad_mask=False, pad_seg=False)
@@ -170,7 +159,7 @@ def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
 
 
 def use_two_samples_a_bin() -> None:
-    """Pools two samples a bin and axis, with gradients: cheaper than one a pixel, and enough to learn."""
+    """Makes RoIAlign sample twice per bin and axis, with gradients: cheaper than one per pixel, and enough to learn."""
     from mmcv.ops import RoIAlign
 
     def forward(self: Any, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
@@ -193,7 +182,7 @@ def use_two_samples_a_bin() -> None:
 
 
 def _sampled_places(low: torch.Tensor, high: torch.Tensor, count: int, extent: int) -> torch.Tensor:
-    """(R, count) the middles of equal parts of each box along one axis, from -1 to 1 over the map."""
+    """Returns (R, count) the centres of equal parts of each box along one axis, from -1 to 1 over the map."""
     middles = (torch.arange(count, device=low.device) + 0.5) / count
     return (low[:, None] + (high - low)[:, None] * middles) * 2 / extent - 1
 
@@ -219,7 +208,7 @@ def export(name: str, work_dir: Path) -> None:
 
 
 def main() -> None:
-    """Reads the arguments and does what they say."""
+    """Parses the arguments and trains, finishes or exports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--stop", type=int, metavar="N", help="stop after N iterations of the schedule")

@@ -45,7 +45,7 @@ Scene = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], list[int], list[int]
 
 
 class ShapesForTraining:
-    """Generated scenes, drawn once and kept in memory; flipped and re-lit at random in batches."""
+    """Generated scenes, drawn once and cached; randomly flipped and relit in batches."""
 
     def __init__(self, count: int, square: int | None) -> None:
         label_of = {c["id"]: label for label, c in enumerate(shapes.CATEGORIES)}
@@ -63,7 +63,7 @@ class ShapesForTraining:
             self.scenes.append((scene.image, layers, kept, labels))
 
     def batches(self, generator: np.random.Generator) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
-        """Endless (pixels (B, 3, H, W), masks (N, H, W) an image, labels (N,) an image)."""
+        """Yields endlessly (pixels (B, 3, H, W), masks (N, H, W) per image, labels (N,) per image)."""
         height, width = (self.square, self.square) if self.square else shapes.DEFAULT_SIZE
         mean, std = (np.array(value, np.float32) for value in (MEAN, STD))
         while True:
@@ -86,12 +86,12 @@ class ShapesForTraining:
 
 
 def build(name: str) -> nn.Module:
-    """The network of a model's config with transformers' own initial weights."""
+    """Builds the network of a model's config with transformers' own initial weights."""
     return TransformersAdapter(find_model(name)).build()
 
 
 def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
-    """Trains a model into `work_dir`, from its last checkpoint if there is one."""
+    """Trains a model in `work_dir`, from its last checkpoint if there is one."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def export(name: str, work_dir: Path) -> None:
 
 
 def main() -> None:
-    """Reads the arguments and does what they say."""
+    """Parses the arguments and trains or exports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(RECIPES))
     parser.add_argument("--hold", type=int, default=8000, metavar="N", help="iterations before the learning rate falls")

@@ -23,15 +23,15 @@ COMMON, MIXED = (
         (("x", COMMON, MIXED), f"{REASON} X, {COMMON.words}, or add --mixed."),
     ],
 )
-def test_ways_out_become_one_sentence(ways, said):
+def test_hints_become_one_sentence(ways, said):
     assert str(BadRun(REASON, ways=ways)) == said
 
 
-def test_a_command_does_not_name_the_options_of_another():
+def test_a_command_does_not_suggest_options_of_another():
     error = BadRun(REASON, ways=["make a again", COMMON, MIXED])
-    assert error.sentence({"--common-images", "--out"}) == f"{REASON} Make a again, or {COMMON.words}."
-    assert error.sentence(()) == f"{REASON} Make a again."
-    assert error.sentence() == str(error)
+    assert error.message({"--common-images", "--out"}) == f"{REASON} Make a again, or {COMMON.words}."
+    assert error.message(()) == f"{REASON} Make a again."
+    assert error.message() == str(error)
 
 
 def test_code_without_an_option_passes_the_error_on_without_it():
@@ -39,17 +39,16 @@ def test_code_without_an_option_passes_the_error_on_without_it():
     narrower = error.without("--mixed")
     assert (type(narrower), narrower.reason, narrower.ways) == (BadRun, REASON, (COMMON,))
     assert error.ways == (COMMON, MIXED)
-    assert narrower.with_ways("wait").ways == (COMMON, Way("wait"))
 
 
-def test_what_stays_on_disk_comes_last():
+def test_the_note_on_stored_files_comes_last():
     error = BadRun(REASON, ways=["wait"])
     error.stays = "3 images stay."
     assert str(error) == f"{REASON} Wait. 3 images stay."
     assert str(error.without("--mixed")).endswith("3 images stay.")
 
 
-def test_errors_cross_processes_whole():
+def test_errors_survive_between_processes():
     error = BadRun(REASON, ways=[MIXED])
     error.stays = "3 images stay."
     copied = pickle.loads(pickle.dumps(error))
@@ -59,4 +58,4 @@ def test_errors_cross_processes_whole():
 def test_secrets_are_removed_from_reason_and_ways(monkeypatch):
     error = PanbenchError("http://anna:hunter2@proxy:3128 fails.", ways=["try http://anna:hunter2@proxy:1"])
     assert "hunter2" not in str(error)
-    assert "hunter2" not in error.sentence(())
+    assert "hunter2" not in error.message(())

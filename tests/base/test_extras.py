@@ -9,7 +9,7 @@ from panbench.base import extras
 from panbench.base.errors import BadModel
 
 
-def test_in_a_clone_the_line_installs_the_clone(tmp_path, monkeypatch):
+def test_in_a_clone_the_install_line_installs_the_clone(tmp_path, monkeypatch):
     clone = Path(extras.__file__).resolve().parents[2]
     monkeypatch.chdir(tmp_path)
     assert extras.install_line("models") == f"pip install -e '{clone}[models]'"
@@ -28,7 +28,7 @@ def test_in_a_clone_the_line_installs_the_clone(tmp_path, monkeypatch):
         ({"url": "https://host/panbench.whl"}, "pip install 'panbench[models] @ https://host/panbench.whl'"),
     ],
 )
-def test_installed_from_elsewhere_the_line_names_that_place(tmp_path, monkeypatch, written, line):
+def test_installed_from_elsewhere_the_install_line_names_the_source(tmp_path, monkeypatch, written, line):
     monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "panbench" / "base" / "extras.py"))
 
     class Distribution:

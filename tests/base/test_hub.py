@@ -1,18 +1,19 @@
+import contextlib
 import gzip
 import hashlib
-import http.server
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from huggingface_hub import constants, hf_hub_download
-from support import refused, serve
+from huggingface_hub import constants, errors, hf_hub_download
+from support import answering, refusal, refused
 
 from panbench.base import hub
-from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed, PanbenchError
+from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed, PanbenchError, Unreachable
 
 COMMIT = "c0ffee" + "0" * 34
 TOKEN = "hf_secret_of_this_test"
@@ -48,31 +49,13 @@ class Hub:
             },
             "README.md": {"size": 3, "blobId": "1" * 40},
         }
-        self.cdn = self._serve(self._answer_cdn)
-        self.server = self._serve(self._answer)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.servers = contextlib.ExitStack()
+        cdn = self.servers.enter_context(answering(self._answer_cdn))
+        self.cdn = cdn.replace("127.0.0.1", "localhost")
+        self.address = self.servers.enter_context(answering(self._answer))
 
     def close(self) -> None:
-        for server in (self.server, self.cdn):
-            server.shutdown()
-            server.server_close()
-
-    def _serve(self, answer: Any) -> http.server.ThreadingHTTPServer:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                answer(self)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        serve(server)
-        return server
+        self.servers.close()
 
     def _answer(self, request: Any) -> None:
         self.seen.append((request.path, request.headers.get("Authorization")))
@@ -111,7 +94,7 @@ class Hub:
         about = {"X-Repo-Commit": COMMIT, "ETag": f'"{stated["blobId"]}"'}
         if "lfs" not in stated:
             return _send(request, 200, CONFIG, about)
-        place = f"http://localhost:{self.cdn.server_address[1]}/weights"
+        place = f"{self.cdn}/weights"
         linked = {"X-Linked-Etag": f'"{stated["lfs"]["sha256"]}"', "X-Linked-Size": str(stated["lfs"]["size"])}
         return _send(request, 302, b"", {"Location": place, **about, **linked})
 
@@ -150,33 +133,26 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     mimic.close()
 
 
-def test_what_is_fetched_is_verified_written_down_and_found_without_a_network(server: Hub) -> None:
-    repository = hub.parse("hf:owner/name")
-    assert hub.here(repository) is None
+def test_downloads_are_verified_and_found_without_a_network(server: Hub) -> None:
+    repository = hub.parse_repository("hf:owner/name")
+    assert hub.cached_folder(repository) is None
     folder = hub.fetch(repository)
     assert folder.name == COMMIT
     assert folder.parent.parent.name == "models--owner--name"
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert not (folder / "README.md").exists()
-    record = hub.recorded(repository, folder)
-    assert (record["commit"], record["license"]) == (COMMIT, "mit")
-    assert record["files"]["model.safetensors"] == {
-        "size": len(WEIGHTS),
-        "sha256": hashlib.sha256(WEIGHTS).hexdigest(),
-    }
-    server.server.shutdown()
-    assert hub.here(repository) == folder
-    assert hub.here(hub.parse(f"hf:owner/name@{COMMIT}")) == folder
-    assert hub.here(hub.parse("hf:owner/name@v2")) is None
+    server.close()
+    assert hub.cached_folder(repository) == folder
+    assert hub.cached_folder(hub.parse_repository(f"hf:owner/name@{COMMIT}")) == folder
+    assert hub.cached_folder(hub.parse_repository("hf:owner/name@v2")) is None
 
 
-def test_licence_and_size_are_told_before_the_first_file_comes(server: Hub) -> None:
-    repository = hub.parse("hf:owner/name")
-    assert hub.look_up(repository) == hub.Stated("mit", len(WEIGHTS))
+def test_licence_and_size_are_shown_before_the_first_file(server: Hub) -> None:
+    repository = hub.parse_repository("hf:owner/name")
     listing = hub.list_files(repository)
-    assert (listing.license, hub.is_known(repository)) == ("mit", False)
+    assert (listing.license, listing.size, hub.is_in_cache(repository)) == ("mit", len(WEIGHTS), False)
     hub.fetch(repository, listing=listing)
-    assert hub.is_known(repository)
+    assert hub.is_in_cache(repository)
 
 
 @pytest.mark.parametrize(
@@ -189,27 +165,25 @@ def test_licence_and_size_are_told_before_the_first_file_comes(server: Hub) -> N
         (None, None),
     ],
 )
-def test_licences_are_read_off_every_form_of_card(server: Hub, card: Any, license: str | None) -> None:
+def test_licences_are_read_from_every_form_of_card(server: Hub, card: Any, license: str | None) -> None:
     server.card = card
-    assert hub.look_up(hub.parse("hf:owner/name")).license == license
+    assert hub.list_files(hub.parse_repository("hf:owner/name")).license == license
 
 
 def test_weights_of_another_hash_are_refused(server: Hub) -> None:
     server.weights = b"x" + WEIGHTS[1:]
-    with pytest.raises(DownloadFailed, match="SHA-256"):
-        hub.fetch(hub.parse("hf:owner/name"))
-    assert hub.here(hub.parse("hf:owner/name")) is None
+    assert "SHA-256" in refusal(DownloadFailed, hub.fetch, hub.parse_repository("hf:owner/name"))
+    assert hub.cached_folder(hub.parse_repository("hf:owner/name")) is None
 
 
 def test_a_small_file_of_another_git_hash_is_refused(server: Hub) -> None:
     server.files["config.json"]["blobId"] = "2" * 40
-    with pytest.raises(DownloadFailed, match="git's hash"):
-        hub.fetch(hub.parse("hf:owner/name"))
+    assert "git's hash" in refusal(DownloadFailed, hub.fetch, hub.parse_repository("hf:owner/name"))
 
 
-def test_the_token_goes_to_the_hub_alone(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_token_is_sent_only_to_the_hub(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub.fetch(hub.parse("hf:owner/name"))
+    hub.fetch(hub.parse_repository("hf:owner/name"))
     assert {authorization for _, authorization in server.seen} == {f"Bearer {TOKEN}"}
     assert server.redirected == [None]
     for text in (path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()):
@@ -217,54 +191,66 @@ def test_the_token_goes_to_the_hub_alone(server: Hub, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("address", "sentence"),
+    ("address", "message"),
     [
         ("hf:owner/unknown", "There is no repository owner/unknown"),
         ("hf:owner/gated", "is gated: accept its terms"),
         ("hf:owner/name@nowhere", "owner/name has no revision 'nowhere'"),
     ],
 )
-def test_what_the_hub_refuses_is_said_with_what_to_do(
-    server: Hub, monkeypatch: pytest.MonkeyPatch, address: str, sentence: str
+def test_a_refusal_of_the_hub_is_reported_with_what_to_do(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, address: str, message: str
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with pytest.raises(BadModel, match=sentence) as caught:
-        hub.fetch(hub.parse(address))
+    with pytest.raises(BadModel, match=message) as caught:
+        hub.fetch(hub.parse_repository(address))
     assert TOKEN not in str(caught.value)
 
 
-def test_without_a_network_the_sentence_names_a_folder_as_the_way_out(server: Hub) -> None:
+def test_without_a_network_the_error_suggests_a_local_folder(server: Hub) -> None:
     server.close()
-    with pytest.raises(DownloadFailed, match=r"cannot be reached.*pass --model FOLDER"):
-        hub.fetch(hub.parse("hf:owner/name"))
+    by_hand = (
+        r"download config\.json and model\.safetensors of http://\S+/owner/name into a folder and pass --model FOLDER"
+    )
+    with pytest.raises(DownloadFailed, match=rf"cannot be reached.*in HF_ENDPOINT.*{by_hand}"):
+        hub.fetch(hub.parse_repository("hf:owner/name"))
+
+
+def test_an_unreachable_server_of_large_files_is_named(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        error = errors.HTTPError("name not known")
+        error.request = cast(Any, SimpleNamespace(url=SimpleNamespace(host="files.test")))
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
+    with pytest.raises(Unreachable, match=r"files\.test, where http://\S+ keeps large files, cannot be reached"):
+        hub.fetch(hub.parse_repository("hf:owner/name"))
 
 
 @pytest.mark.parametrize(
-    ("files", "sentence"),
+    ("files", "message"),
     [
         (["model.safetensors"], "no config.json"),
         (["config.json"], "no weights"),
         (["config.json", "model.safetensors.index.json"], "no weights"),
     ],
 )
-def test_a_repository_without_what_a_model_needs_is_refused(server: Hub, files: list[str], sentence: str) -> None:
+def test_a_repository_without_what_a_model_needs_is_refused(server: Hub, files: list[str], message: str) -> None:
     server.files = {name: server.files.get(name, {"size": 1, "blobId": "3" * 40}) for name in files}
-    with pytest.raises((BadModel, BadCheckpoint), match=sentence):
-        hub.fetch(hub.parse("hf:owner/name"))
+    assert message in refusal((BadModel, BadCheckpoint), hub.fetch, hub.parse_repository("hf:owner/name"))
 
 
 def test_safetensors_are_preferred_to_a_pickle(server: Hub) -> None:
     server.files["pytorch_model.bin"] = {"size": 4, "blobId": "4" * 40}
-    assert {path.name for path in hub.fetch(hub.parse("hf:owner/name")).iterdir()} == {
+    assert {path.name for path in hub.fetch(hub.parse_repository("hf:owner/name")).iterdir()} == {
         "config.json",
         "model.safetensors",
     }
 
 
 @pytest.mark.parametrize("address", ["hf:name", "hf:owner/", "hf:a/b/c", "hf:owner/name@", "owner/name"])
-def test_what_is_not_an_address_is_refused(address: str) -> None:
-    with pytest.raises(BadArgument, match="hf:owner/name"):
-        hub.parse(address)
+def test_an_invalid_repository_name_is_refused(address: str) -> None:
+    assert "hf:owner/name" in refusal(BadArgument, hub.parse_repository, address)
 
 
 def test_revisions_with_slashes_stay_within_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,103 +258,103 @@ def test_revisions_with_slashes_stay_within_the_cache_folder(tmp_path: Path, mon
     outside = tmp_path / "models--owner--name"
     (outside / "snapshots").mkdir(parents=True)
     (outside / "config.json").write_text("{}")
-    assert hub.here(hub.Repository("owner/name", ".."), weights=False) is None
-    assert hub.here(hub.Repository("owner/name", "refs/pr/1"), weights=False) is None
+    assert hub.cached_folder(hub.Repository("owner/name", ".."), weights=False) is None
+    assert hub.cached_folder(hub.Repository("owner/name", "refs/pr/1"), weights=False) is None
 
 
-def test_what_transformers_downloaded_is_found_and_not_downloaded_again(server: Hub) -> None:
-    repository = hub.parse("hf:owner/name")
+def test_files_cached_by_transformers_are_not_downloaded_again(server: Hub) -> None:
+    repository = hub.parse_repository("hf:owner/name")
     for name in ("config.json", "model.safetensors"):
         hf_hub_download("owner/name", name, endpoint=server.address)
     server.downloaded.clear()
-    folder = hub.here(repository)
+    folder = hub.cached_folder(repository)
     assert folder is not None
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert hub.fetch(repository) == folder
     assert server.downloaded == []
 
 
-def test_only_what_is_not_in_the_hubs_cache_is_downloaded(server: Hub) -> None:
+def test_only_files_missing_in_the_hub_cache_are_downloaded(server: Hub) -> None:
     hf_hub_download("owner/name", "config.json", endpoint=server.address)
     server.downloaded.clear()
-    assert hub.here(hub.parse("hf:owner/name")) is None
+    assert hub.cached_folder(hub.parse_repository("hf:owner/name")) is None
     server.ranges.clear()
-    hub.fetch(hub.parse("hf:owner/name"))
+    hub.fetch(hub.parse_repository("hf:owner/name"))
     assert server.downloaded == []
     assert server.ranges, "the weights come from where the hub sends"
 
 
-def test_what_panbench_downloaded_is_there_for_transformers(server: Hub) -> None:
-    folder = hub.fetch(hub.parse("hf:owner/name"))
-    server.server.shutdown()
+def test_transformers_finds_files_that_panbench_downloaded(server: Hub) -> None:
+    folder = hub.fetch(hub.parse_repository("hf:owner/name"))
+    server.close()
     for name in ("config.json", "model.safetensors"):
         assert Path(hf_hub_download("owner/name", name, local_files_only=True)) == folder / name
 
 
 def test_an_interrupted_download_of_weights_starts_over(server: Hub) -> None:
-    repository = hub.parse("hf:owner/name")
+    repository = hub.parse_repository("hf:owner/name")
 
     def killed(done: int, total: int | None) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         hub.fetch(repository, progress=killed)
-    assert hub.here(repository) is None
+    assert hub.cached_folder(repository) is None
     assert (hub.fetch(repository) / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_progress_ends_at_the_size_of_the_weights(server: Hub) -> None:
     seen: list[tuple[int, int | None]] = []
-    hub.fetch(hub.parse("hf:owner/name"), progress=lambda done, total: seen.append((done, total)))
+    hub.fetch(hub.parse_repository("hf:owner/name"), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (len(WEIGHTS), len(WEIGHTS))
 
 
-def test_weights_in_the_hubs_cache_that_were_damaged_are_named(server: Hub) -> None:
-    folder = hub.fetch(hub.parse("hf:owner/name"))
+def test_damaged_weights_in_the_hub_cache_are_named(server: Hub) -> None:
+    folder = hub.fetch(hub.parse_repository("hf:owner/name"))
     blob = (folder / "model.safetensors").resolve()
     blob.write_bytes(b"x" + WEIGHTS[1:])
     with pytest.raises(DownloadFailed, match=rf"its SHA-256 begins with .* Delete {blob} and run") as caught:
-        hub.fetch(hub.parse("hf:owner/name"))
+        hub.fetch(hub.parse_repository("hf:owner/name"))
     assert "model.safetensors of hf:owner/name" in str(caught.value)
 
 
 def test_the_account_that_the_machine_is_logged_in_to_is_used(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
-    hub.fetch(hub.parse("hf:owner/name"))
+    hub.fetch(hub.parse_repository("hf:owner/name"))
     assert {authorization for _, authorization in server.seen} == {f"Bearer {TOKEN}"}
     assert server.redirected == [None]
 
 
-def test_without_huggingface_hub_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_huggingface_hub_the_error_has_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    repository = hub.parse("hf:owner/name")
-    assert hub.here(repository) is None
-    assert not hub.is_known(repository)
+    repository = hub.parse_repository("hf:owner/name")
+    assert hub.cached_folder(repository) is None
+    assert not hub.is_in_cache(repository)
     with pytest.raises(BadModel, match=r"needs the package huggingface_hub .*pip install .*\[transformers\]'"):
         hub.fetch(repository)
 
 
-def test_offline_mode_of_the_hub_is_said(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_of_the_hub_is_reported(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE forbids asking"):
-        hub.fetch(hub.parse("hf:owner/name"))
+    assert "HF_HUB_OFFLINE forbids asking" in refusal(DownloadFailed, hub.fetch, hub.parse_repository("hf:owner/name"))
     assert server.seen == []
 
 
 @pytest.mark.parametrize("listing", [b"<html>", b"[]", b'{"id": "owner/name", "siblings": [{}]}', b"{}"])
-def test_an_answer_that_is_not_a_hubs_is_one_sentence(server: Hub, listing: bytes) -> None:
+def test_a_response_unlike_the_hubs_is_one_message(server: Hub, listing: bytes) -> None:
     server.listing = listing
-    with pytest.raises(DownloadFailed, match="is not that of a Hugging Face hub"):
-        hub.fetch(hub.parse("hf:owner/name"))
+    assert "is not that of a Hugging Face hub" in refusal(
+        DownloadFailed, hub.fetch, hub.parse_repository("hf:owner/name")
+    )
 
 
-def test_a_full_disk_under_the_hubs_cache_is_one_sentence(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_under_the_hub_cache_is_one_message(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     with pytest.raises(DownloadFailed, match=r"the hub's cache cannot be written \(No space left on device\)"):
-        hub.fetch(hub.parse("hf:owner/name"))
+        hub.fetch(hub.parse_repository("hf:owner/name"))
 
 
 def _listing(**changes: Any) -> bytes:
@@ -425,12 +411,12 @@ LIES: dict[str, tuple[int, bytes, dict[str, str]]] = {
 }
 
 
-def test_whatever_a_hub_answers_is_one_sentence(server: Hub) -> None:
+def test_any_response_of_the_hub_is_one_message(server: Hub) -> None:
     assert len(LIES) >= 25
     unlike: dict[str, str] = {}
     for lie, server.lie in LIES.items():
         try:
-            hub.fetch(hub.parse("hf:owner/name"))
+            hub.fetch(hub.parse_repository("hf:owner/name"))
         except PanbenchError as problem:
             if problem.exit_code != 2 or "\n" in str(problem):
                 unlike[lie] = str(problem)
@@ -443,7 +429,7 @@ def test_whatever_a_hub_answers_is_one_sentence(server: Hub) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lie", ["nested without an end", "a redirect to nowhere", "an error that is no JSON"])
-def test_a_lie_of_the_hub_ends_a_command_with_exit_code_2(server: Hub, lie: str) -> None:
+def test_a_false_response_of_the_hub_ends_with_exit_code_2(server: Hub, lie: str) -> None:
     server.lie = LIES[lie]
     said = refused("eval", "-m", "hf:owner/name", "--download", "--data", "shapes", "--limit", "1")
     assert "hf:owner/name" in said or "owner/name" in said

@@ -13,8 +13,8 @@ def unfrozen():
         gc.unfreeze()
 
 
-def test_in_the_program_the_collector_never_looks_at_what_was_imported(monkeypatch, unfrozen):
-    monkeypatch.setattr(program, "_ours", True)
+def test_the_program_freezes_imported_objects_for_the_garbage_collector(monkeypatch, unfrozen):
+    monkeypatch.setattr(program, "_is_program", True)
     before = gc.get_freeze_count()
     with program.importing():
         assert not gc.isenabled()
@@ -26,14 +26,14 @@ def test_in_the_program_the_collector_never_looks_at_what_was_imported(monkeypat
     assert gc.get_freeze_count() >= before + len(made)
 
 
-def test_an_import_that_fails_leaves_the_collector_on(monkeypatch, unfrozen):
-    monkeypatch.setattr(program, "_ours", True)
+def test_a_failed_import_leaves_the_garbage_collector_on(monkeypatch, unfrozen):
+    monkeypatch.setattr(program, "_is_program", True)
     with pytest.raises(ImportError), program.importing():
         raise ImportError("no such library")
     assert gc.isenabled()
 
 
-def test_in_another_program_importing_changes_nothing():
+def test_importing_into_another_program_changes_no_setting():
     before = gc.get_freeze_count()
     with program.importing():
         assert gc.isenabled()

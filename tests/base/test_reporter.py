@@ -19,7 +19,7 @@ def test_a_counter_reports_its_task_and_unit():
     assert recorder.heard == [("weights", 3, None, "bytes"), ("weights", 7, 7, "bytes")]
 
 
-def test_a_reporter_that_listens_to_one_thing_takes_the_others_in_silence(capsys):
+def test_a_reporter_may_ignore_other_reports(capsys):
     for reporter in (SILENT, Recorder()):
         listening: Reporter = reporter
         listening.status("Building")

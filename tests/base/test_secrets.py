@@ -27,7 +27,7 @@ def _bare_environment(monkeypatch):
         ("login with hf_AbCdEfGhIjKlMnOpQrStUv failed", "login with hf_*** failed"),
     ],
 )
-def test_secrets_are_known_by_their_form(text, shown):
+def test_secrets_are_recognized_by_their_form(text, shown):
     assert redacted(text) == shown
 
 
@@ -43,19 +43,19 @@ def test_secrets_are_known_by_their_form(text, shown):
         "`panbench data coco --limit 20`",
     ],
 )
-def test_other_text_stays_as_it_is(text):
+def test_other_text_is_not_changed(text):
     assert redacted(text) == text
 
 
 @pytest.mark.parametrize(
     "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_PASSWORD", "X_SECRET"]
 )
-def test_values_of_variables_that_hold_secrets_are_hidden_wherever_they_stand(monkeypatch, name):
+def test_values_of_secret_variables_are_hidden_everywhere(monkeypatch, name):
     monkeypatch.setenv(name, "s3cr3t/of+mine")
     assert redacted("(s3cr3t/of+mine), s3cr3t%2Fof%2Bmine") == "(***), ***"
 
 
-def test_a_token_of_two_lines_is_hidden_however_it_is_spelled(monkeypatch):
+def test_a_token_of_two_lines_is_hidden_in_every_form(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\nsecond-line")
     for spelled in (repr(f"Bearer {TOKEN}\nsecond-line"), f"{TOKEN} second-line", f"Bearer {TOKEN}\\nsecond-line"):
         shown = redacted(spelled)

@@ -19,30 +19,30 @@ from panbench.base.text import capitalised, for_spreadsheet, listed, plain
         ("bytes \udcff", r"bytes \udcff"),
     ],
 )
-def test_what_could_steer_a_terminal_is_spelled_out(text, shown):
+def test_terminal_control_characters_are_escaped(text, shown):
     assert plain(text) == shown
 
 
-def test_ordinary_text_stays():
+def test_ordinary_text_is_not_changed():
     text = "Zürich – 图像.png\n\tИ × ≤ 😀"
     assert plain(text) == text
 
 
 @pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1"])
-def test_text_that_a_spreadsheet_would_run_is_quoted(text):
+def test_formulas_are_quoted_for_spreadsheets(text):
     assert for_spreadsheet(text) == f"'{plain(text)}"
 
 
-def test_control_characters_of_a_cell_are_spelled_out():
+def test_control_characters_of_a_cell_are_escaped():
     assert for_spreadsheet("a\x1b[2J\x9b=1") == r"a\x1b[2J\x9b=1"
 
 
 @pytest.mark.parametrize("value", [-0.5, -3, None, True, "mask2former-r50", "", "a=b"])
-def test_numbers_and_other_text_stay(value):
+def test_numbers_and_other_text_are_not_quoted(value):
     assert for_spreadsheet(value) is value
 
 
-def test_numbers_come_back_from_csv_as_they_were():
+def test_numbers_round_trip_through_csv():
     handle = io.StringIO()
     writer = csv.writer(handle)
     writer.writerow(["name", "difference"])
@@ -51,7 +51,7 @@ def test_numbers_come_back_from_csv_as_they_were():
     assert pd.read_csv(handle)["difference"].tolist() == [-0.1234567890123456]
 
 
-def test_many_values_are_listed_in_part():
+def test_long_lists_are_shortened():
     assert listed(range(3)) == "0, 1, 2"
     assert listed(range(13)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more"
 

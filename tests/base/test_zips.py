@@ -6,9 +6,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from support import refusal
 
+from panbench.base import zips as zips_module
 from panbench.base.errors import DownloadFailed
-from panbench.base.zips import DamagedArchive, Slice, ZipArchive, crc_of
+from panbench.base.zips import DamagedArchive, StoredMember, ZipArchive, crc_of
 
 
 class Bytes:
@@ -46,7 +48,7 @@ def test_members_are_listed_and_read_by_ranges(method, comment):
     assert {name: archive.read(member) for name, member in archive.members.items()} == FILES
 
 
-def test_zips_written_as_a_stream_are_read_too():
+def test_zips_written_as_a_stream_are_read():
     class Stream(io.RawIOBase):
         """A pipe: zipfile cannot seek back, so sizes and CRCs come after the data."""
 
@@ -86,7 +88,7 @@ def test_zip64_sizes_and_offsets_are_read():
     source = Bytes(content[:at] + directory + record + locator + end)
     archive = ZipArchive(source, "x.zip")
     member = archive.members["one.txt"]
-    assert (member.size, member.packed_size) == (3, 3)
+    assert (member.file_size, member.compress_size) == (3, 3)
     assert archive.read(member) == b"one"
 
 
@@ -99,13 +101,12 @@ def test_a_zip_stored_in_a_zip_is_read_in_place():
     archive = ZipArchive(source, "outer.zip")
     member = archive.members["inner.zip"]
     start = archive.data_start(member)
-    inner = Slice(source, start, start + member.size)
+    inner = StoredMember(archive, member)
     source.reads.clear()
     within = ZipArchive(inner, "inner.zip")
     assert within.read(within.members["a/one.txt"]) == FILES["a/one.txt"]
     assert min(first for first, _ in source.reads) >= start
-    with pytest.raises(DamagedArchive, match="outside"):
-        inner.read(0, member.size + 1)
+    assert "outside" in refusal(DamagedArchive, inner.read, 0, member.file_size + 1)
 
 
 # Damage.
@@ -113,11 +114,10 @@ def test_a_zip_stored_in_a_zip_is_read_in_place():
 
 @pytest.mark.parametrize("keep", [0, 10, 100, -1, -10, -30])
 def test_a_truncated_zip_is_refused(keep):
-    with pytest.raises(DamagedArchive, match=r"x\.zip"):
-        ZipArchive(Bytes(zipped()[:keep]), "x.zip")
+    assert "x.zip" in refusal(DamagedArchive, ZipArchive, Bytes(zipped()[:keep]), "x.zip")
 
 
-def test_every_flipped_bit_is_noticed_or_harmless():
+def test_every_flipped_bit_is_detected_or_harmless():
     content = zipped({"one.txt": b"one" * 100})
     for at in range(len(content)):
         for bit in (1, 128):
@@ -131,7 +131,7 @@ def test_every_flipped_bit_is_noticed_or_harmless():
             assert set(read.values()) <= {b"one" * 100, b""}  # the empty one is the folder, renamed
 
 
-def test_a_member_damaged_once_on_its_way_is_read_again():
+def test_a_member_damaged_in_transit_is_read_again():
     class Flaky(Bytes):
         flaky = False
 
@@ -156,8 +156,7 @@ def test_a_member_damaged_once_on_its_way_is_read_again():
 )
 def test_names_that_leave_the_folder_are_refused(name):
     content = zipped({"placeholder" * 2: b"x"}).replace(b"placeholder" * 2, name.encode().ljust(22, b"_"))
-    with pytest.raises(DamagedArchive, match="leaves its folder"):
-        ZipArchive(Bytes(content), "x.zip")
+    assert "leaves its folder" in refusal(DamagedArchive, ZipArchive, Bytes(content), "x.zip")
 
 
 def test_an_empty_zip_is_refused():
@@ -171,13 +170,11 @@ def test_links_are_refused():
         info = zipfile.ZipInfo("link")
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(DamagedArchive, match="link"):
-        ZipArchive(Bytes(buffer.getvalue()), "x.zip")
+    assert "link" in refusal(DamagedArchive, ZipArchive, Bytes(buffer.getvalue()), "x.zip")
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked():
-    with pytest.raises(DamagedArchive, match="bomb"):
-        ZipArchive(Bytes(zipped({"zeros": bytes(20 << 20)})), "x.zip")
+    assert "bomb" in refusal(DamagedArchive, ZipArchive, Bytes(zipped({"zeros": bytes(20 << 20)})), "x.zip")
 
 
 def test_a_member_that_lies_about_its_size_is_not_unpacked_further():
@@ -187,35 +184,31 @@ def test_a_member_that_lies_about_its_size_is_not_unpacked_further():
     content[at + 24 : at + 28] = struct.pack("<I", 1000)
     source = Bytes(bytes(content))
     archive = ZipArchive(source, "x.zip")
-    with pytest.raises(DamagedArchive, match="size or CRC"):
-        archive.read(archive.members["zeros"])
+    assert "size or CRC" in refusal(DamagedArchive, archive.read, archive.members["zeros"])
 
 
 def test_overlapping_members_are_refused():
     content = zipped({"one.txt": b"one" * 100, "two.txt": b"two" * 100}, zipfile.ZIP_STORED)
     second = content.rindex(b"PK\x01\x02")
     same = content[: second + 42] + struct.pack("<I", content.index(b"PK\x03\x04", 4)) + content[second + 46 :]
-    with pytest.raises(DamagedArchive, match="share their bytes"):
-        ZipArchive(Bytes(same), "x.zip")
+    assert "share their bytes" in refusal(DamagedArchive, ZipArchive, Bytes(same), "x.zip")
 
 
-def test_a_record_that_reaches_into_the_next_one_is_refused():
+def test_overlapping_records_are_refused():
     content = bytearray(zipped({"one.txt": b"one" * 100, "two.txt": b"two" * 100}, zipfile.ZIP_STORED))
     at = content.index(b"PK\x03\x04", 4)
     content[at + 28 : at + 30] = struct.pack("<H", 20)  # the length of an extra field that is not there
     archive = ZipArchive(Bytes(bytes(content)), "x.zip")
     with pytest.raises(DamagedArchive, match=r"(?i)one\.txt.*overlap"):
         archive.read(archive.members["one.txt"])
-    with pytest.raises(DamagedArchive, match=r"one\.txt overlaps"):
-        archive.data_start(archive.members["one.txt"])
+    assert "one.txt overlaps" in refusal(DamagedArchive, archive.data_start, archive.members["one.txt"])
 
 
-def test_members_that_hide_in_the_comment_of_another_are_refused():
+def test_members_hidden_in_a_comment_are_refused():
     content = bytearray(zipped({"one.txt": b"1", "two.txt": b"2"}))
     at = content.index(b"PK\x01\x02")
     content[at + 32 : at + 34] = struct.pack("<H", 1000)  # the length of the folder's comment
-    with pytest.raises(DamagedArchive, match="lists 1 members and declares 3"):
-        ZipArchive(Bytes(bytes(content)), "x.zip")
+    assert "lists 1 members and declares 3" in refusal(DamagedArchive, ZipArchive, Bytes(bytes(content)), "x.zip")
 
 
 def test_a_directory_that_declares_a_gigabyte_is_not_read():
@@ -228,31 +221,28 @@ def test_a_directory_that_declares_a_gigabyte_is_not_read():
             return self.content[max(0, start - (2 << 30)) : stop - (2 << 30)]
 
     source = Sparse(struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 1, 1, 1 << 30, 1 << 30, 0))
-    with pytest.raises(DamagedArchive, match=r"declares a list of 1,073,741,824 bytes"):
-        ZipArchive(source, "x.zip")
+    assert "declares a list of 1,073,741,824 bytes" in refusal(DamagedArchive, ZipArchive, source, "x.zip")
     assert sum(stop - start for start, stop in source.reads) < 100_000
 
 
-def test_names_that_come_twice_are_refused():
+def test_repeated_names_are_refused():
     content = zipped({"one.txt": b"1", "two.txt": b"2"}).replace(b"two.txt", b"one.txt")
-    with pytest.raises(DamagedArchive, match="twice"):
-        ZipArchive(Bytes(content), "x.zip")
+    assert "twice" in refusal(DamagedArchive, ZipArchive, Bytes(content), "x.zip")
 
 
 @pytest.mark.parametrize(("field", "value", "word"), [(8, 1, "encrypted"), (10, 9, "method 9")])
-def test_what_cannot_be_unpacked_is_said(field, value, word):
+def test_unsupported_compression_is_reported(field, value, word):
     content = bytearray(zipped({"one.txt": b"one" * 100}))
     at = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 4)
     content[at + field] = value
-    with pytest.raises(DamagedArchive, match=word):
-        ZipArchive(Bytes(bytes(content)), "x.zip")
+    assert word in refusal(DamagedArchive, ZipArchive, Bytes(bytes(content)), "x.zip")
 
 
 # Extraction.
 
 
 def target_in(folder: Path):
-    return lambda member: folder / Path(member.name).name
+    return lambda member: folder / Path(member.filename).name
 
 
 def test_neighbours_are_read_in_one_request(tmp_path):
@@ -265,12 +255,13 @@ def test_neighbours_are_read_in_one_request(tmp_path):
     assert len(source.reads) == 1
 
 
-def test_only_what_is_wanted_is_read(tmp_path):
+def test_only_requested_members_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(zips_module, "_GAP_BYTES", 0)
     files = {f"{number}.txt": bytes([number]) * 1000 for number in range(50)}
     source = Bytes(zipped(files, zipfile.ZIP_STORED))
     archive = ZipArchive(source, "x.zip")
     source.reads.clear()
-    archive.extract([archive.members["3.txt"], archive.members["40.txt"]], target_in(tmp_path), gap=0)
+    archive.extract([archive.members["3.txt"], archive.members["40.txt"]], target_in(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3.txt", "40.txt"]
     assert sum(stop - start for start, stop in source.reads) < 2200
 
@@ -279,8 +270,7 @@ def test_a_damaged_member_ends_the_extraction_and_leaves_no_wrong_file(tmp_path)
     content = zipped({"good.txt": b"good" * 50, "evil.txt": b"evil" * 50}, zipfile.ZIP_STORED)
     source = Bytes(content.replace(b"evilevil", b"evilEvil", 1))
     archive = ZipArchive(source, "x.zip")
-    with pytest.raises(DamagedArchive, match=r"evil\.txt"):
-        archive.extract(archive.members.values(), target_in(tmp_path))
+    assert "evil.txt" in refusal(DamagedArchive, archive.extract, archive.members.values(), target_in(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} <= {"good.txt"}
 
 
@@ -291,11 +281,10 @@ def test_progress_ends_at_the_unpacked_size(tmp_path):
     assert seen[-1] == sum(map(len, FILES.values()))
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+def test_an_unwritable_folder_is_one_message(tmp_path, monkeypatch):
     archive = ZipArchive(Bytes(zipped()), "x")
     monkeypatch.setattr("os.replace", _refuse)
-    with pytest.raises(DownloadFailed, match="Read-only"):
-        archive.extract(archive.members.values(), target_in(tmp_path))
+    assert "Read-only" in refusal(DownloadFailed, archive.extract, archive.members.values(), target_in(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -303,15 +292,15 @@ def _refuse(*_: object) -> None:
     raise OSError(30, "Read-only file system")
 
 
-def test_the_crc_of_a_file_is_that_of_its_bytes(tmp_path):
+def test_the_crc_of_a_file_is_computed_from_its_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert crc_of(tmp_path / "x") == zlib.crc32(b"abc")
 
 
-def test_a_record_is_unpacked_without_its_archive():
+def test_a_record_can_be_unpacked_without_its_archive():
     source = Bytes(zipped())
     archive = ZipArchive(source, "x")
     member = archive.members["three.bin"]
     source.reads.clear()
-    assert archive.unpack(member, source.content[member.at : member.stop]) == FILES["three.bin"]
+    assert archive.unpack(member, source.content[slice(*archive.span(member))]) == FILES["three.bin"]
     assert source.reads == []

@@ -34,8 +34,12 @@ def terminal() -> Iterator[Terminal]:
         yield made
 
 
-@pytest.mark.parametrize("speak", [console.say, console.note, console.complain, console.show])
-def test_messages_and_results_hold_no_control_characters(speak):
+def complain_of_an_error(text: str) -> None:
+    console.print_error("It failed.", ValueError(text))
+
+
+@pytest.mark.parametrize("speak", [console.hint, console.note, console.print_error, console.show, complain_of_an_error])
+def test_messages_results_and_tracebacks_have_no_control_characters(speak):
     with terminal() as screen:
         speak(f"file {ESCAPE}.png")
     assert SPELLED in screen.getvalue()
@@ -46,23 +50,23 @@ COMMAND = "`panbench data coco --limit 20 --split val`"
 
 
 @pytest.mark.parametrize(
-    ("speak", "label"), [(console.say, ""), (console.note, "Note: "), (console.complain, "Error: ")]
+    ("speak", "label"), [(console.hint, ""), (console.note, "Note: "), (console.print_error, "Error: ")]
 )
-def test_on_a_terminal_lines_end_between_words_and_never_in_a_command(speak, label, monkeypatch):
+def test_on_a_terminal_lines_wrap_between_words_and_never_in_a_command(speak, label, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    sentence = (
+    message = (
         f"There is no folder data/coco with what this needs of COCO. Fetch it with {COMMAND} or by adding --download."
     )
     with terminal() as screen:
-        speak(sentence)
+        speak(message)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).splitlines()
-    assert " ".join(lines) == label + sentence
+    assert " ".join(lines) == label + message
     assert len(lines) >= 3
     assert max(map(len, lines)) <= 60
     assert any(COMMAND in line for line in lines)
 
 
-def test_what_goes_on_is_said_on_a_terminal_until_something_else_is(capsys):
+def test_the_status_line_on_a_terminal_is_replaced_by_the_next(capsys):
     with terminal() as screen:
         with console.working("Reading runs"):
             assert screen.getvalue() == "Reading runs …"
@@ -74,20 +78,13 @@ def test_what_goes_on_is_said_on_a_terminal_until_something_else_is(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_in_a_log_a_sentence_is_one_line(capsys, monkeypatch):
+def test_in_a_log_a_message_is_one_line(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    console.complain("word " * 40)
+    console.print_error("word " * 40)
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_tracebacks_hold_none():
-    with terminal() as screen:
-        console.complain("It failed.", ValueError(ESCAPE))
-    assert SPELLED in screen.getvalue()
-    assert ESCAPE not in screen.getvalue()
-
-
-def test_bars_and_notices_hold_none():
+def test_bars_and_notices_have_no_control_characters():
     with terminal() as screen, console.Bars() as bars:
         bars.progress(f"Scoring {ESCAPE}", 1, 2)
         bars.status(f"Building {ESCAPE}")
@@ -98,13 +95,29 @@ def test_bars_and_notices_hold_none():
         assert rf"{what} \x1b]0;owned" in screen.getvalue()
 
 
-def test_styles_still_work():
+def test_a_log_reports_progress_every_ten_seconds(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.Bars() as bars:
+        for done in range(8):
+            bars.progress("Mask2Former tiny", 100 * done, 2000)
+            now[0] += 4
+        bars.progress("val2017.zip", 3_000_000, 815_585_330, "bytes")
+    lines = capsys.readouterr().err.splitlines()
+    # The news come every four seconds, and so does a line with every third of them.
+    assert [line for line in lines if line.endswith(" images")] == [
+        "Mask2Former tiny: 300 of 2,000 images",
+        "Mask2Former tiny: 600 of 2,000 images",
+    ]
+
+
+def test_an_error_on_a_terminal_is_bold_and_red():
     with terminal() as screen:
-        console.complain("Red.")
+        console.print_error("Red.")
     assert "\x1b[1;31mError: \x1b[0m" in screen.getvalue()
 
 
-def test_raw_results_have_no_control_characters_on_a_terminal_and_in_a_file_which_may_be_json():
+def test_raw_results_have_no_control_characters_on_terminals_and_in_files():
     with terminal() as screen:
         console.write(ESCAPE)
     assert screen.getvalue() == SPELLED
@@ -115,14 +128,14 @@ def test_raw_results_have_no_control_characters_on_a_terminal_and_in_a_file_whic
     assert json.loads(file.getvalue()) == ESCAPE
 
 
-def test_a_file_name_that_is_an_escape_sequence_is_named_safely(tmp_path):
+def test_a_file_name_with_an_escape_sequence_is_printed_safely(tmp_path):
     name = tmp_path / "\x1b[2Jgt.json"
     said = refused("score", "--gt", name, "--pred", name)
     assert r"\x1b[2Jgt.json" in said
     assert "\x1b[2J" not in said
 
 
-def test_a_file_name_that_is_not_utf8_is_named():
+def test_a_file_name_that_is_not_utf8_is_printed():
     done = panbench_program("score", "--gt", b"bad-\xff.json".decode("utf-8", "surrogateescape"), "--pred", "x")
     assert done.returncode == 2
     assert r"bad-\udcff.json was not found" in done.stderr

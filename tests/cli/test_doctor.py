@@ -10,7 +10,7 @@ from panbench import __version__
 from panbench.evaluation.tools import doctor
 
 
-def test_it_names_versions_devices_compiled_code_cache_and_space(tmp_path):
+def test_doctor_reports_versions_devices_compiled_code_cache_and_space(tmp_path):
     result = ran("doctor", "--json", cwd=tmp_path)
     record = json.loads(result.stdout)
     assert record["panbench"]["version"] == __version__
@@ -24,7 +24,7 @@ def test_it_names_versions_devices_compiled_code_cache_and_space(tmp_path):
     assert "mask2former-tiny" in shown
 
 
-def test_without_torch_it_still_works_and_says_what_does_not(monkeypatch):
+def test_doctor_works_without_torch_and_says_what_does_not(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     found = doctor.diagnose()
     assert found.record["PyTorch"] == {"version": None}
@@ -35,7 +35,7 @@ def test_without_torch_it_still_works_and_says_what_does_not(monkeypatch):
     ("build", "visible", "words"),
     [(None, "0", "a build for CPUs"), ("12.8", "0", "finds no GPU"), ("12.8", "", "hides the NVIDIA GPU")],
 )
-def test_a_gpu_that_goes_unused_is_explained(monkeypatch, build, visible, words):
+def test_an_unused_gpu_is_explained(monkeypatch, build, visible, words):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert words in doctor.why_no_cuda(build)
@@ -44,11 +44,11 @@ def test_a_gpu_that_goes_unused_is_explained(monkeypatch, build, visible, words)
 def test_a_fork_of_mmdet_that_was_not_tested_is_named(monkeypatch):
     from panbench.models.mmdet import distributions
 
-    monkeypatch.setattr(distributions, "_version", {"onedl-mmdetection": "3.6.0"}.get)
-    assert any("onedl-mmdetection 3.6.0 takes the place of mmdet" in problem for problem in doctor.diagnose().problems)
+    monkeypatch.setattr(distributions, "_installed_version", {"onedl-mmdetection": "3.6.0"}.get)
+    assert any("onedl-mmdetection 3.6.0 replaces mmdet" in problem for problem in doctor.diagnose().problems)
 
 
-def test_a_package_below_its_floor_is_named_with_what_mends_it(monkeypatch):
+def test_a_package_below_its_minimum_is_named_with_the_fix(monkeypatch):
     installed = doctor.importlib.metadata.version
     monkeypatch.setattr(
         doctor.importlib.metadata, "version", lambda name: "0.16.0" if name == "typer" else installed(name)

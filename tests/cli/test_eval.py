@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import panbench, ran, refused
+from support import drawn, panbench, ran, refused
 
 from panbench.catalog import find_model
 from panbench.cli import console
-from panbench.datasets import shapes
 from panbench.models import opening
 from panbench.models.opening import open_model
 from panbench.runs import load_run
@@ -29,9 +28,7 @@ def _elsewhere(monkeypatch, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("set") / "scenes"
-    shapes.generate(root, count=2, size=(96, 128))
-    return root
+    return drawn(tmp_path_factory, 2, (96, 128))
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ def test_a_model_runs_on_the_data_that_it_was_trained_on(tmp_path):
     assert info["dataset"]["name"] == "shapes"
 
 
-def test_one_line_says_what_will_run(scenes):
+def test_one_line_announces_what_will_run(scenes):
     result = panbench("eval", "--model", TINY.name, "--data", scenes, *FAST)
     assert "Mask2Former tiny on 1 of 2 images of scenes val: " in result.stderr
     assert re.search(r", \d+ threads?; PyTorch 2\.", result.stderr)
@@ -65,13 +62,13 @@ def test_one_line_says_what_will_run(scenes):
 def test_the_first_command_of_the_readme_names_all_that_is_missing_in_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
     said = refused("eval", "--model", "mask2former")
-    (sentence,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+    (message,) = [line for line in said.splitlines() if line.startswith("Error: ")]
     for words in ("Mask2Former R50 and COCO val2017", "176 MB of weights", "--download (PANBENCH_DOWNLOAD=1)"):
-        assert words in sentence
+        assert words in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_of_the_users_folder_is_named_and_its_weights_are_fetched_when_the_variable_says_so(mine, scenes):
+def test_a_users_model_folder_is_named_and_its_weights_fetched_if_the_variable_allows(mine, scenes):
     assert "panbench models --download mine" in refused("eval", "--model", "mine", "--data", scenes, *FAST)
     assert mine.log == []
     ran("eval", "--model", "mine", "--data", scenes, *FAST, PANBENCH_DOWNLOAD="1")
@@ -79,7 +76,7 @@ def test_a_model_of_the_users_folder_is_named_and_its_weights_are_fetched_when_t
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("perhaps", 2)])
-def test_on_a_terminal_the_question_is_asked_once(mine, scenes, monkeypatch, answer, code):
+def test_on_a_terminal_the_download_question_is_asked_once(mine, scenes, monkeypatch, answer, code):
     asked: list[str] = []
     monkeypatch.setattr(console, "question", lambda: lambda words: asked.append(words) or answer)
     result = panbench("eval", "--model", "mine", "--data", scenes, *FAST)
@@ -95,7 +92,7 @@ def test_two_models_of_one_name_are_refused_with_both_files(mine, tmp_path):
     assert str(TINY.config) in said
 
 
-def test_id_pngs_that_are_elsewhere_are_named_behind_their_json(scenes, tmp_path):
+def test_id_pngs_elsewhere_can_be_named_after_their_json(scenes, tmp_path):
     gt = scenes / "annotations" / "panoptic_val.json"
     alone = shutil.copy(gt, tmp_path / "gt.json")
     line = ("eval", "--model", TINY.name, "--images", scenes / "val", "--limit", "1", *FAST, "--out", "run", "--gt")
@@ -105,14 +102,12 @@ def test_id_pngs_that_are_elsewhere_are_named_behind_their_json(scenes, tmp_path
     assert load_run(tmp_path / "run").summary() == load_run(tmp_path / "beside").summary()
 
 
-def test_a_pattern_stands_for_the_models_that_it_fits():
+def test_a_pattern_names_all_models_that_it_fits():
     missing = panbench("eval", "--model", "maskformer-*", "--data", "coco")
     assert "MaskFormer R50 and MaskFormer Swin-L" in missing.stderr
     assert "Left out, as trained on other data than coco: maskformer-tiny." in missing.stderr
-    both = panbench("eval", "--model", "all")
-    assert (both.exit_code, "on shapes and" in both.stderr) == (2, True)
-    none = panbench("eval", "--model", "no-such-*")
-    assert (none.exit_code, "No model is named like 'no-such-*'" in none.stderr) == (2, True)
+    assert "on shapes and" in refused("eval", "--model", "all")
+    assert "No model is named like 'no-such-*'" in refused("eval", "--model", "no-such-*")
 
 
 def test_categories_of_all_models_are_checked_before_the_first_one_runs(scenes, tmp_path):
@@ -125,7 +120,7 @@ def test_categories_of_all_models_are_checked_before_the_first_one_runs(scenes, 
     assert not (tmp_path / "results").exists()
 
 
-def test_several_models_say_in_a_log_one_line_before_their_results_and_one_after(scenes, monkeypatch):
+def test_several_models_log_one_line_before_and_one_after_their_results(scenes, monkeypatch):
     opened = []
     monkeypatch.setattr(
         opening, "open_model", lambda spec, **rest: opened.append(spec.name) or open_model(spec, **rest)
@@ -138,7 +133,7 @@ def test_several_models_say_in_a_log_one_line_before_their_results_and_one_after
     assert opened == [TINY.name, "maskformer-tiny"]
 
 
-def test_own_models_are_taken_by_every_command_that_runs_one(scenes, tmp_path):
+def test_every_command_that_runs_models_accepts_a_users_model(scenes, tmp_path):
     photo = next((scenes / "val").iterdir())
     own = ("--config", TINY.config, "--checkpoint", TINY.weights)
     ran("predict", photo, *own, "--out", "out")
@@ -168,12 +163,11 @@ def test_photographs_without_ground_truth_are_timed(scenes, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_bench_takes_photographs_and_tells_a_number_of_them_where_it_belongs(scenes):
+def test_bench_takes_photographs_and_rejects_a_number_in_their_place(scenes):
     own = ("bench", "--model", TINY.name, "--warm-up", "0", "--device", "cpu")
     timed = ran(*own, "--images", scenes / "val", "--count", "1", columns=80)
     assert max(map(len, timed.stdout.splitlines())) <= 80
-    refused = panbench(*own, "--images", "20")
-    assert (refused.exit_code, "write --count 20" in refused.stderr) == (2, True)
+    assert "write --count 20" in refused(*own, "--images", "20")
 
 
 def test_bench_begins_with_a_line_for_each_model_and_marks_random_weights(scenes):
@@ -187,13 +181,14 @@ def test_bench_begins_with_a_line_for_each_model_and_marks_random_weights(scenes
 
 
 @pytest.mark.parametrize("command", [["eval"], ["bench"], ["predict", "photo.jpg"]])
-def test_a_file_of_weights_that_is_not_there_is_refused_at_once(command, tmp_path):
+def test_a_missing_file_of_weights_is_refused_at_once(command, tmp_path):
     said = refused(*command, "--model", "mask2former-tiny", "--checkpoint", tmp_path / "my.pth")
     assert said == (
         f"Error: --checkpoint {tmp_path}/my.pth: no such file. Give a path, or random for untrained weights.\n"
     )
-    result = panbench(*command, "--model", "mask2former-tiny", "--checkpoint", "random:seven")
-    assert (result.exit_code, "the seed 'seven' is not a whole number" in result.stderr) == (2, True)
+    assert "the seed 'seven' is not a whole number" in refused(
+        *command, "--model", "mask2former-tiny", "--checkpoint", "random:seven"
+    )
 
 
 def test_results_are_alone_on_stdout_as_json(scenes, tmp_path):
@@ -205,5 +200,4 @@ def test_results_are_alone_on_stdout_as_json(scenes, tmp_path):
     assert paper["All"]["PQ"] == paper["PQ"]
     stored = json.loads(panbench("compare", paper["path"], "--json").stdout)
     assert [row["PQ"] for row in stored] == [paper["PQ"]]
-    contradiction = panbench("compare", paper["path"], "--json", "--format", "csv")
-    assert (contradiction.exit_code, "contradict" in contradiction.stderr) == (2, True)
+    assert "contradict" in refused("compare", paper["path"], "--json", "--format", "csv")

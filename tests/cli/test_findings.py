@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from little_runs import store
-from typer.testing import CliRunner
+from support import ran
 
-from panbench.cli import app as cli
 from panbench.metrics.matched import Matched
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Category, Segment
@@ -48,12 +47,10 @@ def _stored(path: Path, maps: list[tuple[np.ndarray, np.ndarray]], boundary: boo
 
 
 def printed(*arguments: str | Path) -> Any:
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return json.loads(ran(*arguments).stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-def test_the_json_of_metrics_holds_what_the_single_metrics_say(tmp_path):
+def test_the_json_of_metrics_has_the_values_of_single_metrics(tmp_path):
     path = stored_run(tmp_path / "run", cars=6)
     slicings = ("size", "share", "segments", "supercategory")
     found = printed("metrics", path, "--json", *(word for name in slicings for word in ("--by", name)))
@@ -73,7 +70,7 @@ def test_the_json_of_metrics_holds_what_the_single_metrics_say(tmp_path):
     assert type(car["TP"]) is type(at_half["All"]["n"]) is int
 
 
-def test_what_does_not_exist_is_null_in_the_json_of_metrics(tmp_path):
+def test_missing_values_are_null_in_the_json_of_metrics(tmp_path):
     found = printed("metrics", empty_run(tmp_path / "run"), "--json")
     assert found["summary"]["All"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
     assert found["PQ_dagger"] == {"All": None, "Things": None, "Stuff": None}
@@ -92,7 +89,7 @@ def test_what_does_not_exist_is_null_in_the_json_of_metrics(tmp_path):
         (["compare", "--format", "json", "--by", "size", "--per-category"], 3),
     ],
 )
-def test_each_run_is_matched_once(command, runs, tmp_path, monkeypatch):
+def test_a_command_matches_each_run_only_once(command, runs, tmp_path, monkeypatch):
     paths = [stored_run(tmp_path / f"run-{number}", cars=3 * number, boundary=True) for number in range(runs)]
     matchings, match = [], Matched.of
     monkeypatch.setattr(Matched, "of", staticmethod(lambda table: matchings.append(table) or match(table)))

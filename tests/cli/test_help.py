@@ -2,40 +2,33 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import typer
-from support import panbench, ran
+from support import commands, panbench, ran
 
-from panbench.base.studies import added, find_studies
+from panbench.base.studies import find_studies, load_from_studies
 from panbench.cli.app import app
+from panbench.cli.command import STUDIES
 
 PROGRAM: Any = typer.main.get_command(app)
 
 
-def commands(group: Any = PROGRAM, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command with the words that lead to it."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, (*path, name))
-        else:
-            yield (*path, name), command
-
-
-COMMANDS = dict(commands())
+COMMANDS = dict(commands(PROGRAM))
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_help_ends_with_examples_that_the_command_takes(path):
+def test_every_help_begins_with_examples_that_the_command_takes(path):
     shown = ran(*path, "--help", columns=80)
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert "<bool>" not in shown.stdout
     examples = [line.strip() for line in COMMANDS[path].epilog.strip().splitlines()[1:]]
     assert examples
     for example in examples:
-        assert f"   {example}" in shown.stdout, "an example stands on one line of 80 columns, further in than the text"
+        assert f"   {example}" in shown.stdout.partition("╭")[0], (
+            "an example stands on one line of 80 columns, further in than the text"
+        )
         words = shlex.split(example)
         assert tuple(words[: len(path) + 1]) == ("panbench", *path)
         COMMANDS[path].make_context(path[-1], words[len(path) + 1 :])
@@ -55,11 +48,16 @@ def test_every_command_that_prints_results_prints_them_as_json():
     assert "data check" not in making_data
 
 
-def test_eval_has_at_most_24_options_beside_those_of_studies():
-    of_studies = {kind.panel for kind in added("options", "eval").values()}
-    own = [one for one in COMMANDS[("eval",)].params if one.rich_help_panel not in of_studies]
+def test_eval_has_at_most_24_options_besides_those_of_studies():
+    own = [one for one in COMMANDS[("eval",)].params if one.rich_help_panel != STUDIES]
     assert len(own) <= 24
-    assert (len(COMMANDS[("eval",)].params) > len(own)) == bool(of_studies), "panels tell studies' options apart"
+    assert (len(COMMANDS[("eval",)].params) > len(own)) == bool(load_from_studies("options", "eval")), (
+        "a panel of their own"
+    )
+
+
+def test_the_help_of_eval_fits_90_lines_of_80_columns():
+    assert len(ran("eval", "--help", columns=80).stdout.splitlines()) <= 90
 
 
 def names_of(command: Any) -> set[str]:
@@ -89,6 +87,6 @@ def test_the_help_of_the_program_has_five_panels_and_at_most_23_commands_as_ship
 
 
 @pytest.mark.parametrize("path", [(), *COMMANDS], ids=" ".join)
-def test_help_shows_words_for_values_and_no_notation_of_programs(path):
+def test_help_shows_words_for_values_and_no_program_notation(path):
     shown = panbench(*path, "--help", columns=200).stdout
     assert not re.search(r"\{\w|\[\[|<\w|x>=|<=x|\brange\b|PosixPath", shown.replace("<list>", "")), path

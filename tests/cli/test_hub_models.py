@@ -38,6 +38,14 @@ class Repository(Hub):
         """States sizes and hashes of the content as it is now."""
         self.files = {name: self._stated(content) for name, content in self.content.items()}
 
+    def configure(self, **changes: Any) -> None:
+        """Changes config.json; what is None is left out."""
+        settings = {**json.loads(self.content["config.json"]), **changes}
+        self.content["config.json"] = json.dumps(
+            {key: settings[key] for key in settings if settings[key] is not None}
+        ).encode()
+        self.state()
+
     @staticmethod
     def _stated(content: bytes) -> dict[str, Any]:
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -75,25 +83,29 @@ def predicted(*arguments: str) -> Any:
 
 def refused(*arguments: str) -> str:
     said = support.refused("predict", "photo.png", "--overwrite", *arguments)
-    (sentence,) = [line for line in said.splitlines() if line.startswith("Error: ")]
-    return sentence
+    (message,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+    return message
 
 
-def test_a_repository_runs_once_its_files_may_be_fetched(hub: Repository) -> None:
+KINDS: dict[str, Any] = {"id2label": {str(label): f"kind {label}" for label in range(9)}, "label2id": None}
+"""Changes to a config: labels that no dataset has."""
+
+
+def test_a_repository_runs_after_its_files_may_be_fetched(hub: Repository) -> None:
     hub.card = {"license": "cc-by-nc-4.0"}
     assert "licence: see" in refused("--model", ADDRESS)
     assert not Path("cache").exists()
     result = predicted("--model", ADDRESS, "--download")
     assert result.exit_code == 0, result.stderr
     assert "Weights of owner/name: at the hub CC-BY-NC-4.0, not for commercial use" in result.stderr
-    hub.server.shutdown()
+    hub.close()
     assert predicted("--model", ADDRESS).exit_code == 0
     assert predicted("--model", "owner--name").exit_code == 0
     assert predicted("--model", f"./{Path('saved')}").exit_code == 0
 
 
 @pytest.mark.parametrize(
-    ("address", "sentence"),
+    ("address", "message"),
     [
         ("hf:owner/unknown", "There is no repository owner/unknown"),
         ("hf:owner/name@nowhere", "owner/name has no revision 'nowhere'"),
@@ -103,19 +115,18 @@ def test_a_repository_runs_once_its_files_may_be_fetched(hub: Repository) -> Non
         ("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3", "only differences to the gated weights of DINOv3"),
     ],
 )
-def test_what_is_not_there_is_named(hub: Repository, address: str, sentence: str) -> None:
-    assert sentence in refused("--model", address, "--download")
+def test_a_missing_repository_is_named(hub: Repository, address: str, message: str) -> None:
+    assert message in refused("--model", address, "--download")
 
 
-def test_without_a_network_the_way_out_is_a_folder(hub: Repository) -> None:
+def test_without_a_network_the_hint_is_a_local_folder(hub: Repository) -> None:
     hub.close()
-    hub.close = lambda: None  # type: ignore[method-assign]
     said = refused("--model", ADDRESS, "--download")
     assert "pass --model FOLDER" in said
     assert said.endswith("or run a model that needs no download: --model mask2former-tiny.")
 
 
-def test_weights_that_were_cut_off_or_exchanged_are_refused(hub: Repository) -> None:
+def test_truncated_or_exchanged_weights_are_refused(hub: Repository) -> None:
     hub.content["model.safetensors"] = hub.content["model.safetensors"][:-1] + b"\1"
     assert "SHA-256" in refused("--model", ADDRESS, "--download")
     hub.cut = 1000
@@ -143,47 +154,51 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(hub: Repositor
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"model_type": "segformer"}, "is a segformer"),
         ({"architectures": ["EomtForImageClassification"]}, "gives no panoptic masks"),
-        ({"id2label": {str(label): f"kind {label}" for label in range(9)}, "label2id": None}, "add --things FILE"),
-        ({"id2label": {str(label): "N/A" for label in range(9)}, "label2id": None}, "names none of its 9 labels"),
+        (KINDS, "as --labels FILE"),
+        (KINDS | {"id2label": dict.fromkeys(KINDS["id2label"], "N/A")}, "names none of its 9 labels"),
         ({"hidden_size": 48}, "Use the config that it was trained with"),
     ],
 )
-def test_checkpoints_of_another_kind_are_refused(hub: Repository, changes: dict[str, Any], sentence: str) -> None:
-    config = {**json.loads(hub.content["config.json"]), **changes}
-    hub.content["config.json"] = json.dumps({key: value for key, value in config.items() if value is not None}).encode()
-    hub.state()
-    assert sentence in refused("--model", ADDRESS, "--download")
+def test_checkpoints_of_another_kind_are_refused(hub: Repository, changes: dict[str, Any], message: str) -> None:
+    hub.configure(**changes)
+    assert message in refused("--model", ADDRESS, "--download")
 
 
-def test_things_are_read_from_a_file(hub: Repository) -> None:
-    config = json.loads(hub.content["config.json"])
-    config.update(id2label={str(label): f"kind {label}" for label in range(9)}, label2id={})
-    hub.content["config.json"] = json.dumps(config).encode()
-    hub.state()
-    Path("things.txt").write_text("kind 0\nkind 3\n")
-    own = ("--model", ADDRESS, "--download", "--things")
-    assert predicted(*own, "things.txt").exit_code == 0
+def test_labels_are_read_from_a_file_of_categories(hub: Repository) -> None:
+    hub.configure(**KINDS | {"id2label": {str(label): f"LABEL_{label}" for label in range(9)}})
+    Path("mine.json").write_text(
+        json.dumps({"categories": [{"id": i, "name": f"kind {i}", "isthing": int(i in (0, 3))} for i in range(9)]})
+    )
+    own = ("--model", ADDRESS, "--download", "--labels")
+    assert predicted(*own, "mine.json").exit_code == 0
     listed = json.loads(next(Path().rglob("ids.json")).read_text())["categories"]
     assert [category["name"] for category in listed if category["isthing"]] == ["kind 0", "kind 3"]
-    Path("wrong.txt").write_text("unicorn\n")
-    assert "no category 'unicorn'" in refused(*own, "wrong.txt")
-    assert "cannot be read" in refused(*own, "absent.txt")
+    assert "9 classes (config.json), but coco has 133 categories" in refused(*own, "coco")
+    assert "--labels absent.json: there is no such file or dataset" in refused(*own, "absent.json")
+    tiny = ("--model", "mask2former-tiny", "--labels", "coco")
+    assert "Mask2Former tiny declares what its labels mean. Leave --labels out." in refused(*tiny)
+
+
+def test_eval_refuses_labels_before_anything_is_downloaded(hub: Repository) -> None:
+    line = ("eval", "--model", ADDRESS, "--data", "shapes", "--download", "--device", "cpu", "--labels")
+    assert "there is no such file or dataset" in support.refused(*line, "pets")
+    assert not list(Path("cache").rglob("*.safetensors"))
+    assert "133 in the model, of which the dataset lacks" in support.refused(*line, "coco")
 
 
 def test_a_dataset_that_lists_isthing_says_which_labels_are_things(hub: Repository, tmp_path: Path) -> None:
-    names = {str(label): f"kind {label}" for label in range(9)}
-    config = json.loads(Path("saved/config.json").read_text())
-    Path("saved/config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
+    hub.configure(**KINDS)
+    Path("saved/config.json").write_bytes(hub.content["config.json"])
     truth = shapes.generate(tmp_path / "mine", count=2)
     stated = json.loads(truth.read_text())
     for label, category in enumerate(stated["categories"]):
         category["name"] = f"kind {label}"
     truth.write_text(json.dumps(stated))
-    assert "add --things FILE" in refused("--model", "./saved")
+    assert "as --labels FILE" in refused("--model", "./saved")
     ran("eval", "--model", "./saved", "--data", "mine", "--out", "run", "--device", "cpu")
     assert [category.isthing for category in load_run("run").categories] == [
         bool(category["isthing"]) for category in stated["categories"]
@@ -206,40 +221,41 @@ def in_shards(hub: Repository) -> tuple[dict[str, Any], list[str]]:
     return state, files
 
 
-def test_weights_in_shards_are_fetched_whole_and_fetched_again_where_one_is_gone(hub: Repository) -> None:
+def test_weights_in_shards_are_fetched_completely_and_a_lost_one_again(hub: Repository) -> None:
     import torch
 
     from panbench.models.checkpoints import load_checkpoint
 
     whole, files = in_shards(hub)
     seen: list[tuple[int, int | None]] = []
-    folder = of_the_hub.fetch(of_the_hub.parse(ADDRESS), progress=lambda done, total: seen.append((done, total)))
+    folder = of_the_hub.fetch(
+        of_the_hub.parse_repository(ADDRESS), progress=lambda done, total: seen.append((done, total))
+    )
     sizes = [len(hub.content[name]) for name in (*files, "model.safetensors.index.json")]
     assert seen[-1] == (sum(sizes), sum(sizes))
     assert all(done <= then for (done, _), (then, _) in itertools.pairwise(seen))
-    index = of_the_hub.weights_in(folder)
+    index = of_the_hub.find_weights(folder)
     assert index is not None
     found = load_checkpoint(index).state_dict
     assert set(found) == set(whole)
     assert all(torch.equal(found[name], value) for name, value in whole.items())
     assert predicted("--model", ADDRESS).exit_code == 0
     (folder / files[0]).unlink()
-    assert of_the_hub.here(of_the_hub.parse(ADDRESS)) is None
+    assert of_the_hub.cached_folder(of_the_hub.parse_repository(ADDRESS)) is None
     assert "--download" in refused("--model", ADDRESS)
 
 
-def test_a_folder_of_other_labels_than_the_datasets_is_refused_with_both_lists(hub: Repository) -> None:
-    names = {str(label): f"kind {label}" for label in range(9)}
-    config = json.loads(Path("saved/config.json").read_text())
-    Path("saved/config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
+def test_labels_unlike_the_datasets_are_refused_with_both_lists(hub: Repository) -> None:
+    hub.configure(**KINDS)
+    Path("saved/config.json").write_bytes(hub.content["config.json"])
     shapes.generate(Path("scenes"), count=2)
     said = support.refused("eval", "--model", "./saved", "--data", "scenes", "--device", "cpu")
-    assert "the model has 9, of them not in the dataset kind 0, kind 1" in said
-    assert "the dataset has 9, of them not in the model ball, box" in said
+    assert "9 in the model, of which the dataset lacks kind 0, kind 1" in said
+    assert "9 in the dataset, of which the model lacks ball, box" in said
     assert "--category-map" in said
 
 
-def test_models_stars_those_whose_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_models_stars_models_without_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "*" not in panbench("models").stdout
     monkeypatch.setitem(sys.modules, "transformers", None)
     listed = panbench("models", columns=80).stdout

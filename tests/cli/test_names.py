@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from little_runs import scored
-from support import panbench
+from support import edit, panbench
 
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 DRAWN = {1: "ppqs.", 2: "ddss."}
@@ -56,7 +56,7 @@ def files_that_are_no_text(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names are always text there")
-def test_a_folder_whose_name_is_no_text_is_no_fault_of_any_command(tmp_path, monkeypatch):
+def test_a_folder_with_an_undecodable_name_breaks_no_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scored(tmp_path, "a", DRAWN, DRAWN)
     scored(tmp_path, "b", DRAWN, {1: "ppps.", 2: "dsss."})
@@ -65,14 +65,14 @@ def test_a_folder_whose_name_is_no_text_is_no_fault_of_any_command(tmp_path, mon
     assert files_that_are_no_text(tmp_path) == []
 
 
-def test_control_characters_of_a_name_reach_no_pipe_and_no_file(tmp_path, monkeypatch):
+def test_control_characters_of_a_name_never_reach_pipes_or_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scored(tmp_path, "a", DRAWN, DRAWN)
     run = scored(tmp_path, "b", DRAWN, {1: "ppps.", 2: "dsss."})
-    record = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps({**record, "name": "x\x1b[31m\x9b2J\x85y"}))
+    edit((run.path / "run.json"), name="x\x1b[31m\x9b2J\x85y")
     assert unlike("b", "out") == {}
     assert files_that_are_no_text(tmp_path) == []
+    assert r"x\x1b[31m\x9b2J\x85y" in panbench("compare", "a", "b", "--format", "csv").stdout
     shown = panbench("compare", "a", "b", "--format", "json").stdout
     assert "x\\u001b[31m\\u009b2J\\u0085y" in shown
     assert "x\x1b[31m\x9b2J\x85y" in [value for row in json.loads(shown) for value in row.values()]

@@ -43,16 +43,7 @@ LINES: dict[str, Sequence[str]] = {
     "robustness": ("{run}",),
     "relabel": ("{gt}", "{gt}", "--runs", "{pred}"),
     "report": ("{run}", "--out", "{new}.html"),
-    "show attention": (
-        "--photo",
-        "{photo}",
-        "--model",
-        "mask2former-tiny",
-        "--layer",
-        "1",
-        "--out",
-        "{new}.png",
-    ),
+    "show attention": ("--photo", "{photo}", "--model", "mask2former-tiny", "--layer", "1", "--out", "{new}.png"),
     "site": ("{run}", "{other}", "--out", "{new}"),
     "data coco": ("--root", "{new}", "--from", "{empty}"),
     "data check": ("{gt}",),
@@ -78,6 +69,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "empty").mkdir()
     Image.new("RGB", (64, 48)).save(folder / "photo.png")
     files = {"gt": "gt.json", "pred": "run-pred.json", "photo": "photo.png"}
+    (folder / "run" / "candidates").mkdir()
+    (folder / "run" / "candidates" / "1.parquet").write_bytes(b"")  # to be fused, it seems
     return {key: str(folder / files.get(key, key)) for key in ("run", "other", "empty", *files)}
 
 
@@ -135,13 +128,13 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     heard: list[str] = []
 
     def listening(speak: Callable[..., None], label: str) -> Callable[..., None]:
-        def also(sentence: str, *others: Any) -> None:
-            heard.append(f"{label}{sentence}")
-            speak(sentence, *others)
+        def also(message: str, *others: Any) -> None:
+            heard.append(f"{label}{message}")
+            speak(message, *others)
 
         return also
 
-    for name, label in (("note", "Note: "), ("say", ""), ("complain", "Error: ")):
+    for name, label in (("note", "Note: "), ("hint", ""), ("print_error", "Error: ")):
         monkeypatch.setattr(console, name, listening(getattr(console, name), label))
     enter = console.Bars.__enter__
 
@@ -160,10 +153,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return heard
 
 
-def stands_whole(sentence: str, lines: Sequence[str]) -> bool:
+def stands_whole(message: str, lines: Sequence[str]) -> bool:
     """Whether a sentence is on the screen, from the beginning of a line on and with nothing between its lines."""
     # Without spaces: a path that is longer than a line is broken by the terminal, not between words.
-    whole = "".join(sentence.split())
+    whole = "".join(message.split())
     return any(
         whole.startswith("".join(line.split())) and "".join("".join(lines[start:]).split()).startswith(whole)
         for start, line in enumerate(lines)
@@ -172,7 +165,7 @@ def stands_whole(sentence: str, lines: Sequence[str]) -> bool:
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_every_note_of_a_command_with_bars_stands_whole_on_the_screen(name, places, said, tmp_path, monkeypatch):
+def test_notes_of_commands_with_progress_bars_are_printed_completely(name, places, said, tmp_path, monkeypatch):
     for mirror in ("COCO", "OPENMMLAB"):
         monkeypatch.setenv(f"PANBENCH_MIRROR_{mirror}", places["empty"])
     monkeypatch.chdir(tmp_path)
@@ -180,11 +173,11 @@ def test_every_note_of_a_command_with_bars_stands_whole_on_the_screen(name, plac
     lines = on_a_terminal([*name.split(), *words], monkeypatch)
     screen = "\n".join(lines)
     assert f"Note: By bars 2. {SEVERAL_LINES}" in said, f"the command drew no bar:\n{screen}"
-    for sentence in said:
-        assert stands_whole(sentence, lines), f"{sentence}\nis not on the screen:\n{screen}"
+    for message in said:
+        assert stands_whole(message, lines), f"{message}\nis not on the screen:\n{screen}"
 
 
-def test_results_in_a_file_stay_there_while_bars_are_on_the_terminal(tmp_path, monkeypatch):
+def test_results_go_to_the_file_while_bars_are_on_the_terminal(tmp_path, monkeypatch):
     screen, results = Screen(), tmp_path / "results.txt"
     with monkeypatch.context() as streams, results.open("w", encoding="utf-8") as file:
         streams.setattr(sys, "stdout", file)

@@ -1,16 +1,15 @@
 """Options of a command that are the fields of a dataclass, and of those that studies add."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from panbench.base.studies import Option
-from panbench.cli import options
-from panbench.cli.command import option
-from panbench.cli.options import DoubledOption, options_from
+from panbench.cli import command as declarations
+from panbench.cli.command import DoubledOption, option, options_from
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,14 @@ class Request:
 class Politeness:
     """What a study adds."""
 
-    panel: ClassVar[str] = "Manners"
-
     kiss_hands: Annotated[bool, Option("Also kiss hands.")] = False
     title: Annotated[str | None, Option("Of the person.", "TITLE", ("Dr", "Count"))] = None
 
 
 def command_with(studies, monkeypatch):
-    monkeypatch.setattr(options, "added", lambda kind, key: studies if (kind, key) == ("options", "greet") else {})
+    monkeypatch.setattr(
+        declarations, "load_from_studies", lambda kind, key: studies if (kind, key) == ("options", "greet") else {}
+    )
     heard = []
     app = typer.Typer()
 
@@ -45,23 +44,20 @@ def command_with(studies, monkeypatch):
     return app, heard
 
 
-def test_each_field_is_an_option_and_a_study_has_a_panel_of_its_own(monkeypatch):
+def test_each_field_is_an_option_and_studies_have_their_own_help_panel(monkeypatch):
     app, heard = command_with({"manners": Politeness}, monkeypatch)
     assert CliRunner().invoke(app, ["--name", "Ada", "--kiss-hands", "--title", "Countess"]).exit_code == 0
     assert CliRunner().invoke(app, ["--name", "Bob"]).exit_code == 0
-    assert heard == [
-        (Request("Ada"), (Politeness(True, "Countess"),)),
-        (Request("Bob"), (Politeness(),)),
-    ]
+    assert heard == [(Request("Ada"), (Politeness(True, "Countess"),)), (Request("Bob"), (Politeness(),))]
     shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"}).output
     assert "Greet somebody." in shown
-    assert "Manners" in shown
+    assert "Studies" in shown
     assert "--no-kiss-hands" not in shown
     assert CliRunner().invoke(app, ["--name", "Bob", "--times", "0"]).exit_code == 2
     assert CliRunner().invoke(app, []).exit_code == 2
 
 
-def test_an_option_that_the_command_has_already_is_refused_with_the_name_of_the_study(monkeypatch):
+def test_an_option_that_a_command_already_has_is_refused_with_the_study_named(monkeypatch):
     @dataclass(frozen=True)
     class Louder(Politeness):
         times: Annotated[int, Option("How often.")] = 2

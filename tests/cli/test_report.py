@@ -8,7 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support import panbench, ran, refused
+from little_runs import everything
+from support import one_sentence, panbench, ran, refused
+
+from panbench.panoptic.coco import read_id_png, read_panoptic_json
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "tests" / "reference" / "pq_edges"
@@ -37,7 +40,7 @@ def first_image() -> int:
     return json.loads((REFERENCE / "gt.json").read_bytes())["images"][0]["id"]
 
 
-def test_report_writes_one_file_and_says_what_it_left_out(scored):
+def test_report_writes_one_file_and_reports_what_it_left_out(scored):
     done = ran("report", "scored", "--out", "page.html", cwd=scored)
     assert done.stdout == "page.html\n"
     assert "does not say where its images are. Give their folder with --images." in done.stderr
@@ -48,7 +51,7 @@ def test_report_writes_one_file_and_says_what_it_left_out(scored):
     assert len((scored / "page.html").read_text("utf-8")) > len(page)
 
 
-def test_a_scored_run_remembers_its_images_and_the_page_is_opened_when_asked(tmp_path, monkeypatch):
+def test_a_scored_run_remembers_its_images_and_the_page_opens_on_request(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     photos = photographs(tmp_path)
@@ -59,11 +62,11 @@ def test_a_scored_run_remembers_its_images_and_the_page_is_opened_when_asked(tmp
     assert opened == [(tmp_path / "page.html").resolve().as_uri()]
     assert '"photo":"data:image/jpeg' in (tmp_path / "page.html").read_text("utf-8")
     assert "There is no folder nowhere with the images." in refused(
-        "score", *inputs[:4], "--images", "nowhere", cwd=tmp_path
+        "score", *inputs[:4], "--images", "nowhere", "--out", "other", cwd=tmp_path
     )
 
 
-def test_show_makes_pictures_of_scored_predictions(scored):
+def test_show_draws_scored_predictions(scored):
     where = ["--image", first_image(), "--images", photographs(scored)]
     for command, name in (
         (["overlay", "scored"], "overlay.png"),
@@ -76,14 +79,14 @@ def test_show_makes_pictures_of_scored_predictions(scored):
         assert (scored / name).stat().st_size > 500
 
 
-def test_show_plot_writes_the_numbers_beside_it(scored):
+def test_show_plot_writes_its_numbers_next_to_the_plot(scored):
     done = panbench("show", "plot", "causes", "scored", "--csv", cwd=scored)
     assert done.stdout.split() == ["causes.pdf", "causes.csv"]
     assert (scored / "causes.csv").read_text().startswith("run,cause,lost,gain,")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (["report", "nowhere"], "There is no run nowhere"),
         (["report", "scored", "--out", "page.pdf"], "does not end in .html"),
@@ -93,18 +96,15 @@ def test_show_plot_writes_the_numbers_beside_it(scored):
         (["show", "plot", "pie", "scored"], "There is no plot 'pie'"),
         (["show", "plot", "images", "scored"], "The plot images shows 2 run(s), not 1."),
         (["show", "attention", "--image", "1"], "Give --model and --photo, or --run and --image."),
-        (["show", "attention", "--run", "scored", "--image", "1"], "there is no model to look into"),
+        (["show", "attention", "--run", "scored", "--image", "1"], "there is no model to inspect"),
         (["predict", "absent.jpg", "--model", "maskformer-tiny"], "There is no image absent.jpg."),
         (["predict", "scored", "--model", "maskformer-tiny"], "holds no image"),
         (["predict", "scored/run.json", "--model", "maskformer-tiny"], "cannot be decoded as an image."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_refused_in_one_sentence(scored, arguments, sentence):
-    said = refused(*arguments, cwd=scored)
-    assert sentence in said
-    assert said.startswith("Error: ")
-    assert said.count("\n") == 1
+def test_bad_input_is_refused_in_one_sentence(scored, arguments, message):
+    assert message in one_sentence(*arguments, cwd=scored)
 
 
 def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder(tmp_path):
@@ -116,24 +116,22 @@ def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "same name.png"), rng.integers(0, 255, (64, 96, 3), np.uint8))
     (tmp_path / "b" / "broken.jpg").write_bytes(b"no image")
-    done = ran("predict", "a", "b", "--model", "maskformer-tiny", "--out", "out", "--width", 2, cwd=tmp_path)
+    done = ran("predict", "a", "b", "--model", "maskformer-tiny", "--out", "out", cwd=tmp_path)
     left_out, took = done.stderr.splitlines()
     assert left_out == "Note: Left out: b/broken.jpg cannot be decoded as an image."
     assert re.fullmatch(r"Note: \d+\.\d\d s per image on \S+ \(median of 2, without pictures\)\.", took)
-    assert done.stdout.split("\n")[:-1] == [
-        "out/same name.overlay.png",
-        "out/same name-2.overlay.png",
-        "out/ids.json",
-    ]
-    from panbench.panoptic.coco import read_id_png, read_panoptic_json
-
+    assert done.stdout.splitlines() == ["out/same name.overlay.png", "out/same name-2.overlay.png", "out/ids.json"]
     written = read_panoptic_json(tmp_path / "out" / "ids.json")
     for image_id, annotation in written.annotations.items():
         ids = read_id_png(written.png_path(image_id), (64, 96))
         assert {segment.id: segment.area for segment in annotation.segments} == {
             key: int((ids == key).sum()) for key in np.unique(ids) if key
         }
+    assert cv2.imread(str(tmp_path / "out" / "same name.overlay.png")).shape == (11 * 64, 11 * 96, 3)
     assert "--overwrite" in refused("predict", "a", "--model", "maskformer-tiny", "--out", "out", cwd=tmp_path)
+    figure = ("--out", "figure", "--width", 2, "--dpi", 50)
+    ran("predict", "a", "--model", "maskformer-tiny", *figure, cwd=tmp_path)
+    assert cv2.imread(str(tmp_path / "figure" / "same name.overlay.png")).shape[1] == 100
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder
         ("show", "diff", "gt", "run", "--image", "IMAGE", "--out", "link.png"),
     ],
 )
-def test_no_result_replaces_a_file_of_a_run_or_of_its_data(tmp_path, arguments):
+def test_no_output_overwrites_a_file_of_a_run_or_its_data(tmp_path, arguments):
     for name in ("gt", "pred"):
         shutil.copytree(REFERENCE / name, tmp_path / name)
         shutil.copyfile(REFERENCE / f"{name}.json", tmp_path / f"{name}.json")
@@ -160,11 +158,10 @@ def test_no_result_replaces_a_file_of_a_run_or_of_its_data(tmp_path, arguments):
     ran(*("score", "--gt", "gt.json", "--pred", "pred.json", "--images", photos, "--out", "run"), cwd=tmp_path)
     name = Path(listing["images"][0]["file_name"]).stem
     (tmp_path / "link.png").symlink_to(tmp_path / "gt" / f"{name}.png")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = everything(tmp_path)
     words = [word.replace("IMAGE", str(first_image())).replace("FILE", name) for word in arguments]
     refused = panbench(*words, cwd=tmp_path)
-    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path: content for path, content in after.items() if path in before} == before
+    assert {path: content for path, content in everything(tmp_path).items() if path in before} == before
     if words[-1] == "run/predictions.png":
         assert refused.exit_code == 0, "a new file, beside what the run holds"
     else:
@@ -172,13 +169,13 @@ def test_no_result_replaces_a_file_of_a_run_or_of_its_data(tmp_path, arguments):
         assert "Give another name." in refused.stderr
 
 
-def test_predict_replaces_no_photograph_and_nothing_unasked(tmp_path):
+def test_predict_overwrites_no_photograph_and_nothing_unless_requested(tmp_path):
     (tmp_path / "ids").mkdir()
     cv2.imwrite(str(tmp_path / "ids" / "a.png"), np.zeros((64, 96, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "b.png"), np.zeros((64, 96, 3), np.uint8))
     (tmp_path / "b.overlay.png").write_text("mine")
     model = ("--model", "maskformer-tiny", "--checkpoint", "random", "--out", ".")
-    for photo, sentence in (("ids/a.png", "is one of the photographs that are read"), ("b.png", "already exists")):
-        assert sentence in refused("predict", photo, *model, cwd=tmp_path)
+    for photo, message in (("ids/a.png", "is one of the photographs that are read"), ("b.png", "already exists")):
+        assert message in refused("predict", photo, *model, cwd=tmp_path)
     assert panbench("predict", "ids/a.png", *model, "--overwrite", cwd=tmp_path).exit_code == 2
     assert (tmp_path / "b.overlay.png").read_text() == "mine"

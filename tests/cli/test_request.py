@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import refusal
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
@@ -32,7 +33,7 @@ def test_the_default_data_of_models_is_what_they_were_trained_on():
 
 
 @pytest.mark.parametrize("data", ["ade20k", "data/ade20k", "/somewhere/ade20k/"])
-def test_all_models_of_a_set_are_those_trained_on_it(data):
+def test_the_models_of_a_set_are_those_trained_on_it(data):
     names = ["mask2former-*"]
     kept, others = leave_out_others(resolve_models(names), names, data)
     assert [spec.name for spec in kept] == ["mask2former-ade20k-l"]
@@ -49,7 +50,7 @@ def test_a_model_that_does_not_say_what_it_was_trained_on_has_no_default_data():
         default_data([OWN])
 
 
-def test_what_is_missing_is_asked_for_once_with_all_sizes():
+def test_missing_downloads_are_confirmed_once_with_all_sizes():
     asked: list[str] = []
 
     def answer(words: str) -> str:
@@ -65,11 +66,10 @@ def test_what_is_missing_is_asked_for_once_with_all_sizes():
 
 @pytest.mark.parametrize(("answer", "words"), [("n", "Nothing was fetched."), ("maybe", "'maybe' is neither y nor n")])
 def test_an_answer_other_than_yes_fetches_nothing(answer, words):
-    with pytest.raises(BadArgument, match=words):
-        ask_once(MISSING, False, lambda question: answer)
+    assert words in refusal(BadArgument, ask_once, MISSING, False, lambda question: answer)
 
 
-def test_without_a_terminal_the_sentence_names_sizes_and_ways():
+def test_without_a_terminal_the_error_has_sizes_and_hints():
     with pytest.raises(BadArgument) as caught:
         ask_once(MISSING, False, None)
     for words in (
@@ -83,12 +83,12 @@ def test_without_a_terminal_the_sentence_names_sizes_and_ways():
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_asked_when_nothing_is_missing_or_the_download_was_ordered():
+def test_no_question_is_asked_if_nothing_is_missing_or_download_is_given():
     assert ask_once(MISSING, True, never)
     assert not ask_once(Missing(), False, never)
 
 
-def test_what_is_missing_is_counted_for_all_models_and_the_data(monkeypatch, tmp_path):
+def test_missing_sizes_are_summed_over_models_and_data(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     missing = missing_for([R50, TINY, FPN], data="coco", limit=10)
@@ -101,7 +101,7 @@ def test_what_is_missing_is_counted_for_all_models_and_the_data(monkeypatch, tmp
     assert not missing_for([R50], weights="my.pth")
 
 
-def test_a_pattern_leaves_out_models_of_other_data_and_a_name_never():
+def test_a_pattern_skips_models_of_other_data_and_a_name_does_not():
     specs = [R50, TINY]
     assert leave_out_others(specs, ["mask2former*"], "coco") == ([R50], [TINY])
     assert leave_out_others(specs, ["mask2former*,mask2former-tiny"], "coco") == (specs, [])
@@ -109,7 +109,7 @@ def test_a_pattern_leaves_out_models_of_other_data_and_a_name_never():
     assert leave_out_others(specs, ["all"], "data/mine") == (specs, [])
 
 
-def test_a_licence_that_forbids_commercial_use_is_told_before_anything_is_fetched(monkeypatch, tmp_path):
+def test_a_non_commercial_licence_is_shown_before_any_download(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
     missing = missing_for([find_model("maskformer-hf-swin-t")])
     asked: list[str] = []
@@ -126,17 +126,18 @@ def test_a_licence_that_forbids_commercial_use_is_told_before_anything_is_fetche
 
 def test_the_hub_is_asked_for_a_licence_that_the_catalog_does_not_know(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "look_up", lambda repository: hub.Stated("cc-by-nc-sa-4.0", 190_000_000))
+    listing = hub.Listing("0" * 40, {}, (), 190_000_000, "cc-by-nc-sa-4.0")
+    monkeypatch.setattr(hub, "list_files", lambda repository: listing)
     missing = missing_for([find_model("hf:owner/name")])
     asked: list[str] = []
     assert ask_once(missing, False, lambda words: asked.append(words) or "y")
     assert asked == ["Fetch 190 MB of weights (CC-BY-NC-SA-4.0, not for commercial use)? [Y/n] "]
-    monkeypatch.setattr(hub, "look_up", never)
+    monkeypatch.setattr(hub, "list_files", never)
     with pytest.raises(BadArgument, match=r"licence: see https://huggingface.co/owner/name.*--download hf:owner/name"):
         ask_once(missing, False, None)
 
 
-def test_weights_that_could_not_be_run_are_not_asked_for(monkeypatch, tmp_path):
+def test_no_download_is_offered_for_weights_that_cannot_run(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
     with pytest.raises(BadModel, match="only differences to the gated weights of DINOv3"):
         find_model("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")
@@ -155,7 +156,7 @@ def dataset(images: int = 3, ground_truth: bool = True, suffix: str = ".jpg") ->
     return SimpleNamespace(scenes=scenes, has_ground_truth=ground_truth)
 
 
-def test_predictions_of_up_to_10_000_images_are_kept_unasked(tmp_path):
+def test_predictions_of_up_to_10_000_images_are_stored_by_default(tmp_path):
     assert _keeps_predictions(EvalRequest(), dataset(3), [tmp_path])
     assert _keeps_predictions(EvalRequest(), dataset(10_000), [tmp_path])
     assert not _keeps_predictions(EvalRequest(), dataset(10_001), [tmp_path])
@@ -163,19 +164,19 @@ def test_predictions_of_up_to_10_000_images_are_kept_unasked(tmp_path):
     assert not _keeps_predictions(EvalRequest(save_predictions=False), dataset(3), [tmp_path])
 
 
-def test_what_has_no_ground_truth_or_shares_names_keeps_predictions_only_when_asked(tmp_path):
+def test_predictions_without_ground_truth_are_stored_only_on_request(tmp_path):
     assert not _keeps_predictions(EvalRequest(limit="1,2"), dataset(), [tmp_path])
     assert not _keeps_predictions(EvalRequest(), dataset(ground_truth=False), [tmp_path])
     assert not _keeps_predictions(EvalRequest(), dataset(suffix=".png"), [tmp_path])
 
 
-def test_shards_keep_predictions_as_the_run_of_one_process_does(tmp_path):
+def test_shards_store_predictions_like_a_single_process_run(tmp_path):
     assert _keeps_predictions(EvalRequest(shard="1/2"), dataset(), [tmp_path])
     assert not _keeps_predictions(EvalRequest(shard="1/2"), dataset(10_001), [tmp_path])
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_run_that_is_resumed_keeps_predictions_if_it_did_before(tmp_path, kept):
+def test_a_resumed_run_stores_predictions_as_before(tmp_path, kept):
     run = tmp_path / "run"
     RunWriter.create(run, RunInfo(arguments={"save_predictions": kept})).finish("interrupted")
     assert _keeps_predictions(EvalRequest(resume=True), dataset(), [tmp_path / "none", run]) is kept

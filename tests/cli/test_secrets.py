@@ -1,6 +1,5 @@
 """No command shows a password or a token: what it prints is made to be pasted into reports."""
 
-import http.server
 import json
 import os
 from dataclasses import replace
@@ -8,7 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from support import panbench, panbench_program, serve
+from support import answering, panbench, panbench_program
 
 from panbench.cli import console
 from panbench.runs import RunInfo
@@ -37,19 +36,8 @@ def test_doctor_shows_no_password_of_proxies_and_mirrors(arguments, tmp_path):
 @pytest.fixture
 def refusing():
     """The address of a server that refuses everything."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(503)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    serve(server)
-    yield f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with answering(lambda request: request.send_error(503)) as address:
+        yield address.removeprefix("http://")
 
 
 @pytest.mark.parametrize(
@@ -76,11 +64,11 @@ def test_no_error_of_the_hub_shows_a_token_or_a_password(token, endpoint, refusi
     assert not any(secret in said for secret in ("hunter2", "and#more", TOKEN, "its-second-line")), said
 
 
-def test_tracebacks_and_results_show_none_either(monkeypatch, capsys):
+def test_tracebacks_and_results_show_no_secret(monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    console.complain("It failed.", ValueError(f"token {TOKEN}"))
+    console.print_error("It failed.", ValueError(f"token {TOKEN}"))
     console.note(f"Note {TOKEN}")
-    console.say(f"Hint {TOKEN}")
+    console.hint(f"Hint {TOKEN}")
     console.show(f"Result {TOKEN}")
     console.show_json({"said": TOKEN})
     with console.Bars() as bars:
@@ -91,7 +79,7 @@ def test_tracebacks_and_results_show_none_either(monkeypatch, capsys):
     assert shown.count("***") == 7
 
 
-def test_run_json_keeps_no_secret_of_command_line_and_error(monkeypatch):
+def test_run_json_stores_no_secret_of_command_line_and_error(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     info = RunInfo(command=("panbench", "eval", "--gt", "https://anna:hunter2@host/gt.json"), error=f"401 for {TOKEN}")
     kept = json.dumps(info.to_json())

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from support import panbench, ran, refused
+from support import panbench, ran, refusal, refused
 
-from panbench.base import elsewhere
+from panbench.base import remote_paths
 from panbench.base.errors import BadDataset, PredictionMismatch
 from panbench.catalog import find_model
 from panbench.datasets import missing_files, open_dataset, shapes
@@ -19,7 +19,7 @@ SCENES = Path(__file__).resolve().parents[1] / "reference" / "pq_scenes"
 
 @pytest.fixture
 def memory(monkeypatch):
-    monkeypatch.setattr(elsewhere, "WAITS", (0, 0))
+    monkeypatch.setattr(remote_paths, "WAITS", (0, 0))
     system = fsspec.filesystem("memory")
     yield system
     # Class-wide, and so for all tests of the process.
@@ -42,7 +42,7 @@ def digits(run: Run) -> list[str]:
     return [f"{row[name]:.17g}" for row in run.summary().values() for name in ("PQ", "SQ", "RQ") if row["n"]]
 
 
-def test_scores_of_a_store_are_those_of_its_files_to_the_last_bit(scenes, tmp_path):
+def test_scores_from_a_store_equal_those_of_local_files_bit_for_bit(scenes, tmp_path):
     here, there = score(SCENES, tmp_path / "here"), score(scenes, tmp_path / "there")
     assert digits(there) == digits(here)
     assert there.table.to_arrow().equals(here.table.to_arrow())
@@ -50,7 +50,7 @@ def test_scores_of_a_store_are_those_of_its_files_to_the_last_bit(scenes, tmp_pa
     assert there.info.dataset.fingerprint == here.info.dataset.fingerprint
 
 
-def test_the_run_names_the_addresses_and_is_verified_and_shown_from_there(scenes, tmp_path):
+def test_the_run_stores_the_addresses_and_is_verified_and_displayed_from_them(scenes, tmp_path):
     run = score(scenes, tmp_path / "run")
     assert run.info.dataset.gt == "memory://scenes/gt.json"
     assert run.info.dataset.gt_dir == "memory://scenes/gt"
@@ -63,7 +63,7 @@ def test_the_run_names_the_addresses_and_is_verified_and_shown_from_there(scenes
     assert "memory://scenes/gt/" in changed.output
 
 
-def test_an_object_that_vanished_is_named_with_its_image_and_resume_goes_on(scenes, memory, tmp_path):
+def test_a_vanished_object_is_named_with_its_image_and_the_run_can_be_resumed(scenes, memory, tmp_path):
     png = f"/scenes/pred/{sorted(SCENES.glob('pred/*.png'))[2].name}"
     content = memory.cat(png)
     memory.rm(png)
@@ -74,7 +74,7 @@ def test_an_object_that_vanished_is_named_with_its_image_and_resume_goes_on(scen
 
 
 @pytest.mark.slow
-def test_an_evaluation_of_a_store_is_that_of_its_files(memory, tmp_path):
+def test_an_evaluation_from_a_store_equals_that_of_local_files(memory, tmp_path):
     from panbench.evaluation.evaluate import evaluate
     from panbench.models.opening import open_model
 
@@ -95,10 +95,9 @@ def test_an_evaluation_of_a_store_is_that_of_its_files(memory, tmp_path):
         evaluate(model, open_dataset("memory://bucket/coco"), tmp_path / "empty", EvaluateOptions(batch_size=1))
 
 
-def test_a_bucket_called_coco_is_no_folder_to_download_coco_into(memory):
+def test_coco_is_not_downloaded_into_a_bucket_of_that_name(memory):
     assert missing_files("memory://bucket/coco") is None
-    with pytest.raises(BadDataset, match="There is no dataset memory://bucket/coco"):
-        open_dataset("memory://bucket/coco")
+    assert "There is no dataset memory://bucket/coco" in refusal(BadDataset, open_dataset, "memory://bucket/coco")
 
 
 @pytest.mark.parametrize(
@@ -109,8 +108,8 @@ def test_a_bucket_called_coco_is_no_folder_to_download_coco_into(memory):
     ],
     ids=["score", "eval"],
 )
-def test_a_run_is_not_written_to_an_address(line, tmp_path):
+def test_a_run_cannot_be_written_to_a_url(line, tmp_path):
     said = refused(*line, cwd=tmp_path)
-    assert "--out s3://bucket/run is an address, and panbench writes to file systems alone" in said
+    assert "--out s3://bucket/run is a URL, and panbench writes to file systems only" in said
     assert len(said.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from support import edited, refusal
 
 from panbench.base.errors import BadArgument, BadDataset, PredictionMismatch
 from panbench.datasets.check import check_set
@@ -65,7 +66,7 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("name", "things_only"), [("detection", False), ("detection_things", True)])
-def test_detection_json_is_panopticapis(tmp_path, name, things_only):
+def test_the_detection_json_equals_panopticapis(tmp_path, name, things_only):
     expected = json.loads((PANOPTICAPI / f"{name}.json").read_text())
     n = panoptic_to_detection(PANOPTICAPI / "panoptic.json", tmp_path / "d.json", things_only=things_only)
     found = json.loads((tmp_path / "d.json").read_text())
@@ -75,7 +76,7 @@ def test_detection_json_is_panopticapis(tmp_path, name, things_only):
     assert n == len(expected["annotations"]) == (6 if things_only else 8)
 
 
-def test_two_channel_pngs_become_panopticapis_segments(tmp_path, photos):
+def test_two_channel_pngs_give_panopticapis_segments(tmp_path, photos):
     categories = read_categories(PANOPTICAPI / "categories.json")
     found = convert_two_channel(PANOPTICAPI / "twochannel", categories, tmp_path / "out", images_from=photos)
     theirs = read_panoptic_json_without_areas(PANOPTICAPI / "from_twochannel.json")
@@ -99,7 +100,7 @@ def read_panoptic_json_without_areas(path: Path) -> dict[int, set[tuple[int, boo
 # Label and instance maps.
 
 
-def test_pairs_of_label_and_instance_are_segments():
+def test_pairs_of_label_and_instance_become_segments():
     labels = np.array([[187, 187, 1, 1], [187, 1, 1, 18]])
     instances = np.array([[0, 5, 1, 1], [7, 2, 1, 1]])
     ids, segments = segments_of_labels(labels, instances, BY_ID, "here")
@@ -111,7 +112,7 @@ def test_pairs_of_label_and_instance_are_segments():
     assert len(np.unique(ids)) == 4
 
 
-def test_ids_have_the_categories_colours():
+def test_ids_have_the_colours_of_their_categories():
     ids, segments = segments_of_labels(np.full((2, 2), 187), np.zeros((2, 2), int), BY_ID, "here")
     assert set(segments) == {70 + 130 * 256 + 180 * 65536}
     assert (ids == next(iter(segments))).all()
@@ -128,15 +129,15 @@ def test_void_labels_become_void_unless_a_category_claims_them():
 
 
 @pytest.mark.parametrize(
-    ("labels", "instances", "sentence"),
+    ("labels", "instances", "message"),
     [
         (np.array([[1, 99]]), np.zeros((1, 2), int), "99"),
         (np.array([[1, 1]]), np.array([[0, -1]]), "negative"),
         (np.array([[1, 1]]), np.zeros((2, 1), int), "both"),
     ],
 )
-def test_labels_that_mean_nothing_are_refused(labels, instances, sentence):
-    with pytest.raises(BadDataset, match=f"here.*{sentence}"):
+def test_unknown_labels_are_refused(labels, instances, message):
+    with pytest.raises(BadDataset, match=f"here.*{message}"):
         segments_of_labels(labels, instances, BY_ID, "here")
 
 
@@ -150,7 +151,7 @@ def test_every_pixel_keeps_its_category(labels, instances):
     assert np.vectorize(category_of.__getitem__)(ids).tolist() == np.where(labels == 255, 0, labels).tolist()
 
 
-def test_arrays_come_with_their_images_and_are_clean(tmp_path, photos):
+def test_arrays_are_converted_with_their_images_and_pass_the_check(tmp_path, photos):
     folder = tmp_path / "arrays"
     folder.mkdir()
     for number in (3, 11):
@@ -179,12 +180,11 @@ def test_arrays_come_with_their_images_and_are_clean(tmp_path, photos):
 def test_arrays_of_another_kind_are_refused(tmp_path, arrays_):
     (tmp_path / "a").mkdir()
     np.savez(tmp_path / "a" / "x.npz", **arrays_)
-    with pytest.raises(BadDataset, match=r"x\.npz"):
-        convert_arrays(tmp_path / "a", CATEGORIES, tmp_path / "out")
+    assert "x.npz" in refusal(BadDataset, convert_arrays, tmp_path / "a", CATEGORIES, tmp_path / "out")
     assert not (tmp_path / "out" / "annotations" / "panoptic_val.json").exists()
 
 
-def test_a_panoptic_map_of_arrays_is_that_of_the_converter():
+def test_a_panoptic_map_from_arrays_equals_the_converters():
     labels, instances = np.array([[1, 1, 187, 0]]), np.array([[1, 2, 5, 0]])
     ids, segments = panoptic_map(instances, semantic=labels, categories=CATEGORIES)
     expected, described = segments_of_labels(labels, instances, BY_ID, "here")
@@ -198,7 +198,7 @@ def test_a_panoptic_map_of_arrays_is_that_of_the_converter():
 
 
 @pytest.mark.parametrize(
-    ("instances", "semantic", "categories", "sentence"),
+    ("instances", "semantic", "categories", "message"),
     [
         (np.zeros((2, 2), int), None, CATEGORIES, "2 categories of things: semantic must say"),
         (np.zeros((2, 2)), None, [PERSON], r"instances must be \(H, W\) whole numbers, not \(2, 2\) float64"),
@@ -207,8 +207,8 @@ def test_a_panoptic_map_of_arrays_is_that_of_the_converter():
         (np.zeros((2, 2), int), None, [{"id": 1}], "categories must have id, name and isthing"),
     ],
 )
-def test_arrays_that_make_no_map_are_refused(instances, semantic, categories, sentence):
-    with pytest.raises(BadArgument, match=sentence):
+def test_arrays_that_cannot_form_a_map_are_refused(instances, semantic, categories, message):
+    with pytest.raises(BadArgument, match=message):
         panoptic_map(instances, semantic=semantic, categories=categories)
 
 
@@ -223,8 +223,7 @@ def test_two_folders_of_arrays_are_matched_by_file_name(tmp_path):
         if stem != "case_b":
             shutil.copy(tmp_path / "gt" / f"{stem}.npz", tmp_path / "pred" / f"{stem}.npz")
     gt, pred = (convert_arrays(tmp_path / side, CATEGORIES, tmp_path / f"set {side}") for side in ("gt", "pred"))
-    with pytest.raises(PredictionMismatch, match=r"no prediction for 1 of 4 images: case_b\."):
-        score_folder(gt.json, pred.json)
+    assert "no prediction for 1 of 4 images: case_b." in refusal(PredictionMismatch, score_folder, gt.json, pred.json)
     run = score_folder(gt.json, pred.json, allow_missing=True)
     assert [(row.TP, row.FP, row.FN) for row in run.pq().itertuples() if row.TP] == [(3, 0, 1)] * 2
     row = comparison_row(run)
@@ -240,10 +239,7 @@ def instance_set(folder: Path, annotations: list[dict[str, Any]]) -> tuple[Path,
     labels = np.full((6, 8), 187, np.uint8)
     labels[1:5, 2:6] = 1
     Image.fromarray(labels).save(folder / "semantic" / "image.png")
-    document = {
-        "images": [{"id": 5, "file_name": "image.jpg", "height": 6, "width": 8}],
-        "annotations": annotations,
-    }
+    document = {"images": [{"id": 5, "file_name": "image.jpg", "height": 6, "width": 8}], "annotations": annotations}
     (folder / "instances.json").write_text(json.dumps(document))
     return folder / "instances.json", folder / "semantic"
 
@@ -252,7 +248,7 @@ def box(x: int, y: int, width: int, height: int) -> list[list[int]]:
     return [[x, y, x + width, y, x + width, y + height, x, y + height]]
 
 
-def test_small_instances_lie_over_large_ones_and_stuff_fills_the_rest(tmp_path):
+def test_small_instances_cover_large_ones_and_stuff_fills_the_rest(tmp_path):
     files = instance_set(
         tmp_path,
         [
@@ -309,7 +305,7 @@ def test_run_lengths_that_do_not_fill_the_image_are_refused(tmp_path, counts):
         convert_instances(*files, CATEGORIES, tmp_path / "out")
 
 
-def test_a_polygon_just_outside_of_its_image_is_clipped_and_counted(tmp_path):
+def test_a_polygon_slightly_outside_its_image_is_clipped_and_counted(tmp_path):
     outside = [[-2, -1.5, 4, -2, 4, 8, -2, 8]]
     annotations = [
         {"id": 1, "image_id": 5, "category_id": 1, "segmentation": outside},
@@ -325,7 +321,7 @@ def kinds_of(converted: Converted) -> set[str]:
     return {finding.kind for finding in check_set(converted.json).findings}
 
 
-def test_an_instance_that_is_wholly_covered_is_named_as_left_out(tmp_path):
+def test_a_fully_covered_instance_is_reported_as_left_out(tmp_path):
     files = instance_set(
         tmp_path,
         [
@@ -344,7 +340,7 @@ def things(tmp_path: Path, categories: object) -> Path:
     return file
 
 
-def test_instances_alone_make_a_set_of_things_with_the_categories_of_their_json(tmp_path):
+def test_instances_alone_become_a_set_of_things_with_the_categories_of_their_json(tmp_path):
     file = things(tmp_path, [{"id": 0, "name": "screw"}, {"id": 1, "name": "nut", "supercategory": "metal"}])
     found = convert_instances(file, None, None, tmp_path / "out")
     panoptic = read_panoptic_json(found.json)
@@ -364,15 +360,14 @@ def test_instances_alone_need_categories_and_sizes(tmp_path):
     with pytest.raises(BadDataset, match="lists no categories"):
         convert_instances(things(tmp_path / "a", []), None, None, tmp_path / "out")
     file = things(tmp_path / "b", [{"id": 0, "name": "screw"}])
-    document = json.loads(file.read_text())
-    del document["images"][0]["height"]
-    file.write_text(json.dumps(document))
+    with edited(file) as document:
+        del document["images"][0]["height"]
     with pytest.raises(BadDataset, match=r"the image image.jpg has no height and width"):
         convert_instances(file, None, None, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("annotation", "sentence"),
+    ("annotation", "message"),
     [
         ({"image_id": 5, "category_id": 187, "segmentation": box(0, 0, 1, 1)}, "stuff"),
         ({"image_id": 5, "category_id": 9, "segmentation": box(0, 0, 1, 1)}, "9"),
@@ -382,10 +377,9 @@ def test_instances_alone_need_categories_and_sizes(tmp_path):
         ({"category_id": 1}, "image_id"),
     ],
 )
-def test_instances_that_cannot_be_used_are_refused(tmp_path, annotation, sentence):
+def test_unusable_instances_are_refused(tmp_path, annotation, message):
     files = instance_set(tmp_path, [{"id": 1, **annotation}])
-    with pytest.raises(BadDataset, match=sentence):
-        convert_instances(*files, CATEGORIES, tmp_path / "out")
+    assert message in refusal(BadDataset, convert_instances, *files, CATEGORIES, tmp_path / "out")
 
 
 @pytest.fixture
@@ -404,7 +398,7 @@ def crowds_in(converted: Converted) -> int:
     return sum(segment.iscrowd for segment in read_panoptic_json(converted.json).annotations[5].segments)
 
 
-def test_a_file_of_crowds_alone_is_cvats_and_its_instances_are_single(tmp_path, brushed):
+def test_a_file_with_only_crowds_is_read_as_cvats_single_instances(tmp_path, brushed):
     found = convert_instances(brushed, None, CATEGORIES, tmp_path / "out")
     assert (found.n_segments, crowds_in(found)) == (10, 0)
     assert "All 10 instances are crowds, as CVAT marks" in found.notes[0]
@@ -412,17 +406,16 @@ def test_a_file_of_crowds_alone_is_cvats_and_its_instances_are_single(tmp_path, 
     assert (crowds_in(kept), kept.notes) == (10, ())
 
 
-def test_crowds_beside_single_instances_stay_crowds_unless_asked(tmp_path, brushed):
-    document = json.loads(brushed.read_text())
-    document["annotations"][0]["iscrowd"] = 0
-    brushed.write_text(json.dumps(document))
+def test_crowds_next_to_single_instances_stay_crowds_by_default(tmp_path, brushed):
+    with edited(brushed) as document:
+        document["annotations"][0]["iscrowd"] = 0
     found = convert_instances(brushed, None, CATEGORIES, tmp_path / "out")
     assert (crowds_in(found), found.notes) == (9, ())
     assert crowds_in(convert_instances(brushed, None, CATEGORIES, tmp_path / "all", crowds="instances")) == 0
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "message"),
     [
         ([{"image_id": 5, "category_id": 1, "score": 0.9}], "has scores.*panbench fuse --instances"),
         ({"images": [], "annotations": [{"score": 0.9}]}, "has scores.*panbench fuse --instances"),
@@ -430,13 +423,13 @@ def test_crowds_beside_single_instances_stay_crowds_unless_asked(tmp_path, brush
         ([], "is a list"),
     ],
 )
-def test_what_is_no_instance_ground_truth_says_what_reads_it(tmp_path, content, sentence):
+def test_a_file_of_another_kind_is_refused_with_the_command_that_reads_it(tmp_path, content, message):
     (tmp_path / "results.json").write_text(json.dumps(content))
-    with pytest.raises(BadDataset, match=sentence):
+    with pytest.raises(BadDataset, match=message):
         convert_instances(tmp_path / "results.json", None, CATEGORIES, tmp_path / "out")
 
 
-def test_a_labelme_folder_names_what_converts_it(tmp_path):
+def test_a_labelme_folder_is_refused_with_the_tool_that_converts_it(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"version": "5.5.0", "shapes": [], "imagePath": "a.jpg"}))
     with pytest.raises(BadDataset, match=r"LabelMe.*labelme2coco"):
         convert_instances(tmp_path, None, CATEGORIES, tmp_path / "out")
@@ -445,39 +438,39 @@ def test_a_labelme_folder_names_what_converts_it(tmp_path):
 # Almost-COCO panoptic sets.
 
 
-def test_wrong_areas_and_absent_boxes_are_put_right_and_text_ids_stay(tmp_path, photos):
-    document = json.loads((PANOPTICAPI / "panoptic.json").read_text())
-    for image, annotation in zip(document["images"], document["annotations"], strict=True):
-        image["id"] = annotation["image_id"] = f"name-{image['id']}"
-        for segment in annotation["segments_info"]:
-            segment["area"] += 1
-            del segment["bbox"]
-        annotation["segments_info"].append({"id": 999, "category_id": 1, "area": 5})
-    (tmp_path / "odd.json").write_text(json.dumps(document))
-    found = convert_panoptic(
-        tmp_path / "odd.json", PANOPTICAPI / "panoptic", tmp_path / "out", images_from=photos, images="copy"
-    )
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    """A copy of the set's JSON, for a test to make it odd."""
+    return Path(shutil.copy(PANOPTICAPI / "panoptic.json", tmp_path / "odd.json"))
+
+
+def test_wrong_areas_and_missing_boxes_are_corrected_and_text_ids_kept(odd, tmp_path, photos):
+    with edited(odd) as document:
+        for image, annotation in zip(document["images"], document["annotations"], strict=True):
+            image["id"] = annotation["image_id"] = f"name-{image['id']}"
+            for segment in annotation["segments_info"]:
+                segment["area"] += 1
+                del segment["bbox"]
+            annotation["segments_info"].append({"id": 999, "category_id": 1, "area": 5})
+    found = convert_panoptic(odd, PANOPTICAPI / "panoptic", tmp_path / "out", images_from=photos, images="copy")
     assert is_clean(found)
     assert list(map(str, read_panoptic_json(found.json).images)) == ["name-3", "name-11"]
     assert found.left_out == {"segments without a pixel of their own": 2}
 
 
-def test_pixels_that_no_segment_describes_become_void_and_are_named(tmp_path):
-    document = json.loads((PANOPTICAPI / "panoptic.json").read_text())
-    dropped = document["annotations"][0]["segments_info"].pop()
-    (tmp_path / "odd.json").write_text(json.dumps(document))
-    found = convert_panoptic(tmp_path / "odd.json", PANOPTICAPI / "panoptic", tmp_path / "out")
+def test_pixels_that_no_segment_describes_become_void_and_are_named(odd, tmp_path):
+    with edited(odd) as document:
+        dropped = document["annotations"][0]["segments_info"].pop()
+    found = convert_panoptic(odd, PANOPTICAPI / "panoptic", tmp_path / "out")
     assert found.left_out == {"images with pixels that no segment describes (now void)": 1}
     assert dropped["id"] not in read_id_png(found.pngs / "000000000003.png")
 
 
 @pytest.mark.parametrize("field", ["image_id", "file_name", "segments_info"])
-def test_annotations_without_a_field_are_refused(tmp_path, field):
-    document = json.loads((PANOPTICAPI / "panoptic.json").read_text())
-    del document["annotations"][1][field]
-    (tmp_path / "odd.json").write_text(json.dumps(document))
-    with pytest.raises(BadDataset, match=field):
-        convert_panoptic(tmp_path / "odd.json", PANOPTICAPI / "panoptic", tmp_path / "out")
+def test_annotations_without_a_field_are_refused(odd, tmp_path, field):
+    with edited(odd) as document:
+        del document["annotations"][1][field]
+    assert field in refusal(BadDataset, convert_panoptic, odd, PANOPTICAPI / "panoptic", tmp_path / "out")
 
 
 # Writing.
@@ -487,14 +480,13 @@ def read_nothing(number: int) -> LabelledImage:
     return LabelledImage(f"{number}.jpg", np.full((2, 2), 5, np.int32), {5: (1, False)})
 
 
-def test_a_set_that_stands_is_not_replaced_unasked(tmp_path):
+def test_an_existing_set_is_not_replaced_unless_requested(tmp_path):
     write_set(tmp_path, "val", CATEGORIES, [1], read_nothing)
-    with pytest.raises(BadArgument, match="already exists"):
-        write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing)
+    assert "already exists" in refusal(BadArgument, write_set, tmp_path, "val", CATEGORIES, [1, 2], read_nothing)
     assert write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing, overwrite=True).n_images == 2
 
 
-def test_a_conversion_into_its_own_source_is_refused_and_changes_nothing(tmp_path):
+def test_converting_a_set_into_its_own_folder_is_refused_and_changes_nothing(tmp_path):
     folder = tmp_path / "annotations" / "panoptic_val"
     shutil.copytree(PANOPTICAPI / "twochannel", folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -508,14 +500,12 @@ def test_a_panoptic_set_converted_into_itself_is_refused(tmp_path):
     write_set(tmp_path, "val", CATEGORIES, [1], read_nothing)
     source = tmp_path / "annotations" / "panoptic_val.json"
     before = source.read_bytes()
-    with pytest.raises(BadArgument, match="is read, but"):
-        convert_panoptic(source, None, tmp_path, overwrite=True)
-    with pytest.raises(BadArgument, match="is the JSON that is read"):
-        panoptic_to_detection(source, source)
+    assert "is read, but" in refusal(BadArgument, convert_panoptic, source, None, tmp_path, overwrite=True)
+    assert "is the JSON that is read" in refusal(BadArgument, panoptic_to_detection, source, source)
     assert source.read_bytes() == before
 
 
-def test_files_that_exist_and_differ_are_not_replaced_unasked(tmp_path, photos):
+def test_existing_different_files_are_not_replaced_unless_requested(tmp_path, photos):
     """The user's photograph and PNG, where the new set would have files of the same name."""
     out = tmp_path / "out"
     picture, png = out / "val" / "000000000003.jpg", out / "annotations" / "panoptic_val" / "000000000003.png"
@@ -556,15 +546,14 @@ def test_an_interrupted_conversion_leaves_no_json_and_can_be_repeated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labelled", "sentence"),
+    ("labelled", "message"),
     [
         (LabelledImage("../x.jpg", np.ones((1, 1), np.int32), {1: (1, False)}), "leaves"),
         (LabelledImage("x.jpg", np.ones((1, 1), np.int32), {1: (2, False)}), "unknown categories: 2"),
     ],
 )
-def test_images_that_cannot_be_written_are_refused(tmp_path, labelled, sentence):
-    with pytest.raises(BadDataset, match=sentence):
-        write_set(tmp_path, "val", CATEGORIES, [0], lambda _: labelled)
+def test_images_that_cannot_be_written_are_refused(tmp_path, labelled, message):
+    assert message in refusal(BadDataset, write_set, tmp_path, "val", CATEGORIES, [0], lambda _: labelled)
 
 
 @pytest.mark.parametrize("same", ["id", "name"])
@@ -573,13 +562,11 @@ def test_two_images_with_one_id_or_name_are_refused(tmp_path, same):
         name = "x.jpg" if same == "name" else f"{number}.jpg"
         return LabelledImage(name, np.ones((1, 1), np.int32), {}, image_id=7 if same == "id" else number)
 
-    with pytest.raises(BadDataset, match="Two images"):
-        write_set(tmp_path, "val", CATEGORIES, [1, 2], read)
+    assert "Two images" in refusal(BadDataset, write_set, tmp_path, "val", CATEGORIES, [1, 2], read)
 
 
-def test_nothing_to_convert_is_said(tmp_path):
-    with pytest.raises(BadDataset, match="nothing to convert"):
-        write_set(tmp_path, "val", CATEGORIES, [], read_nothing)
+def test_an_empty_source_is_reported(tmp_path):
+    assert "nothing to convert" in refusal(BadDataset, write_set, tmp_path, "val", CATEGORIES, [], read_nothing)
     with pytest.raises(BadDataset, match="is not a folder"):
         convert_two_channel(tmp_path / "nowhere", CATEGORIES, tmp_path / "out")
 
@@ -615,7 +602,7 @@ def test_shipped_categories_have_the_published_numbers_of_things_and_stuff(name,
     assert len({category.name for category in categories}) == things + stuff
 
 
-def test_ade20ks_stuff_is_that_of_the_configs_of_eomt():
+def test_ade20ks_stuff_categories_are_those_of_eomts_configs():
     """stuff_classes in configs/dinov2/ade20k/panoptic/eomt_large_640.yaml of tue-mps/eomt 7bd19dd."""
     stuff = (0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60, 61, 63, 68)
     stuff += (77, 79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131, 140, 141, 145)
@@ -631,8 +618,7 @@ def test_mapillarys_categories_count_from_1_as_in_its_panoptic_json():
 
 
 def test_unknown_shipped_categories_are_refused():
-    with pytest.raises(BadArgument, match="coco, ade20k, cityscapes and mapillary"):
-        shipped_categories("nonsense")
+    assert "coco, ade20k, cityscapes and mapillary" in refusal(BadArgument, shipped_categories, "nonsense")
 
 
 @pytest.mark.parametrize(
@@ -649,5 +635,4 @@ def test_unknown_shipped_categories_are_refused():
 )
 def test_categories_that_cannot_be_read_are_refused(tmp_path, content):
     (tmp_path / "c.json").write_text(content)
-    with pytest.raises(BadDataset, match=r"c\.json"):
-        read_categories(tmp_path / "c.json")
+    assert "c.json" in refusal(BadDataset, read_categories, tmp_path / "c.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import panbench, ran, refused
 
-from panbench.base import elsewhere
+from panbench.base import remote_paths
 from panbench.base.errors import BadDataset, PredictionMismatch
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
@@ -79,7 +79,7 @@ def store(server, monkeypatch) -> Iterator[Store]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(elsewhere, "WAITS", (0, 0, 0))
+    monkeypatch.setattr(remote_paths, "WAITS", (0, 0, 0))
     client = boto3.client("s3")
     client.create_bucket(Bucket="bucket")
     for file in SCENES.rglob("*"):
@@ -111,14 +111,14 @@ def here(tmp_path_factory) -> Run:
     return score(SCENES, tmp_path_factory.mktemp("here") / "run")
 
 
-def test_scores_of_a_bucket_are_those_of_its_files_with_one_request_an_object(store, here, tmp_path):
+def test_scores_from_a_bucket_equal_those_of_local_files_with_one_request_per_object(store, here, tmp_path):
     assert_same(score(BUCKET, tmp_path / "run"), here)
     pngs = {path: count for path, count in store.asked.items() if path.endswith(".png")}
     assert len(pngs) == 2 * 16
     assert set(pngs.values()) == {1}
 
 
-def test_the_run_keeps_the_address_and_no_credentials_and_is_verified_from_there(store, tmp_path):
+def test_the_run_stores_the_address_without_credentials_and_is_verified_from_it(store, tmp_path):
     run = score(BUCKET, tmp_path / "run")
     assert run.info.dataset.gt == "s3://bucket/gt.json"
     assert "a-secret-of-the-test" not in (run.path / "run.json").read_text()
@@ -130,13 +130,13 @@ def test_the_run_keeps_the_address_and_no_credentials_and_is_verified_from_there
 
 
 @pytest.mark.parametrize("status", ["503 Slow Down", "500 Internal Server Error", "429 Too Many Requests"])
-def test_a_store_that_throttles_at_first_changes_no_number(status, store, here, tmp_path):
+def test_temporary_throttling_changes_no_number(status, store, here, tmp_path):
     store.fault = lambda path, number: (status, SLOW_DOWN) if number <= 2 and path.endswith(".png") else None
     assert_same(score(BUCKET, tmp_path / "run"), here)
     assert {count for path, count in store.asked.items() if path.endswith(".png")} == {3}
 
 
-def test_a_store_that_throttles_for_good_is_named_with_the_image_and_resume_goes_on(store, here, tmp_path):
+def test_permanent_throttling_is_reported_with_the_image_and_can_be_resumed(store, here, tmp_path):
     name = sorted(SCENES.glob("pred/*.png"))[5].name
     store.fault = lambda path, number: ("503 Slow Down", SLOW_DOWN) if path.endswith(f"pred/{name}") else None
     with pytest.raises(PredictionMismatch) as refused:
@@ -151,8 +151,8 @@ def test_a_store_that_throttles_for_good_is_named_with_the_image_and_resume_goes
     assert_same(score(BUCKET, tmp_path / "run", resume=True), here)
 
 
-def test_a_store_that_does_not_answer_is_not_waited_for_for_ever(store, here, tmp_path, monkeypatch):
-    monkeypatch.setattr(elsewhere, "_TIMEOUT", 1)
+def test_waiting_for_a_silent_store_is_bounded(store, here, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote_paths, "_TIMEOUT", 1)
     name = sorted(SCENES.glob("gt/*.png"))[1].name
 
     def silent(path: str, number: int) -> "tuple[str, bytes] | None":
@@ -166,7 +166,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for_for_ever(store, here, tm
     store.awake.set()
 
 
-def test_an_object_that_vanishes_between_listing_and_reading_is_named_and_resume_goes_on(store, tmp_path):
+def test_an_object_that_vanishes_before_reading_is_named_and_the_run_can_be_resumed(store, tmp_path):
     from panbench.evaluation.evaluate import evaluate
     from panbench.models.opening import open_model
 
@@ -189,7 +189,7 @@ def test_an_object_that_vanishes_between_listing_and_reading_is_named_and_resume
     assert resumed.info.dataset.images == "s3://bucket/coco/val"
 
 
-def test_a_bucket_without_the_json_is_refused_in_a_sentence(store, tmp_path):
+def test_a_bucket_without_the_json_is_refused(store, tmp_path):
     said = refused("eval", "--model", "mask2former-tiny", "--data", "s3://bucket/coco", cwd=tmp_path)
     assert "There is no dataset s3://bucket/coco" in said
     assert "data coco" not in said

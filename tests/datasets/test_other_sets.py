@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import refusal
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets import open_dataset
-from panbench.datasets.ade20k import convert_ade20k
 from panbench.datasets.category_map import map_prediction, read_category_map
 from panbench.datasets.check import check_set
-from panbench.datasets.cityscapes import convert_cityscapes
-from panbench.datasets.coconut import convert_coconut
 from panbench.datasets.convert import Converted, shipped_categories
-from panbench.datasets.kitti_step import convert_kitti_step, kitti_step_categories
-from panbench.datasets.mapillary import convert_mapillary
+from panbench.datasets.published import (
+    convert_ade20k,
+    convert_cityscapes,
+    convert_coconut,
+    convert_kitti_step,
+    convert_mapillary,
+    kitti_step_categories,
+)
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png
 from panbench.panoptic.types import PanopticPrediction, Segment
 
@@ -78,7 +82,7 @@ def cityscapes(tmp_path) -> Path:
     return root
 
 
-def test_cityscapes_equals_cityscapesscripts(cityscapes, tmp_path):
+def test_the_cityscapes_conversion_equals_cityscapesscripts(cityscapes, tmp_path):
     found = convert_cityscapes(cityscapes, tmp_path / "out")
     expected = json.loads((CITYSCAPES / "expected.json").read_text())
     ours = json.loads(found.json.read_text())
@@ -91,38 +95,34 @@ def test_cityscapes_equals_cityscapesscripts(cityscapes, tmp_path):
     assert is_clean_and_opens(found)
 
 
-def test_cityscapes_without_its_parts_says_which(cityscapes, tmp_path):
-    with pytest.raises(BadArgument, match="test"):
-        convert_cityscapes(cityscapes, tmp_path / "out", "test")
-    with pytest.raises(BadDataset, match="gtFine_trainvaltest"):
-        convert_cityscapes(cityscapes, tmp_path / "out", "train")
+def test_missing_parts_of_cityscapes_are_named(cityscapes, tmp_path):
+    assert "test" in refusal(BadArgument, convert_cityscapes, cityscapes, tmp_path / "out", "test")
+    assert "gtFine_trainvaltest" in refusal(BadDataset, convert_cityscapes, cityscapes, tmp_path / "out", "train")
     shutil.rmtree(cityscapes / "leftImg8bit")
-    with pytest.raises(BadDataset, match="leftImg8bit_trainvaltest"):
-        convert_cityscapes(cityscapes, tmp_path / "out")
+    assert "leftImg8bit_trainvaltest" in refusal(BadDataset, convert_cityscapes, cityscapes, tmp_path / "out")
     assert convert_cityscapes(cityscapes, tmp_path / "out", images="none").n_images == 2
 
 
-def test_cityscapes_is_read_from_its_zips_as_they_are(cityscapes, tmp_path):
+def test_cityscapes_is_read_from_its_zips_without_unpacking(cityscapes, tmp_path):
     plain = convert_cityscapes(cityscapes, tmp_path / "plain")
     for name in ("gtFine", "leftImg8bit"):
         pack(cityscapes, name, tmp_path / "zips" / f"{name}_trainvaltest.zip")
     assert content(convert_cityscapes(tmp_path / "zips", tmp_path / "packed").root) == content(plain.root)
 
 
-def test_values_that_are_no_cityscapes_label_are_refused(cityscapes, tmp_path):
+def test_values_outside_cityscapes_labels_are_refused(cityscapes, tmp_path):
     path = next((cityscapes / "gtFine").rglob("*_instanceIds.png"))
     save(np.full((24, 32), 34_001, np.uint16), path)
-    with pytest.raises(BadDataset, match="34001"):
-        convert_cityscapes(cityscapes, tmp_path / "out")
+    assert "34001" in refusal(BadDataset, convert_cityscapes, cityscapes, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "elsewhere"])
-def test_a_part_of_cityscapes_has_not_the_name_that_publications_report_on(cityscapes, tmp_path, name):
+def test_a_subset_of_cityscapes_is_not_called_cityscapes(cityscapes, tmp_path, name):
     found = convert_cityscapes(cityscapes, tmp_path / name)
     assert open_dataset(found.root).name == ("cityscapes-subset" if name == "cityscapes" else name)
 
 
-def test_the_name_of_a_set_alone_means_its_folder_in_data(cityscapes, tmp_path, monkeypatch):
+def test_the_name_of_a_set_means_its_folder_in_data(cityscapes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "cityscapes raw")
     with pytest.raises(BadDataset, match=r"There is no dataset data/cityscapes.*panbench data cityscapes FOLDER"):
         open_dataset("cityscapes")
@@ -147,27 +147,23 @@ def ade20k(tmp_path) -> Path:
     return root
 
 
-def test_ade20k_lays_instances_over_stuff(ade20k, tmp_path):
+def test_ade20k_puts_instances_over_stuff(ade20k, tmp_path):
     found = convert_ade20k(ade20k.parent, tmp_path / "out")
     wall, sky, bed, person, void = 0, 2, 7, 12, -1
-    assert categories_at(found) == [
-        [wall, wall, sky, void],
-        [wall, bed, bed, person],
-        [void, person, person, sky],
-    ]
+    assert categories_at(found) == [[wall, wall, sky, void], [wall, bed, bed, person], [void, person, person, sky]]
     assert found.n_segments == 5
     assert is_clean_and_opens(found)
 
 
 @pytest.mark.parametrize("part", ["images", "annotations", "annotations_instance"])
-def test_ade20k_without_a_part_says_which(ade20k, tmp_path, part):
+def test_missing_parts_of_ade20k_are_named(ade20k, tmp_path, part):
     shutil.rmtree(ade20k / part)
     with pytest.raises(BadDataset, match=f"{part} in|{part}/|{part}."):
         convert_ade20k(ade20k, tmp_path / "out")
 
 
 @pytest.mark.parametrize("place", ["link", "copy"])
-def test_ade20k_is_read_from_its_archives_as_they_are(ade20k, tmp_path, place):
+def test_ade20k_is_read_from_its_archives_without_unpacking(ade20k, tmp_path, place):
     plain = convert_ade20k(ade20k, tmp_path / "plain")
     archives = tmp_path / "archives"
     pack(ade20k.parent, "ADEChallengeData2016", archives / "ADEChallengeData2016.zip", leave_out="annotations_instance")
@@ -193,15 +189,13 @@ def test_an_archive_of_ade20k_that_was_cut_short_is_refused(ade20k, tmp_path):
     archives = tmp_path / "archives"
     packed = pack(ade20k.parent, "ADEChallengeData2016", archives / "ADEChallengeData2016.zip")
     packed.write_bytes(packed.read_bytes()[:-30])
-    with pytest.raises(BadDataset, match=r"ADEChallengeData2016\.zip"):
-        convert_ade20k(archives, tmp_path / "out")
+    assert "ADEChallengeData2016.zip" in refusal(BadDataset, convert_ade20k, archives, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_ade20k_instance_without_a_category_is_refused(ade20k, tmp_path):
     save(np.full((3, 4, 3), (0, 1, 0), np.uint8), ade20k / "annotations_instance/validation/ADE_val_00000001.png")
-    with pytest.raises(BadDataset, match="without a category"):
-        convert_ade20k(ade20k, tmp_path / "out")
+    assert "without a category" in refusal(BadDataset, convert_ade20k, ade20k, tmp_path / "out")
 
 
 # Mapillary Vistas.
@@ -234,16 +228,15 @@ def mapillary(root: Path, place: str) -> Path:
 
 
 @pytest.mark.parametrize("place", ["panoptic/panoptic_2018.json", "v2.0/panoptic/panoptic_2020.json"])
-def test_mapillarys_own_panoptic_set_becomes_one_that_is_clean(tmp_path, place):
+def test_mapillarys_panoptic_set_converts_without_findings(tmp_path, place):
     found = convert_mapillary(mapillary(tmp_path / "raw", place), tmp_path / "out")
     assert categories_at(found) == [[28, 28, 56], [28, -1, 56]]
     assert is_clean_and_opens(found)
 
 
-def test_the_release_of_mapillary_that_is_asked_for_is_taken(tmp_path):
+def test_the_requested_release_of_mapillary_is_converted(tmp_path):
     raw = mapillary(tmp_path / "raw", "v2.0/panoptic/panoptic_2020.json")
-    with pytest.raises(BadDataset, match=r"Unpack release v1\.2 there"):
-        convert_mapillary(raw, tmp_path / "none", release="v1.2")
+    assert "Unpack release v1.2 there" in refusal(BadDataset, convert_mapillary, raw, tmp_path / "none", release="v1.2")
     mapillary(raw, "v1.2/panoptic/panoptic_2018.json")
     older = raw / "validation" / "v1.2" / "panoptic" / "panoptic_2018.json"
     older.write_text(older.read_text().replace('"Sky"', '"Sky of 1.2"'))
@@ -257,7 +250,7 @@ def test_the_release_of_mapillary_that_is_asked_for_is_taken(tmp_path):
         convert_mapillary(raw, tmp_path / "other", release="v3")
 
 
-def test_mapillary_v1_1_is_made_from_instances(tmp_path):
+def test_mapillary_v1_1_is_converted_from_instances(tmp_path):
     root = tmp_path / "raw"
     save(np.array([[0, 0, 257], [256, 258, 512]], np.uint16), root / "training" / "instances" / "x.png")
     photo(root / "training" / "images" / "x.jpg", 2, 3)
@@ -273,12 +266,10 @@ def test_mapillary_v1_1_is_made_from_instances(tmp_path):
     assert is_clean_and_opens(found, "train")
 
 
-def test_mapillary_without_panoptic_parts_says_so(tmp_path):
-    with pytest.raises(BadDataset, match="Unpack Mapillary"):
-        convert_mapillary(tmp_path, tmp_path / "out")
+def test_mapillary_without_panoptic_annotations_is_reported(tmp_path):
+    assert "Unpack Mapillary" in refusal(BadDataset, convert_mapillary, tmp_path, tmp_path / "out")
     (tmp_path / "validation").mkdir()
-    with pytest.raises(BadDataset, match="panoptic_2018"):
-        convert_mapillary(tmp_path, tmp_path / "out")
+    assert "panoptic_2018" in refusal(BadDataset, convert_mapillary, tmp_path, tmp_path / "out")
 
 
 # KITTI-STEP.
@@ -297,7 +288,7 @@ def kitti_step(root: Path, images: str = "training/image_02") -> Path:
 
 
 @pytest.mark.parametrize("images", ["training/image_02", "images/val"])
-def test_kitti_steps_frames_become_a_set_that_can_be_scored(tmp_path, images):
+def test_kitti_step_converts_to_a_set_that_can_be_scored(tmp_path, images):
     found = convert_kitti_step(kitti_step(tmp_path / "raw", images), tmp_path / "out")
     road, person, car, truck, void = 0, 11, 13, 14, -1
     assert categories_at(found, 1) == [[road, road, car, car], [road, car, car, void]]
@@ -334,18 +325,14 @@ def test_a_model_of_cityscapes_is_scored_on_kitti_step_by_the_map_that_ships():
     assert sorted((one.category_id, one.area) for one in mapped.segments) == [(13, 1), (13, 1), (14, 2)]
 
 
-def test_kitti_step_without_its_parts_says_which(tmp_path):
+def test_missing_parts_of_kitti_step_are_named(tmp_path):
     root = kitti_step(tmp_path / "raw")
-    with pytest.raises(BadArgument, match="train, not for 'test'"):
-        convert_kitti_step(root, tmp_path / "out", "test")
-    with pytest.raises(BadDataset, match="panoptic_maps/train"):
-        convert_kitti_step(root, tmp_path / "out", "train")
+    assert "train, not for 'test'" in refusal(BadArgument, convert_kitti_step, root, tmp_path / "out", "test")
+    assert "panoptic_maps/train" in refusal(BadDataset, convert_kitti_step, root, tmp_path / "out", "train")
     (root / "training" / "image_02" / "0002" / "000001.png").unlink()
-    with pytest.raises(BadDataset, match=r"000001\.png was not found"):
-        convert_kitti_step(root, tmp_path / "out")
+    assert "000001.png was not found" in refusal(BadDataset, convert_kitti_step, root, tmp_path / "out")
     shutil.rmtree(root / "training")
-    with pytest.raises(BadDataset, match=r"data_tracking_image_2\.zip"):
-        convert_kitti_step(root, tmp_path / "out")
+    assert "data_tracking_image_2.zip" in refusal(BadDataset, convert_kitti_step, root, tmp_path / "out")
     assert convert_kitti_step(root, tmp_path / "out", images="none").n_images == 2
 
 
@@ -353,11 +340,10 @@ def test_kitti_step_without_its_parts_says_which(tmp_path):
     ("pixels", "words"),
     [(np.full((2, 4, 3), 19, np.uint8), "labels 19 are neither"), (np.zeros((2, 4), np.uint8), "not an RGB PNG")],
 )
-def test_maps_that_are_not_kitti_steps_are_refused(tmp_path, pixels, words):
+def test_maps_of_another_kind_than_kitti_step_are_refused(tmp_path, pixels, words):
     root = kitti_step(tmp_path / "raw")
     save(pixels, root / "panoptic_maps" / "val" / "0002" / "000000.png")
-    with pytest.raises(BadDataset, match=words):
-        convert_kitti_step(root, tmp_path / "out")
+    assert words in refusal(BadDataset, convert_kitti_step, root, tmp_path / "out")
 
 
 # COCONut.
@@ -366,7 +352,7 @@ def test_maps_that_are_not_kitti_steps_are_refused(tmp_path, pixels, words):
 @pytest.mark.parametrize(
     "folder", ["relabeled_coco_val", "relabeled_coco_val/panoptic", "relabeled_coco_val/relabeled_coco_val"]
 )
-def test_coconut_stands_beside_cocos_images(tmp_path, folder):
+def test_coconut_is_placed_next_to_cocos_images(tmp_path, folder):
     raw = tmp_path / "raw"
     write_id_png(raw / folder / "000000000139.png", np.array([[5, 5, 9]], np.int32))
     document = {
@@ -389,7 +375,6 @@ def test_coconut_stands_beside_cocos_images(tmp_path, folder):
     assert is_clean_and_opens(found)
 
 
-def test_coconut_without_its_pngs_says_so(tmp_path):
+def test_missing_pngs_of_coconut_are_reported(tmp_path):
     (tmp_path / "relabeled_coco_val.json").write_text("{}")
-    with pytest.raises(BadDataset, match="--gt-dir"):
-        convert_coconut(tmp_path / "relabeled_coco_val.json", tmp_path / "out")
+    assert "--gt-dir" in refusal(BadDataset, convert_coconut, tmp_path / "relabeled_coco_val.json", tmp_path / "out")

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sharded import KINDS, members_of, parts_of, write_shards, write_tar
-from support import ran, refused
+from support import drawn, ran, refused
 
-from panbench.datasets import shapes, shards
+from panbench.datasets import shards
 from panbench.datasets.coco import open_folder
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.scoring.folder import score_folder
@@ -19,19 +19,17 @@ SCENES = Path(__file__).resolve().parents[1] / "reference" / "pq_scenes"
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shapes")
-    shapes.generate(folder, split="val", count=6, size=(64, 96))
-    return folder
+def plain_set(tmp_path_factory):
+    return drawn(tmp_path_factory, 6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_set_in_shards_becomes_the_set_of_plain_files(kind, drawn, tmp_path):
+def test_a_set_in_shards_converts_to_the_same_set_as_plain_files(kind, plain_set, tmp_path):
     written = write_shards(
-        kind, drawn / "annotations" / "panoptic_val.json", tmp_path / "set", images=drawn / "val", shards=3
+        kind, plain_set / "annotations" / "panoptic_val.json", tmp_path / "set", images=plain_set / "val", shards=3
     )
     ran("data", "convert", "shards", *written, "--out", tmp_path / "out")
-    plain, found = open_folder(drawn), open_folder(tmp_path / "out")
+    plain, found = open_folder(plain_set), open_folder(tmp_path / "out")
     assert found.rows == plain.rows
     photographs = {scene.image.id: scene.image_path.read_bytes() for scene in found.scenes}
     assert photographs == {scene.image.id: scene.image_path.read_bytes() for scene in plain.scenes}
@@ -44,7 +42,7 @@ def _id(scene) -> int:
 
 
 @pytest.mark.parametrize("kind", ["tar", "png"])
-def test_predictions_in_shards_keep_their_scores_and_score_as_they_did(kind, tmp_path):
+def test_predictions_in_shards_keep_their_scores_and_pq(kind, tmp_path):
     for side in ("gt", "pred"):
         written = write_shards(kind, SCENES / f"{side}.json", tmp_path / side, shards=2)
         if side == "pred":
@@ -59,16 +57,16 @@ def test_predictions_in_shards_keep_their_scores_and_score_as_they_did(kind, tmp
     assert scores[0] == scores[1]
 
 
-def test_json_lines_become_a_set_too(drawn, tmp_path):
-    document = json.loads((drawn / "annotations" / "panoptic_val.json").read_text())
+def test_json_lines_convert_to_a_set(plain_set, tmp_path):
+    document = json.loads((plain_set / "annotations" / "panoptic_val.json").read_text())
     sizes = {image["id"]: image for image in document["images"]}
     lines = [{"categories": document["categories"]}]
     for one in document["annotations"]:
         lines.append({**one, "png": one["file_name"], "file_name": sizes[one["image_id"]]["file_name"]})
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "val").symlink_to(drawn / "annotations" / "panoptic_val")
-    ran("data", "convert", "shards", tmp_path / "val.jsonl", "--images", drawn / "val", "--out", tmp_path / "out")
-    assert open_folder(tmp_path / "out").rows == open_folder(drawn).rows
+    (tmp_path / "val").symlink_to(plain_set / "annotations" / "panoptic_val")
+    ran("data", "convert", "shards", tmp_path / "val.jsonl", "--images", plain_set / "val", "--out", tmp_path / "out")
+    assert open_folder(tmp_path / "out").rows == open_folder(plain_set).rows
 
 
 def converted(*shards: object, **options: object) -> str:
@@ -97,7 +95,7 @@ def test_a_truncated_tar_is_refused_and_leaves_no_json(kept, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cut off between two members", "a damaged header"])
-def test_a_tar_without_an_end_is_refused_too(how, tmp_path):
+def test_a_tar_without_an_end_is_refused(how, tmp_path):
     path = tmp_path / "set" / "val-000.tar"
     write_tar(path, truth(path.parent)) if path.parent.mkdir() is None else None
     with tarfile.open(path) as archive:
@@ -108,13 +106,20 @@ def test_a_tar_without_an_end_is_refused_too(how, tmp_path):
     assert "it is truncated or damaged" in converted(path)
 
 
+def same_name(members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Another image whose id is the name of the first one's files."""
+    record = json.loads(dict(members)["000000000001.json"])
+    return [("copy.png", members[2][1]), ("copy.json", json.dumps({**record, "image_id": "000000000001"}).encode())]
+
+
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         (lambda members: members[:3] + members[4:], "000000000001 has no 000000000001.json"),
         (lambda members: members[:2] + members[3:], "000000000001 has no 000000000001.png"),
         (lambda members: [*members, members[2], members[3]], "comes twice"),
         (lambda members: [*members, ("copy.png", members[2][1]), ("copy.json", members[3][1])], "comes twice"),
+        (lambda members: [*members, *same_name(members)], "the image id '000000000001', which comes twice"),
         (lambda members: [("1.json", b"{"), ("1.png", b"")], "1.json is not JSON"),
         (lambda members: [("1.json", b"{}"), ("1.png", b"")], "has no `segments_info`"),
         (lambda members: [("1.json", b"[]"), ("1.png", b"")], "1.json is not a JSON object"),
@@ -125,12 +130,12 @@ def test_a_tar_without_an_end_is_refused_too(how, tmp_path):
         (lambda members: [(members[3][0], members[3][1]), (members[2][0], members[2][1][:-20])], "the id PNG is"),
     ],
 )
-def test_what_is_missing_or_double_in_a_tar_is_named_with_its_key(change, sentence, tmp_path):
+def test_missing_and_repeated_members_of_a_tar_are_named_with_their_key(change, message, tmp_path):
     path = tmp_path / "set" / "val-000.tar"
     write_tar(path, change(truth(tmp_path / "set")))
     told = converted(path)
     assert told.startswith(str(path))
-    assert sentence in told
+    assert message in told
 
 
 def counts(row, value) -> None:
@@ -138,7 +143,7 @@ def counts(row, value) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         (lambda row: counts(row, row["segments_info"][1]["counts"]), "shares pixels with another one"),
         (lambda row: row.update(height=row["height"] - 1), "row 0, segment"),
@@ -147,14 +152,14 @@ def counts(row, value) -> None:
         (lambda row: row["segments_info"][0].update(id=1 << 40), "a segment with the id 1099511627776"),
     ],
 )
-def test_bad_rows_are_named_with_file_and_number(change, sentence, tmp_path):
+def test_bad_rows_are_named_with_file_and_number(change, message, tmp_path):
     (path,) = write_shards("rle", SCENES / "gt.json", tmp_path / "set", shards=1)
     rows = pq.read_table(path).to_pylist()
     change(rows[0])
     pq.write_table(pa.Table.from_pylist(rows), path)
     told = converted(path)
     assert told.startswith(f"{path}: row 0")
-    assert sentence in told
+    assert message in told
 
 
 def test_a_truncated_parquet_file_is_refused(tmp_path):
@@ -163,7 +168,7 @@ def test_a_truncated_parquet_file_is_refused(tmp_path):
     assert "is not a Parquet file, or is damaged" in converted(path)
 
 
-def test_what_is_read_is_bounded_before_it_is_in_memory(tmp_path, monkeypatch):
+def test_sizes_are_bounded_before_data_are_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "MOST_BYTES", 1000)
     (path,) = write_shards("png", SCENES / "gt.json", tmp_path / "parquet", shards=1)
     assert "row group larger than the limit" in converted(path)
@@ -171,14 +176,14 @@ def test_what_is_read_is_bounded_before_it_is_in_memory(tmp_path, monkeypatch):
     assert "larger than the limit" in converted(tmp_path / "set" / "val.tar")
 
 
-def test_shards_without_categories_are_refused_and_another_kind_of_file(tmp_path):
+def test_shards_without_categories_and_files_of_another_kind_are_refused(tmp_path):
     write_tar(tmp_path / "val-000.tar", truth(tmp_path / "elsewhere"))
-    assert "There is no categories.json beside" in converted(tmp_path / "val-000.tar")
+    assert "There is no categories.json next to" in converted(tmp_path / "val-000.tar")
     (tmp_path / "val.zip").touch()
-    assert "is no shard" in converted(tmp_path / "val.zip", categories=tmp_path / "elsewhere" / "categories.json")
+    assert "is not a shard" in converted(tmp_path / "val.zip", categories=tmp_path / "elsewhere" / "categories.json")
 
 
-def test_rows_without_image_id_are_numbered_through_all_files(tmp_path):
+def test_rows_without_image_ids_are_numbered_across_files(tmp_path):
     written = write_shards("huggingface", SCENES / "gt.json", tmp_path, shards=3, sized=False)
     for path in written:
         pq.write_table(pq.read_table(path).drop_columns(["image_id"]), path, row_group_size=2)
@@ -187,6 +192,6 @@ def test_rows_without_image_id_are_numbered_through_all_files(tmp_path):
     assert [image["id"] for image in images] == list(range(16))
 
 
-def test_a_line_that_is_no_object_is_named(tmp_path):
+def test_a_json_line_that_is_not_an_object_is_named(tmp_path):
     (tmp_path / "val.jsonl").write_text("7\n")
     assert "val.jsonl: line 1 is not a JSON object" in converted(tmp_path / "val.jsonl")

@@ -18,7 +18,7 @@ from panbench.datasets import split_of, without_split
         ("odd:name/set", "odd:name/set", "val"),
     ],
 )
-def test_the_split_stands_behind_the_last_colon(data, name, split):
+def test_the_split_follows_the_last_colon(data, name, split):
     assert (without_split(data), split_of(data)) == (name, split)
 
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from support import Recorder
 
 from panbench.base.computing import STAGES
@@ -29,65 +30,51 @@ def _own_cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "bench-cache"))
 
 
-def prediction(rows, categories):
-    ids = np.array(rows, np.int32)
+def prediction(row, categories):
+    ids = np.array([row], np.int32)
     return PanopticPrediction(
         1, ids, tuple(Segment(key, category, int((ids == key).sum())) for key, category in categories.items())
     )
 
 
-def test_maps_that_differ_only_in_ids_are_the_same():
-    first = prediction([[1, 1, 2, 0]], {1: 7, 2: 7})
-    second = prediction([[2, 2, 1, 0]], {1: 7, 2: 7})
-    assert bench.share_that_differs(first, second) == 0.0
+@pytest.mark.parametrize(
+    ("first", "second", "share"),
+    [
+        pytest.param(([1, 1, 2, 0], {1: 7, 2: 7}), ([2, 2, 1, 0], {1: 7, 2: 7}), 0, id="other ids"),
+        pytest.param(([1, 1, 2, 2], {1: 7, 2: 8}), ([1, 1, 1, 2], {1: 7, 2: 8}), 0.25, id="a pixel changes segment"),
+        pytest.param(([1, 1, 1, 0], {1: 7}), ([1, 1, 1, 0], {1: 8}), 0.75, id="another category differs whole"),
+        pytest.param(([1, 1, 1, 1], {1: 7}), ([1, 1, 1, 2], {1: 7, 2: 7}), 0.25, id="in two: the larger part agrees"),
+    ],
+)
+def test_maps_differ_at_pixels_of_another_segment(first, second, share):
+    assert bench.share_that_differs(prediction(*first), prediction(*second)) == share
 
 
-def test_a_pixel_that_changes_segment_differs():
-    first = prediction([[1, 1, 2, 2]], {1: 7, 2: 8})
-    second = prediction([[1, 1, 1, 2]], {1: 7, 2: 8})
-    assert bench.share_that_differs(first, second) == 0.25
-
-
-def test_a_segment_of_another_category_differs_whole():
-    first = prediction([[1, 1, 1, 0]], {1: 7})
-    second = prediction([[1, 1, 1, 0]], {1: 8})
-    assert bench.share_that_differs(first, second) == 0.75
-
-
-def test_a_segment_broken_in_two_agrees_on_its_larger_part_only():
-    first = prediction([[1, 1, 1, 1]], {1: 7})
-    second = prediction([[1, 1, 1, 2]], {1: 7, 2: 7})
-    assert bench.share_that_differs(first, second) == 0.25
-
-
-def test_ids_of_any_width_are_compared():
-    first = prediction([[1, 300]], {1: 7, 300: 8})
+def test_maps_are_compared_whatever_the_integer_type_of_their_ids():
+    first = prediction([1, 300], {1: 7, 300: 8})
     second = dataclasses.replace(first, ids=first.ids.astype(np.uint16))
     assert bench.share_that_differs(second, first) == 0.0
 
 
-def test_a_convolution_counts_two_operations_a_multiply_add():
+@pytest.mark.parametrize(
+    ("forward", "sizes", "products"),
+    [
+        (lambda pixels: F.conv2d(pixels, torch.ones(5, 3, 1, 1)), [(1, 3, 4, 6)], 5 * 3 * 4 * 6),
+        (F.scaled_dot_product_attention, [(2, 4, 3, 8), (2, 4, 5, 8), (2, 4, 5, 8)], 2 * (2 * 4 * 3 * 5 * 8)),
+    ],
+    ids=["convolution", "both products of attention"],
+)
+def test_a_multiply_add_counts_as_two_operations(forward, sizes, products):
     class Model:
         def candidates(self, batch):
             with torch.inference_mode():
-                torch.nn.functional.conv2d(batch[0], torch.ones(5, 3, 1, 1))
+                forward(*batch[0])
 
-    assert bench.count_flops(Model(), torch.ones(1, 3, 4, 6)) == 2 * 5 * 3 * 4 * 6
-
-
-def test_attention_counts_both_of_its_products():
-    class Model:
-        def candidates(self, batch):
-            with torch.inference_mode():
-                torch.nn.functional.scaled_dot_product_attention(*batch[0])
-
-    query, key = torch.ones(2, 4, 3, 8), torch.ones(2, 4, 5, 8)
-    products = 2 * 4 * 3 * 5 * 8
-    assert bench.count_flops(Model(), (query, key, key)) == 2 * (products + products)
+    assert bench.count_flops(Model(), tuple(map(torch.ones, sizes))) == 2 * products
 
 
 @pytest.mark.parametrize("name", ["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"])
-def test_planted_segments_survive_in_an_untrained_model(name):
+def test_planted_segments_survive_fusion_in_an_untrained_model(name):
     model = open_model(find_model(name), weights="random", device=CPU)
     dataset = generated_dataset(model.class_names, model.isthing, size=(96, 128), count=1)
     undo = model.plant_segments(6)
@@ -101,7 +88,7 @@ def test_planted_segments_survive_in_an_untrained_model(name):
     assert len(again.segments) != len(planted.segments)
 
 
-def test_generated_images_take_the_categories_of_any_model():
+def test_generated_images_use_the_categories_of_any_model():
     names = tuple(f"class {label}" for label in range(133))
     dataset = generated_dataset(names, [True] * 80 + [False] * 53, size=(64, 64), count=3)
     assert [category.name for category in dataset.categories] == list(names)
@@ -117,7 +104,7 @@ def test_generated_images_take_the_categories_of_any_model():
 
 
 @pytest.mark.parametrize("is_thing", [True, False])
-def test_what_a_model_without_things_or_stuff_has_no_category_for_is_void(is_thing):
+def test_generated_pixels_without_a_category_of_the_model_are_void(is_thing):
     dataset = generated_dataset([f"class {label}" for label in range(5)], [is_thing] * 5, size=(64, 64), count=2)
     assert {category.isthing for category in dataset.categories} == {is_thing}
     for scene in dataset.scenes:
@@ -128,25 +115,22 @@ def test_what_a_model_without_things_or_stuff_has_no_category_for_is_void(is_thi
     assert run.summary()["All"]["PQ"] == 1.0
 
 
+def measured(count, **settings):
+    return bench.benchmark(
+        [find_model("mask2former-tiny")], size=(64, 96), count=count, device="cpu", warm_up=0, **settings
+    )
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PANBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "bench-cache"))
         # FLOPs have a test of their own; here a small image spares a second.
         patch.setattr(bench, "REFERENCE_IMAGE", (64, 96))
-        return bench.benchmark(
-            [find_model("mask2former-tiny")],
-            size=(64, 96),
-            count=3,
-            device="cpu",
-            precisions=["bf16", "tf32"],
-            batch_sizes=[2],
-            warm_up=0,
-            command=["panbench", "bench"],
-        )
+        return measured(3, precisions=["bf16", "tf32"], batch_sizes=[2], command=["panbench", "bench"])
 
 
-def test_fp32_comes_first_and_the_others_are_held_against_it(report):
+def test_fp32_runs_first_and_other_precisions_are_compared_with_it(report):
     first, second, _ = report.rows
     assert (first.precision, first.batch_size, first.status) == ("fp32", 2, "ok")
     assert first.pixels_differ == 0.0
@@ -156,7 +140,7 @@ def test_fp32_comes_first_and_the_others_are_held_against_it(report):
     assert second.pq_difference == pytest.approx(second.PQ - first.PQ)
 
 
-def test_what_the_device_cannot_do_keeps_a_row_that_says_why(report):
+def test_unsupported_settings_keep_a_row_with_the_reason(report):
     last = report.rows[-1]
     assert last.precision == "tf32"
     assert "CUDA" in last.status
@@ -164,7 +148,7 @@ def test_what_the_device_cannot_do_keeps_a_row_that_says_why(report):
     assert last.images_per_second is None
 
 
-def test_a_row_names_sizes_and_counts(report):
+def test_a_row_has_image_sizes_operations_parameters_and_memory(report):
     row = report.rows[0]
     assert (row.height, row.width, row.images) == (64, 96, 3)
     assert (row.input_height, row.input_width) == (64, 96)
@@ -175,26 +159,18 @@ def test_a_row_names_sizes_and_counts(report):
     assert row.device_peak_bytes is None
 
 
-def test_a_failing_operator_ends_one_setting_and_not_the_sweep(monkeypatch):
-    whole = bench._one_after_another
+def test_a_failing_operator_ends_only_its_setting_of_the_sweep(monkeypatch):
+    whole = bench._time_batches
 
     def fails_in_bf16(context, model, batch_size):
         if model.precision == "bf16":
             raise RuntimeError("\"something\" not implemented for 'BFloat16'")
         return whole(context, model, batch_size)
 
-    monkeypatch.setattr(bench, "_one_after_another", fails_in_bf16)
+    monkeypatch.setattr(bench, "_time_batches", fails_in_bf16)
     monkeypatch.setattr(bench, "REFERENCE_IMAGE", (64, 96))
     recorder = Recorder()
-    found = bench.benchmark(
-        [find_model("mask2former-tiny")],
-        size=(64, 96),
-        count=1,
-        device="cpu",
-        precisions=["bf16", "fp32"],
-        warm_up=0,
-        reporter=recorder,
-    )
+    found = measured(1, precisions=["bf16", "fp32"], reporter=recorder)
     assert [row.status == "ok" for row in found.rows] == [True, False]
     assert "BFloat16" in found.rows[1].status
     assert [notice for notice in recorder.notices if "cannot" in notice] == [
@@ -216,7 +192,7 @@ def test_csv_and_json_hold_the_same_rows(report, tmp_path):
     assert lines[-1]["PQ"] == ""
 
 
-def test_names_in_the_csv_are_quoted_for_spreadsheets_or_left_raw(report, tmp_path):
+def test_csv_names_are_quoted_for_spreadsheets_or_raw_on_request(report, tmp_path):
     named = dataclasses.replace(report, rows=tuple(dataclasses.replace(row, model="=1+1") for row in report.rows))
     for raw, name in ((False, "'=1+1"), (True, "=1+1")):
         table, _ = bench.write_report(named, tmp_path / str(raw), raw=raw)
@@ -234,26 +210,28 @@ def test_the_table_shows_why_a_setting_did_not_run(report):
     assert "…" not in text
 
 
-@pytest.mark.parametrize("arguments", [{"count": 0}, {"batch_sizes": [0]}, {"batch_sizes": []}, {"plant": -1}])
-def test_numbers_that_cannot_be_measured_are_refused(arguments):
-    with pytest.raises(BadArgument, match="at least"):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"count": 0}, "at least"),
+        ({"batch_sizes": [0]}, "at least"),
+        ({"batch_sizes": []}, "at least"),
+        ({"plant": -1}, "at least"),
+        ({"precisions": ["fp8"]}, "fp8"),
+    ],
+)
+def test_unmeasurable_settings_are_refused_before_anything_runs(arguments, words):
+    with pytest.raises(BadArgument, match=words):
         bench.benchmark([find_model("mask2former-tiny")], device="cpu", **arguments)
 
 
-def test_an_unknown_precision_is_refused_before_anything_runs():
-    with pytest.raises(BadArgument, match="fp8"):
-        bench.benchmark([find_model("mask2former-tiny")], device="cpu", precisions=["fp8"])
-
-
-@pytest.mark.parametrize("size", ["480", "x640", "480x", "axb", "4.5x3"])
-def test_a_size_is_two_whole_numbers(size):
+@pytest.mark.parametrize(
+    ("parse", "bad", "example"),
+    [(parse_size, text, "480x640") for text in ("480", "x640", "480x", "axb", "4.5x3")]
+    + [(parse_batch_sizes, text, "1,2,4") for text in ("", "0", "1,,2", "a", "-1")],
+)
+def test_sizes_and_batch_sizes_are_positive_whole_numbers(parse, bad, example):
     assert parse_size("480x640") == (480, 640)
-    with pytest.raises(BadArgument, match="480x640"):
-        parse_size(size)
-
-
-@pytest.mark.parametrize("sizes", ["", "0", "1,,2", "a", "-1"])
-def test_batch_sizes_are_whole_numbers_from_one_on(sizes):
     assert parse_batch_sizes("1, 2,4") == [1, 2, 4]
-    with pytest.raises(BadArgument, match="1,2,4"):
-        parse_batch_sizes(sizes)
+    with pytest.raises(BadArgument, match=example):
+        parse(bad)

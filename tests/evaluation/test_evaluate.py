@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import random
 import shutil
@@ -18,27 +17,26 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from support import Recorder, evaluated
+from support import Recorder, Stop, drawn_in_two_sizes, evaluated
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun, Terminated
-from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.catalog import ModelSpec, find_model
 from panbench.cli.signals import interrupted_by_signals
-from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.loop import _threads_of_one, lanes_of
+from panbench.evaluation.loop import _single_threaded_pool, lanes_of
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.plan import plan_batches
-from panbench.evaluation.several import run_models
+from panbench.evaluation.several import evaluate_in_turn
 from panbench.models.host import HostedModel
 from panbench.models.mmdet import adapter
 from panbench.models.model import Model
 from panbench.models.opening import open_model
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png, read_predictions_json, write_id_png
-from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import Run, SummaryRecord, candidate_files, digest_of, load_run
 from panbench.scoring.folder import score_folder
@@ -49,25 +47,10 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve scenes of two sizes, so that there is more than one group of batches."""
-    root = tmp_path_factory.mktemp("scenes")
-    for size, count in (((96, 128), 8), ((128, 96), 4)):
-        shapes.generate(root / f"{size[0]}", count=count, size=size)
-    merged = {"images": [], "annotations": [], "categories": list(shapes.CATEGORIES)}
-    for name in ("96", "128"):
-        part = json.loads((root / name / "annotations" / "panoptic_val.json").read_text())
-        for image, annotation in zip(part["images"], part["annotations"], strict=True):
-            image_id = len(merged["images"]) + 1
-            for kind in (f"{name}/val", f"{name}/annotations/panoptic_val"):
-                target = root / ("val" if kind.endswith("/val") else "annotations/panoptic_val") / f"{image_id}.png"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes((root / kind / image["file_name"]).read_bytes())
-            merged["images"].append({**image, "id": image_id, "file_name": f"{image_id}.png"})
-            merged["annotations"].append({**annotation, "image_id": image_id, "file_name": f"{image_id}.png"})
-    (root / "annotations" / "panoptic_val.json").write_text(json.dumps(merged))
-    return root
+    return drawn_in_two_sizes(tmp_path_factory.mktemp("scenes"), [(8, (96, 128)), (4, (128, 96))])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def dataset(folder: Path) -> Dataset:
     return open_dataset(folder)
 
@@ -77,17 +60,12 @@ def spec() -> ModelSpec:
     return find_model("mask2former-tiny")
 
 
-def rows(run: Run) -> list[bytes]:
-    """The bytes of every column of a run's tables."""
-    table: OverlapTable = run.table
-    return [
-        getattr(columns, field.name).tobytes()
-        for columns in (table.segments, table.overlaps)
-        for field in dataclasses.fields(columns)
-    ]
+def rows(run: Run) -> pa.Table:
+    """All rows of a run, to the last bit."""
+    return run.table.to_arrow()
 
 
-def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
+def test_run_json_records_everything_needed_to_repeat_the_run(dataset, spec, tmp_path):
     recorder = Recorder()
     run = evaluated(spec, dataset, tmp_path / "run", recorder, command=("panbench", "eval"))
     info = load_run(tmp_path / "run").info
@@ -107,36 +85,27 @@ def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
     assert [done for _, done, *_ in recorder.counts] == sorted(done for _, done, *_ in recorder.counts)
 
 
-class Sized(Model):
-    """A model that says nothing of how its images are padded."""
-
-    def describe(self):
-        raise NotImplementedError
-
-    def load(self, scene):
-        raise NotImplementedError
-
-    def candidates(self, batch):
-        raise NotImplementedError
+def padded(image: ImageInfo) -> tuple[int, int]:
+    """Of a model whose images are padded to multiples of 16."""
+    return -(-image.height // 16), -(-image.width // 16)
 
 
-class Padding:
-    """A model whose images are padded to multiples of 16."""
-
-    def batch_key(self, image: ImageInfo):
-        return -(-image.height // 16), -(-image.width // 16)
+def as_they_are(image: ImageInfo) -> tuple[int, int]:
+    """Of a model that says nothing of how its images are padded."""
+    return Model.batch_key(None, image)
 
 
-def test_images_that_are_padded_to_one_size_share_a_batch():
-    scenes = [Scene(ImageInfo(n, f"{n}.png", height, 30)) for n, height in enumerate([10, 20, 16, 32, 9, 17])]
-    plan = plan_batches(scenes, 8, Padding())
-    assert [[scene.image.id for scene in batch] for batch in plan] == [[0, 2, 4], [1, 3, 5]]
-
-
-def test_batches_hold_images_of_one_size_and_cover_all():
-    scenes = [Scene(ImageInfo(n, f"{n}.png", 10 if n % 3 else 20, 30)) for n in range(10)]
-    plan = plan_batches(scenes, 4, Sized())
-    assert [[scene.image.id for scene in batch] for batch in plan] == [[0, 3, 6, 9], [1, 2, 4, 5], [7, 8]]
+@pytest.mark.parametrize(
+    ("batch_key", "most", "heights", "batches"),
+    [
+        (padded, 8, [10, 20, 16, 32, 9, 17], [[0, 2, 4], [1, 3, 5]]),
+        (as_they_are, 4, [20, 10, 10, 20, 10, 10, 20, 10, 10, 20], [[0, 3, 6, 9], [1, 2, 4, 5], [7, 8]]),
+    ],
+)
+def test_each_batch_has_one_padded_size_and_all_images_are_covered(batch_key, most, heights, batches):
+    scenes = [Scene(ImageInfo(n, f"{n}.png", height, 30)) for n, height in enumerate(heights)]
+    plan = plan_batches(scenes, most, SimpleNamespace(batch_key=batch_key))
+    assert [[scene.image.id for scene in batch] for batch in plan] == batches
 
 
 @pytest.mark.parametrize("batch_size", [3, "auto"])
@@ -147,7 +116,7 @@ def test_the_batch_size_changes_results_by_no_more_than_rounding(dataset, spec, 
     assert together.image_ids() == alone.image_ids()
 
 
-def test_saved_predictions_score_the_same_by_themselves(dataset, spec, tmp_path):
+def test_saved_predictions_score_the_same_as_the_evaluation(dataset, spec, tmp_path):
     run = evaluated(spec, dataset, tmp_path / "run", save_predictions=True)
     predictions = read_predictions_json(tmp_path / "run" / "predictions.json")
     assert predictions.folder == tmp_path / "run" / "predictions"
@@ -171,23 +140,21 @@ def in_folders(dataset: Dataset, folder: Path, names: list[str]) -> Dataset:
 def test_saved_predictions_keep_the_sub_folders_of_their_images(dataset, spec, tmp_path):
     named = in_folders(dataset, tmp_path / "images", ["a/1.png", "b/1.png"])
     run = evaluated(spec, named, tmp_path / "run", save_predictions=True)
-    assert sorted(path.relative_to(run.path).as_posix() for path in run.path.glob("predictions/*/*.png")) == [
-        "predictions/a/1.png",
-        "predictions/b/1.png",
-    ]
+    saved = (path.relative_to(run.path / "predictions").as_posix() for path in run.path.glob("predictions/*/*.png"))
+    assert sorted(saved) == ["a/1.png", "b/1.png"]
     for annotation in read_predictions_json(run.path / "predictions.json").annotations.values():
         ids = read_id_png(run.path / "predictions" / annotation.file_name)
         assert {segment.id for segment in annotation.segments} == set(np.unique(ids).tolist()) - {0}
 
 
-def test_saved_predictions_of_two_images_are_never_one_file(dataset, spec, tmp_path):
+def test_saved_predictions_of_two_images_never_share_a_file(dataset, spec, tmp_path):
     named = in_folders(dataset, tmp_path / "images", ["1.png", "1.jpg"])
     with pytest.raises(BadDataset, match=r"would both be 1\.png"):
         evaluated(spec, named, tmp_path / "run", save_predictions=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_written_over_another(dataset, spec, tmp_path):
+def test_an_existing_run_is_not_overwritten(dataset, spec, tmp_path):
     small = dataclasses.replace(dataset, scenes=dataset.scenes[:1])
     evaluated(spec, small, tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
@@ -201,61 +168,54 @@ class Boom(Exception):
     pass
 
 
-def interrupted_after(count: int, error: BaseException) -> Reporter:
-    class Interruption(Silent):
-        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-            if done >= count:
-                raise error
+def interrupted(spec: ModelSpec, dataset: Dataset, out: Path, images: int, **options) -> Run:
+    """What is left of a run in batches of two that ends in an error after so many images."""
+    with pytest.raises(Boom):
+        evaluated(spec, dataset, out, Stop(images, Boom()), batch_size=2, workers=1, **options)
+    return load_run(out)
 
-    return Interruption()
+
+@pytest.fixture
+def damaged(folder, tmp_path) -> tuple[Dataset, Callable[[], object]]:
+    """A copy of the scenes whose third image is cut off, and a function that repairs it."""
+    image = shutil.copytree(folder, tmp_path / "data") / "val" / "3.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    return open_dataset(tmp_path / "data"), lambda: image.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)])
-def test_a_signal_to_end_is_taken_as_ctrl_c_is(dataset, spec, tmp_path, name):
+def test_sigterm_interrupts_a_run_as_ctrl_c_does(dataset, spec, tmp_path, name):
     """Slurm and Kubernetes send SIGTERM, a closed terminal SIGHUP."""
-
-    class Ending(Silent):
-        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-            if done >= 2:
-                signal.raise_signal(getattr(signal, name))
-
+    number = getattr(signal, name)
     # Whoever started the tests may have it ignored, as nohup does; panbench leaves that as it is.
-    signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.signal(number, signal.SIG_DFL)
+    stop = Stop(2, lambda: signal.raise_signal(number))
     with pytest.raises(Terminated) as ended, interrupted_by_signals():
-        evaluated(spec, dataset, tmp_path / "run", Ending(), batch_size=2, workers=1)
-    assert ended.value.exit_code == 128 + getattr(signal, name)
+        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1)
+    assert ended.value.exit_code == 128 + number
     left = load_run(tmp_path / "run")
     assert (left.info.status, left.info.error) == ("interrupted", f"Ended by {name}.")
     assert 0 < len(left.image_ids()) < 12
-    assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
-def test_a_skipped_image_that_was_repaired_counts_as_scored(folder, spec, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "data")
-    broken = copy / "val" / "3.png"
-    content = broken.read_bytes()
-    broken.write_bytes(content[:100])
-    dataset = open_dataset(str(copy))
-    stop = interrupted_after(9, Boom())
-    with pytest.raises(Boom):
-        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1, skip_bad_images=True)
-    assert load_run(tmp_path / "run").info.images.skipped_ids.keys() == {3}
-    broken.write_bytes(content)
+def test_a_skipped_image_that_was_repaired_counts_as_scored(damaged, spec, tmp_path):
+    dataset, repair = damaged
+    left = interrupted(spec, dataset, tmp_path / "run", 9, skip_bad_images=True)
+    assert left.info.images.skipped_ids.keys() == {3}
+    repair()
     images = evaluated(spec, dataset, tmp_path / "run", skip_bad_images=True, resume=True).info.images
     assert (images.scored, images.skipped, images.skipped_ids, images.missing) == (12, 0, {}, 0)
 
 
-def test_a_finished_run_scores_an_image_that_was_repaired_when_it_is_resumed(folder, spec, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "data")
-    broken = copy / "val" / "3.png"
-    content = broken.read_bytes()
-    broken.write_bytes(content[:100])
-    dataset, recorder = open_dataset(str(copy)), Recorder()
+def test_resuming_a_finished_run_scores_a_repaired_image(damaged, spec, tmp_path):
+    (dataset, repair), recorder = damaged, Recorder()
     run = evaluated(spec, dataset, tmp_path / "run", skip_bad_images=True)
     assert len(run.images) == 11
     evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
     assert recorder.notices[-1].endswith("is already complete but for 1 images that still cannot be read.")
-    broken.write_bytes(content)
+    repair()
     run = evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
     assert run.image_ids() == tuple(range(1, 13))
     assert (run.info.images.scored, run.info.images.skipped, run.info.status) == (12, 0, "done")
@@ -264,8 +224,8 @@ def test_a_finished_run_scores_an_image_that_was_repaired_when_it_is_resumed(fol
     assert recorder.notices[-1].endswith("is already complete.")
 
 
-def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("panbench.evaluation.loop.BLOCK_IMAGES", 4)
+def test_resume_restores_the_images_of_a_lost_part(dataset, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("panbench.evaluation.sinks.BLOCK_IMAGES", 4)
     whole = evaluated(spec, dataset, tmp_path / "run")
     (tmp_path / "run" / "parts" / "0000-000001.parquet").unlink()
     recorder = Recorder()
@@ -276,18 +236,17 @@ def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path,
     assert recorder.notices[-1].endswith("is already complete.")
 
 
-def test_a_kill_costs_ten_seconds_at_most(dataset, spec, tmp_path, monkeypatch):
+def test_a_killed_run_loses_at_most_ten_seconds_of_work(dataset, spec, tmp_path, monkeypatch):
     seconds = itertools.count(step=4)  # the clock of the blocks, read once after each image
     clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=time.perf_counter)
-    for place in ("loop", "score_sink"):
-        monkeypatch.setattr(f"panbench.evaluation.{place}.time", clock)
+    monkeypatch.setattr("panbench.evaluation.sinks.time", clock)
     run = evaluated(spec, dataset, tmp_path / "run", batch_size=1)
     assert max(part.images for part in run.info.parts) == 3
 
 
-def test_an_old_run_outlives_an_overwriting_one_that_fails(folder, spec, tmp_path):
+def test_a_failed_overwrite_keeps_the_old_run(folder, spec, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "data")
-    dataset = open_dataset(str(copy))
+    dataset = open_dataset(copy)
     old = evaluated(spec, dataset, tmp_path / "run")
     first = copy / "val" / "1.png"
     content = first.read_bytes()
@@ -302,10 +261,8 @@ def test_an_old_run_outlives_an_overwriting_one_that_fails(folder, spec, tmp_pat
 
 def test_resume_refuses_files_that_changed(folder, spec, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "data")
-    dataset = open_dataset(str(copy))
-    stop = interrupted_after(4, Boom())
-    with pytest.raises(Boom):
-        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1)
+    dataset = open_dataset(copy)
+    interrupted(spec, dataset, tmp_path / "run", 4)
     image, truth = dataset.scenes[0].image_path, dataset.scenes[1].gt_path
     before = image.read_bytes()
     image.write_bytes(dataset.scenes[2].image_path.read_bytes())
@@ -326,11 +283,8 @@ def shifted(path):
 
 
 @pytest.mark.parametrize("harm", [shifted, Path.unlink])
-def test_resume_notices_predictions_that_are_not_what_the_run_wrote(dataset, spec, tmp_path, harm):
-    stop = interrupted_after(4, Boom())
-    with pytest.raises(Boom):
-        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1, save_predictions=True)
-    scored = load_run(tmp_path / "run").files.predictions()
+def test_resume_detects_changed_predictions(dataset, spec, tmp_path, harm):
+    scored = interrupted(spec, dataset, tmp_path / "run", 4, save_predictions=True).files.predictions()
     first = tmp_path / "run" / "predictions" / f"{min(scored)}.png"
     before = first.read_bytes()
     harm(first)
@@ -351,10 +305,8 @@ def test_resume_notices_predictions_that_are_not_what_the_run_wrote(dataset, spe
     assert not any("predictions" in notice for notice in recorder.notices)
 
 
-def test_resume_notices_candidates_that_are_not_what_the_run_wrote(dataset, spec, tmp_path):
-    stop = interrupted_after(4, Boom())
-    with pytest.raises(Boom):
-        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1, keep_candidates=True)
+def test_resume_detects_changed_candidates(dataset, spec, tmp_path):
+    interrupted(spec, dataset, tmp_path / "run", 4, keep_candidates=True)
     first = candidate_files(tmp_path / "run")[0]
     content = bytearray(first.read_bytes())
     content[len(content) // 2] ^= 1
@@ -369,18 +321,18 @@ def test_resume_notices_candidates_that_are_not_what_the_run_wrote(dataset, spec
         stored.read(image_id)
 
 
-def test_the_files_that_were_read_are_stored_with_their_hashes(dataset, spec, tmp_path):
+def test_hashes_of_the_files_that_were_read_are_stored(dataset, spec, tmp_path):
     files = evaluated(spec, dataset, tmp_path / "run").files
     scene = dataset.scenes[4]
-    place = files.image_id.tolist().index(scene.image.id)
-    assert files.image[place].tobytes() == digest_of(scene.image_path)
-    assert files.truth[place].tobytes() == digest_of(scene.gt_path)
+    place = files.rows["image_id"].tolist().index(scene.image.id)
+    assert files.rows["image"][place].tobytes() == digest_of(scene.image_path)
+    assert files.rows["truth"][place].tobytes() == digest_of(scene.gt_path)
 
 
 @pytest.mark.parametrize(
     ("params", "threads", "lanes"), [(5_000_000, 2, 2), (44_000_000, 2, 1), (None, 8, 2), (1, 1, 1)]
 )
-def test_light_models_have_two_batches_at_a_time_on_a_cpu_and_heavy_ones_one(spec, params, threads, lanes):
+def test_on_a_cpu_light_models_run_two_concurrent_batches_and_heavy_models_one(spec, params, threads, lanes):
     model = open_model(spec, device="cpu")
     model.parameters = params
     assert lanes_of(model, threads) == lanes
@@ -388,7 +340,7 @@ def test_light_models_have_two_batches_at_a_time_on_a_cpu_and_heavy_ones_one(spe
     assert lanes_of(model, threads) == 1
 
 
-def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_path):
+def test_concurrent_batches_do_not_change_results(dataset, spec, tmp_path):
     """Half of the threads for each of two batches is one thread each, as for one batch at a time on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -405,10 +357,10 @@ def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_
 @pytest.mark.parametrize(
     ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (Boom("x"), "failed")], ids=["Ctrl-C", "crash"]
 )
-def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(dataset, spec, tmp_path, error, status):
+def test_an_interrupted_run_keeps_its_scored_images_and_is_resumed(dataset, spec, tmp_path, error, status):
     whole = evaluated(spec, dataset, tmp_path / "whole", batch_size=2)
     with pytest.raises(type(error)):
-        evaluated(spec, dataset, tmp_path / "run", interrupted_after(2, error), batch_size=2, workers=1)
+        evaluated(spec, dataset, tmp_path / "run", Stop(2, error), batch_size=2, workers=1)
     broken = load_run(tmp_path / "run")
     assert broken.info.status == status
     assert 0 < len(broken.image_ids()) < 12
@@ -419,7 +371,7 @@ def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(datase
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"precision": "bf16"}, "precision was 'fp32' and is now 'bf16'"),
         ({"batch_size": 3}, "batch_size was 2 and is now 3"),
@@ -428,21 +380,17 @@ def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(datase
         ({"save_predictions": True}, "save_predictions was False"),
     ],
 )
-def test_a_resumed_run_with_other_settings_is_refused_with_the_difference(dataset, spec, tmp_path, changes, sentence):
-    with pytest.raises(Boom):
-        evaluated(spec, dataset, tmp_path / "run", interrupted_after(2, Boom()), batch_size=2)
-    with pytest.raises(BadRun, match=sentence):
+def test_resuming_with_other_settings_is_refused_and_the_difference_named(dataset, spec, tmp_path, changes, message):
+    interrupted(spec, dataset, tmp_path / "run", 2)
+    with pytest.raises(BadRun, match=message):
         evaluated(spec, dataset, tmp_path / "run", resume=True, **changes)
     fewer = dataclasses.replace(dataset, scenes=dataset.scenes[:3])
     with pytest.raises(BadRun, match="images_sha256"):
         evaluated(spec, fewer, tmp_path / "run", resume=True)
 
 
-def test_a_bad_image_stops_the_run_or_is_left_out_when_asked(folder, spec, tmp_path):
-    copy = tmp_path / "data"
-    subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
-    (copy / "val" / "3.png").write_bytes(b"no image")
-    dataset = open_dataset(copy)
+def test_a_bad_image_stops_the_run_or_is_skipped_on_request(damaged, spec, tmp_path):
+    dataset, _ = damaged
     with pytest.raises(BadDataset, match=r"3\.png \(image 3\) cannot be decoded.* --resume continues"):
         evaluated(spec, dataset, tmp_path / "stopped")
     stopped = load_run(tmp_path / "stopped")
@@ -452,43 +400,34 @@ def test_a_bad_image_stops_the_run_or_is_left_out_when_asked(folder, spec, tmp_p
     assert run.image_ids() == (1, 2, *range(4, 13))
     assert list(run.info.images.skipped_ids) == [3]
     assert run.info.images.missing == 0
-    assert any("3.png" in sentence for sentence in recorder.notices)
+    assert any("3.png" in message for message in recorder.notices)
 
 
 def test_ground_truth_of_another_size_is_refused(folder, spec, tmp_path):
-    copy = tmp_path / "data"
-    subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
+    copy = shutil.copytree(folder, tmp_path / "data")
     pngs = copy / "annotations" / "panoptic_val"
     (pngs / "2.png").write_bytes((pngs / "12.png").read_bytes())
     with pytest.raises(BadDataset, match=r"2\.png \(image 2\) is 128×96 where 96×128"):
         evaluated(spec, open_dataset(copy), tmp_path / "run")
 
 
-def test_outputs_that_are_not_numbers_end_the_run_naming_image_and_output(dataset, spec, tmp_path, monkeypatch):
+def test_nan_outputs_end_the_run_with_image_and_output_named(dataset, spec, tmp_path, monkeypatch):
     honest = adapter.preprocessed
 
     def broken(module, batch):
-        inputs, samples = honest(module, batch)
-        return inputs * torch.nan, samples
+        found = honest(module, batch)
+        return found._replace(inputs=found.inputs * torch.nan)
 
     monkeypatch.setattr(adapter, "preprocessed", broken)
     with pytest.raises(BadModel, match=r"class logits that are not finite numbers on 1\.png \(image 1\)"):
         evaluated(spec, dataset, tmp_path / "run")
 
 
+# tests/models/test_devices.py has the words of each library.
 @pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
-    ],
-    ids=lambda error: str(error)[:30],
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
 )
-def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(dataset, spec, tmp_path, monkeypatch, error):
+def test_out_of_memory_halves_the_batch_and_fails_at_a_single_image(dataset, spec, tmp_path, monkeypatch, error):
     honest = HostedModel.candidates
     sizes: list[int] = []
 
@@ -508,7 +447,7 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
     run = evaluated(spec, dataset, tmp_path / "run", recorder, batch_size=8)
     assert run.info.images.scored == 12
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
-    assert [sentence for sentence in recorder.notices if "Out of memory" in sentence] == [
+    assert [message for message in recorder.notices if "Out of memory" in message] == [
         "Out of memory on cpu: continuing with batches of 4.",
         "Out of memory on cpu: continuing with batches of 2.",
     ]
@@ -534,13 +473,13 @@ import torch
 from panbench.base.reporter import Silent
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
-from panbench.evaluation import loop
+from panbench.evaluation import sinks
 from panbench.evaluation.evaluate import evaluate
 from panbench.models.opening import open_model
 from panbench.evaluation.options import EvaluateOptions
 
 torch.set_num_threads(1)
-loop.BLOCK_IMAGES = 2
+sinks.BLOCK_IMAGES = 2
 model = open_model(find_model("mask2former-tiny"))
 dataset = open_dataset(sys.argv[1])
 network, outputs = model.candidates, {}
@@ -650,9 +589,9 @@ def _pairs(run: Run, images: set[int]):
     return [chosen[column] for column in ("image_id", "gt_id", "pred_id", "pixels")]
 
 
-def test_threads_that_load_and_score_do_not_share_out_their_work():
+def test_loading_and_scoring_threads_run_single_threaded_operators():
     before = torch.get_num_threads()
-    with _threads_of_one(4, "test") as pool:
+    with _single_threaded_pool(4, "test") as pool:
         barrier = threading.Barrier(4)
 
         def count() -> int:
@@ -663,7 +602,7 @@ def test_threads_that_load_and_score_do_not_share_out_their_work():
     assert torch.get_num_threads() == before
 
 
-def test_a_model_of_a_sweep_is_gone_before_the_next_one_runs(spec):
+def test_a_sweep_frees_each_model_before_the_next_one(spec):
     """Also one that fails: its error must not keep it."""
     seen, alive = [], []
 
@@ -674,18 +613,18 @@ def test_a_model_of_a_sweep_is_gone_before_the_next_one_runs(spec):
         def method(self):
             pass
 
-    def evaluate(model_spec, folder):
+    def evaluate(index, model_spec):
         alive.append(sum(reference() is not None for reference in seen))
         model = Circular()
         seen.append(weakref.ref(model))
         raise BadModel("not today")
 
-    outcomes = run_models([spec, spec, spec], [Path("a"), Path("b"), Path("c")], evaluate, lambda outcome: None)
+    outcomes = evaluate_in_turn([spec, spec, spec], evaluate, lambda outcome: None)
     assert alive == [0, 0, 0]
     assert [outcome.reason for outcome in outcomes] == ["not today"] * 3
 
 
-def test_another_error_of_a_device_is_not_taken_for_short_memory(dataset, spec, tmp_path, monkeypatch):
+def test_other_device_errors_are_not_taken_for_out_of_memory(dataset, spec, tmp_path, monkeypatch):
     def broken(self, batch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -694,7 +633,7 @@ def test_another_error_of_a_device_is_not_taken_for_short_memory(dataset, spec, 
         evaluated(spec, dataset, tmp_path / "run", batch_size=2)
 
 
-def test_the_batch_that_ran_out_of_memory_is_gone_before_the_next_try(dataset, spec, tmp_path, monkeypatch):
+def test_a_batch_that_ran_out_of_memory_is_freed_before_the_retry(dataset, spec, tmp_path, monkeypatch):
     """The traceback of the error holds what was on the device: memory is given back after it is gone."""
     model = open_model(spec, device="cpu")
     candidates, held, freed = model.candidates, [], []

@@ -7,38 +7,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from support import Recorder, evaluated, refused
+from support import Recorder, Stop, drawn, evaluated, refused
 
 from panbench.base.errors import BadRun
-from panbench.base.reporter import Reporter, Silent
+from panbench.base.reporter import Reporter
 from panbench.base.shards import Shard
 from panbench.catalog import find_model
-from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.opening import Opening
-from panbench.evaluation.options import EvaluateOptions
+from panbench.datasets import Dataset, open_dataset
+from panbench.evaluation.options import EvaluateOptions, Opening
 from panbench.evaluation.sharded import ATTEMPTS, ShardedEvaluation, run_on_cards
 from panbench.runs import RunWriter, load_run
 from panbench.runs.merge import merge_runs
-from panbench.runs.sharded import already_whole, merge_shards, shard_folders
-from panbench.scoring.folder import score_folder
-from panbench.scoring.sharded import ShardedScoring
+from panbench.runs.sharded import are_all_done, merge_shards, shard_folders
+from panbench.scoring.folder import ShardedScoring, score_folder
 
 SPEC = find_model("mask2former-tiny")
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = tmp_path_factory.mktemp("scenes")
-    shapes.generate(root, count=7, size=(64, 96))
-    return open_dataset(root)
+    return open_dataset(drawn(tmp_path_factory, 7))
 
 
-class Killing(Silent):
-    """Kills its own process once two images are stored."""
-
-    def progress(self, task: str, done: int, total: int | None, unit: str = "images") -> None:
-        if done >= 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -51,18 +43,18 @@ class Evaluation(ShardedEvaluation):
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
         import torch
 
-        from panbench.evaluation import loop
+        from panbench.evaluation import sinks
 
-        loop.BLOCK_IMAGES = 1
+        sinks.BLOCK_IMAGES = 1
         torch.set_num_threads(self.threads)
         if shard.number == 2 and not (self.place / "died").exists():
             (self.place / "died").touch()
-            reporter = Killing()
+            reporter = Stop(2, kill)
         super().run_shard(shard, folders, reporter)
 
 
 @pytest.mark.slow
-def test_a_run_on_cards_of_which_a_process_dies_is_that_of_one_process(dataset, tmp_path):
+def test_a_run_on_several_gpus_with_a_killed_process_equals_a_single_process_run(dataset, tmp_path):
     import torch
 
     whole = evaluated(SPEC, dataset, tmp_path / "whole", save_predictions=True)
@@ -95,7 +87,7 @@ class Sized(ShardedEvaluation):
 
 
 @pytest.mark.slow
-def test_a_run_on_cards_is_resumed_in_the_batch_size_that_it_began_with(dataset, tmp_path):
+def test_a_run_on_several_gpus_resumes_with_its_first_batch_size(dataset, tmp_path):
     work = Sized(SPEC, dataset, (tmp_path / "m",), Opening(device="cpu"), EvaluateOptions())
     work.with_size(2).run_shard(Shard(1, 1), shard_folders(work, 1), Recorder())
     (run,) = run_on_cards(work.resumed(), Recorder(), ["0"])
@@ -114,7 +106,7 @@ class Scoring(ShardedScoring):
         died = len(list(self.place.glob("died *")))
         if shard.number == 2 and died < self.deaths:
             (self.place / f"died {died}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill()
         super().run_shard(shard, folders, reporter)
 
 
@@ -122,7 +114,7 @@ def scoring(dataset: Dataset, place: Path, **settings) -> Scoring:
     return Scoring(Path(dataset.gt), Path(dataset.gt), place / "s", {}, place=place, **settings)
 
 
-def test_each_shard_sees_its_card_alone_and_one_bar_counts_all(dataset, tmp_path):
+def test_each_shard_sees_only_its_gpu_and_one_progress_bar_counts_all(dataset, tmp_path):
     recorder = Recorder()
     (run,) = run_on_cards(scoring(dataset, tmp_path, deaths=1), recorder, ["4", "GPU-7"])
     assert [(tmp_path / f"card of {n}").read_text() for n in (1, 2)] == ["4", "GPU-7"]
@@ -134,7 +126,7 @@ def test_each_shard_sees_its_card_alone_and_one_bar_counts_all(dataset, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card of 1", "card of 2", "died 0", "s", "whole"]
 
 
-def test_a_shard_that_cannot_live_is_named_and_the_others_are_kept_for_resume(dataset, tmp_path):
+def test_a_shard_that_keeps_dying_is_named_and_the_others_are_kept_for_resume(dataset, tmp_path):
     work = scoring(dataset, tmp_path, deaths=ATTEMPTS)
     with pytest.raises(BadRun, match=rf"s, shard 2/2 died {ATTEMPTS} times \(signal SIGKILL\).*--resume continues"):
         run_on_cards(work, Recorder(), ["0", "1"])
@@ -147,16 +139,37 @@ def test_a_shard_that_cannot_live_is_named_and_the_others_are_kept_for_resume(da
 
 
 @dataclass(frozen=True)
+class Stuck(Scoring):
+    """The first shard's process does not end when it is asked to; the second is refused once it is so far."""
+
+    def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
+        if shard.number == 2:
+            (self.place / "begun").read_bytes()  # a pipe: waits until the first shard writes
+            raise BadRun("The second shard is refused.")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (self.place / "begun").write_bytes(b"")
+        signal.pause()
+
+
+def test_waiting_for_a_process_that_does_not_end_is_bounded(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("panbench.evaluation.sharded.PATIENCE", 0.1)
+    os.mkfifo(tmp_path / "begun")
+    work = Stuck(Path(dataset.gt), Path(dataset.gt), tmp_path / "s", {}, place=tmp_path)
+    with pytest.raises(BadRun, match="The second shard is refused"):
+        run_on_cards(work, Recorder(), ["0", "1"])
+
+
+@dataclass(frozen=True)
 class TwoRuns(ShardedScoring):
     """A second run beside the first, as of a second rule."""
 
     @property
-    def homes(self) -> tuple[Path, ...]:
+    def merged_folders(self) -> tuple[Path, ...]:
         return self.out, self.out.with_name("t")
 
 
 @pytest.mark.parametrize("stopped", ["between two runs", "in the first"])
-def test_a_merge_that_was_stopped_is_ended_by_resume(dataset, tmp_path, stopped):
+def test_resume_completes_an_interrupted_merge(dataset, tmp_path, stopped):
     work = TwoRuns(Path(dataset.gt), Path(dataset.gt), tmp_path / "s", {}, resume=True)
     for number in (1, 2):
         for folder in shard_folders(work, number):
@@ -165,14 +178,14 @@ def test_a_merge_that_was_stopped_is_ended_by_resume(dataset, tmp_path, stopped)
     writer.finish("interrupted")
     if stopped == "between two runs":
         merge_runs([tmp_path / "s.1", tmp_path / "s.2"], tmp_path / "s", overwrite=True)
-    assert not already_whole(work, 2)
+    assert not are_all_done(work, 2)
     runs = merge_shards(work, 2)
     assert [(run.info.status, len(run.images)) for run in runs] == [("done", 7)] * 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "t"]
-    assert already_whole(work, 2)
+    assert are_all_done(work, 2)
 
 
-def test_a_run_of_one_process_is_not_gone_on_with_by_shards(dataset, tmp_path):
+def test_a_run_of_one_process_is_not_resumed_by_shards(dataset, tmp_path):
     work = replace(scoring(dataset, tmp_path), resume=True)
     score_folder(dataset.gt, dataset.gt, out=tmp_path / "s.1", shard=(1, 2))
     RunWriter.create(tmp_path / "s", load_run(tmp_path / "s.1").info).finish("interrupted")
@@ -180,22 +193,22 @@ def test_a_run_of_one_process_is_not_gone_on_with_by_shards(dataset, tmp_path):
         run_on_cards(work, Recorder(), ["0", "1"])
 
 
-def test_what_a_shard_refuses_ends_all_in_its_sentence(dataset, tmp_path):
+def test_an_error_of_a_shard_ends_the_run_with_its_message(dataset, tmp_path):
     work = replace(scoring(dataset, tmp_path), pred=tmp_path / "nowhere.json")
     with pytest.raises(BadRun, match="nowhere"):
         run_on_cards(work, Recorder(), ["0"])
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        (("--gpus", "64"), "--gpus 64, and PyTorch sees"),
+        (("--gpus", "64"), "--gpus 64: PyTorch finds"),
         (("--gpus", "2", "--shard", "1/2"), "each share out the images"),
         (("--gpus", "2", "--device", "cpu"), "--device is cpu"),
         (("--gpus", "2", "--corrupt", "fog:1"), "are not shared out: give --shard"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused(dataset, tmp_path, options, sentence):
+def test_runs_that_cannot_be_sharded_are_refused(dataset, tmp_path, options, message):
     line = ("eval", "--model", SPEC.name, "--data", dataset.images.parent, "--out", tmp_path / "m")
-    assert sentence in refused(*line, *options)
+    assert message in refused(*line, *options)
     assert list(tmp_path.iterdir()) == []

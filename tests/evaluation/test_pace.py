@@ -17,8 +17,8 @@ from panbench.datasets.generated import generated_dataset
 from panbench.evaluation import evaluate as evaluate_module
 from panbench.evaluation import loop
 from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.measuring import Pace, Rate, batches_before_rate, steady_rate
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.pace import Pace, Rate, batches_before_rate, steady_rate
 from panbench.evaluation.tools import benchmark as bench
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
 from panbench.models.functions import FunctionModel
@@ -156,7 +156,7 @@ def run_of(world: World, dataset: Dataset, count: int, batch_size: int, out: Pat
 
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize(("batch_size", "batches_a_lane"), [(1, 2), (1, 3), (1, 12), (4, 2), (4, 4), (8, 2)])
-def test_a_model_that_takes_a_second_an_image_is_told_at_its_rate(
+def test_a_model_with_one_second_per_image_is_reported_at_that_rate(
     enter, dataset, tmp_path, lanes, batch_size, batches_a_lane
 ):
     """One image a second and lane, however few batches there are, whatever the first one took longer."""
@@ -168,7 +168,7 @@ def test_a_model_that_takes_a_second_an_image_is_told_at_its_rate(
 
 
 @pytest.mark.parametrize(("lanes", "count", "batch_size"), [(1, 1, 1), (1, 8, 8), (2, 2, 1), (2, 3, 1), (2, 12, 4)])
-def test_too_few_batches_make_no_rate(enter, dataset, tmp_path, lanes, count, batch_size):
+def test_no_rate_is_reported_for_too_few_batches(enter, dataset, tmp_path, lanes, count, batch_size):
     """One a lane, whose time is mostly warming up; a third batch runs alone on one of two lanes."""
     info = run_of(enter(lanes), dataset, count, batch_size, tmp_path / "run").info
     assert info.images_per_second is None
@@ -178,9 +178,7 @@ def test_too_few_batches_make_no_rate(enter, dataset, tmp_path, lanes, count, ba
 
 
 @pytest.mark.parametrize(("lanes", "count", "told"), [(1, 2, 1.0), (1, 8, 1.0), (2, 4, 1.0), (2, 8, 1.0)])
-def test_a_function_that_sleeps_a_second_an_image_makes_one_image_a_second(
-    enter, dataset, tmp_path, lanes, count, told
-):
+def test_a_function_that_takes_a_second_per_image_has_a_rate_of_one(enter, dataset, tmp_path, lanes, count, told):
     """In two lanes as well: a function is called once at a time."""
     world = enter(lanes)
     world.lanes = 1
@@ -196,12 +194,12 @@ def test_a_function_that_sleeps_a_second_an_image_makes_one_image_a_second(
     assert run.info.images_per_second == pytest.approx(told)
 
 
-def test_batches_of_unequal_size_count_by_their_images(enter, dataset, tmp_path):
+def test_the_rate_counts_images_and_not_batches(enter, dataset, tmp_path):
     """Twenty images in batches of 8, 8 and 4: twice as fast, when the second batch was counted without its time."""
     assert run_of(enter(1), dataset, 20, 8, tmp_path / "run").info.images_per_second == pytest.approx(1.0)
 
 
-def test_a_resumed_sitting_of_one_batch_leaves_the_rate_of_the_one_before(enter, dataset, tmp_path):
+def test_resuming_for_a_single_batch_keeps_the_earlier_rate(enter, dataset, tmp_path):
     world = enter(1)
     two = dataclasses.replace(dataset, scenes=dataset.scenes[:4])
 
@@ -219,32 +217,35 @@ def test_a_resumed_sitting_of_one_batch_leaves_the_rate_of_the_one_before(enter,
     assert run.info.seconds.wall == pytest.approx(2 * WARM_UP + 4)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_bench_tells_the_same_rate_at_every_batch_size(enter, monkeypatch, tmp_path, lanes):
+@pytest.fixture
+def benched(enter, monkeypatch, tmp_path):
+    """A function that benchmarks a model in lanes of a world of its own."""
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    world = enter(lanes)
-    monkeypatch.setattr(bench, "open_model", lambda spec, **settings: SleepyModel(world))
     monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
-    report = bench.benchmark(
-        [find_model("mask2former-tiny")], size=(32, 32), count=32, device="cpu", batch_sizes=[1, 4, 8], warm_up=0
-    )
-    assert [row.status for row in report.rows] == ["ok"] * 3
-    assert [row.images_per_second for row in report.rows] == pytest.approx([lanes] * 3)
-    assert [row.loop_seconds for row in report.rows] == pytest.approx([32 / lanes] * 3)
+
+    def rows_of(lanes: int, count: int, kind: type[SleepyModel] = SleepyModel, **settings) -> Sequence[bench.Row]:
+        world = enter(lanes)
+        monkeypatch.setattr(bench, "opened_model", lambda spec, opening: kind(world))
+        specs, of_all = [find_model("mask2former-tiny")], {"size": (32, 32), "device": "cpu", "warm_up": 0}
+        return bench.benchmark(specs, count=count, **of_all, **settings).rows
+
+    return rows_of
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_bench_reports_the_same_rate_at_every_batch_size(benched, lanes):
+    rows = benched(lanes, 32, batch_sizes=[1, 4, 8])
+    assert [row.status for row in rows] == ["ok"] * 3
+    assert [row.images_per_second for row in rows] == pytest.approx([lanes] * 3)
+    assert [row.loop_seconds for row in rows] == pytest.approx([32 / lanes] * 3)
 
 
 @pytest.mark.parametrize(("lanes", "enough"), [(1, 16), (2, 32)])
-def test_bench_says_how_many_images_make_a_rate(enter, monkeypatch, tmp_path, lanes, enough):
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    world, recorder = enter(lanes), Recorder()
-    monkeypatch.setattr(bench, "open_model", lambda spec, **settings: SleepyModel(world))
-    monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
-    told = {}
-    for count in (enough - 8, enough):
-        settings = {"size": (32, 32), "count": count, "device": "cpu", "batch_sizes": [8], "warm_up": 0}
-        told[count] = bench.benchmark([find_model("mask2former-tiny")], **settings, reporter=recorder).rows[0]
-    assert told[enough].images_per_second == pytest.approx(lanes)
-    few = told[enough - 8]
+def test_bench_reports_how_many_images_its_rate_is_from(benched, lanes, enough):
+    recorder = Recorder()
+    (few,) = benched(lanes, enough - 8, batch_sizes=[8], reporter=recorder)
+    (whole,) = benched(lanes, enough, batch_sizes=[8], reporter=recorder)
+    assert whole.images_per_second == pytest.approx(lanes)
     assert few.images_per_second is None
     assert recorder.notices == [
         f"mask2former-tiny, fp32, batch size 8: {enough - 8} images are too few batches for images a second; "
@@ -253,18 +254,14 @@ def test_bench_says_how_many_images_make_a_rate(enter, monkeypatch, tmp_path, la
 
 
 @pytest.mark.parametrize("is_thing", [True, False])
-def test_bench_measures_a_model_without_things_or_stuff(enter, monkeypatch, tmp_path, is_thing):
+def test_bench_measures_a_model_without_things_or_stuff(benched, is_thing):
     """It divided by the number of stuff categories, to name the generated ones after the model's."""
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
 
     class OneKind(SleepyModel):
         class_names = ("first", "second", "third")
         isthing = (is_thing,) * 3
 
-    world = enter(1)
-    monkeypatch.setattr(bench, "open_model", lambda spec, **settings: OneKind(world))
-    monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
-    (row,) = bench.benchmark([find_model("mask2former-tiny")], size=(32, 32), count=16, device="cpu", warm_up=0).rows
+    (row,) = benched(1, 16, OneKind)
     assert (row.status, row.images_per_second) == ("ok", pytest.approx(1.0))
     assert row.PQ is not None
 
@@ -288,7 +285,7 @@ def pace_of(moments: Sequence[tuple[float, int]]) -> Pace:
     return pace
 
 
-def test_images_that_end_together_because_they_began_together_are_no_rate():
+def test_concurrent_images_that_end_together_do_not_make_a_rate():
     """Four threads load, a second an image: four a second, not the 7 that come after the first of the first four."""
     before = batches_before_rate(8, 8, lanes=1, workers=4)
     assert before == 4
@@ -302,11 +299,11 @@ def test_images_that_end_together_because_they_began_together_are_no_rate():
     ("batches", "images", "lanes", "workers", "before"),
     [(10, 10, 1, 1, 1), (10, 10, 1, 8, 8), (10, 80, 1, 8, 1), (10, 80, 2, 8, 2), (10, 10, 2, 3, 4), (0, 0, 2, 8, 2)],
 )
-def test_the_clock_waits_for_all_that_was_begun_at_once(batches, images, lanes, workers, before):
+def test_the_clock_stops_when_all_concurrent_batches_have_ended(batches, images, lanes, workers, before):
     assert batches_before_rate(batches, images, lanes=lanes, workers=workers) == before
 
 
-def test_the_rate_is_steady_and_leaves_out_what_came_before():
+def test_the_rate_excludes_warm_up_and_setup():
     # Ten seconds of warming up, then four images a second, and two a second in the last third.
     moments = [(10.0, 4), (11.0, 8), (12.0, 12), (13.0, 16), (14.0, 20), (16.0, 24), (18.0, 28)]
     assert steady_rate(moments) == Rate(mean=3.0, low=2.0, high=4.0)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support import Recorder, evaluated, panbench, ran
+from support import Recorder, Stop, evaluated, panbench, ran
 
 from panbench.base.errors import BadDataset, BadModel, BadRun
 from panbench.catalog import ModelSpec, find_model
@@ -17,7 +17,7 @@ from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.models.opening import open_model
 from panbench.report.answers.tables import comparison_rows
 from panbench.report.figures.pictures import Pictures
-from panbench.runs import Run, load_run
+from panbench.runs import load_run
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +60,6 @@ def with_photographs(
     return folder
 
 
-def same_rows(first: Run, second: Run) -> bool:
-    return all(
-        np.array_equal(getattr(first.table.overlaps, name), getattr(second.table.overlaps, name))
-        for name in ("image_id", "gt_id", "pred_id", "pixels")
-    )
-
-
 @pytest.fixture(scope="session")
 def turned(upright: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight of sixteen photographs on their head or on their side, three with bytes too many."""
@@ -74,7 +67,7 @@ def turned(upright: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_photographs(upright, tmp_path_factory.mktemp("turned") / "set", orientation, (1, 2, 3))
 
 
-def test_orientations_and_extraneous_bytes_are_counted_and_told_once_by_eight_loaders(turned, spec, tmp_path):
+def test_eight_loaders_count_orientations_and_extraneous_bytes_and_report_once(turned, spec, tmp_path):
     recorder = Recorder()
     run = evaluated(spec, open_dataset(turned), tmp_path / "run", recorder, workers=8, batch_size=2)
     assert (run.info.images.oriented, run.info.images.extraneous) == (8, 3)
@@ -87,26 +80,26 @@ def test_orientations_and_extraneous_bytes_are_counted_and_told_once_by_eight_lo
     assert second.startswith("3 of 16 images are JPEGs with extraneous bytes, such as ")
 
 
-def test_upright_photographs_are_not_talked_about(upright, spec, tmp_path):
+def test_upright_photographs_cause_no_notice(upright, spec, tmp_path):
     recorder = Recorder()
     run = evaluated(spec, open_dataset(upright, limit=3), tmp_path / "run", recorder)
     assert recorder.notices == []
     assert (run.info.images.oriented, run.info.images.extraneous) == (0, 0)
 
 
-def test_ignored_orientations_give_the_maps_of_the_pixels_as_they_are_stored(upright, turned, spec, tmp_path):
+def test_ignoring_orientation_segments_the_pixels_as_stored(upright, turned, spec, tmp_path):
     recorder = Recorder()
     plain = evaluated(spec, open_dataset(upright), tmp_path / "plain")
     ignored = evaluated(spec, open_dataset(turned, exif="ignore"), tmp_path / "ignored", recorder)
     applied = evaluated(spec, open_dataset(turned), tmp_path / "applied")
-    assert same_rows(ignored, plain)
-    assert not same_rows(applied, plain)
+    assert ignored.overlaps().equals(plain.overlaps())
+    assert not applied.overlaps().equals(plain.overlaps())
     assert applied.summary()["All"]["PQ"] < plain.summary()["All"]["PQ"]
     assert ignored.info.arguments["exif"] == "ignore"
     assert "They were read as stored (--exif ignore)." in recorder.notices[0]
 
 
-def test_compare_tells_runs_apart_that_treat_orientations_differently(turned, spec, tmp_path):
+def test_compare_reports_runs_that_treat_orientation_differently(turned, spec, tmp_path):
     runs = [evaluated(spec, open_dataset(turned, limit=2, exif=exif), tmp_path / exif) for exif in ("apply", "ignore")]
     first, second = comparison_rows(runs)
     assert "photographs rotated by their EXIF" in first.notes
@@ -114,14 +107,9 @@ def test_compare_tells_runs_apart_that_treat_orientations_differently(turned, sp
     assert not any("EXIF" in note for row in comparison_rows(runs[:1] * 2) for note in row.notes)
 
 
-def test_resume_counts_what_both_sittings_read_and_refuses_the_other_way(turned, spec, tmp_path):
-    class Stop(Recorder):
-        def progress(self, task, done, total, unit="images") -> None:
-            if done == 6:
-                raise KeyboardInterrupt
-
+def test_resume_adds_up_orientation_counts_and_refuses_another_treatment(turned, spec, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        evaluated(spec, open_dataset(turned), tmp_path / "run", Stop(), workers=1)
+        evaluated(spec, open_dataset(turned), tmp_path / "run", Stop(6, KeyboardInterrupt()), workers=1)
     assert 0 < load_run(tmp_path / "run").info.images.scored < 16
     with pytest.raises(BadRun, match="exif was 'apply' and is now 'ignore'"):
         evaluated(spec, open_dataset(turned, exif="ignore"), tmp_path / "run", resume=True)
@@ -129,7 +117,7 @@ def test_resume_counts_what_both_sittings_read_and_refuses_the_other_way(turned,
     assert (run.info.images.oriented, run.info.images.extraneous) == (8, 3)
 
 
-def test_a_photograph_that_fits_only_as_it_is_stored_is_refused_with_the_way_out(spec, tmp_path):
+def test_a_photograph_that_fits_only_unrotated_is_refused_with_the_option_to_use(spec, tmp_path):
     shapes.generate(tmp_path / "wide", count=1, size=(96, 128))
     (scene,) = open_dataset(tmp_path / "wide").scenes
     exif = Image.Exif()
@@ -141,7 +129,7 @@ def test_a_photograph_that_fits_only_as_it_is_stored_is_refused_with_the_way_out
     assert run.info.images.oriented == 1
 
 
-def test_a_pipeline_that_never_turns_is_not_said_to_turn(turned, spec, tmp_path):
+def test_a_pipeline_without_rotation_is_not_reported_to_rotate(turned, spec, tmp_path):
     config = tmp_path / "lying.py"
     config.write_text(
         f"_base_ = {str(spec.config)!r}\n"
@@ -153,19 +141,19 @@ def test_a_pipeline_that_never_turns_is_not_said_to_turn(turned, spec, tmp_path)
     model = open_model(dataclasses.replace(spec, config=config), device="cpu")
     scenes = open_dataset(turned).scenes
     assert model.load(scenes[0]).facts.orientation == 1
-    with pytest.raises(BadModel, match=r"takes photographs as they are stored\. Say so with --exif ignore"):
+    with pytest.raises(BadModel, match=r"reads photographs as stored\. Say so with --exif ignore"):
         model.load(scenes[1])
     assert model.load(dataclasses.replace(scenes[1], exif="ignore")).facts.orientation != 1
 
 
-def test_a_corrupted_photograph_keeps_its_facts(turned, spec):
+def test_a_corrupted_photograph_keeps_its_orientation_facts(turned, spec):
     corruptions = pytest.importorskip("panbench.studies.robustness.corruptions")
-    corrupted = pytest.importorskip("panbench.studies.robustness.corrupted_model")
+    corrupted = pytest.importorskip("panbench.studies.robustness.corrupted_runs")
     model = corrupted.CorruptedModel(open_model(spec, device="cpu"), corruptions.Corruption("brightness", 1))
     assert model.load(open_dataset(turned).scenes[1]).facts.orientation == 8
 
 
-def test_pictures_show_photographs_as_the_model_saw_them(turned, spec, tmp_path):
+def test_pictures_rotate_photographs_as_the_model_did(turned, spec, tmp_path):
     for exif, flags in (("apply", 0), ("ignore", cv2.IMREAD_IGNORE_ORIENTATION)):
         run = evaluated(spec, open_dataset(turned, limit=2, exif=exif), tmp_path / exif)
         shown = Pictures(run).photo(2)
@@ -174,7 +162,7 @@ def test_pictures_show_photographs_as_the_model_saw_them(turned, spec, tmp_path)
 
 
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
-def test_the_command_line_takes_exif(turned, tmp_path, exif):
+def test_the_command_line_has_an_option_for_exif_orientation(turned, tmp_path, exif):
     result = ran(
         "eval", "-m", "mask2former-tiny", "--data", turned, "--limit", "2", "--exif", exif, "--out", tmp_path / "run"
     )
@@ -206,14 +194,14 @@ def test_bench_takes_photographs_as_they_are_stored(turned, tmp_path):
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["status"] == "ok"
 
 
-def test_a_dataset_of_other_orientation_is_the_same_otherwise(upright):
+def test_orientation_is_the_only_setting_that_changes_with_exif(upright):
     dataset: Dataset = open_dataset(upright)
     ignoring = dataset.with_exif("ignore")
     assert {scene.exif for scene in ignoring.scenes} == {"ignore"}
     assert ignoring.with_exif("apply") == dataset
 
 
-def test_predict_by_several_models_and_rules_puts_their_answers_side_by_side(upright, tmp_path):
+def test_predict_puts_several_models_and_rules_side_by_side(upright, tmp_path):
     photo = upright / "val" / "000001.jpg"
     photo = photo if photo.exists() else sorted((upright / "val").glob("*.jpg"))[0]
     command = ("predict", photo, "--device", "cpu", "--out", tmp_path / "out", "--dpi", "40")
@@ -229,7 +217,7 @@ def test_predict_by_several_models_and_rules_puts_their_answers_side_by_side(upr
     assert (again.exit_code, "--overwrite" in again.stderr) == (2, True)
 
 
-def test_bench_measures_each_rule_by_itself(tmp_path):
+def test_bench_measures_each_rule_separately(tmp_path):
     small = ("--size", "64x96", "--count", "1", "--warm-up", "0", "--device", "cpu")
     result = ran("bench", "-m", "mask2former-tiny", "--rule", "paper,argmax", *small, "--json")
     assert [row["rule"] for row in json.loads(result.stdout)["rows"]] == ["paper", "argmax"]

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from panbench.evaluation.plan import plan_batches
+from panbench.evaluation.plan import plan_batches, without_images
 from panbench.panoptic.types import ImageInfo, Scene
 
 
@@ -31,22 +31,20 @@ def ids_of(batches) -> list[list[int]]:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("shards", [1, 2, 5, 40])
-def test_shards_share_the_batches_of_one_go(scenes, batch_size, shards):
+def test_shards_together_have_the_batches_of_a_single_process(scenes, batch_size, shards):
     whole = ids_of(plan_batches(scenes, batch_size, Padding()))
-    shares = [plan_batches(scenes, batch_size, Padding()).share(number, shards) for number in range(shards)]
+    shares = [plan_batches(scenes, batch_size, Padding())[number::shards] for number in range(shards)]
     taken = [ids_of(share) for share in shares]
     assert sorted(batch for share in taken for batch in share) == sorted(whole)
     assert sorted(one for batch in whole for one in batch) == sorted(scene.image.id for scene in scenes)
-    assert [len(share) for share in shares] == [len(batches) for batches in taken]
-    assert [share.images for share in shares] == [sum(map(len, batches)) for batches in taken]
     assert max(map(len, whole)) == batch_size
 
 
-def test_a_resumed_plan_has_the_same_batches_without_what_is_done(scenes):
+def test_a_resumed_plan_has_the_same_batches_without_finished_images(scenes):
     plan = plan_batches(scenes, 3, Padding())
     whole = ids_of(plan)
     done = frozenset(whole[0][:2] + whole[2])
     left = [[one for one in batch if one not in done] for batch in whole]
-    assert ids_of(plan.without(done)) == [batch for batch in left if batch]
-    assert plan.without(done).images == 14 - len(done)
-    assert ids_of(plan.share(1, 2).without(done)) == [batch for batch in left[1::2] if batch]
+    assert ids_of(without_images(plan, done)) == [batch for batch in left if batch]
+    assert sum(map(len, without_images(plan, done))) == 14 - len(done)
+    assert ids_of(without_images(plan[1::2], done)) == [batch for batch in left[1::2] if batch]

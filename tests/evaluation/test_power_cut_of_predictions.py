@@ -1,10 +1,11 @@
-"""What a power cut leaves of the id PNGs that an evaluation keeps: scripts/check/power_cut.py simulates the disk."""
+"""What a power cut leaves of the id PNGs that an evaluation keeps: tests/power_cut.py simulates the disk."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from power_cut import cuts
 
 from panbench.base.errors import BadRun
 from panbench.catalog import find_model
@@ -13,7 +14,6 @@ from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.functions import FunctionModel
 from panbench.runs import finish_replacement, load_run
-from scripts.check.power_cut import cuts
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the work that is cut short is done in a fork"),
@@ -25,8 +25,8 @@ def one_segment(image):
     return np.ones(image.shape[:2], np.int32), [{"id": 1, "category_id": 1}]
 
 
-def test_a_run_goes_on_after_a_power_cut_with_the_predictions_that_its_parts_claim(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("panbench.evaluation.loop.BLOCK_IMAGES", 1)
+def test_after_a_power_cut_a_run_resumes_with_all_predictions_that_its_parts_list(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("panbench.evaluation.sinks.BLOCK_IMAGES", 1)
     shapes.generate(tmp_path / "data", count=2, size=(32, 48))
     dataset, spec = open_dataset(tmp_path / "data"), find_model("mask2former-tiny")
     results = tmp_path / "results"

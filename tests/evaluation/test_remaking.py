@@ -5,12 +5,19 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support import panbench_program, ran
+from support import edit, panbench_program, ran
 
 from panbench.datasets import shapes
 from panbench.report.answers.remaking import command_with_predictions, resuming_command
 from panbench.report.pages.page.document import report_page
-from panbench.runs import load_run
+from panbench.runs import Run, load_run
+
+
+def recorded_as(folder: Path, command: list[str], status: str = "interrupted", kind: str = "eval") -> Run:
+    """A run whose run.json has this command."""
+    record = {"schema": 1, "panbench": "0", "kind": kind, "status": status, "command": command}
+    (folder / "run.json").write_text(json.dumps(record), "utf-8")
+    return load_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -24,15 +31,13 @@ from panbench.runs import load_run
         ("", None),
     ],
 )
-def test_the_command_is_the_recorded_one_where_the_run_lies_now(tmp_path, recorded, offered):
+def test_the_offered_command_is_the_recorded_one_with_the_current_folder(tmp_path, recorded, offered):
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
     words = ["panbench", *recorded.split()] if recorded else []
-    kind = "score" if "score" in words else "eval"
-    record = {"schema": 1, "panbench": "0", "kind": kind, "status": "done", "command": words}
-    (folder / "run.json").write_text(json.dumps(record), "utf-8")
+    run = recorded_as(folder, words, "done", "score" if "score" in words else "eval")
     expected = offered and "panbench " + offered.format(run=folder, runs=folder.parent)
-    assert command_with_predictions(load_run(folder)) == expected
+    assert command_with_predictions(run) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,27 +52,29 @@ def test_the_command_is_the_recorded_one_where_the_run_lies_now(tmp_path, record
         ["panbench", "-q"],
     ],
 )
-def test_a_recorded_command_that_is_no_evaluation_is_not_offered(tmp_path, recorded):
-    record = {"schema": 1, "panbench": "0", "kind": "eval", "status": "interrupted", "command": recorded}
-    (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
-    run = load_run(tmp_path)
+def test_a_recorded_command_other_than_eval_is_not_offered(tmp_path, recorded):
+    run = recorded_as(tmp_path, recorded)
     assert command_with_predictions(run) is None
     assert resuming_command(run) is None
 
 
-def test_words_for_the_shell_are_quoted(tmp_path):
-    record = {
-        "schema": 1,
-        "panbench": "0",
-        "kind": "eval",
-        "command": ["panbench", "-q", "eval", "-m", "$(touch x); y"],
-    }
-    (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
-    assert resuming_command(load_run(tmp_path)) == "panbench eval -m '$(touch x); y' --resume"
+@pytest.mark.parametrize(
+    ("stores", "offered"),
+    [(True, "panbench eval -m a --resume"), (False, "panbench eval -m a --save-predictions --overwrite")],
+)
+def test_a_run_that_was_killed_while_it_stored_predictions_is_to_be_resumed(tmp_path, stores, offered):
+    recorded_as(tmp_path, ["panbench", "eval", "-m", "a"], "running")
+    edit(tmp_path / "run.json", arguments={"save_predictions": stores})
+    assert command_with_predictions(load_run(tmp_path)) == offered
+
+
+def test_offered_commands_are_quoted_for_the_shell(tmp_path):
+    run = recorded_as(tmp_path, ["panbench", "-q", "eval", "-m", "$(touch x); y"])
+    assert resuming_command(run) == "panbench eval -m '$(touch x); y' --resume"
 
 
 @pytest.mark.slow
-def test_what_the_page_offers_adds_the_pictures(tmp_path):
+def test_the_command_on_the_page_adds_the_missing_pictures(tmp_path):
     shapes.generate(tmp_path / "data", count=2, size=(96, 128))
     words = "eval --model mask2former-tiny --checkpoint random --out runs/mine --no-save-predictions --data"
     first = panbench_program(*words.split(), tmp_path / "data", cwd=tmp_path)

@@ -4,17 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from support import panbench, ran, refused
+from support import Stop, panbench, ran, refused
 
-from panbench.base.errors import BadArgument
-from panbench.base.reporter import Silent, Unit
 from panbench.catalog import find_model
 from panbench.cli.command import rule_names
-from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate, evaluate_rules
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import run_folders
-from panbench.evaluation.shown import rules_of
+from panbench.evaluation.wrapping import rules_of
 from panbench.models.model import Model
 from panbench.models.opening import open_model
 from panbench.models.rules import PAPER, RULES
@@ -23,18 +20,6 @@ from panbench.runs import load_run
 
 TINY = find_model("mask2former-tiny")
 NAMES = ["paper", "argmax", "mask2former:score=0.5"]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("set") / "scenes"
-    shapes.generate(root, count=4, size=(96, 128))
-    return root
-
-
-@pytest.fixture(scope="module")
-def dataset(scenes: Path) -> Dataset:
-    return open_dataset(scenes)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +59,10 @@ def test_one_pass_gives_each_rule_the_run_that_it_would_have_alone(model, datase
     assert runs[0].info.images_per_second is None, "a shared pass is nobody's speed"
 
 
-def test_an_interrupted_pass_is_gone_on_with_for_all_rules(model, dataset, tmp_path):
-    class Stop(Silent):
-        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-            raise KeyboardInterrupt
-
+def test_an_interrupted_pass_resumes_for_all_rules(model, dataset, tmp_path):
     folders = {rule: tmp_path / f"{index}" for index, rule in enumerate(rules_of(model, NAMES))}
     with pytest.raises(KeyboardInterrupt):
-        evaluate_rules(model, dataset, folders, EvaluateOptions(), Stop())
+        evaluate_rules(model, dataset, folders, EvaluateOptions(), Stop(0, KeyboardInterrupt()))
     assert {load_run(folder).info.status for folder in folders.values()} == {"interrupted"}
     resumed = evaluate_rules(model, dataset, folders, EvaluateOptions(resume=True))
     assert [(run.info.status, len(run.image_ids())) for run in resumed] == [("done", 4)] * 3
@@ -105,7 +86,7 @@ def test_a_rule_that_does_not_fit_the_model_is_refused_before_anything_is_writte
         ("paper,mask2former", "are the same rule of Mask2Former tiny"),
     ],
 )
-def test_bad_rules_are_one_sentence(scenes, tmp_path, rule, words):
+def test_bad_rules_are_refused_in_one_sentence(scenes, tmp_path, rule, words):
     out = tmp_path / "run"
     assert words in refused(
         "eval", "--model", TINY.name, "--data", scenes, "--limit", "1", "--rule", rule, "--out", out
@@ -113,7 +94,7 @@ def test_bad_rules_are_one_sentence(scenes, tmp_path, rule, words):
     assert not out.exists()
 
 
-def test_the_command_writes_a_run_for_each_rule_and_tells_them_apart(scenes, tmp_path):
+def test_the_command_writes_a_distinguishable_run_for_each_rule(scenes, tmp_path):
     result = ran("eval", "--model", TINY.name, "--data", scenes, "--rule", ",".join(NAMES), cwd=tmp_path)
     folders = [f"scenes-{TINY.name}-{rule}" for rule in ("paper", "argmax", "mask2former-score-0.5")]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == sorted(folders)
@@ -125,7 +106,7 @@ def test_the_command_writes_a_run_for_each_rule_and_tells_them_apart(scenes, tmp
     assert len({row["rule"] for row in rows}) == 3
 
 
-def test_rows_of_one_model_are_told_apart_by_what_differs_in_their_rules():
+def test_rows_of_one_model_are_labelled_by_the_difference_of_their_rules():
     rows = [
         ComparisonRow(run=name, title="M", rule=rule)
         for name, rule in (("a", "x:score=0.5,overlap=0.8"), ("b", "x:score=0.7,overlap=0.8"), ("c", "y:k=1"))
@@ -136,7 +117,7 @@ def test_rows_of_one_model_are_told_apart_by_what_differs_in_their_rules():
     assert labels(same) == ["a", "b"]
 
 
-def test_folders_are_named_after_the_rules():
+def test_run_folders_are_named_after_their_rules():
     assert run_folders([TINY], "coco", None, rules=["argmax"]) == [Path(f"results/coco-{TINY.name}-argmax")]
     assert run_folders([TINY], "coco", Path("x"), rules=["argmax"]) == [Path("x")]
     assert run_folders([TINY], "coco", Path("x"), rules=["argmax", "mask2former:score=0.7,overlap=0.5"]) == [
@@ -145,10 +126,5 @@ def test_folders_are_named_after_the_rules():
     ]
 
 
-def test_every_rule_completes():
+def test_an_empty_list_of_rules_means_all_rules():
     assert set(rule_names("")) == {PAPER, *RULES} - {"given"}
-
-
-def test_the_same_rule_twice_is_refused(model):
-    with pytest.raises(BadArgument, match="are the same rule"):
-        rules_of(model, ["paper", "mask2former"])

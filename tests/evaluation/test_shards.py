@@ -1,6 +1,5 @@
 """Evaluations in shards: merged, they are the run of a single process, to the last bit."""
 
-import json
 import os
 import re
 import signal
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import evaluated, panbench
+from support import drawn_in_two_sizes, evaluated, ran, refused
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.shards import Shard, parse_shard
 from panbench.catalog import find_model
-from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.datasets import Dataset, open_dataset
 from panbench.models.stored import StoredOutputs
 from panbench.report.answers.findings import metric_findings
 from panbench.runs import Run, load_run
@@ -31,23 +30,7 @@ IMAGES = 13
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirteen scenes of two sizes in turn, so that a batch of two skips over images."""
-    root = tmp_path_factory.mktemp("scenes")
-    images, annotations = [], []
-    for size, count in (((64, 96), 7), ((96, 64), 6)):
-        shapes.generate(root / str(size[0]), count=count, size=size)
-        document = json.loads((root / str(size[0]) / "annotations" / "panoptic_val.json").read_text())
-        for image, annotation in zip(document["images"], document["annotations"], strict=True):
-            image_id = 2 * image["id"] + (size == (96, 64))
-            for kind in ("val", "annotations/panoptic_val"):
-                target = root / "set" / kind / f"{image_id}.png"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes((root / str(size[0]) / kind / image["file_name"]).read_bytes())
-            images.append({**image, "id": image_id, "file_name": f"{image_id}.png"})
-            annotations.append({**annotation, "image_id": image_id, "file_name": f"{image_id}.png"})
-    images.sort(key=lambda image: image["id"])
-    document = {"images": images, "annotations": annotations, "categories": list(shapes.CATEGORIES)}
-    (root / "set" / "annotations" / "panoptic_val.json").write_text(json.dumps(document))
-    return root / "set"
+    return drawn_in_two_sizes(tmp_path_factory.mktemp("scenes"), [(7, (64, 96)), (6, (96, 64))], in_turn=True)
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +74,11 @@ def assert_same(one: Run, whole: Run) -> None:
         for name, value in vars(theirs).items():
             if isinstance(value, torch.Tensor):
                 assert torch.equal(getattr(mine, name), value), (image_id, name)
-    verified = panbench("runs", "verify", one.path)
-    assert verified.exit_code == 0, verified.output
+    ran("runs", "verify", one.path)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 9])
-def test_shards_merge_to_the_run_of_one_process(count, dataset, whole, tmp_path):
+def test_merged_shards_equal_the_run_of_one_process(count, dataset, whole, tmp_path):
     shards = [run(dataset, tmp_path / f"m.{n}", shard=Shard(n, count)) for n in range(1, count + 1)]
     held = [image for shard in shards for image in shard.image_ids()]
     assert sorted(held) == list(whole.image_ids())
@@ -119,13 +101,13 @@ from panbench.base.reporter import Silent
 from panbench.base.shards import Shard
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
-from panbench.evaluation import loop
+from panbench.evaluation import sinks
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.opening import open_model
 from panbench.studies.unfused import measuring
 from panbench.studies.unfused.options import UnfusedOptions
-loop.BLOCK_IMAGES = 1
+sinks.BLOCK_IMAGES = 1
 class Ending(Silent):
     def progress(self, task, done, total, unit="images"):
         if done >= 3:
@@ -139,7 +121,7 @@ evaluate(model, open_dataset(sys.argv[1]), Path(sys.argv[2]), options, Ending())
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills a process")
-def test_a_shard_that_was_killed_goes_on_and_the_merged_run_is_whole(dataset, folder, whole, tmp_path):
+def test_a_killed_shard_resumes_and_the_merged_run_is_complete(dataset, folder, whole, tmp_path):
     run(dataset, tmp_path / "m.1", shard=Shard(1, 2))
     line = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "m.2"), str(torch.get_num_threads())]
     environment = {**os.environ, "PYTHONPATH": str(REPO), "PYTHONWARNINGS": "ignore"}
@@ -155,7 +137,7 @@ def test_a_shard_that_was_killed_goes_on_and_the_merged_run_is_whole(dataset, fo
     assert_same(merge_runs([tmp_path / "m.1", tmp_path / "m.2"], tmp_path / "m"), whole)
 
 
-def test_a_missing_shard_is_named_and_may_be_made_up_for(dataset, whole, tmp_path):
+def test_a_missing_shard_is_named_and_can_be_evaluated_later(dataset, whole, tmp_path):
     for number in (1, 3):
         run(dataset, tmp_path / f"m.{number}", shard=Shard(number, 3))
     shards = [tmp_path / "m.1", tmp_path / "m.3"]
@@ -170,7 +152,7 @@ def test_a_missing_shard_is_named_and_may_be_made_up_for(dataset, whole, tmp_pat
     assert_same(run(dataset, tmp_path / "m", resume=True), whole)
 
 
-def test_a_resumed_shard_keeps_its_share_and_others_settings_are_refused(dataset, tmp_path):
+def test_a_resumed_shard_keeps_its_share_and_its_settings(dataset, tmp_path):
     done = run(dataset, tmp_path / "m.1", shard=Shard(1, 2))
     again = run(dataset, tmp_path / "m.1", shard=Shard(1, 2), resume=True)
     assert again.info.id == done.info.id
@@ -182,7 +164,7 @@ def test_a_resumed_shard_keeps_its_share_and_others_settings_are_refused(dataset
         run(dataset, tmp_path / "m.2", shard=Shard(2, 2), batch_size="auto")
 
 
-def test_shards_of_other_batch_sizes_or_cuts_are_refused(dataset, tmp_path):
+def test_shards_with_different_batch_sizes_or_counts_are_not_merged(dataset, tmp_path):
     plain = {"studies": (), "keep_candidates": False}
     run(dataset, tmp_path / "a", shard=Shard(1, 3), **plain)
     run(dataset, tmp_path / "b", shard=Shard(2, 3), **plain, batch_size=1)
@@ -198,24 +180,35 @@ def test_shards_of_other_batch_sizes_or_cuts_are_refused(dataset, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_shards_on_the_command_line(folder, whole, tmp_path):
+def test_each_shard_records_the_best_score_that_a_rule_dropped(folder, tmp_path):
+    line = ["eval", "--model", "mask2former-tiny", "--data", folder, "--batch-size", 2]
+    line += ["--rule", "mask2former:score=1"]
+    one_go = re.sub(r"\s+", " ", ran(*line, "--out", tmp_path / "whole").output)
+    for share in ("1/2", "2/2"):
+        ran(*line, "--shard", share, "--out", tmp_path / f"m.{share[0]}")
+    merged = re.sub(
+        r"\s+", " ", ran("runs", "merge", tmp_path / "m.1", tmp_path / "m.2", "--out", tmp_path / "m").output
+    )
+    (said,) = re.findall(r"No segment is predicted in 13 of 13 images; the best score was 0\.\d+, [^|]*?1\.0", one_go)
+    assert said.endswith("the rule's threshold is 1.0")
+    for printed in (one_go, merged):
+        assert printed.index(said) < printed.index("| All |"), "first the sentence, then the numbers"
+
+
+def test_shards_run_and_merged_by_commands_equal_the_whole_run(folder, whole, tmp_path):
     line = ["eval", "--model", "mask2former-tiny", "--data", folder, "--device", "cpu", "--batch-size", "2"]
     line += ["--keep-candidates", "--metrics", "pq,ap,miou"]
     for number in (1, 2):
-        made = panbench(*line, "--shard", f"{number}/2", cwd=tmp_path)
-        assert made.exit_code == 0, made.stderr
+        ran(*line, "--shard", f"{number}/2", cwd=tmp_path)
     (first, second) = sorted((tmp_path / "results").iterdir())
     assert (first.name, second.name) == ("set-mask2former-tiny.1", "set-mask2former-tiny.2")
-    lacking = panbench("runs", "merge", first, "--out", tmp_path / "m")
-    assert lacking.exit_code == 2
-    assert "1 shard was missing: 2/2." in lacking.stderr
-    merged = panbench("runs", "merge", first, second, "--out", tmp_path / "m")
-    assert merged.exit_code == 0, merged.stderr
+    assert "1 shard was missing: 2/2." in refused("runs", "merge", first, "--out", tmp_path / "m")
+    ran("runs", "merge", first, second, "--out", tmp_path / "m")
     assert_same(load_run(tmp_path / "m"), whole)
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
         ("0/8", r"There is no shard 0/8\. Shards are numbered from 1 to 8\. For Slurm: `sbatch --array=1-8`\."),
         ("0/5", r"For Slurm: `sbatch --array=1-5`\.$"),
@@ -225,20 +218,19 @@ def test_shards_on_the_command_line(folder, whole, tmp_path):
         ("1/0", "There is no shard 1/0"),
     ],
 )
-def test_a_shard_that_cannot_be_is_refused(text, sentence):
-    with pytest.raises(BadArgument, match=sentence):
+def test_an_impossible_shard_is_refused(text, message):
+    with pytest.raises(BadArgument, match=message):
         parse_shard(text)
 
 
 @pytest.mark.parametrize("command", ["eval", "score"])
-def test_processes_of_torchrun_are_sent_to_the_lines_to_use(command, tmp_path):
+def test_under_torchrun_the_commands_to_use_instead_are_named(command, tmp_path):
     files = {
         "eval": ["--model", "mask2former-tiny", "--data", "shapes"],
         "score": ["--gt", tmp_path / "gt.json", "--pred", tmp_path / "pred.json"],
     }
-    refused = panbench(command, *files[command], "--out", tmp_path / "m", cwd=tmp_path, WORLD_SIZE="4", RANK="2")
-    assert refused.exit_code == 2
-    lines = re.findall(r"`(panbench [^`]+)`", refused.stderr)
+    said = refused(command, *files[command], "--out", tmp_path / "m", cwd=tmp_path, WORLD_SIZE="4", RANK="2")
+    lines = re.findall(r"`(panbench [^`]+)`", said)
     assert lines[:2] == [
         f"panbench {command} … --shard I/4 --out results/NAME.I",
         "panbench runs merge results/NAME.* --out results/NAME",

@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support import Recorder
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.reporter import Reporter, Silent
+from panbench.base.reporter import Reporter
 from panbench.catalog import find_model
-from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.datasets import Dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions, Evaluation, Joined, StudyOptions
 from panbench.evaluation.sinks import Later, Sink
@@ -20,13 +21,6 @@ from panbench.models.candidates import Output
 from panbench.models.functions import FunctionModel
 from panbench.models.model import LoadedImage
 from panbench.runs import RunWriter, load_run
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    root = tmp_path_factory.mktemp("scenes")
-    shapes.generate(root, count=4, size=(64, 96))
-    return open_dataset(root)
 
 
 def nothing_found(image):
@@ -84,16 +78,8 @@ class DiaryOptions(StudyOptions):
             evaluate(model, dataset, home.with_name("further"), dataclasses.replace(options, studies=()))
 
 
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.notices: list[str] = []
-
-    def notice(self, sentence: str) -> None:
-        self.notices.append(sentence)
-
-
-def test_a_sink_gets_each_image_once_and_is_closed_and_its_notices_are_read(dataset, tmp_path):
-    reporter, asked = Heard(), DiaryOptions(tmp_path / "diary.json", "first")
+def test_a_sink_gets_each_image_once_and_is_closed_and_its_notices_are_reported(dataset, tmp_path):
+    reporter, asked = Recorder(), DiaryOptions(tmp_path / "diary.json", "first")
     run = evaluate(model_of(), dataset, tmp_path / "run", EvaluateOptions(studies=(asked,)), reporter)
     assert json.loads(asked.file.read_text()) == [scene.image.id for scene in dataset.scenes]
     assert reporter.notices[-1] == "4 images in the diary."
@@ -104,7 +90,7 @@ def test_a_sink_gets_each_image_once_and_is_closed_and_its_notices_are_read(data
     assert plain.overlaps().equals(run.overlaps())
 
 
-def test_a_sink_is_closed_when_the_model_fails_and_the_error_says_what_stays(dataset, tmp_path):
+def test_a_sink_is_closed_when_the_model_fails_and_the_error_says_what_is_stored(dataset, tmp_path):
     last = dataset.scenes[-1].image
     pixels = cv2.imread(str(dataset.scenes[-1].image_path))[..., ::-1]
 
@@ -115,7 +101,9 @@ def test_a_sink_is_closed_when_the_model_fails_and_the_error_says_what_stays(dat
         return nothing_found(image)
 
     options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json"),), batch_size=1)
-    with pytest.raises(BadArgument, match=r"No more\. Scored images are kept in .*run; the same command with --resume"):
+    with pytest.raises(
+        BadArgument, match=r"No more\. Scored images are saved in .*run; the same command with --resume"
+    ):
         evaluate(model_of(fails_at_the_last), dataset, tmp_path / "run", options)
     heard = json.loads((tmp_path / "diary.json").read_text())
     assert last.id not in heard
@@ -124,7 +112,7 @@ def test_a_sink_is_closed_when_the_model_fails_and_the_error_says_what_stays(dat
     assert json.loads((tmp_path / "diary.json").read_text()) == [scene.image.id for scene in dataset.scenes]
 
 
-def test_an_image_that_only_one_sink_lacks_is_run_again_for_it_alone(dataset, tmp_path):
+def test_an_image_missing_in_one_sink_is_run_again_for_that_sink_only(dataset, tmp_path):
     options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json"),))
     run = evaluate(model_of(), dataset, tmp_path / "run", options)
     # As a run that was killed before its last status, and a diary that lost an image.
@@ -138,24 +126,20 @@ def test_an_image_that_only_one_sink_lacks_is_run_again_for_it_alone(dataset, tm
     assert {path: path.read_bytes() for path in (run.path / "parts").iterdir()} == parts
 
 
-def test_options_that_do_not_fit_are_refused_before_anything_is_written(dataset, tmp_path):
+def test_unfit_study_options_are_refused_before_anything_is_written(dataset, tmp_path):
     options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json", ""),))
     with pytest.raises(BadArgument, match="--title is empty"):
         evaluate(model_of(), dataset, tmp_path / "run", options)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("later", ["second", None])
+# Without any study, as when it has been uninstalled, half of the images would be of another evaluation.
+@pytest.mark.parametrize("later", [("second",), (None,), ()], ids=["another title", "no title", "no study"])
 def test_a_run_is_not_resumed_with_other_settings_of_a_study(later, dataset, tmp_path):
-    options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json", "first"),))
-    evaluate(model_of(), dataset, tmp_path / "run", options)
-    other = dataclasses.replace(options, resume=True, studies=(DiaryOptions(tmp_path / "diary.json", later),))
-    with pytest.raises(BadRun, match=f"title was 'first' and is now {later!r}"):
-        evaluate(model_of(), dataset, tmp_path / "run", other)
+    def options(titles, **settings):
+        studies = tuple(DiaryOptions(tmp_path / "diary.json", title) for title in titles)
+        return EvaluateOptions(studies=studies, **settings)
 
-
-def test_a_run_is_not_resumed_without_the_study_that_it_was_made_with(dataset, tmp_path):
-    # As when the study has been uninstalled: half of the images would be of another evaluation.
-    evaluate(model_of(), dataset, tmp_path / "run", EvaluateOptions(studies=(DiaryOptions(tmp_path / "d", "first"),)))
-    with pytest.raises(BadRun, match="title was 'first' and is now None"):
-        evaluate(model_of(), dataset, tmp_path / "run", EvaluateOptions(resume=True))
+    evaluate(model_of(), dataset, tmp_path / "run", options(["first"]))
+    with pytest.raises(BadRun, match=f"title was 'first' and is now {next(iter(later), None)!r}"):
+        evaluate(model_of(), dataset, tmp_path / "run", options(later, resume=True))

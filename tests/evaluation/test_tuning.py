@@ -1,30 +1,17 @@
 import numpy as np
-import pandas as pd
 import pytest
 
 from panbench.base.errors import BadArgument
-from panbench.evaluation.kept.tuning import HELD_OUT, best_by_turns, halves, joined, tune
+from panbench.evaluation.stored.tuning import HELD_OUT, best_by_turns, halves, merge_statistics, tune
 from panbench.metrics.slices import ImageStatistics, pq_by
-from panbench.panoptic.types import Category
-
-CATEGORIES = (Category(1, "cat", True), Category(2, "sky", False))
+from tests.metrics import sums
+from tests.metrics.sums import CAR, SKY
 
 
 def statistics(quality: list[float]) -> ImageStatistics:
-    """One matched cat and one matched sky an image, both of this IoU; below 0.5 both are missed."""
-    rows = [
-        {
-            "image_id": image,
-            "category_id": category,
-            "iou_sum": iou if iou > 0.5 else 0.0,
-            "TP": int(iou > 0.5),
-            "FP": 0,
-            "FN": int(iou <= 0.5),
-        }
-        for image, iou in enumerate(quality, 1)
-        for category in (1, 2)
-    ]
-    return ImageStatistics.from_frame(np.arange(1, len(quality) + 1), pd.DataFrame(rows), CATEGORIES)
+    """One matched car and one matched sky an image, both of this IoU; below 0.5 both are missed."""
+    pairs = [(image, kind, iou) for image, iou in enumerate(quality, 1) for kind in (CAR, SKY)]
+    return sums.statistics([(*at, iou * (iou > 0.5), int(iou > 0.5), 0, int(iou <= 0.5)) for *at, iou in pairs])
 
 
 def test_halves_hold_every_image_once_and_repeat_with_the_seed():
@@ -40,13 +27,13 @@ def test_one_image_cannot_be_halved():
         halves([7])
 
 
-def test_parts_of_a_data_set_join_to_the_whole():
+def test_statistics_of_the_halves_add_up_to_the_whole_set():
     whole = statistics([0.9, 0.8, 0.4, 0.7, 0.6])
     parts = [whole.only(half) for half in halves(whole.image_ids)]
-    assert pq_by(joined(parts[::-1])).equals(pq_by(whole))
+    assert pq_by(merge_statistics(parts[::-1])).equals(pq_by(whole))
 
 
-def test_a_setting_that_is_better_everywhere_is_worth_what_it_promises():
+def test_a_setting_that_is_better_everywhere_keeps_its_gain_on_held_out_images():
     tuned = tune({"old": statistics([0.6] * 40), "new": statistics([0.8] * 40)}, "old")
     assert tuned.best == "new"
     assert [half.chosen for half in tuned.halves] == ["new", "new"]
@@ -58,7 +45,7 @@ def test_a_setting_that_is_better_everywhere_is_worth_what_it_promises():
 
 
 @pytest.mark.slow
-def test_choosing_among_noise_flatters():
+def test_choosing_among_noise_looks_better_than_it_is():
     random = np.random.default_rng(0)
     settings = {f"s{number}": statistics(random.uniform(0.51, 1, 30).tolist()) for number in range(40)}
     tuned = tune(settings, "s0")
@@ -69,7 +56,7 @@ def test_choosing_among_noise_flatters():
     assert tuned.table["PQ"].max() == pytest.approx(tuned.held_out["PQ"] + tuned.flattery)
 
 
-def test_each_half_is_scored_by_what_the_other_chose():
+def test_each_half_is_scored_with_the_setting_chosen_on_the_other():
     first = set(halves(range(1, 21))[0].tolist())
     one = statistics([0.9 if image in first else 0.6 for image in range(1, 21)])
     other = statistics([0.6 if image in first else 0.9 for image in range(1, 21)])
@@ -84,7 +71,7 @@ def test_an_unknown_published_setting_is_refused():
         tune({"a": statistics([0.9, 0.8])}, "b")
 
 
-def test_turns_find_the_best_of_each_name():
+def test_tuning_by_turns_finds_the_best_value_of_each_parameter():
     target = {"things": 3, "stuff": 1}
     found = best_by_turns(
         {"things": 0, "stuff": 0}, range(5), lambda s: -sum(abs(s[name] - target[name]) for name in s), rounds=2

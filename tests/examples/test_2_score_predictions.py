@@ -9,7 +9,7 @@ SCENES = Path(__file__).resolve().parents[1] / "reference" / "pq_scenes"
 """A ground truth and predictions in COCO's panoptic format: a JSON each, and a PNG an image."""
 
 
-def test_score_compare_and_gate(tmp_path):
+def test_score_two_predictions_compare_them_and_gate_the_second(tmp_path):
     shutil.copytree(SCENES, tmp_path / "data")
     for run, predicted in (("perfect", "gt"), ("mine", "pred")):
         line = ("score", "--gt", "data/gt.json", "--pred", f"data/{predicted}.json", "--out", run)

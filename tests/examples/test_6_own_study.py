@@ -30,7 +30,7 @@ def count(run: Path) -> None:
 class LargestFold:                            # a metric: it sees a block of images at a time
     pixels = 0
 
-    def look(self, matched):
+    def map_block(self, matched):
         return int(matched.segments.area[matched.segments.is_gt].max(initial=0))
 
     def add(self, part):

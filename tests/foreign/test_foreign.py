@@ -20,7 +20,7 @@ def commands(folder: Path) -> list[str]:
     return (folder / "commands.txt").read_text("utf-8").splitlines()
 
 
-def test_there_are_ten():
+def test_there_are_ten_foreign_files():
     assert len(FOLDERS) == 10
 
 

@@ -1,5 +1,7 @@
 """Every metric of a run that is read block by block is, to the last bit, that of the run read at once."""
 
+import json
+
 import numpy as np
 import pytest
 from drawn_scenes import CATEGORIES, table_of_scenes
@@ -8,10 +10,10 @@ from panbench.metrics.jackknife import intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, StatisticsFold
-from panbench.metrics.uncertainty import weigh
+from panbench.metrics.uncertainty import compare_runs
 from panbench.panoptic import parts
 from panbench.panoptic.overlap import concat
-from panbench.report.answers.comparison import standing
+from panbench.report.answers.comparison import compare
 from panbench.report.answers.findings import error_findings, metric_findings
 from panbench.runs import RunInfo, RunWriter, folder, load_run
 
@@ -38,16 +40,16 @@ def in_blocks(monkeypatch):
 def answers(path):
     run = load_run(path)
     return (
-        metric_findings(run, by=list(SLICINGS), per_category=True).json(),
-        error_findings(load_run(path), images=3).json(),
-        standing([load_run(path), load_run(path)], by="size", per_category=True).json(),
+        json.dumps(metric_findings(run, by=list(SLICINGS), per_category=True).record, allow_nan=False),
+        json.dumps(error_findings(load_run(path), images=3).record, allow_nan=False),
+        compare([load_run(path), load_run(path)], by="size", per_category=True).json(),
         load_run(path).pq(0.7).to_json(double_precision=15),
         load_run(path).ground_truth_faults(),
     )
 
 
 @pytest.mark.slow
-def test_metrics_errors_and_compare_are_those_of_the_whole(path, in_blocks, monkeypatch):
+def test_metrics_errors_and_compare_in_blocks_equal_those_of_all_images(path, in_blocks, monkeypatch):
     matchings, match = [], Matched.of
 
     def counted(table):
@@ -62,13 +64,13 @@ def test_metrics_errors_and_compare_are_those_of_the_whole(path, in_blocks, monk
     assert found == answers(path)
 
 
-def test_iou_sums_go_on_where_the_last_block_ended(path, in_blocks, monkeypatch):
+def test_iou_sums_continue_across_blocks_bit_for_bit(path, in_blocks, monkeypatch):
     found = load_run(path).pq()["iou_sum"].to_numpy()
     monkeypatch.undo()
     np.testing.assert_array_equal(found, load_run(path).pq()["iou_sum"].to_numpy())
 
 
-def test_some_images_of_blocks_are_those_of_the_whole(path, in_blocks, monkeypatch):
+def test_a_subset_read_in_blocks_equals_the_same_subset_read_at_once(path, in_blocks, monkeypatch):
     def table():
         run = load_run(path)
         fold = StatisticsFold(run.categories, "size")
@@ -80,16 +82,26 @@ def test_some_images_of_blocks_are_those_of_the_whole(path, in_blocks, monkeypat
     assert found.astype(float).equals(table().astype(float))
 
 
-def test_many_images_are_left_out_in_groups(random_scenes, monkeypatch):
+@pytest.fixture(scope="module")
+def of_400(random_scenes):
     tables = random_scenes(3, images=400)
     fold = StatisticsFold(tables.categories)
-    fold.add(fold.look(tables.matched))
-    one_by_one = intervals(fold.result())
+    fold.add(fold.map_block(tables.matched))
+    return tables, fold.result()
+
+
+def in_groups(monkeypatch) -> None:
     monkeypatch.setattr("panbench.metrics.samples.EXACT_IMAGES", 100)
     monkeypatch.setattr("panbench.metrics.samples.UNITS", 200)
+
+
+def test_with_many_images_the_jackknife_leaves_out_groups(of_400, monkeypatch):
+    tables, statistics = of_400
+    one_by_one = intervals(statistics)
+    in_groups(monkeypatch)
     grouping = SampleFold(tables.categories, tables.matched.image_ids)
     for images in np.array_split(tables.matched.image_ids, 5):
-        grouping.add(grouping.look(tables.matched.only(images)))
+        grouping.add(grouping.map_block(tables.matched.only(images)))
     sample = grouping.result()
     assert sample.sums.shape[1] == 200
     grouped = intervals(sample)
@@ -99,18 +111,15 @@ def test_many_images_are_left_out_in_groups(random_scenes, monkeypatch):
     widths = [(frame["high"] - frame["low"]).to_numpy()[of_all] for frame in (grouped, one_by_one)]
     # The spread of 200 groups' sums tells that of 400 images' to some 5 %.
     np.testing.assert_allclose(widths[0], widths[1], rtol=0.25)
-    itself = weigh({"a": sample, "b": sample})
+    itself = compare_runs({"a": sample, "b": sample})
     assert (itself.differences["p"].dropna() == 1).all()
 
 
-def test_statistics_of_many_images_are_grouped_as_blocks_are(random_scenes, monkeypatch):
-    tables = random_scenes(3, images=400)
-    fold = StatisticsFold(tables.categories)
-    fold.add(fold.look(tables.matched))
-    monkeypatch.setattr("panbench.metrics.samples.EXACT_IMAGES", 100)
-    monkeypatch.setattr("panbench.metrics.samples.UNITS", 200)
-    at_once = Sample.of(fold.result())
+def test_statistics_of_many_images_have_the_groups_of_blocks(of_400, monkeypatch):
+    tables, statistics = of_400
+    in_groups(monkeypatch)
+    at_once = Sample.of(statistics)
     grouping = SampleFold(tables.categories, tables.matched.image_ids)
-    grouping.add(grouping.look(tables.matched))
+    grouping.add(grouping.map_block(tables.matched))
     np.testing.assert_allclose(at_once.sums.toarray(), grouping.result().sums, rtol=1e-12)
     assert (at_once.held != grouping.result().held).nnz == 0

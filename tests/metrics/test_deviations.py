@@ -16,7 +16,7 @@ from panbench.panoptic.overlap import OverlapTable, Pairs, Segments
 
 def deviations(tables) -> dict:
     fold = DeviationFold(tables.categories)
-    fold.add(fold.look(tables.matched))
+    fold.add(fold.map_block(tables.matched))
     return fold.record()
 
 
@@ -27,7 +27,7 @@ def test_sq_of_matched_leaves_out_categories_without_a_match(scene):
     assert deviations(tables)["SQ_of_matched"]["Things"] == pytest.approx(3 / 4)
 
 
-def test_void_counts_keeps_void_in_the_union_and_excuses_nothing_there(scene):
+def test_if_void_counts_it_is_in_the_union_and_excuses_nothing(scene):
     tables = scene(("aaa..ss...", "aaaa.ssccc"))
     assert summarise(pq_table(*tables))["All"] == {"PQ": 1, "SQ": 1, "RQ": 1, "n": 2}
     found = deviations(tables)["void_counts"]
@@ -36,36 +36,36 @@ def test_void_counts_keeps_void_in_the_union_and_excuses_nothing_there(scene):
     assert found["Stuff"] == 1
 
 
-def test_a_crowd_still_excuses_where_void_counts(scene):
+def test_crowds_excuse_predictions_even_if_void_counts(scene):
     assert deviations(scene(("aaaass", "1122ss"), crowds="a"))["void_counts"] == {"All": 1, "Things": None, "Stuff": 1}
 
 
-def test_the_mean_over_images_weighs_each_image_alike(scene):
+def test_the_mean_over_images_weighs_images_equally(scene):
     # One car right in the first image, three of four missed in the second.
     tables = scene(("aa", "aa"), ("aAbB", "a..."))
     first, second = 1.0, (1 / (1 + 0.5) + 0) / 2
     assert deviations(tables)["mean_over_images"]["All"] == pytest.approx((first + second) / 2)
 
 
-def test_one_to_one_matches_below_one_half_and_each_segment_once(scene):
+def test_one_to_one_matching_works_below_iou_one_half(scene):
     # IoU 4/10 and 3/10 with one object: the better piece is taken, the other is a false positive.
     tables = scene(("aaaaaaaaaa", "1111222..."))
     assert summarise(pq_table(*tables))["All"]["PQ"] == 0
     assert deviations(tables)["one_to_one"]["All"] == pytest.approx(0.4 / 1.5)
 
 
-def test_pairs_are_taken_in_their_order():
+def test_pairs_are_matched_in_the_given_order():
     first, second = np.array([0, 0, 1, 1]), np.array([5, 6, 5, 6])
     assert one_to_one(first, second, np.array([3, 0, 1, 2])).tolist() == [0, 3]
     assert one_to_one(first, second, np.array([1, 3, 0, 2])).tolist() == [1, 2]
 
 
-def test_nothing_is_none(scene):
+def test_empty_input_has_no_score(scene):
     for values in deviations(scene(("..", ".."))).values():
         assert values == {"All": None, "Things": None, "Stuff": None}
 
 
-def test_none_is_called_pq_and_the_docs_name_all():
+def test_no_deviating_metric_is_called_pq_and_docs_name_all():
     docs = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
     for one in DEVIATIONS:
         assert not re.search(r"\bPQ\b", f"{one.name} {one.label}")
@@ -74,7 +74,7 @@ def test_none_is_called_pq_and_the_docs_name_all():
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_where_void_counts_truth_and_prediction_can_change_places(random_scenes, seed):
+def test_if_void_counts_the_metric_is_symmetric(random_scenes, seed):
     tables = random_scenes(seed, images=6)
     table = without_crowds(tables.matched)
     pairs = table.overlaps
@@ -85,7 +85,7 @@ def test_where_void_counts_truth_and_prediction_can_change_places(random_scenes,
     found = []
     for each in (table, swapped):
         fold = DeviationFold(tables.categories)
-        fold.add(fold.look(Matched.of(each)))
+        fold.add(fold.map_block(Matched.of(each)))
         found.append(fold.record()["void_counts"])
     assert found[0] == pytest.approx(found[1], nan_ok=True)
 
@@ -97,9 +97,9 @@ def without_crowds(matched: Matched) -> OverlapTable:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_blocks_add_up_to_the_same_last_bit(random_scenes, seed):
+def test_blocks_add_up_bit_for_bit(random_scenes, seed):
     tables = random_scenes(seed, images=12)
     fold = DeviationFold(tables.categories)
     for images in np.array_split(tables.matched.image_ids, 3):
-        fold.add(fold.look(tables.matched.only(images)))
+        fold.add(fold.map_block(tables.matched.only(images)))
     assert fold.record() == deviations(tables)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panbench.metrics.errors import assign_causes, lost_pq
-from panbench.metrics.fixes import FixFold, cells_to_fix, of_cell, priced_errors
+from panbench.metrics.fixes import FixFold, cells_to_fix, in_cell, priced_errors
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
@@ -59,12 +59,17 @@ def pq_once_mended(errors: pd.DataFrame, mended: set[int]) -> Fraction:
     return sum(each) / len(each)
 
 
-@settings(max_examples=25)
-@given(seed=SEEDS)
-def test_an_error_wins_what_counting_by_hand_without_it_says(random_scenes, seed):
+def scenes_by_hand(random_scenes, seed: int):
+    """Random scenes, their errors, and their PQ counted by hand."""
     tables = random_scenes(seed, images=6)
     errors = assign_causes(*tables)
-    now = pq_once_mended(errors, set())
+    return tables, errors, pq_once_mended(errors, set())
+
+
+@settings(max_examples=25)
+@given(seed=SEEDS)
+def test_the_gain_of_fixing_an_error_equals_a_count_by_hand(random_scenes, seed):
+    tables, errors, now = scenes_by_hand(random_scenes, seed)
     table = fixes(tables)
     by_hand = {}
     for (image, cause, _), rows in members(errors).items():
@@ -81,10 +86,8 @@ def test_an_error_wins_what_counting_by_hand_without_it_says(random_scenes, seed
 
 @settings(max_examples=25)
 @given(seed=SEEDS)
-def test_a_cell_wins_what_counting_by_hand_without_its_errors_says(random_scenes, seed):
-    tables = random_scenes(seed, images=6)
-    errors = assign_causes(*tables)
-    now = pq_once_mended(errors, set())
+def test_the_gain_of_fixing_a_cell_equals_a_count_by_hand(random_scenes, seed):
+    tables, errors, now = scenes_by_hand(random_scenes, seed)
     of_cell = defaultdict(set)
     rows_of = members(errors)
     for one in fixes(tables).itertuples():
@@ -98,7 +101,7 @@ def test_a_cell_wins_what_counting_by_hand_without_its_errors_says(random_scenes
 
 @settings(max_examples=15)
 @given(seed=SEEDS)
-def test_an_error_belongs_to_one_cell_and_a_cells_errors_are_of_its_cause(random_scenes, seed):
+def test_each_error_is_in_one_cell_of_its_cause(random_scenes, seed):
     tables = random_scenes(seed, images=8)
     errors = assign_causes(*tables)
     table = fixes(tables)
@@ -110,7 +113,7 @@ def test_an_error_belongs_to_one_cell_and_a_cells_errors_are_of_its_cause(random
     assert len(table) <= len(wrong) <= segments
 
 
-def test_taking_hallucinations_away_is_scored_as_their_cell_says():
+def test_rescoring_without_hallucinations_gains_what_their_cell_says():
     # A bus on the sky, another over a cat's edge: with both off the map, the rest scores as before.
     before = draw(("ssssssss", "ssbb.sss"), ("ccccssss", "ccccsbbs"), ("bbbb..ss", "bbbb..ss"))
     after = draw(("ssssssss", "ss...sss"), ("ccccssss", "ccccs..s"), ("bbbb..ss", "bbbb..ss"))
@@ -120,7 +123,7 @@ def test_taking_hallucinations_away_is_scored_as_their_cell_says():
     assert cell.gain == pytest.approx(pq_of_all(after) - pq_of_all(before), abs=1e-12)
 
 
-def test_the_right_category_is_scored_as_its_cell_says_in_both_categories():
+def test_rescoring_with_right_categories_gains_what_their_cell_says():
     before = draw(("aaaass", "bbb.ss"), ("bbbb..", "bbb..."), ("aaaa..", "aaaa.."))
     after = draw(("aaaass", "aaa.ss"), ("bbbb..", "bbb..."), ("aaaa..", "aaaa.."))
     (cell,) = cells(before)[lambda table: table["cause"] == "wrong category"].itertuples()
@@ -130,16 +133,13 @@ def test_the_right_category_is_scored_as_its_cell_says_in_both_categories():
     assert cell.gain == pytest.approx(pq_of_all(after) - pq_of_all(before), abs=1e-12)
 
 
-def test_a_prediction_over_two_objects_is_one_error_with_all_its_segments():
-    tables = draw(("aaabbb", "111111"), ("aaaAAA", "111111"))
-    (one,) = fixes(tables)[lambda table: table["cause"] == "merged"].itertuples()
-    assert (len(one.gt_ids), len(one.pred_ids)) == (2, 1)
-
-
-def test_an_object_in_pieces_is_one_error_with_all_its_pieces():
-    tables = draw(("aaaaaa", "112233"))
-    (one,) = fixes(tables)[lambda table: table["cause"] == "split"].itertuples()
-    assert (len(one.gt_ids), len(one.pred_ids)) == (1, 3)
+@pytest.mark.parametrize(
+    ("images", "cause", "sides"),
+    [([("aaabbb", "111111"), ("aaaAAA", "111111")], "merged", (2, 1)), ([("aaaaaa", "112233")], "split", (1, 3))],
+)
+def test_a_merge_or_a_split_is_one_error(images, cause, sides):
+    (one,) = fixes(draw(*images))[lambda table: table["cause"] == cause].itertuples()
+    assert (len(one.gt_ids), len(one.pred_ids)) == sides
 
 
 def test_an_error_has_the_size_of_its_largest_object():
@@ -154,24 +154,24 @@ def test_an_error_has_the_size_of_its_largest_object():
     assert confused["size"].tolist() == ["small", "medium", "large"]
     assert confused["category_id"].tolist() == [CAR] * 3
     for image, size in zip(confused["image_id"], ("small", "medium", "large"), strict=True):
-        own = fixes(tables)[lambda table, size=size: of_cell(table, "thing/stuff confusion", size)]
+        own = fixes(tables)[lambda table, size=size: in_cell(table, "thing/stuff confusion", size)]
         assert own["image_id"].tolist() == [image]
 
 
-def test_a_miss_in_a_rare_category_is_dearer_than_one_of_many():
+def test_a_miss_in_a_rare_category_costs_more():
     tables = draw(("aaaaaa", "......"), *[("bbbb..", "bbbb..")] * 8, ("bbbb..", "......"))
     table = fixes(tables)
     assert table["category_id"].tolist() == [CAR, BUS]
     assert table["gain"].tolist() == pytest.approx([(1 - 0) / 2, (1 - 8 / 8.5) / 2])
 
 
-def test_gains_do_not_add_up():
+def test_gains_of_cells_do_not_add_up_to_the_lost_pq():
     tables = draw(("aabb..", "......"), ("aa....", "aa...."), ("aa....", "bb...."))
     table = cells(tables)
     assert table["gain"].sum() != pytest.approx(1 - pq_of_all(tables))
 
 
-def test_a_cell_that_is_all_of_its_cause_wins_what_the_cause_does():
+def test_a_cell_with_all_errors_of_a_cause_gains_as_much_as_the_cause():
     # With one category and one size a cell is its cause.
     tables = draw(("aaaa..", "1111.."), ("aaaa..", "111..."), ("aaaa..", "......"), ("......aaaa", "11....1111"))
     lost = lost_pq(assign_causes(*tables), tables.categories)
@@ -188,7 +188,7 @@ def test_a_perfect_run_has_nothing_to_fix():
 @pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=SEEDS)
-def test_without_an_image_the_gain_is_that_of_the_others(random_scenes, seed):
+def test_the_gain_without_an_image_is_that_of_the_other_images(random_scenes, seed):
     tables = random_scenes(seed, images=14)
     errors = assign_causes(*tables)
     images = tables.matched.image_ids
@@ -213,7 +213,7 @@ def test_without_an_image_the_gain_is_that_of_the_others(random_scenes, seed):
 
 
 @pytest.mark.parametrize("rare", [(), (("wwss", "wwss"),), (("wwss", "wwss"), ("bbbss", "bbbss"), ("cc.ss", "cc.ss"))])
-def test_the_interval_is_that_of_pq_where_mending_makes_all_perfect(rare):
+def test_if_a_fix_makes_all_perfect_its_interval_is_that_of_pq(rare):
     # All that is wrong is missed cars: what mending them wins is what PQ lacks. Of a rare category, which one image
     # holds, the means without this image have one category less, and the corrections for bias come into it.
     rng = np.random.default_rng(3)
@@ -224,7 +224,7 @@ def test_the_interval_is_that_of_pq_where_mending_makes_all_perfect(rare):
     assert (cell.gain, cell.low, cell.high) == pytest.approx((1 - own.value, 1 - own.high, 1 - own.low), abs=1e-12)
 
 
-def test_a_cell_in_fewer_than_ten_images_does_not_stand():
+def test_a_cell_in_fewer_than_ten_images_is_not_significant():
     few = draw(*[("aass", "..ss")] * 9, *[("aass", "aass")] * 20)
     enough = draw(*[("aass", "..ss")] * 10, *[("aass", "aass")] * 20)
     assert cells(few, fewest=10).empty
@@ -233,7 +233,7 @@ def test_a_cell_in_fewer_than_ten_images_does_not_stand():
     assert cell.low < cell.gain < cell.high
 
 
-def test_the_categories_of_a_cell_share_its_gain(random_scenes):
+def test_the_gains_of_categories_add_up_to_their_cell(random_scenes):
     tables = random_scenes(5, images=30)
     for cell in cells(tables).itertuples():
         assert sum(gain for _, gain, _ in cell.categories) == pytest.approx(cell.gain, abs=1e-12)
@@ -241,22 +241,27 @@ def test_the_categories_of_a_cell_share_its_gain(random_scenes):
         assert list(cell.categories) == sorted(cell.categories, key=lambda one: -round(one[1], 12))
 
 
-def test_block_by_block_the_cells_are_those_of_the_whole(random_scenes):
+def test_cells_computed_in_blocks_equal_those_of_all_images(random_scenes):
     tables = random_scenes(11, images=30)
     images = tables.matched.image_ids
     fold = FixFold(tables.categories, images)
     for start in range(0, 30, 7):
-        fold.add(fold.look(tables.matched.only(images[start : start + 7])))
+        fold.add(fold.map_block(tables.matched.only(images[start : start + 7])))
     pd.testing.assert_frame_equal(fold.cells(fewest=1), cells(tables), check_exact=True)
     expected = lost_pq(assign_causes(*tables), tables.categories)
     pd.testing.assert_frame_equal(fold.explained.lost(), expected, check_exact=True)
 
 
-def test_of_very_many_images_groups_are_left_out_and_the_gain_stays(random_scenes, monkeypatch):
-    tables = random_scenes(11, images=60)
-    exact = cells(tables)
+def in_groups(monkeypatch) -> None:
+    """From forty images on, thirty groups of them are left out, as of very many."""
     monkeypatch.setattr("panbench.metrics.fixes.EXACT_IMAGES", 40)
     monkeypatch.setattr("panbench.metrics.fixes.UNITS", 30)
+
+
+def test_with_very_many_images_groups_are_left_out_and_gains_do_not_change(random_scenes, monkeypatch):
+    tables = random_scenes(11, images=60)
+    exact = cells(tables)
+    in_groups(monkeypatch)
     grouped = cells(tables)
     pd.testing.assert_frame_equal(grouped.drop(columns=["low", "high"]), exact.drop(columns=["low", "high"]))
     known = exact["low"].notna()
@@ -265,21 +270,20 @@ def test_of_very_many_images_groups_are_left_out_and_the_gain_stays(random_scene
     assert width[known].between(0.5, 2).all()
 
 
-def test_of_very_many_images_and_more_than_1213_categories_cells_are_the_same(random_scenes, monkeypatch):
+def test_1300_unused_categories_change_no_cell_even_with_very_many_images(random_scenes, monkeypatch):
     tables = random_scenes(11, images=60)
     others = tuple(Category(1000 + number, f"other {number}", True) for number in range(1300))
-    monkeypatch.setattr("panbench.metrics.fixes.EXACT_IMAGES", 40)
-    monkeypatch.setattr("panbench.metrics.fixes.UNITS", 30)
+    in_groups(monkeypatch)
 
     def of(categories):
         fold = FixFold(categories, tables.matched.image_ids)
-        fold.add(fold.look(tables.matched))
+        fold.add(fold.map_block(tables.matched))
         return fold.cells()
 
     pd.testing.assert_frame_equal(of((*others, *tables.categories)), of(tables.categories))
 
 
-def test_sky_that_is_never_found_wins_by_being_found():
+def test_a_stuff_category_that_is_never_found_has_a_gain():
     tables = draw(*[("aass", "aa..")] * 12)
     (cell,) = cells(tables).itertuples()
     assert (cell.cause, cell.size, cell.gain, cell.categories) == ("missed", "small", 0.5, ((SKY, 0.5, 12),))

@@ -11,35 +11,12 @@ import scipy.sparse
 from panbench.metrics.jackknife import Jackknife, intervals, matched_iou
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.samples import Sample, Stack
-from panbench.metrics.slices import ImageStatistics, image_statistics, pq_by
-from panbench.panoptic.types import Category
+from panbench.metrics.slices import image_statistics, pq_by
 from scripts.check.simulated_population import Drawer, coco_like
-
-CAR, BUS, SKY = 1, 2, 92
-CATEGORIES = (Category(CAR, "car", True), Category(BUS, "bus", True), Category(SKY, "sky", False))
+from tests.metrics.sums import BUS, CAR, SKY, cars, row, statistics
 
 
-def statistics(rows: list[tuple[int, int, float, int, int, int]], images: int) -> ImageStatistics:
-    """From (image_id, category_id, iou_sum, TP, FP, FN); image ids count from 1."""
-    table = pd.DataFrame(rows, columns=["image_id", "category_id", "iou_sum", "TP", "FP", "FN"])
-    return ImageStatistics.from_frame(np.arange(1, images + 1), table, CATEGORIES)
-
-
-def cars(ious: list[float]) -> ImageStatistics:
-    """One car an image: found with this IoU, or missed (0)."""
-    return statistics([(n, CAR, iou, int(iou > 0), 0, int(iou == 0)) for n, iou in enumerate(ious, start=1)], len(ious))
-
-
-def row(table: pd.DataFrame, metric: str = "PQ", **scope) -> pd.Series:
-    """The one row of a metric and scope; a group's unless a category is named."""
-    chosen = table[table["metric"] == metric]
-    for name, value in (scope or {"group": "All"}).items():
-        chosen = chosen[chosen[name] == value]
-    (only,) = chosen.to_dict("records")
-    return only
-
-
-def test_the_value_is_pq_itself(random_scenes):
+def test_the_jackknifed_value_is_pq(random_scenes):
     tables = random_scenes(5, images=20)
     table = intervals(image_statistics(*tables))
     expected = pq_table(*tables)
@@ -50,7 +27,7 @@ def test_the_value_is_pq_itself(random_scenes):
         assert row(table, category_id=category.category_id)["value"] == pytest.approx(category.PQ, rel=1e-12)
 
 
-def test_without_an_image_pq_is_that_of_the_others(random_scenes):
+def test_pq_without_an_image_is_that_of_the_other_images(random_scenes):
     run = image_statistics(*random_scenes(5, images=12))
     jackknife = Jackknife.of(Stack.of([Sample.of(run)]), 0)
     for place, image in enumerate(run.image_ids):
@@ -59,7 +36,7 @@ def test_without_an_image_pq_is_that_of_the_others(random_scenes):
         assert jackknife.left_out[2, 0, place] == pytest.approx(rest["RQ"], rel=1e-12)
 
 
-def test_without_an_image_the_iou_of_matches_is_that_of_the_others():
+def test_iou_of_matches_without_an_image_is_that_of_the_other_images():
     rng = np.random.default_rng(4)
     # The bus is matched by both on one image, and the sky by one of them alone.
     places = [(n, CAR) for n in range(1, 13)] + [(n, BUS) for n in (2, 5)] + [(n, SKY) for n in (1, 5, 9)]
@@ -82,7 +59,7 @@ def test_without_an_image_the_iou_of_matches_is_that_of_the_others():
         assert apart.left_out[0, place] == pytest.approx(of_b - of_a, abs=1e-12)
 
 
-def test_a_quotient_of_runs_is_the_jackknife_of_their_quotient(random_scenes):
+def test_a_quotient_of_jackknives_is_the_jackknife_of_the_quotient(random_scenes):
     runs = [image_statistics(*random_scenes(seed, images=12)) for seed in (5, 6)]
     of_a, of_b = (Jackknife.of(Stack.of([Sample.of(run)]), 0) for run in runs)
     quotient = of_a.over(of_b)
@@ -90,10 +67,10 @@ def test_a_quotient_of_runs_is_the_jackknife_of_their_quotient(random_scenes):
     np.testing.assert_array_equal(quotient.left_out[0], of_a.left_out[0] / of_b.left_out[0])
 
 
-def test_the_interval_of_a_mean_is_students_but_for_its_freedom():
+def test_the_interval_of_a_mean_is_students_t_up_to_degrees_of_freedom():
     """One car found an image: PQ is the mean IoU, so the jackknife is the textbook's interval of a mean."""
     ious = np.random.default_rng(3).uniform(0.5, 1, 40)
-    jackknife = Jackknife.of(Stack.of([Sample.of(cars(ious.tolist()))]), 0)
+    jackknife = Jackknife.of(Stack.of([Sample.of(cars(ious))]), 0)
     estimate = jackknife.estimate()
     assert estimate.centre[0, 0] == pytest.approx(ious.mean())
     assert estimate.variance[0, 0] == pytest.approx(ious.var(ddof=1) / 40)
@@ -104,7 +81,7 @@ def test_the_interval_of_a_mean_is_students_but_for_its_freedom():
 
 def test_an_interval_narrows_with_images():
     rng = np.random.default_rng(3)
-    found = [row(intervals(cars(rng.uniform(0.5, 1, images).tolist()))) for images in (50, 800)]
+    found = [row(intervals(cars(rng.uniform(0.5, 1, images)))) for images in (50, 800)]
     assert all(one["low"] < one["value"] < one["high"] for one in found)
     assert [one["images"] for one in found] == [50, 800]
     assert (found[0]["high"] - found[0]["low"]) / (found[1]["high"] - found[1]["low"]) == pytest.approx(4, rel=0.35)
@@ -122,7 +99,7 @@ def test_the_bias_of_a_rare_category_is_corrected():
 
 
 @pytest.mark.slow
-def test_intervals_of_rare_categories_hold_the_populations_scores():
+def test_intervals_of_rare_categories_cover_the_populations_score():
     """Percentiles of a bootstrap hold PQ of such images in fewer than six of ten data sets of 200."""
     answers = coco_like(images=3000).answers(np.random.default_rng(1), better=0.5)
     things = np.array([category.isthing for category in answers.categories])
@@ -139,7 +116,7 @@ def test_intervals_of_rare_categories_hold_the_populations_scores():
         assert min(held.values()) >= fewest * draws, held
 
 
-def test_sq_allows_for_matches_that_more_images_would_show():
+def test_sq_intervals_allow_for_unseen_matches():
     """Ten categories' worth of matches and one bus that is missed: SQ counts the bus as 0, its interval does not."""
     rng = np.random.default_rng(0)
     rows = [(n, c, rng.uniform(0.7, 0.9), 1, 0, 0) for n in range(1, 41) for c in (CAR, SKY)] + [(1, BUS, 0.0, 0, 0, 1)]
@@ -153,7 +130,7 @@ def test_sq_allows_for_matches_that_more_images_would_show():
     assert found["low"] < found["value"] < found["high"] < 0.6
 
 
-def test_a_category_that_is_never_found_may_be_found_on_other_images():
+def test_a_category_never_found_has_an_upper_bound_above_zero():
     rows = [(n, BUS, 0.0, 0, 0, 1) for n in range(1, 13)] + [(n, CAR, 0.9, 1, 0, 0) for n in range(1, 13)]
     found = row(intervals(statistics(rows, 12)), category_id=BUS)
     assert (found["value"], found["low"]) == (0, 0)
@@ -172,7 +149,7 @@ def test_intervals_stay_between_0_and_100():
     assert (known["low"] <= known["high"]).all()
 
 
-def test_images_without_segments_are_images_too():
+def test_images_without_segments_count():
     rows = [(n, CAR, 0.9 if n % 2 else 0.0, n % 2, 0, 1 - n % 2) for n in range(1, 13)]
     width = [row(intervals(statistics(rows, images))).pop("high") for images in (12, 400)]
     assert width[1] > width[0]
@@ -189,14 +166,14 @@ def test_a_category_in_few_images_has_a_value_but_no_interval():
     assert not math.isnan(row(table, category_id=CAR)["low"])
 
 
-def test_images_with_false_positives_alone_do_not_make_an_interval():
+def test_images_with_only_false_positives_do_not_make_an_interval():
     rows = [(n, SKY, 0.7, 1, 0, 0) for n in range(1, 10)] + [(n, SKY, 0.0, 0, 1, 0) for n in range(10, 31)]
     rare = row(intervals(statistics(rows, 30)), category_id=SKY)
     assert rare["images"] == 30
     assert math.isnan(rare["low"])
 
 
-def test_a_category_that_is_nowhere_has_no_value():
+def test_an_absent_category_has_no_value():
     table = intervals(cars([0.9] * 20))
     assert math.isnan(row(table, category_id=SKY)["value"])
     assert math.isnan(row(table, group="Stuff")["value"])
@@ -204,7 +181,7 @@ def test_a_category_that_is_nowhere_has_no_value():
     assert row(table, group="All")["value"] == pytest.approx(0.9)
 
 
-def test_slices_have_intervals(random_scenes):
+def test_values_of_slices_lie_in_their_intervals(random_scenes):
     of_run = image_statistics(*random_scenes(8, images=30), by="supercategory")
     table = intervals(of_run)
     expected = pq_by(of_run).set_index("slice")
@@ -215,7 +192,7 @@ def test_slices_have_intervals(random_scenes):
         assert math.isnan(row(table, "SQ", group=name)["low"])
 
 
-def test_dense_and_sparse_sums_give_the_same_intervals(random_scenes):
+def test_dense_and_sparse_sums_give_equal_intervals(random_scenes):
     sample = Sample.of(image_statistics(*random_scenes(6, images=40)))
     assert isinstance(sample.sums, scipy.sparse.csr_array)
     dense = Sample(sample.image_ids, sample.sums.toarray(), sample.held, sample.categories, (), None)

@@ -6,7 +6,7 @@ import pytest
 
 from panbench.metrics.errors import CAUSES, lost_influence, lost_pq
 from panbench.metrics.jackknife import freedom
-from panbench.metrics.lost_intervals import LEAST_IMAGES, lost_difference
+from panbench.metrics.uncertainty import LEAST_IMAGES, lost_difference
 from panbench.panoptic.types import Category
 
 CATEGORIES = tuple(Category(number, f"category {number}", number < 3) for number in (1, 2, 3, 4))
@@ -38,7 +38,7 @@ def lost_of(errors: pd.DataFrame) -> np.ndarray:
     return table.loc[table["group"] == "All", "lost"].to_numpy()
 
 
-def test_the_influence_of_an_image_is_what_leaving_it_out_changes():
+def test_an_images_influence_is_the_change_without_it():
     errors = errors_of(60, seed=1, missed=0.2)
     influence = lost_influence(errors, CATEGORIES, np.arange(60))
     whole = lost_of(errors)
@@ -48,8 +48,8 @@ def test_the_influence_of_an_image_is_what_leaving_it_out_changes():
     assert np.allclose(influence.sum(axis=1), 0, atol=1e-12)
 
 
-def test_the_interval_is_that_of_the_jackknife(monkeypatch):
-    monkeypatch.setattr("panbench.metrics.lost_intervals.LEAST_IMAGES", 80)
+def test_the_interval_of_lost_pq_is_the_jackknifes(monkeypatch):
+    monkeypatch.setattr("panbench.metrics.uncertainty.LEAST_IMAGES", 80)
     a, b = errors_of(80, seed=2, missed=0.2), errors_of(80, seed=3, missed=0.1)
     images = np.arange(80)
     difference = lost_of(a) - lost_of(b)
@@ -65,7 +65,7 @@ def test_the_interval_is_that_of_the_jackknife(monkeypatch):
     assert freedom(without - without.mean(axis=1, keepdims=True))[MISSED] > 20
 
 
-def test_a_model_does_not_differ_from_itself_and_few_images_say_nothing():
+def test_a_model_equals_itself_and_few_images_have_no_interval():
     errors = errors_of(LEAST_IMAGES, seed=4, missed=0.2)
     influence = lost_influence(errors, CATEGORIES, np.arange(LEAST_IMAGES))
     low, high = lost_difference(np.zeros(len(CAUSES)), influence, influence)
@@ -77,7 +77,7 @@ def test_a_model_does_not_differ_from_itself_and_few_images_say_nothing():
 
 
 @pytest.mark.slow
-def test_chance_alone_is_rarely_sure_of_a_difference():
+def test_random_differences_are_rarely_significant():
     """Two models that err alike: of 40 pairs about one in twenty differs for sure in what is missed."""
     images, sure = np.arange(LEAST_IMAGES), 0
     for seed in range(40):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument
 from panbench.metrics.pq import per_image_statistics, pq_table, summarise
 from panbench.metrics.slices import (
     SLICINGS,
@@ -27,7 +27,7 @@ def by(tables, what: str) -> pd.DataFrame:
     return pq_by(image_statistics(*tables, by=what)).set_index("slice")
 
 
-def test_unsliced_it_is_pq(scene):
+def test_without_slices_the_score_is_pq(scene):
     tables = scene(("aaaabbss", "aaa.bbcc"), ("ssww", "sssw"))
     (row,) = pq_by(image_statistics(*tables)).to_dict("records")
     summary = summarise(pq_table(*tables))
@@ -37,13 +37,10 @@ def test_unsliced_it_is_pq(scene):
     assert row["PQ_st"] == pytest.approx(summary["Stuff"]["PQ"])
 
 
-def test_sizes_are_those_of_coco(scene):
+def test_size_slices_are_cocos(scene):
     small, medium, large = (f"{'a' * side}\n" * side for side in (31, 32, 96))
     table = by(scene((small, small), (medium, medium), (large, large.replace("a", "c"))), "size")
-    assert table["TP"].tolist() == [1, 1, 0]
-    assert table["FN"].tolist() == [0, 0, 1]
-    assert table["FP"].tolist() == [0, 0, 1]
-    assert table["PQ"].tolist() == [1, 1, 0]
+    assert table[["TP", "FN", "FP", "PQ"]].to_numpy().tolist() == [[1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]]
 
 
 def test_a_match_is_sliced_by_the_true_size_and_a_false_positive_by_its_own(scene):
@@ -54,7 +51,7 @@ def test_a_match_is_sliced_by_the_true_size_and_a_false_positive_by_its_own(scen
     assert table["FP"].tolist() == [1, 0, 0]
 
 
-def test_shares_are_of_the_image(scene):
+def test_share_slices_are_relative_to_the_image(scene):
     # 1 of 200 pixels, 10 of 200, the rest.
     picture = "a" + "b" * 10 + "s" * 189
     table = by(scene((picture, picture)), "share")
@@ -75,7 +72,7 @@ def test_crowds_are_not_counted_among_the_objects(scene):
     assert table.loc["6–10", "TP"] == 0
 
 
-def test_supercategories_have_the_mean_of_their_categories(scene):
+def test_a_supercategory_scores_the_mean_of_its_categories(scene):
     tables = scene(("aaaabbbbcc", "aaa.bbbbss"))
     table = by(tables, "supercategory")
     assert table.loc["vehicle", "PQ"] == pytest.approx((3 / 4 + 1) / 2)
@@ -89,19 +86,13 @@ def test_an_unknown_slicing_is_refused(scene):
         image_statistics(*scene(("a", "a")), by="colour")
 
 
-def test_an_unknown_category_is_refused(scene):
-    matched, categories = scene(("aabb", "aabb"))
-    with pytest.raises(BadDataset, match="2"):
-        image_statistics(matched, [category for category in categories if category.id != BUS])
-
-
-def test_images_without_segments_are_among_the_images(scene):
+def test_images_without_segments_count_as_images(scene):
     assert image_statistics(*scene(("aa", "aa"), ("..", ".."))).image_ids.tolist() == [1, 2]
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), what=st.sampled_from(sorted(SLICINGS)))
-def test_slices_add_up_to_the_whole(random_scenes, seed, what):
+def test_slices_add_up_to_all_segments(random_scenes, seed, what):
     tables = random_scenes(seed, images=10)
     keys = ["image_id", "category_id"]
     sliced = image_statistics(*tables, by=what).table.groupby(keys)[COUNTS].sum()
@@ -109,7 +100,7 @@ def test_slices_add_up_to_the_whole(random_scenes, seed, what):
     pd.testing.assert_frame_equal(sliced, whole.sort_index())
 
 
-def test_fewer_matches_remain_as_the_threshold_rises(scene):
+def test_a_higher_threshold_leaves_fewer_matches(scene):
     # IoU 1, 0.8 and 0.6.
     tables = scene(("aaaaabbbbbccccc", "aaaaabbbb.ccc.."))
     curve = threshold_curve(*tables).query("group == 'All'").set_index("threshold")
@@ -120,7 +111,7 @@ def test_fewer_matches_remain_as_the_threshold_rises(scene):
     assert curve.loc[0.5, "PQ"] == pytest.approx((1 + 0.8 + 0.6) / 3)
 
 
-def test_a_prediction_that_void_excuses_stays_excused_without_its_match(scene):
+def test_a_prediction_excused_by_void_stays_excused_above_its_iou(scene):
     # The car is matched at IoU 0.75, five of its eight pixels on void.
     tables = scene(("aaaa.....", "aaa.aaaaa"))
     curve = threshold_curve(*tables, thresholds=[0.5, 0.9]).query("group == 'All'")
@@ -135,7 +126,7 @@ def test_thresholds_without_unique_matches_are_refused(scene, threshold):
         threshold_curve(*scene(("a", "a")), thresholds=[0.5, threshold])
 
 
-def test_stuff_needs_no_threshold_in_pq_dagger(scene):
+def test_pq_dagger_needs_no_threshold_for_stuff(scene):
     tables = scene(("ssssaaaa", "s...aaaa"), ("ssss", "ssss"))
     table = pq_dagger(*tables).set_index("category_id")
     assert table.loc[SKY, "PQ_dagger"] == pytest.approx((1 / 4 + 1) / 2)
@@ -145,21 +136,16 @@ def test_stuff_needs_no_threshold_in_pq_dagger(scene):
     assert pq_table(*tables).set_index("category_id").loc[SKY, "PQ"] == pytest.approx(1 / 2)
 
 
-def test_stuff_predicted_where_none_is_costs_nothing_in_pq_dagger(scene):
+def test_pq_dagger_ignores_stuff_predicted_in_images_without_it(scene):
     table = pq_dagger(*scene(("ssss", "ssss"), ("aaaa", "ssaa"), ("aaaa", "wwaa"))).set_index("category_id")
     assert table.loc[SKY, "PQ_dagger"] == 1
     assert math.isnan(table.loc[SEA, "PQ_dagger"])
     assert math.isnan(table.loc[CAT, "PQ_dagger"])
 
 
-def test_void_shrinks_the_union_in_pq_dagger(scene):
-    table = pq_dagger(*scene(("ss....aa", "ssssssss"))).set_index("category_id")
-    assert table.loc[SKY, "PQ_dagger"] == pytest.approx(2 / 4)
-
-
-def test_pieces_of_stuff_are_taken_together_in_pq_dagger(scene):
-    table = pq_dagger(*scene(("ssssSSSS", "sssssS.."))).set_index("category_id")
-    assert table.loc[SKY, "PQ_dagger"] == pytest.approx(6 / 8)
+@pytest.mark.parametrize(("image", "expected"), [(("ss....aa", "ssssssss"), 2 / 4), (("ssssSSSS", "sssssS.."), 6 / 8)])
+def test_pq_dagger_leaves_void_out_of_the_union_and_joins_pieces_of_stuff(scene, image, expected):
+    assert pq_dagger(*scene(image)).set_index("category_id").loc[SKY, "PQ_dagger"] == pytest.approx(expected)
 
 
 def test_frequent_categories_weigh_more_in_weighted_pq(scene):
@@ -169,7 +155,7 @@ def test_frequent_categories_weigh_more_in_weighted_pq(scene):
     assert weighted_pq(*tables, weights="segments") == pytest.approx(3 / 4)
 
 
-def test_weighted_pq_needs_true_segments(scene):
+def test_weighted_pq_is_none_without_true_segments(scene):
     assert weighted_pq(*scene(("....", "aaaa"))) is None
     with pytest.raises(BadArgument, match="pixels"):
         weighted_pq(*scene(("aa", "aa")), weights="images")

@@ -57,7 +57,7 @@ def p_of(sums, pairs, permutations, seed=0, dense=False, **options):
 
 
 @pytest.mark.slow
-def test_p_is_that_of_swaps_drawn_one_by_one():
+def test_p_equals_that_of_swaps_drawn_one_by_one():
     rng = np.random.default_rng(3)
     sums, pairs = drawn(rng, 3, 60), [(0, 1), (2, 1)]
     p = p_of(sums, pairs, 20_000)
@@ -66,7 +66,7 @@ def test_p_is_that_of_swaps_drawn_one_by_one():
         np.testing.assert_allclose(p[place], expected, atol=4.5 * 0.5 / 4000**0.5)
 
 
-def test_p_of_few_images_is_the_share_of_all_ways_to_swap_them():
+def test_p_of_few_images_counts_all_possible_swaps():
     sums = drawn(np.random.default_rng(5), 2, 7)
     p = p_of(sums, [(0, 1)], 100_000)[0]
     expected = share_of(sums, (0, 1), np.array(list(product([False, True], repeat=7))))
@@ -74,7 +74,7 @@ def test_p_of_few_images_is_the_share_of_all_ways_to_swap_them():
 
 
 @pytest.mark.parametrize("permutations", [1, 2, 99, 1023, 1024, 5000])
-def test_p_is_a_share_of_exactly_so_many_swaps_and_never_0(permutations):
+def test_p_is_a_share_of_the_requested_swaps_and_never_zero(permutations):
     sums = drawn(np.random.default_rng(7), 2, 200)
     # Run 1 finds everything, run 0 nothing: no way of swapping 200 images differs as much.
     sums[:, 1] = np.maximum(sums[:, 0], sums[:, 1]) + 1
@@ -84,12 +84,12 @@ def test_p_is_a_share_of_exactly_so_many_swaps_and_never_0(permutations):
     np.testing.assert_allclose(p * (1 + permutations), np.round(p * (1 + permutations)), rtol=1e-9)
 
 
-def test_a_run_and_itself_are_as_far_apart_after_any_swap():
+def test_swaps_do_not_separate_a_run_from_itself():
     one = drawn(np.random.default_rng(1), 1, 50)
     assert (p_of(np.concatenate([one, one], axis=1), [(0, 1)], 500) == 1).all()
 
 
-def test_p_does_not_depend_on_threads_nor_on_how_sums_are_kept():
+def test_p_does_not_depend_on_threads_or_storage_of_sums():
     sums, pairs = drawn(np.random.default_rng(9), 3, 80), [(0, 1), (0, 2)]
     steps = []
     expected = p_of(sums, pairs, 3000, done=steps.append)
@@ -101,7 +101,7 @@ def test_p_does_not_depend_on_threads_nor_on_how_sums_are_kept():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("images", "permutations"), [(6, 199), (40, 199), (40, 1999)])
-def test_runs_that_are_interchangeable_differ_significantly_no_oftener_than_the_level(images, permutations):
+def test_interchangeable_runs_differ_significantly_no_more_often_than_the_level(images, permutations):
     rng = np.random.default_rng(images + permutations)
     sets = 400 if permutations < 1000 else 150
     small = np.zeros((2, 7))

@@ -8,21 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from panbench.models.mask_dino import network as mask_dino
-from panbench.models.panoptic_segformer import network as segformer
-
-__all__ = [
-    "FOLDER",
-    "MASK_DINO",
-    "SEGFORMER",
-    "Recorded",
-    "features_of",
-    "mask_dino_of",
-    "recorded",
-    "same",
-    "segformer_of",
-    "state_of",
-]
+from panbench.models import mask_dino
+from panbench.models import panoptic_segformer as segformer
+from scripts.make import tiny_networks
 
 FOLDER = Path(__file__).parents[1] / "reference" / "other_models"
 Recorded = dict[str, npt.NDArray[Any]]
@@ -36,17 +24,7 @@ MASK_DINO = mask_dino.Layout(
     decoder_layers=2,
     queries=30,
 )
-SEGFORMER = segformer.Layout(
-    backbone={"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": (1, 2, 3)},
-    channels=(16, 32, 64),
-    width=64,
-    feedforward=128,
-    encoder_layers=2,
-    decoder_layers=2,
-    queries=40,
-    thing_mask_layers=2,
-    stuff_mask_layers=2,
-)
+SEGFORMER = segformer.Layout(**tiny_networks.SEGFORMER)
 
 
 @cache

@@ -84,7 +84,7 @@ def repeated_arrays(count: int) -> bytes:
     return once + b"(" + b"".join(arrays) + b"d"
 
 
-HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
+HOSTILE: dict[str, tuple[bytes | Callable[[Path], bytes], str]] = {
     **{
         f"os.system, protocol {protocol}": (
             lambda trace, protocol=protocol: inside(Reduced(os.system, command(trace)), protocol),
@@ -94,83 +94,80 @@ HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
     },
     "eval": (lambda trace: inside(Reduced(builtins.eval, f"open({str(trace)!r}, 'w')")), r"eval would have to be run"),
     "a path that is touched": (lambda trace: inside(Reduced(Path.touch, trace)), "getattr would have to be run"),
-    "a name of a module": (lambda trace: b"cos.path\nos\n.", r"os\.path\.os would"),
+    "a name of a module": (b"cos.path\nos\n.", r"os\.path\.os would"),
     "a name through another": (
-        lambda trace: b"\x80\x04" + short("numpy") + short("ndarray.__class__.mro") + b"\x93.",
+        b"\x80\x04" + short("numpy") + short("ndarray.__class__.mro") + b"\x93.",
         r"numpy\.ndarray\.__class__\.mro would",
     ),
     "a name behind a dot": (
-        lambda trace: b"\x80\x04" + short("_codec") + short("s.encode.x") + b"\x93.",
+        b"\x80\x04" + short("_codec") + short("s.encode.x") + b"\x93.",
         r"_codec\.s\.encode\.x would",
     ),
-    "a name without module": (
-        lambda trace: b"\x80\x04" + short("") + short("_codecs.encode") + b"\x93.",
-        r"\._codecs\.encode would",
-    ),
+    "a name without module": (b"\x80\x04" + short("") + short("_codecs.encode") + b"\x93.", r"\._codecs\.encode would"),
     "build with attributes": (
-        lambda trace: b"\x80\x02cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb.",
+        b"\x80\x02cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb.",
         "the state of a function would have to be set",
     ),
     "build of slots": (
-        lambda trace: b"\x80\x02ccollections\nOrderedDict\nN}X\x05\x00\x00\x00_makecnumpy\nndarray\ns\x86b.",
+        b"\x80\x02ccollections\nOrderedDict\nN}X\x05\x00\x00\x00_makecnumpy\nndarray\ns\x86b.",
         "the state of a function",
     ),
-    "a call of ndarray": (lambda trace: b"\x80\x02cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85R.", r"numpy\.ndarray would"),
-    "a new object": (lambda trace: b"\x80\x02cnumpy\nndarray\n)\x81.", "NEWOBJ"),
-    "a new object with words": (lambda trace: b"\x80\x04\x8c\x05numpy\x8c\x07ndarray\x93)}\x92.", "NEWOBJ_EX"),
-    "an instance of Python 2": (lambda trace: b"(Vtouch it\nios\nsystem\n.", "INST"),
-    "an object of Python 2": (lambda trace: b"(cos\nsystem\nVtouch it\no.", r"os\.system"),
-    "a persistent id": (lambda trace: b"Psomewhere\n.", "PERSID"),
-    "a binary persistent id": (lambda trace: b"\x80\x02X\x01\x00\x00\x00aQ.", "BINPERSID"),
-    "an extension": (lambda trace: b"\x80\x02\x82\x01.", "EXT1"),
-    "a buffer from outside": (lambda trace: b"\x80\x05\x97.", "NEXT_BUFFER"),
-    "a pickle in a pickle": (lambda trace: inside(Reduced(pickle.loads, inside(1))), r"pickle\.loads would"),
-    "another codec": (lambda trace: inside(Reduced(codecs.encode, "print()", "rot13")), "as 'rot13'"),
+    "a call of ndarray": (b"\x80\x02cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85R.", r"numpy\.ndarray would"),
+    "a new object": (b"\x80\x02cnumpy\nndarray\n)\x81.", "NEWOBJ"),
+    "a new object with words": (b"\x80\x04\x8c\x05numpy\x8c\x07ndarray\x93)}\x92.", "NEWOBJ_EX"),
+    "an instance of Python 2": (b"(Vtouch it\nios\nsystem\n.", "INST"),
+    "an object of Python 2": (b"(cos\nsystem\nVtouch it\no.", r"os\.system"),
+    "a persistent id": (b"Psomewhere\n.", "PERSID"),
+    "a binary persistent id": (b"\x80\x02X\x01\x00\x00\x00aQ.", "BINPERSID"),
+    "an extension": (b"\x80\x02\x82\x01.", "EXT1"),
+    "a buffer from outside": (b"\x80\x05\x97.", "NEXT_BUFFER"),
+    "a pickle in a pickle": (inside(Reduced(pickle.loads, inside(1))), r"pickle\.loads would"),
+    "another codec": (inside(Reduced(codecs.encode, "print()", "rot13")), "as 'rot13'"),
     "an array of objects": (
         lambda trace: inside(np.array([Reduced(os.system, command(trace))], object)),
         r"system would|type 'O8'",
     ),
-    "an array of records": (lambda trace: inside(np.zeros(2, [("a", "f4")])), "type 'V4'"),
-    "a memo of 64 GB": (lambda trace: b"\x80\x02Nr\xff\xff\xff\xff.", "memory for 4,294,967,295 values"),
-    "a memo by text": (lambda trace: b"Np99999999999\n.", "memory for 99,999,999,999 values"),
-    "text of an exabyte": (lambda trace: b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"abc", "cut off"),
-    "bytes of 4 GB": (lambda trace: b"\x80\x04B\xff\xff\xff\xffabc", "cut off"),
-    "a frame of an exabyte": (lambda trace: b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.", "cut off"),
+    "an array of records": (inside(np.zeros(2, [("a", "f4")])), "type 'V4'"),
+    "a memo of 64 GB": (b"\x80\x02Nr\xff\xff\xff\xff.", "memory for 4,294,967,295 values"),
+    "a memo by text": (b"Np99999999999\n.", "memory for 99,999,999,999 values"),
+    "text of an exabyte": (b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"abc", "cut off"),
+    "bytes of 4 GB": (b"\x80\x04B\xff\xff\xff\xffabc", "cut off"),
+    "a frame of an exabyte": (b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.", "cut off"),
     "an array larger than its bytes": (
-        lambda trace: b"}Vmodel\n}Vw\n" + ARRAY + b"(I1\n(I999999999\nI999999999\nt" + DTYPE + b"I0\nVab\ntbss.",
+        b"}Vmodel\n}Vw\n" + ARRAY + b"(I1\n(I999999999\nI999999999\nt" + DTYPE + b"I0\nVab\ntbss.",
         "an array of 2 bytes is said to be",
     ),
     "a negative array": (
-        lambda trace: b"}Vmodel\n}Vw\n" + ARRAY + b"(I1\n(I-1\nI-4\nt" + DTYPE + b"I0\nVab\ntbss.",
+        b"}Vmodel\n}Vw\n" + ARRAY + b"(I1\n(I-1\nI-4\nt" + DTYPE + b"I0\nVab\ntbss.",
         "shape is not numbers",
     ),
     "the same bytes for many arrays": (
-        lambda trace: b"}Vmodel\n" + repeated_arrays(20) + b"s.",
+        b"}Vmodel\n" + repeated_arrays(20) + b"s.",
         "the same bytes would have to be copied many times",
     ),
     "a dict made of another": (
-        lambda trace: b"}p1\nVa\nNs" + b"ccollections\nOrderedDict\n(g1\ntR.",
+        b"}p1\nVa\nNs" + b"ccollections\nOrderedDict\n(g1\ntR.",
         "an OrderedDict would have to be copied",
     ),
-    "instructions without end": (lambda trace: b"\x80\x02" + b"N0" * 160_000 + b"N.", "300,000 instructions"),
-    "a stack that is empty": (lambda trace: b"\x80\x02R.", "cut off"),
-    "nothing but the protocol": (lambda trace: b"\x80\x04", "cut off"),
-    "no pickle": (lambda trace: b"\x00\x01\x02", "cut off"),
+    "instructions without end": (b"\x80\x02" + b"N0" * 160_000 + b"N.", "300,000 instructions"),
+    "a stack that is empty": (b"\x80\x02R.", "cut off"),
+    "nothing but the protocol": (b"\x80\x04", "cut off"),
+    "no pickle": (b"\x00\x01\x02", "cut off"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_pickle_is_one_sentence_and_runs_nothing(name: str, tmp_path: Path) -> None:
+def test_a_hostile_pickle_is_refused_and_runs_nothing(name: str, tmp_path: Path) -> None:
     made, words = HOSTILE[name]
     path, trace = tmp_path / "w.pkl", tmp_path / "it-ran"
-    path.write_bytes(made(trace))
+    path.write_bytes(made if isinstance(made, bytes) else made(trace))
     with pytest.raises(BadCheckpoint, match=words) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)
     assert not trace.exists()
 
 
-def test_what_a_pickle_names_many_times_is_in_memory_once(tmp_path: Path) -> None:
+def test_repeated_objects_of_a_pickle_are_loaded_once(tmp_path: Path) -> None:
     array = np.zeros(250_000, np.float32)
     model = {f"{number}.weight": array for number in range(200)}
     text = b"(lp1\n" + b"c_codecs\nencode\n(V" + b"a" * 1_000_000 + b"\np2\nVlatin1\ntRa"
@@ -187,14 +184,14 @@ def test_what_a_pickle_names_many_times_is_in_memory_once(tmp_path: Path) -> Non
     assert peak < 20e6, peak
 
 
-def test_a_dict_that_holds_itself_is_weights_once(tmp_path: Path) -> None:
+def test_a_self_referencing_dict_is_loaded_once(tmp_path: Path) -> None:
     content: dict[str, Any] = {"model": {"weight": WEIGHT}}
     content["self"] = content
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
     assert load_checkpoint(tmp_path / "w.pkl").state_dict["weight"].tolist() == WEIGHT.tolist()
 
 
-def test_other_data_in_a_pickle_names_what_it_is(tmp_path: Path) -> None:
+def test_a_pickle_of_other_data_is_refused_with_its_kind(tmp_path: Path) -> None:
     for content, words in (({"blobs": {"w": WEIGHT}}, "blobs is no tensor"), ([1, 2], "not weights by name")):
         (tmp_path / "w.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(BadCheckpoint, match=words):

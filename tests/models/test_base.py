@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
 import sys
 import textwrap
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support import python
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, ModelFailed
 from panbench.catalog import FAMILIES, find_model, load_catalog, spec_from_config
@@ -28,8 +28,9 @@ from panbench.models.candidates import (
     check_classes,
 )
 from panbench.models.devices import tf32_as
+from panbench.models.host import HostedModel
 from panbench.models.mmdet import families
-from panbench.models.opening import import_named, open_model, resolve_weights
+from panbench.models.opening import import_named, open_model
 from panbench.models.predict import model_categories, predict, prediction_of
 from panbench.models.preprocess import Resize
 from panbench.models.rules import fuse, parse_rule
@@ -87,6 +88,18 @@ panbench = dict(
 """
 
 
+def changed(toy: Path, old: str, new: str) -> Path:
+    """The config, once its adapter is written otherwise."""
+    source = (toy.parent / "toyland.py").read_text()
+    assert old in source
+    (toy.parent / "toyland.py").write_text(source.replace(old, new))
+    return toy
+
+
+def opened(toy: Path, **settings) -> HostedModel:
+    return open_model(spec_from_config(toy), device="cpu", **settings)
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config whose adapter is a module of the current folder, with weights under another program's names."""
@@ -113,7 +126,7 @@ def painting(folder: Path) -> Scene:
 
 
 def test_a_new_family_is_one_file_and_one_config(toy: Path) -> None:
-    model = open_model(spec_from_config(toy), device="cpu")
+    model = opened(toy)
     scene = painting(toy.parent)
     dataset = (Category(5, "water", False), Category(3, "leaf", True), Category(1, "apple", True))
     found = predict(model, scene, model.category_ids(dataset))
@@ -125,64 +138,61 @@ def test_a_new_family_is_one_file_and_one_config(toy: Path) -> None:
     assert [category.name for category in model_categories(model)] == ["apple", "leaf", "water"]
 
 
-def test_a_family_of_its_own_is_listed_after_those_of_panbench(toy: Path) -> None:
+def test_a_users_family_is_listed_after_panbenchs(toy: Path) -> None:
     (toy.parent / "toyland.py").rename(toy.parent / "_toyland.py")
     assert [spec.family for spec in load_catalog(toy.parent).values()] == ["toys"]
 
 
-def test_an_adapter_without_categories_is_told_what_it_lacks(toy: Path) -> None:
-    source = (toy.parent / "toyland.py").read_text()
-    (toy.parent / "toyland.py").write_text(source.replace("isthing = (True, True, False)", "isthing = (True,)"))
-    with pytest.raises(BadModel, match="names 3 categories and says of 1 whether they are things"):
-        open_model(spec_from_config(toy), weights="random", device="cpu")
+def test_an_adapter_without_categories_is_refused(toy: Path) -> None:
+    changed(toy, "isthing = (True, True, False)", "isthing = (True,)")
+    with pytest.raises(BadModel, match="names 3 categories, but has isthing for 1"):
+        opened(toy, weights="random")
 
 
 @pytest.mark.parametrize(
-    ("columns", "sentence"),
+    ("columns", "message"),
     [
         (3, "Toy names 3 categories, and its class scores have 2 columns. Its class output needs a column for each"),
         (20, "Toy names 3 categories, and its class scores have 19 columns."),
     ],
 )
-def test_a_class_output_of_other_columns_than_categories_is_refused(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, columns: int, sentence: str
-) -> None:
+def test_class_outputs_must_have_a_column_per_category(toy, monkeypatch, columns, message) -> None:
     """Three columns for three names and "nothing" ran to the end and had a PQ; twenty ended in an IndexError."""
-    source = (toy.parent / "toyland.py").read_text()
-    (toy.parent / "toyland.py").write_text(source.replace("zeros(queries, 4)", f"zeros(queries, {columns})"))
-    model = open_model(spec_from_config(toy), weights="random", device="cpu")
-    with pytest.raises(ModelFailed, match=re.escape(sentence)):
+    model = opened(changed(toy, "zeros(queries, 4)", f"zeros(queries, {columns})"), weights="random")
+    with pytest.raises(ModelFailed, match=re.escape(message)):
         model.candidates([model.load(painting(toy.parent))])
     monkeypatch.setenv("PANBENCH_CACHE", str(toy.parent))
     dataset = generated_dataset(model.class_names, model.isthing, size=(64, 64), count=1)
-    with pytest.raises(ModelFailed, match=re.escape(sentence)):
+    with pytest.raises(ModelFailed, match=re.escape(message)):
         evaluate(model, dataset, toy.parent / "run")
     info = load_run(toy.parent / "run").info
     assert (info.status, info.images.scored, info.summary) == ("failed", 0, None)
-    assert sentence in info.error
+    assert message in info.error
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         ({"class_scores": None}, None),
         (
-            {"labels": np.array([0, 1, 2, 3])},
-            "Toy answered with label 3, and names 3 categories: 0 to 2 on painting.png (image 7).",
+            {"labels": np.arange(4)},
+            "Toy predicted label 3, but has 3 categories: labels 0 to 2 on painting.png (image 7).",
         ),
         ({"class_weights": torch.zeros(4, 5)}, "its class weights have 5 columns"),
         ({"isthing": (True, False)}, "its output has isthing for 2"),
+        ({"gate": np.full(4, np.nan, np.float32)}, "scores"),
     ],
 )
-def test_candidates_that_an_adapter_makes_by_itself_are_held_against_its_categories(toy: Path, change, sentence):
-    model = open_model(spec_from_config(toy), device="cpu")
+def test_candidates_of_an_adapter_are_checked_against_its_categories(toy: Path, change, message):
+    model = opened(toy)
     honest = model.adapter.candidates
     model.adapter.candidates = lambda *given: [dataclasses.replace(each, **change) for each in honest(*given)]
-    with nullcontext() if sentence is None else pytest.raises(ModelFailed, match=re.escape(sentence)):
+    error = NonFiniteOutput if "gate" in change else ModelFailed
+    with nullcontext() if message is None else pytest.raises(error, match=re.escape(message)):
         model.candidates([model.load(painting(toy.parent))])
 
 
-def test_boxes_and_semantic_channels_are_held_against_the_categories():
+def test_boxes_and_semantic_channels_are_checked_against_the_categories():
     frame = Frame((4, 4), (4, 4), (4, 4))
 
     def instances(labels: tuple[int, ...], semantic: tuple[int, ...]) -> Instances:
@@ -192,26 +202,14 @@ def test_boxes_and_semantic_channels_are_held_against_the_categories():
     names = ("ball", "sky")
     check_classes([instances((0,), (1, NO_LABEL))], names, "Boxes")
     check_classes([instances((7,), (1, NO_LABEL))], (), "A model that names no categories")
-    with pytest.raises(BadModel, match="Boxes answered with label 2, and names 2 categories: 0 to 1"):
+    with pytest.raises(BadModel, match="Boxes predicted label 2, but has 2 categories: labels 0 to 1"):
         check_classes([instances((2,), (1, NO_LABEL))], names, "Boxes")
     with pytest.raises(BadModel, match="labels of 3 semantic channels, and its semantic output has 2"):
         check_classes([instances((0,), (0, 1, NO_LABEL))], names, "Boxes")
 
 
-def test_scores_that_are_not_numbers_are_refused_whatever_the_family(toy: Path) -> None:
-    model = open_model(spec_from_config(toy), device="cpu")
-    honest = model.adapter.candidates
-
-    def broken(*given):
-        return [dataclasses.replace(each, gate=each.gate * np.float32("nan")) for each in honest(*given)]
-
-    model.adapter.candidates = broken
-    with pytest.raises(NonFiniteOutput, match="scores"):
-        model.candidates([model.load(painting(toy.parent))])
-
-
-def test_planted_segments_replace_the_answer_of_any_network(toy: Path) -> None:
-    model = open_model(spec_from_config(toy), weights="random", device="cpu")
+def test_planted_segments_replace_any_networks_output(toy: Path) -> None:
+    model = opened(toy, weights="random")
     scene = painting(toy.parent)
     undo = model.plant_segments(3)
     assert len(predict(model, scene, range(3)).segments) == 3
@@ -219,38 +217,30 @@ def test_planted_segments_replace_the_answer_of_any_network(toy: Path) -> None:
     assert not predict(model, scene, range(3)).segments
 
 
-def test_a_model_without_queries_to_look_at_says_so(toy: Path) -> None:
-    model = open_model(spec_from_config(toy), weights="random", device="cpu")
+def test_a_model_without_queries_refuses_to_show_attention(toy: Path) -> None:
+    model = opened(toy, weights="random")
     with pytest.raises(BadModel, match="Toy shows no attention"):
         model.attend(painting(toy.parent))
 
 
 @pytest.mark.parametrize(
-    ("adapter", "sentence"),
+    ("adapter", "module", "error", "message"),
     [
-        ("toyland:Absent", "the module toyland has nothing named 'Absent'"),
-        ("nowhere.at_all:Toy", "there is no Python module nowhere.at_all"),
+        ("toyland:Absent", TOY, BadModel, "the module toyland has nothing named 'Absent'"),
+        ("nowhere.at_all:Toy", TOY, BadModel, "there is no Python module nowhere.at_all"),
+        ("toyland.Toy", TOY, BadModel, r"adapter is 'toyland.Toy' but must be written package\.module:Class"),
+        # An error inside of an adapter's module is not taken for its absence.
+        ("toyland:Toy", "import absent", ModelFailed, "toyland:Toy needs the Python package absent"),
     ],
 )
-def test_an_adapter_that_is_not_there_is_named(toy: Path, adapter: str, sentence: str) -> None:
+def test_a_missing_adapter_is_named(toy: Path, adapter, module, error, message) -> None:
+    (toy.parent / "toyland.py").write_text(module)
     toy.write_text(CONFIG.replace("toyland:ToyAdapter", adapter))
-    with pytest.raises(BadModel, match=sentence):
-        open_model(spec_from_config(toy), device="cpu")
+    with pytest.raises(error, match=message):
+        opened(toy)
 
 
-def test_an_adapter_that_is_not_written_as_one_is_refused(toy: Path) -> None:
-    toy.write_text(CONFIG.replace("toyland:ToyAdapter", "toyland.ToyAdapter"))
-    with pytest.raises(BadModel, match=r"adapter is 'toyland.ToyAdapter' but must be written package\.module:Class"):
-        spec_from_config(toy)
-
-
-def test_an_error_inside_of_an_adapters_module_is_not_taken_for_its_absence(toy: Path) -> None:
-    (toy.parent / "toyland.py").write_text("import a_package_that_is_absent")
-    with pytest.raises(ModelFailed, match="toyland:ToyAdapter needs the Python package a_package_that_is_absent"):
-        open_model(spec_from_config(toy), device="cpu")
-
-
-def test_published_numbers_go_with_the_weights_that_they_are_of(toy: Path) -> None:
+def test_published_numbers_belong_to_their_weights(toy: Path) -> None:
     """`open_model(weights="my.pth")` once kept them, though `--checkpoint my.pth` did not."""
     spec = spec_from_config(toy)
     other = toy.parent / "mine.pth"
@@ -267,17 +257,16 @@ def test_published_numbers_go_with_the_weights_that_they_are_of(toy: Path) -> No
     assert open_model(spec, weights=str(elsewhere), device="cpu").describe().published.PQ == 0.99
 
 
-def test_weights_that_are_a_url_are_not_fetched_unasked(toy: Path) -> None:
-    with pytest.raises(BadCheckpoint, match="--download"):
-        resolve_weights(spec_from_config(toy), "http://127.0.0.1:9/w-0123abcd.pth")
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [("http://127.0.0.1:9/w-0123abcd.pth", "--download"), ("absent.pth", r"There is no weights file .*absent\.pth")],
+)
+def test_missing_weights_are_named_and_not_fetched_unless_requested(toy: Path, weights: str, message: str) -> None:
+    with pytest.raises(BadCheckpoint, match=message):
+        opened(toy, weights=weights)
 
 
-def test_weights_that_are_not_there_are_named(toy: Path) -> None:
-    with pytest.raises(BadCheckpoint, match=r"There is no weights file .*absent\.pth"):
-        open_model(spec_from_config(toy), weights="absent.pth", device="cpu")
-
-
-def test_of_a_network_without_a_backbone_all_is_compiled(toy: Path, monkeypatch) -> None:
+def test_a_network_without_a_backbone_is_compiled_completely(toy: Path, monkeypatch) -> None:
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda part, **_: compiled.append(part) or part)
     model = open_model(spec_from_config(toy), weights="random", device="cpu", compiled=True)
@@ -285,9 +274,11 @@ def test_of_a_network_without_a_backbone_all_is_compiled(toy: Path, monkeypatch)
     assert [part.__self__ for part in compiled] == [model.module]
 
 
-def factory(folder: Path, body: str, name: str = "functions_in_test") -> str:
-    (folder / f"{name}.py").write_text(textwrap.dedent(body))
-    return f"{name}:make"
+def factory(folder: Path, body: str = "", categories: str = "") -> str:
+    """The name of a function in a file: of this body, or HALVES with its categories."""
+    source = body or HALVES.replace("CATEGORIES", categories)
+    (folder / "functions_in_test.py").write_text(textwrap.dedent(source))
+    return "functions_in_test:make"
 
 
 @pytest.fixture
@@ -305,7 +296,7 @@ def test_an_installed_package_brings_models_that_are_imported_only_when_they_run
     (metadata / "entry_points.txt").write_text(
         "[panbench.models]\nhalves = functions_in_test:make\nmask2former-r50 = functions_in_test:make\n"
     )
-    factory(functions, HALVES.replace("CATEGORIES", ""))
+    factory(functions)
     monkeypatch.syspath_prepend(functions)
     spec = find_model("halves")
     assert (spec.name, spec.adapter, spec.family) == ("halves", "functions_in_test:make", None)
@@ -328,7 +319,7 @@ HALVES = """
 
 
 def test_a_function_from_image_to_id_map_is_a_model(functions: Path) -> None:
-    name = factory(functions, HALVES.replace("CATEGORIES", ""))
+    name = factory(functions)
     spec = find_model(name)
     assert (spec.name, spec.title, spec.config) == ("functions_in_test.make", name, None)
     model = open_model(spec, device="cpu")
@@ -345,94 +336,42 @@ def test_a_function_from_image_to_id_map_is_a_model(functions: Path) -> None:
 
 def test_a_function_with_categories_is_matched_by_name(functions: Path) -> None:
     stated = 'segment.categories = [{"id": 6, "name": "rest", "isthing": 0}, {"id": 1, "name": "red", "isthing": 1}]'
-    model = open_model(find_model(factory(functions, HALVES.replace("CATEGORIES", stated))), device="cpu")
+    model = open_model(find_model(factory(functions, categories=stated)), device="cpu")
     assert (model.class_names, model.isthing) == (("rest", "red"), (False, True))
     ids = model.category_ids((Category(100, "red", True), Category(200, "rest", False)))
     assert [s.category_id for s in predict(model, painting(functions), ids).segments] == [100, 200]
 
 
-@pytest.mark.parametrize(
-    ("answer", "sentence"),
-    [
-        ("image[..., 0]", "returned an ndarray; it must return"),
-        ("(image, [])", r"id map of shape \(40, 60, 3\)"),
-        ("(image[..., 0] / 2, [])", "type float64; it must be whole numbers"),
-        ("(image[..., 0], [])", "the id 255 and no segment"),
-        ("(image[..., 0], [{'id': 255}])", "needs `id` and `category_id`"),
-        ("(image[..., 0], [{'id': 255, 'category_id': 1}] * 2)", "two segments of the id 255"),
-        ("(image[..., 0], [{'id': 0, 'category_id': 1}])", "a segment of the id 0"),
-        ("(image[..., 0].astype('i8') << 17, [{'id': 255 << 17, 'category_id': 1}])", "the id 33423360; ids lie in 1…"),
-        ("(image[..., 0].astype('i8') - 256, [{'id': -1, 'category_id': 1}])", "the id -256; ids lie in 1…16777215"),
-    ],
-)
-def test_a_function_that_answers_something_else_is_told_what(functions: Path, answer: str, sentence: str) -> None:
-    model = open_model(find_model(factory(functions, f"def make():\n    return lambda image: {answer}\n")))
-    with pytest.raises(ModelFailed, match=sentence) as caught:
-        predict(model, painting(functions), range(300))
-    assert "painting.png (image 7)" in str(caught.value)
-
-
 @pytest.mark.parametrize("ids", [[[-1, 0]], [[0, 1 << 24]]])
-def test_a_map_with_ids_that_no_png_holds_is_refused_of_any_model(ids: list[list[int]]) -> None:
+def test_ids_that_a_png_cannot_hold_are_refused_from_any_model(ids: list[list[int]]) -> None:
     finished = FinishedMap(np.array(ids, np.int32), (), Frame((1, 2), (1, 2), (1, 2)))
     with pytest.raises(BadModel, match="they must lie in 0…16777215"):
-        Given().settle(finished)
-
-
-def test_a_factory_may_return_any_object_that_is_a_model(functions: Path) -> None:
-    name = factory(
-        functions,
-        """
-        import numpy as np, torch
-        from panbench.catalog import spec_from_factory
-        from panbench.models.model import LoadedImage
-        from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
-        from panbench.models.rules.given import Given
-        from panbench.runs import ModelRecord
-
-        class Mine:
-            spec = spec_from_factory("functions_in_test:make")
-            class_names, isthing = ("all",), (False,)
-            device, rule = torch.device("cpu"), Given()
-            def describe(self):
-                return ModelRecord(name="mine")
-            def load(self, scene):
-                return LoadedImage(scene, torch.zeros(1), None)
-            def candidates(self, batch):
-                one = LabelledSegment(1, 0, 2400, None)
-                frame = Frame((40, 60), (40, 60), (40, 60))
-                return [FinishedMap(np.ones((40, 60), np.int32), (one,), frame) for _ in batch]
-
-        make = Mine
-        """,
-    )
-    model = open_model(find_model(name))
-    assert len(predict(model, painting(functions), [3]).segments) == 1
+        Given().to_segments(finished)
 
 
 @pytest.mark.parametrize(
-    ("body", "sentence"),
+    ("body", "message"),
     [
         ("make = 5", "must be a function that returns a model"),
         ("def make():\n    return 5", "returned an int without class_names"),
     ],
 )
-def test_a_factory_that_makes_no_model_is_refused(functions: Path, body: str, sentence: str) -> None:
+def test_a_factory_that_makes_no_model_is_refused(functions: Path, body: str, message: str) -> None:
     # A name that is no function is the command's fault; what a function returns is the function's.
-    with pytest.raises(BadModel if body == "make = 5" else ModelFailed, match=sentence):
+    with pytest.raises(BadModel if body == "make = 5" else ModelFailed, match=message):
         open_model(find_model(factory(functions, body)))
 
 
-def test_weights_and_precision_of_a_function_are_its_own(functions: Path) -> None:
-    spec = find_model(factory(functions, HALVES.replace("CATEGORIES", "")))
+def test_weights_and_precision_are_refused_for_a_function(functions: Path) -> None:
+    spec = find_model(factory(functions))
     with pytest.raises(BadArgument, match="brings its own weights"):
         open_model(spec, weights="my.pth")
-    with pytest.raises(BadArgument, match="precision is its own"):
+    with pytest.raises(BadArgument, match="sets its own precision"):
         open_model(spec, precision="bf16", device="cpu")
 
 
-def test_an_image_that_does_not_decode_is_named_for_functions_too(functions: Path) -> None:
-    model = open_model(find_model(factory(functions, HALVES.replace("CATEGORIES", ""))))
+def test_an_undecodable_image_is_named_for_functions(functions: Path) -> None:
+    model = open_model(find_model(factory(functions)))
     (functions / "broken.png").write_bytes(b"\x89PNG no")
     with pytest.raises(BadDataset, match=r"broken\.png \(image 1\) cannot be decoded"):
         model.load(Scene(ImageInfo(1, "broken.png", 2, 2), functions / "broken.png"))
@@ -468,7 +407,7 @@ def test_images_are_resized_and_padded_as_declared(resize, size, small, padded) 
     assert resize.padded(*small) == padded
 
 
-def test_antialiasing_is_pillows() -> None:
+def test_antialiasing_equals_pillows() -> None:
     stripes = np.zeros((4, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     assert np.ptp(Resize(exact=(4, 13), way="pil").apply(stripes)) < np.ptp(Resize(exact=(4, 13)).apply(stripes))
@@ -481,8 +420,8 @@ def test_labels_beyond_the_categories_are_refused() -> None:
         prediction_of(1, settled, range(5))
 
 
-def test_a_rule_that_does_not_fit_says_which_do(toy: Path) -> None:
-    model = open_model(spec_from_config(toy), device="cpu")
+def test_an_unfit_rule_is_refused_with_those_that_fit(toy: Path) -> None:
+    model = opened(toy)
     (output,) = model.candidates([model.load(painting(toy.parent))])
     assert isinstance(output, Candidates)
     with pytest.raises(BadArgument, match=r"panoptic-fpn takes boxes with masks .* Rules that fit it: .*mask2former"):
@@ -492,7 +431,7 @@ def test_a_rule_that_does_not_fit_says_which_do(toy: Path) -> None:
         fuse([finished], parse_rule("mask2former"))
 
 
-def test_the_adapter_that_the_documentation_shows_is_the_one_that_ran_here() -> None:
+def test_the_documented_adapter_is_the_tested_one() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "own_models.md").read_text("utf-8")
     assert f"```python\n{TOY.lstrip()}```" in page
     assert f"```python\n{CONFIG.lstrip()}```" in page
@@ -503,7 +442,7 @@ def test_the_adapter_that_the_documentation_shows_is_the_one_that_ran_here() -> 
     ("precision", "convolutions", "products"),
     [("fp32", True, False), ("bf16", True, False), ("ieee", False, False), ("tf32", True, True)],
 )
-def test_tf32_is_as_the_precision_says_and_then_as_it_was(precision: str, convolutions: bool, products: bool):
+def test_tf32_follows_the_precision_and_is_restored(precision: str, convolutions: bool, products: bool):
     def flags():
         return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
@@ -513,7 +452,6 @@ def test_tf32_is_as_the_precision_says_and_then_as_it_was(precision: str, convol
     assert flags() == before
 
 
-def test_fp32_is_what_pytorch_comes_with():
+def test_pytorch_by_default_allows_tf32_in_convolutions_only():
     script = "import torch; print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)"
-    own = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert own.stdout.split() == ["True", "False"]
+    assert python("-c", script).stdout.split() == ["True", "False"]

@@ -11,11 +11,12 @@ import torch
 from support import panbench
 
 from panbench.base.errors import ModelFailed
-from panbench.catalog import find_model, spec_from_config
+from panbench.catalog import ModelSpec, find_model, spec_from_config
 from panbench.evaluation import sinks
 from panbench.models.devices import tf32_as
-from panbench.models.external import code_of, external_code
+from panbench.models.external import code_of_packages, external_code
 from panbench.models.opening import open_model
+from panbench.models.predict import predict
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import load_run
 
@@ -42,15 +43,35 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def evaluated(folder: Path, source: str, *options: str, out: str | None = None):
-    (folder / "strange.py").write_text(textwrap.dedent(source))
-    sys.modules.pop("strange", None)
+    strange(folder, source)
     data = ["--data", "shapes", "--limit", "3", "--batch-size", "1", "--device", "cpu"]
     return panbench("eval", "--model", "strange:make", *data, "--out", out or folder / "run", "-q", *options)
 
 
 def sentence_of(done) -> str:
+    """What is said of a run that ends by the model's fault."""
+    assert done.exit_code == 1, done.output
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     return line
+
+
+def looked_at(folder: Path, spec: ModelSpec, **settings) -> str:
+    """What is said of a model that fails as it is opened or looks at one image: the fault is its own."""
+
+    def used():
+        model = open_model(spec, device="cpu", **settings)
+        model.describe()
+        model.candidates([model.load(scene(folder))])
+
+    with pytest.raises(ModelFailed) as caught:
+        used()
+    assert caught.value.exit_code == 1
+    return str(caught.value)
+
+
+def strange(folder: Path, source: str) -> None:
+    (folder / "strange.py").write_text(textwrap.dedent(source))
+    sys.modules.pop("strange", None)
 
 
 @pytest.mark.parametrize(
@@ -63,22 +84,18 @@ def sentence_of(done) -> str:
         ("exit(0)", "called sys.exit(0)"),
         ("raise type('Odd', (BaseException,), {})('no')", "raised Odd: no"),
         ("raise GeneratorExit", "raised GeneratorExit"),
-        (
-            "import a_package_that_is_absent",
-            "needs the Python package a_package_that_is_absent, which is not installed",
-        ),
+        ("import not_there", "needs the Python package not_there, which is not installed"),
         ("return ids, (1 / 0 for _ in [1])", "raised ZeroDivisionError: division by zero"),
     ],
 )
-def test_what_a_function_raises_is_its_own_and_names_image_and_line(folder, body, said):
+def test_an_error_of_a_function_names_image_and_line(folder, body, said):
     done = evaluated(folder, FUNCTION.format(body=body + "\n            return ids, [{'id': 1, 'category_id': 1}]"))
-    assert done.exit_code == 1, done.output
-    sentence = sentence_of(done)
-    assert f"Error: strange:make {said} on " in sentence
-    assert "(image " in sentence
-    assert f"{folder / 'strange.py'}, line " in sentence
-    assert body.split(":")[-1].strip()[:15] in sentence
-    assert "fault of panbench" not in sentence
+    message = sentence_of(done)
+    assert f"Error: strange:make {said} on " in message
+    assert "(image " in message
+    assert f"{folder / 'strange.py'}, line " in message
+    assert body.split(":")[-1].strip()[:15] in message
+    assert "fault of panbench" not in message
 
 
 FOLDER = "import os; os.chdir('elsewhere') if len(calls) == 2 else None"
@@ -90,10 +107,8 @@ def test_a_model_that_changes_the_current_folder_ends_its_run_which_resumes(fold
     (folder / "elsewhere").mkdir()
     answer = "\n            return ids, [{'id': 1, 'category_id': 1}]"
     done = evaluated(folder, FUNCTION.format(body=body + answer), out="run")
-    assert done.exit_code == 1, done.output
-    assert f"strange:make changed the current folder to {folder / said if said == 'elsewhere' else said} on" in (
-        sentence_of(done)
-    )
+    where = folder / said if said == "elsewhere" else said
+    assert f"strange:make changed the current folder to {where} on" in sentence_of(done)
     assert Path.cwd() == folder
     assert load_run("run").info.status == "failed"
     assert evaluated(folder, FUNCTION.format(body=answer.strip()), "--resume", out="run").exit_code == 0
@@ -114,7 +129,6 @@ def test_a_run_whose_files_other_code_closes_ends_in_a_sentence_and_resumes(fold
     with monkeypatch.context() as patch:
         patch.setattr(sinks, "read_hashed_id_png", closed)
         done = evaluated(folder, source)
-    assert done.exit_code == 1, done.output
     assert "was closed by other code in its process" in sentence_of(done)
     assert load_run(folder / "run").info.status == "failed"
     assert evaluated(folder, source, "--resume").exit_code == 0
@@ -132,9 +146,8 @@ def test_a_run_whose_files_other_code_closes_ends_in_a_sentence_and_resumes(fold
         ("class Odd(Exception):\n    def __str__(self): raise KeyError\ndef make(): raise Odd", "raised Odd"),
     ],
 )
-def test_what_it_raises_before_the_first_image_is_its_own(folder, source, said):
+def test_an_error_of_a_function_before_the_first_image_is_reported_as_its_own(folder, source, said):
     done = evaluated(folder, source)
-    assert done.exit_code == 1, done.output
     assert f"Error: strange:make {said}" in sentence_of(done)
     assert "fault of panbench" not in done.stderr
     assert not (folder / "run").exists()
@@ -143,10 +156,7 @@ def test_what_it_raises_before_the_first_image_is_its_own(folder, source, said):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (
-            "ids, [{'id': 1, 'category_id': 1, 'score': 'high'}]",
-            "returned the score 'high'; it must be a finite number",
-        ),
+        ("ids, [{'id': 1, 'category_id': 1, 'score': 'a'}]", "returned the score 'a'; it must be a finite number"),
         ("ids, [{'id': 1, 'category_id': 1, 'score': float('nan')}]", "returned the score nan"),
         ("ids, [{'id': 1, 'category_id': 1, 'score': np.inf}]", "returned the score inf"),
         ("ids, [{'id': 1, 'category_id': 1, 'score': 1e300}]", "returned the score 1e+300; it must be a finite number"),
@@ -154,34 +164,35 @@ def test_what_it_raises_before_the_first_image_is_its_own(folder, source, said):
         ("ids, [(1, 1)]", "returned the segment (1, 1); it needs `id` and `category_id`"),
         ("ids, [{'id': 1, 'category_id': 1.5}]", "must be whole numbers"),
         ("ids, [{'id': float('inf'), 'category_id': 1}]", "it needs `id` and `category_id`"),
+        ("ids, [{'id': 1}]", "it needs `id` and `category_id`"),
+        ("ids, [{'id': 1, 'category_id': 1}] * 2", "returned two segments of the id 1"),
+        ("ids, [{'id': 0, 'category_id': 1}]", "returned a segment of the id 0"),
         ("ids, 7", "returned an int for segments"),
+        ("ids", "returned an ndarray; it must return (id map, segments)"),
         ("[[1], [1, 2]], []", "returned an id map that is not an array"),
         ("None", "returned a NoneType; it must return (id map, segments)"),
         ("ids, [], 1", "returned a tuple; it must return (id map, segments)"),
         ("ids[:1], []", "it must be whole numbers of shape"),
+        ("np.zeros((4, 6, 3), int), []", "returned an id map of shape (4, 6, 3)"),
         ("ids * 1.0, []", "and type float64; it must be whole numbers"),
-        ("ids - 1, []", "returned the id -1; ids lie in"),
-        ("ids + 2**24, []", "returned the id 16777216; ids lie in"),
+        ("ids - 1, []", "returned the id -1; ids lie in 1…16777215"),
+        ("ids + 2**24, []", "returned the id 16777216; ids lie in 1…16777215"),
         ("ids, []", "returned a map with the id 1 and no segment of that id"),
     ],
 )
-def test_answers_that_are_none_are_its_own_and_name_image_and_line(folder, answer, said):
-    (folder / "strange.py").write_text(textwrap.dedent(FUNCTION.format(body=f"return {answer}")))
-    model = open_model(find_model("strange:make"), device="cpu")
-    image = model.load(scene(folder))
-    with pytest.raises(ModelFailed) as caught:
-        model.candidates([image])
-    sentence = str(caught.value)
-    assert sentence.startswith("strange:make on a.png (image 7) returned ")
-    assert said in sentence
-    assert f'{folder / "strange.py"}, line 6: "def segment(image):"' in sentence
+def test_invalid_outputs_of_a_function_name_image_and_line(folder, answer, said):
+    strange(folder, FUNCTION.format(body=f"return {answer}"))
+    message = looked_at(folder, find_model("strange:make"))
+    assert message.startswith("strange:make on a.png (image 7) returned ")
+    assert said in message
+    assert f'{folder / "strange.py"}, line 6: "def segment(image):"' in message
 
 
-def test_a_run_that_ends_with_an_answer_that_is_none_exits_with_1(folder):
+def test_a_run_with_an_invalid_output_exits_with_1(folder):
     done = evaluated(folder, FUNCTION.format(body="return ids, [{'id': 1, 'category_id': 1, 'score': 'high'}]"))
-    assert done.exit_code == 1, done.output
-    assert "Error: strange:make on " in sentence_of(done)
-    assert "returned the score 'high'" in sentence_of(done)
+    said = sentence_of(done)
+    assert "Error: strange:make on " in said
+    assert "returned the score 'high'" in said
 
 
 def scene(folder: Path) -> Scene:
@@ -196,9 +207,10 @@ MODEL = """
     import numpy as np
     import torch
     from panbench.catalog import find_model
-    from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances
+    from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances, LabelledSegment
     from panbench.models.model import LoadedImage
     from panbench.models.rules import parse_rule
+    from panbench.models.rules.given import Given
     from panbench.runs import ModelRecord
 
     class Mine:
@@ -235,7 +247,7 @@ MODEL = """
         ("def candidates(self, b): return [FinishedMap(np.full((4, 6), 2**24, np.int32), (), Frame(*3 * [(4, 6)]))]",
          "returned ids from 16777216 to 16777216, which must lie in 0…16777215, on a.png (image 7)"),
         ("def candidates(self, b): o = super().candidates(b); return [dataclasses.replace(o[0], labels=np.full(2, 7))]",
-         "strange:make answered with label 7, and names 1 categories: 0 to 0 on a.png (image 7)"),
+         "strange:make predicted label 7, but has 1 categories: labels 0 to 0 on a.png (image 7)"),
         ("def load(self, scene): return scene", "load() returned no LoadedImage"),
         ("def describe(self): return {}", "describe() returned a dict"),
         ("isthing = ()", "class_names must be a tuple of text, and isthing as many truth values"),
@@ -243,27 +255,25 @@ MODEL = """
         ("device = 'cpu'", "device is a str; it must be a torch.device"),
     ],
 )  # fmt: skip
-def test_a_model_object_is_held_to_what_a_model_is(folder, change, said):
-    (folder / "strange.py").write_text(textwrap.dedent(MODEL.format(change=change)))
-
-    def used():
-        model = open_model(find_model("strange:make"), device="cpu")
-        model.describe()
-        model.candidates([model.load(scene(folder))])
-
-    with pytest.raises(ModelFailed) as caught:
-        used()
-    assert caught.value.exit_code == 1
-    assert str(caught.value).startswith("strange:make")
-    assert said in str(caught.value)
-    assert f"{folder / 'strange.py'}, line " in str(caught.value)
+def test_a_model_object_is_checked_against_the_protocol(folder, change, said):
+    strange(folder, MODEL.format(change=change))
+    message = looked_at(folder, find_model("strange:make"))
+    assert message.startswith("strange:make")
+    assert said in message
+    assert f"{folder / 'strange.py'}, line " in message
 
 
-def test_a_model_object_that_is_one_is_taken(folder):
-    (folder / "strange.py").write_text(textwrap.dedent(MODEL.format(change="pass")))
+FINISHED = """candidates = lambda self, batch: [
+            FinishedMap(np.ones((4, 6), np.int32), (LabelledSegment(1, 0, 24, None),), Frame(*3 * [(4, 6)]))]
+        rule = Given()"""
+
+
+@pytest.mark.parametrize("change", ["pass", FINISHED], ids=["of candidates", "of finished maps"])
+def test_a_valid_model_object_is_accepted(folder, change):
+    strange(folder, MODEL.format(change=change))
     model = open_model(find_model("strange:make"), device="cpu")
-    (output,) = model.candidates([model.load(scene(folder))])
-    assert len(output.labels) == 2
+    (segment,) = predict(model, scene(folder), [3]).segments
+    assert (segment.category_id, segment.area) == (3, 24)
     assert model.describe().name == "mine"
 
 
@@ -291,41 +301,23 @@ ADAPTER = """
 @pytest.mark.parametrize(
     ("base", "change", "said"),
     [
-        (
-            "Plain",
-            "def build(self): return torch.layer()",
-            "raised AttributeError: module 'torch' has no attribute 'layer'",
-        ),
-        (
-            "Plain",
-            "def prepare(self, rgb): return rgb / 0, oops",
-            "raised NameError: name 'oops' is not defined on a.png",
-        ),
+        ("Plain", "def build(self): return torch.f()", "raised AttributeError: module 'torch' has no attribute 'f'"),
+        ("Plain", "def prepare(self, rgb): return oops", "raised NameError: name 'oops' is not defined on a.png"),
         ("Plain", "def candidates(self, *_): raise SystemExit(3)", "called sys.exit(3) on a.png (image 7)"),
         ("Plain", "def build(self): return None", "build() returned a NoneType"),
-        (
-            "Plain",
-            "def candidates(self, *given): return super().candidates(*given)[:0]",
-            "returned 0 outputs for 1 images",
-        ),
+        ("Plain", "def candidates(self, *_): return super().candidates(*_)[:0]", "returned 0 outputs for 1 images"),
         ("Adapter", "class_names = ('cat',)", "has no build and no candidates and no rule"),
     ],
 )
-def test_an_adapter_of_another_package_is_held_to_what_an_adapter_is(folder, base, change, said):
-    (folder / "strange.py").write_text(textwrap.dedent(ADAPTER.format(base=base, change=change)))
+def test_an_adapter_of_another_package_is_checked_against_the_protocol(folder, base, change, said):
+    strange(folder, ADAPTER.format(base=base, change=change))
     (folder / "mine.py").write_text(
         'panbench = {"title": "Mine", "family": "mine", "backbone": "-", "adapter": "strange:Mine", "weights": None, '
         '"published": None, "params": 2, "input_size": "any", "trained_on": "coco"}\n'
     )
-
-    def used():
-        model = open_model(spec_from_config(folder / "mine.py"), device="cpu")
-        model.candidates([model.load(scene(folder))])
-
-    with pytest.raises(ModelFailed) as caught:
-        used()
-    assert "strange:Mine" in str(caught.value)
-    assert said in str(caught.value)
+    message = looked_at(folder, spec_from_config(folder / "mine.py"))
+    assert "strange:Mine" in message
+    assert said in message
 
 
 def set_matmul(value):
@@ -388,32 +380,23 @@ NETWORK = """
         ("torch.zeros(2) @ torch.zeros(3)", "raised RuntimeError: "),
     ],
 )
-def test_what_a_class_of_an_mmdet_config_raises_is_its_own(folder, monkeypatch, moment, line, said):
+def test_an_error_of_a_class_in_an_mmdet_config_is_reported_as_its_own(folder, monkeypatch, moment, line, said):
     moments = {**dict.fromkeys(("at_import", "building", "running"), "pass"), moment: line}
     monkeypatch.syspath_prepend(folder)
-    (folder / "strange.py").write_text("import torch\n" + textwrap.dedent(NETWORK.format(**moments)))
-    sys.modules.pop("strange", None)
+    strange(folder, "import torch\n" + textwrap.dedent(NETWORK.format(**moments)))
     tiny = find_model("maskformer-tiny").config
     (folder / "mine.py").write_text(
         f"_base_ = {str(tiny)!r}\nmodel = dict(type='StrangeNetwork')\ncustom_imports = dict(imports=['strange'])\n"
     )
-
-    def used():
-        model = open_model(spec_from_config(folder / "mine.py"), weights="random", device="cpu")
-        model.candidates([model.load(scene(folder))])
-
-    with pytest.raises(ModelFailed) as caught:
-        used()
-    sentence = str(caught.value)
-    assert caught.value.exit_code == 1
-    assert sentence.startswith(f"strange {said}")
-    assert f"{folder / 'strange.py'}, line " in sentence
-    assert sentence.endswith(f'"{line}"')
-    assert (" on a.png (image 7)" in sentence) == (moment == "running")
+    message = looked_at(folder, spec_from_config(folder / "mine.py"), weights="random")
+    assert message.startswith(f"strange {said}")
+    assert f"{folder / 'strange.py'}, line " in message
+    assert message.endswith(f'"{line}"')
+    assert (" on a.png (image 7)" in message) == (moment == "running")
 
 
-def test_short_memory_in_anothers_code_is_left_to_a_smaller_batch():
-    for guard in (external_code("their:model"), code_of(["their"])):
+def test_out_of_memory_in_foreign_code_halves_the_batch():
+    for guard in (external_code("their:model"), code_of_packages(["their"])):
         with pytest.raises(RuntimeError, match="CUBLAS_STATUS_ALLOC_FAILED"), guard:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     with pytest.raises(ModelFailed, match="CUBLAS_STATUS_INTERNAL_ERROR"), external_code("their:model"):

@@ -4,11 +4,11 @@ import pytest
 
 from panbench.base.errors import BadModel
 from panbench.datasets.convert import shipped_categories
-from panbench.datasets.kitti_step import kitti_step_categories
+from panbench.datasets.published import kitti_step_categories
 from panbench.models.labels import match_categories
 
 
-def test_a_cityscapes_model_on_kitti_step_is_sent_to_the_shipped_category_map():
+def test_a_cityscapes_model_on_kitti_step_gets_a_hint_on_the_shipped_map():
     own = shipped_categories("cityscapes")
     names, isthing = [category.name for category in own], [category.isthing for category in own]
     with pytest.raises(BadModel) as refused:
@@ -23,7 +23,7 @@ def test_categories_that_no_shipped_map_fits_need_a_file():
         match_categories("Mask2Former", ["ball"], [True], kitti_step_categories())
 
 
-def test_classes_that_name_stuff_first_are_to_be_named_things_first():
+def test_classes_must_list_things_before_stuff():
     own = kitti_step_categories()
     names = [category.name for category in own]
     with pytest.raises(BadModel, match=r"first 2 labels are its things: name its classes .*things first\."):

@@ -18,7 +18,7 @@ from panbench.models.rules import fuse
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.skipif(not onednn._is_there(), reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(not onednn._is_available(), reason="this PyTorch has no oneDNN")
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ LAYERS = [
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
-def test_a_packed_layer_gives_pytorchs_answer_and_is_given_back(layer, shape):
+def test_a_packed_layer_equals_pytorch_and_is_restored(layer, shape):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     weights = {name: value.clone() for name, value in layer.state_dict().items()}
     with torch.inference_mode():
@@ -57,7 +57,7 @@ def test_a_packed_layer_gives_pytorchs_answer_and_is_given_back(layer, shape):
     assert all(torch.equal(value, weights[name]) for name, value in layer.state_dict().items())
 
 
-def test_nothing_is_packed_where_gradients_are_wanted(monkeypatch):
+def test_layers_are_not_packed_where_gradients_are_computed(monkeypatch):
     layer, values = nn.Linear(6, 4), torch.ones(3, 6)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
     with onednn.packed(layer):
@@ -77,16 +77,16 @@ def test_an_evaluation_after_an_optimizer_step_has_the_new_weights():
         optimizer.step()
 
 
-def test_an_answer_that_is_not_pytorchs_is_left_out_with_a_warning(monkeypatch):
+def test_a_packed_layer_unlike_pytorch_is_not_used_and_reported(monkeypatch):
     layer, values = nn.Linear(6, 4), torch.ones(3, 6)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda values, *_: torch.zeros(len(values), 4))
     with torch.inference_mode(), onednn.packed(layer):
-        with pytest.warns(UserWarning, match="not PyTorch's"):
+        with pytest.warns(UserWarning, match="differs from PyTorch's"):
             assert torch.equal(layer(values), F.linear(values, layer.weight, layer.bias))
         assert torch.equal(layer(values), F.linear(values, layer.weight, layer.bias))
 
 
-def test_a_layer_with_a_forward_of_its_own_keeps_it():
+def test_a_layer_with_its_own_forward_is_not_packed():
     layer = nn.Linear(6, 4)
     layer.forward = own = lambda values: values
     with onednn.packed(layer):
@@ -95,9 +95,9 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it():
 
 
 @pytest.mark.parametrize(("ours", "faster"), [(0.5, True), (0.76, True), (0.8, False), (1.0, False), (1.2, False)])
-def test_the_probe_takes_what_is_faster_by_far(ours, faster, monkeypatch):
+def test_the_probe_chooses_onednn_only_if_clearly_faster(ours, faster, monkeypatch):
     spent = iter([9.0, 9.0] + [1.0, ours] * 5)
-    monkeypatch.setattr(onednn, "_seconds", lambda work: next(spent))
+    monkeypatch.setattr(onednn, "_cpu_seconds", lambda work: next(spent))
     assert onednn.is_faster.__wrapped__() == faster
 
 
@@ -114,7 +114,7 @@ def test_the_probe_takes_what_is_faster_by_far(ours, faster, monkeypatch):
         ("1", False, "bf16", 44_000_000, False),
     ],
 )
-def test_a_variable_decides_else_the_probe_for_heavy_networks(
+def test_an_environment_variable_decides_or_else_the_probe(
     asked, is_faster, precision, parameters, serves, monkeypatch
 ):
     if asked is not None:
@@ -126,20 +126,20 @@ def test_a_variable_decides_else_the_probe_for_heavy_networks(
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("family", ["mask2former", "maskformer", "panoptic-fpn", "eomt", "oneformer"])
-def test_maps_of_packed_networks_are_those_of_pytorch(family):
+def test_maps_of_packed_networks_equal_pytorchs(family):
     model = open_model(find_model(f"{family}-tiny"), device=CPU)
     for scene in open_dataset("shapes", limit=2).scenes:
         maps = []
         for packing in (contextlib.nullcontext(), onednn.packed(model.module)):
             with packing:
                 (fused,) = fuse(model.candidates([model.load(scene)]), model.rule)
-            maps.append(model.rule.settle(fused)[0])
+            maps.append(model.rule.to_segments(fused)[0])
         assert (maps[0] != maps[1]).mean() <= 1e-4
         assert len(np.unique(maps[0])) > 1
     assert not any("forward" in vars(part) for part in model.module.modules() if type(part) is nn.Linear)
 
 
-def test_a_run_records_what_was_decided_and_resumes_with_nothing_else(monkeypatch, tmp_path):
+def test_a_run_records_the_decision_and_resumes_only_with_it(monkeypatch, tmp_path):
     dataset, spec = open_dataset("shapes", limit=2), find_model("mask2former-tiny")
     plain = evaluated(spec, dataset, tmp_path / "plain")
     assert "linear" not in plain.info.arguments

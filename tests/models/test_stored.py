@@ -8,53 +8,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from model_maps import FRAME, boxes, queries
 
 from panbench.base.errors import BadRun
-from panbench.evaluation.keeper import CandidateKeeper
-from panbench.evaluation.sinks import SeenImage
+from panbench.evaluation.sinks import CandidateSink, SeenImage
 from panbench.models import stored as stored_outputs
-from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances
+from panbench.models.candidates import Candidates, FinishedMap, Instances
 from panbench.models.model import LoadedImage
 from panbench.models.predict import scene_of
 from panbench.models.rules import parse_rule
-from panbench.models.rules.base import Rule, SettledMap
+from panbench.models.rules.base import Rule, SegmentedMap
 from panbench.models.stored import LOW_GATE, StoredOutputs, decode, encode
 
 ABOUT = {"run": "abc", "rule": "mask2former:score=0.8"}
-FRAME = Frame(padded=(128, 160), resized=(120, 160), original=(96, 128))
 
 
-def queries(seed: int, count: int = 12) -> Candidates:
-    """Smooth random masks, so that many boundaries are near ties."""
-    random = torch.Generator().manual_seed(seed)
-    coarse = torch.randn((count, 5, 6), generator=random) * 3
-    masks = torch.nn.functional.interpolate(coarse[None], size=(32, 40), mode="bicubic")[0]
-    gate = torch.rand(count, generator=random).numpy().astype(np.float32)
-    gate[:6] = 0.85 + gate[:6] / 10
-    labels = np.arange(count) % 4
-    return Candidates(labels, gate, torch.from_numpy(gate.copy()), masks, FRAME, (True, True, False, False))
-
-
-def boxes(seed: int, count: int = 8) -> Instances:
-    random = torch.Generator().manual_seed(seed)
-    corner = torch.rand((count, 2), generator=random) * 60
-    extent = 10 + torch.rand((count, 2), generator=random) * 40
-    scores = sorted(torch.rand(count, generator=random).tolist(), reverse=True)
-    return Instances(
-        boxes=torch.cat([corner, corner + extent], dim=1),
-        masks=torch.rand((count, 28, 28), generator=random),
-        labels=tuple(number % 3 for number in range(count)),
-        scores=tuple(scores),
-        semantic_logits=torch.nn.functional.interpolate(
-            torch.randn((1, 5, 6, 7), generator=random) * 2, size=(32, 40), mode="bicubic"
-        )[0],
-        semantic_labels=(3, 4, 5, 6, -1),
-        frame=FRAME,
-    )
-
-
-def settled(output: Candidates | Instances, rule: Rule) -> SettledMap:
-    return rule.settle(rule.fuse(output).to_host())
+def settled(output: Candidates | Instances, rule: Rule) -> SegmentedMap:
+    return rule.to_segments(rule.fuse(output).to_host())
 
 
 def stored(output: Candidates | Instances, rule: Rule, **options: object) -> Candidates | Instances:
@@ -62,32 +32,32 @@ def stored(output: Candidates | Instances, rule: Rule, **options: object) -> Can
 
 
 @pytest.mark.parametrize("one_step", [False, True])
-def test_how_masks_are_brought_to_size_is_stored_with_them(one_step):
+def test_the_way_of_resizing_masks_is_stored_with_them(one_step):
     output, rule = queries(0), parse_rule("mask-wise")
     output = replace(output, frame=replace(output.frame, one_step=one_step))
-    again = stored(output, rule)
-    assert again.frame == output.frame
-    assert settled(again, rule)[1] == settled(output, rule)[1]
-    np.testing.assert_array_equal(settled(again, rule)[0], settled(output, rule)[0])
+    assert stored(output, rule).frame == output.frame
+    assert_same_map(output, rule)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("rule", ["mask2former", "maskformer", "mask2former:score=0.02,overlap=0.5"])
-def test_the_default_rule_makes_the_same_map_from_stored_queries(seed, rule):
-    output, default = queries(seed), parse_rule(rule)
-    ids, segments = settled(stored(output, default), default)
-    expected_ids, expected_segments = settled(output, default)
+def assert_same_map(output: Candidates | Instances, rule: Rule) -> None:
+    ids, segments = settled(stored(output, rule), rule)
+    expected_ids, expected_segments = settled(output, rule)
     assert np.array_equal(ids, expected_ids)
     assert segments == expected_segments
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_default_rule_makes_the_same_map_from_stored_instances(seed):
-    output, default = boxes(seed), parse_rule("panoptic-fpn:stuff-area=64")
-    ids, segments = settled(stored(output, default), default)
-    expected_ids, expected_segments = settled(output, default)
-    assert np.array_equal(ids, expected_ids)
-    assert segments == expected_segments
+@pytest.mark.parametrize(
+    ("made", "rule"),
+    [
+        (queries, "mask2former"),
+        (queries, "maskformer"),
+        (queries, "mask2former:score=0.02,overlap=0.5"),
+        (boxes, "panoptic-fpn:stuff-area=64"),
+    ],
+)
+def test_the_default_rule_makes_the_same_map_from_stored_outputs(seed, made, rule):
+    assert_same_map(made(seed), parse_rule(rule))
 
 
 def test_half_precision_may_change_pixels_and_full_precision_does_not():
@@ -95,14 +65,8 @@ def test_half_precision_may_change_pixels_and_full_precision_does_not():
     output = queries(0, count=2)
     masks = output.masks[:1].repeat(2, 1, 1) + 4
     masks[1] += 1e-4
-    close = Candidates(
-        np.array([0, 1]),
-        np.array([0.9, 0.9], np.float32),
-        torch.tensor([0.9, 0.9]),
-        masks,
-        FRAME,
-        output.isthing,
-    )
+    gate = np.full(2, 0.9, np.float32)
+    close = Candidates(np.arange(2), gate, torch.from_numpy(gate), masks, FRAME, output.isthing)
     rule = parse_rule("maskformer:overlap=0")
     expected = settled(close, rule)[0]
     assert (settled(stored(close, rule, half=True), rule)[0] != expected).any()
@@ -110,7 +74,7 @@ def test_half_precision_may_change_pixels_and_full_precision_does_not():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_stored_is_what_left_the_network_bit_for_bit(seed):
+def test_stored_outputs_equal_the_networks_bit_for_bit(seed):
     output = queries(seed)
     kept = (output.gate > LOW_GATE).nonzero()[0]
     again = stored(output, parse_rule("mask2former"))
@@ -127,7 +91,7 @@ def test_what_is_stored_is_what_left_the_network_bit_for_bit(seed):
     assert torch.equal(again.semantic_logits, instances.semantic_logits[channels])
 
 
-def test_candidates_below_the_low_gate_are_not_kept():
+def test_candidates_below_the_low_gate_are_not_stored():
     output = queries(1)
     output.gate[7] = LOW_GATE / 2
     kept = stored(output, parse_rule("mask2former"))
@@ -135,7 +99,7 @@ def test_candidates_below_the_low_gate_are_not_kept():
     assert kept.gate.min() > LOW_GATE
 
 
-def test_half_precision_takes_fewer_bytes_than_full_and_both_less_than_their_values():
+def test_half_precision_takes_fewer_bytes_than_full_and_both_are_compressed():
     output, rule = queries(2), parse_rule("mask2former")
     full, half = (len(encode(output, rule, ABOUT, half=each)) for each in (False, True))
     assert half < 0.7 * full
@@ -155,7 +119,7 @@ def folder(tmp_path):
     return tmp_path / "candidates"
 
 
-def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path):
+def test_every_flipped_bit_of_a_file_is_detected(tmp_path):
     """Each byte of the file has one bit flipped: what is read is as it was written, or the file is refused."""
     small = replace(queries(1, count=2), masks=queries(1, count=2).masks[:, :4, :4].contiguous())
     content = encode(small, parse_rule("mask2former"), ABOUT)
@@ -181,7 +145,7 @@ def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "sentence"),
+    ("path", "value", "message"),
     [
         (("output", "floats", "masks"), [2**31, 2**20, 1], "its shapes declare"),
         (("output", "floats", "masks"), [2**70], "damaged"),
@@ -197,7 +161,7 @@ def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path):
         (("version",), 2, "of version 2; this panbench reads version 1"),
     ],
 )
-def test_a_header_that_lies_is_refused(folder, path, value, sentence):
+def test_a_stored_output_with_a_manipulated_header_is_refused(folder, path, value, message):
     table = pq.read_table(folder / "1.parquet")
     header = inner = json.loads(table.schema.metadata[b"panbench"])
     for key in path[:-1]:
@@ -207,7 +171,7 @@ def test_a_header_that_lies_is_refused(folder, path, value, sentence):
     checksum = zlib.crc32(table["values"].to_numpy().view(np.uint8), zlib.crc32(said.encode()))
     metadata = {"panbench": said, "crc32": str(checksum)}
     pq.write_table(table.replace_schema_metadata(metadata), folder / "1.parquet")
-    with pytest.raises(BadRun, match=sentence):
+    with pytest.raises(BadRun, match=message):
         StoredOutputs(folder)
 
 
@@ -218,12 +182,12 @@ def test_a_file_that_declares_too_much_is_refused_before_it_is_read(folder, monk
         StoredOutputs(folder)
 
 
-def test_finished_maps_have_no_candidates():
+def test_a_finished_map_is_refused_where_candidates_are_stored():
     with pytest.raises(BadRun, match="no candidates to keep"):
         encode(FinishedMap(np.zeros((96, 128), np.int32), (), FRAME), parse_rule("given"), ABOUT)
 
 
-def test_a_folder_gives_each_image_back(folder):
+def test_a_folder_returns_each_image(folder):
     outputs = StoredOutputs(folder)
     assert outputs.image_ids == (1, 2, 10)
     assert outputs.about == ABOUT
@@ -234,9 +198,9 @@ def test_a_folder_gives_each_image_back(folder):
         outputs.read(5)
 
 
-def test_an_image_that_comes_twice_is_kept_once(tmp_path):
+def test_an_image_stored_twice_is_read_once(tmp_path):
     # A batch that a device has room to infer but not to fuse is inferred again in halves.
-    keeper = CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"})
+    keeper = CandidateSink(tmp_path, parse_rule("mask2former"), {"run": "abc"})
     images = [LoadedImage(scene_of(Path("photo.jpg"), n, 96, 128), torch.zeros(3, 96, 128), None) for n in (1, 2)]
     for batch in (images, images[:1], images[1:]):
         work = keeper.on_outputs(batch, [queries(image.scene.image.id) for image in batch])
@@ -244,12 +208,12 @@ def test_an_image_that_comes_twice_is_kept_once(tmp_path):
             keeper.keep([later(SeenImage(batch[0], b"")) for later in work])
     keeper.close()
     assert StoredOutputs(tmp_path / "candidates").image_ids == (1, 2)
-    assert CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"}).done == {1, 2}
+    assert CandidateSink(tmp_path, parse_rule("mask2former"), {"run": "abc"}).done == {1, 2}
     with pytest.raises(BadRun, match="made with other settings"):
-        CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"}, half=True)
+        CandidateSink(tmp_path, parse_rule("mask2former"), {"run": "abc"}, half=True)
 
 
-def test_a_folder_without_candidates_says_how_to_make_them(tmp_path):
+def test_a_folder_without_candidates_is_refused_with_how_to_make_them(tmp_path):
     with pytest.raises(BadRun, match="--keep-candidates"):
         StoredOutputs(tmp_path / "candidates")
 
@@ -257,13 +221,11 @@ def test_a_folder_without_candidates_says_how_to_make_them(tmp_path):
 def test_torn_and_foreign_files_are_refused(folder):
     file = folder / "10.parquet"
     whole = file.read_bytes()
-    for content in (b"", whole[: len(whole) // 2], b"not parquet at all"):
+    pq.write_table(pa.table({"values": [1.0]}), file)
+    for content in (file.read_bytes(), b"", whole[: len(whole) // 2], b"not parquet at all"):
         file.write_bytes(content)
         with pytest.raises(BadRun, match=r"10\.parquet is damaged or was not written by panbench"):
             StoredOutputs(folder).read(10)
-    pq.write_table(pa.table({"values": [1.0]}), file)
-    with pytest.raises(BadRun, match=r"10\.parquet is damaged or was not written by panbench"):
-        StoredOutputs(folder).read(10)
     file.write_bytes(encode(queries(1), parse_rule("mask2former"), {"run": "another"}))
     with pytest.raises(BadRun, match="of another run"):
         StoredOutputs(folder).read(10)

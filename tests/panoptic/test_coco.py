@@ -7,16 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from panbench.base.errors import BadDataset, PredictionMismatch
 from panbench.base.files import leaves_folder
 from panbench.panoptic.coco import (
-    ids_to_rgb,
     read_annotation_columns,
     read_id_png,
     read_panoptic_json,
     read_predictions_json,
-    rgb_to_ids,
     write_id_png,
     write_panoptic_json,
 )
@@ -66,19 +65,17 @@ def write(tmp_path):
 
 
 class TestIds:
-    def test_rgb_and_ids_are_two_ways_to_write_the_same(self):
+    def test_an_id_is_written_as_red_then_green_then_blue(self, tmp_path):
         ids = np.array([[0, 1, 256], [65536, 16777215, 3226956]], np.int32)
-        rgb = ids_to_rgb(ids)
+        write_id_png(tmp_path / "1.png", ids)
+        rgb = np.asarray(Image.open(tmp_path / "1.png"))
         assert rgb[0, 2].tolist() == [0, 1, 0]
         assert rgb[1, 2].tolist() == [76, 61, 49]
-        np.testing.assert_array_equal(rgb_to_ids(rgb), ids)
-        assert rgb_to_ids(rgb[:, ::-1]).tolist() == ids[:, ::-1].tolist()
+        assert read_id_png(tmp_path / "1.png").tolist() == ids.tolist()
 
-    def test_arrays_of_another_kind_are_refused(self):
-        with pytest.raises(ValueError, match="H, W, 3"):
-            rgb_to_ids(np.zeros((2, 2, 4), np.uint8))
-        with pytest.raises(ValueError, match="16777215, got"):
-            ids_to_rgb(np.array([[1 << 24]]))
+    def test_ids_that_a_png_cannot_hold_are_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="16777215"):
+            write_id_png(tmp_path / "1.png", np.array([[1 << 24]]))
 
     def test_a_written_map_is_read_back(self, tmp_path):
         ids = np.array([[0, 16777215], [7, 7]], np.int32)
@@ -99,7 +96,7 @@ class TestIds:
 
 
 class TestReading:
-    def test_a_good_file_is_read_as_it_stands(self, write):
+    def test_a_valid_file_is_read_unchanged(self, write):
         path = write(GOOD)
         assert read_panoptic_json(path) == PanopticSet(
             (Category(1, "person", True, "human", (220, 20, 60)), Category(92, "sky", False)),
@@ -108,17 +105,14 @@ class TestReading:
                 139: Annotation(
                     139,
                     "000000000139.png",
-                    (
-                        Segment(3226956, 1, 2840, False, (413, 158, 53, 138)),
-                        Segment(6979964, 92, 439, True, score=0.5),
-                    ),
+                    (Segment(3226956, 1, 2840, False, (413, 158, 53, 138)), Segment(6979964, 92, 439, True, score=0.5)),
                 )
             },
             path.with_suffix(""),
             path,
         )
 
-    def test_columns_hold_the_same(self, write):
+    def test_column_reading_equals_record_reading(self, write):
         columns = read_annotation_columns(write(GOOD))
         assert columns.categories == read_panoptic_json(write(GOOD)).categories
         assert (columns.image_ids, columns.file_names, columns.first.tolist()) == ([139], ["000000000139.png"], [0, 2])
@@ -127,7 +121,7 @@ class TestReading:
         assert columns.iscrowd.tolist() == [False, True]
         np.testing.assert_array_equal(columns.score, np.array([np.nan, 0.5], np.float32))
 
-    def test_what_is_written_is_read_back(self, write, tmp_path):
+    def test_written_files_round_trip(self, write, tmp_path):
         first = read_panoptic_json(write(GOOD))
         write_panoptic_json(tmp_path / "second.json", first)
         second = read_panoptic_json(tmp_path / "second.json", first.folder)
@@ -148,15 +142,15 @@ class TestReading:
         assert found.annotations[1].segments == (Segment(3, 9, 0),)
         assert read_annotation_columns(write(document), predictions=True).category_id.tolist() == [9]
 
-    def test_the_folder_is_where_panopticapi_looks_unless_told(self, write, tmp_path):
+    def test_the_png_folder_is_panopticapis_by_default(self, write, tmp_path):
         assert read_panoptic_json(write(GOOD)).png_path(139) == tmp_path / "gt" / "000000000139.png"
         assert read_panoptic_json(write(GOOD), tmp_path).png_path(139) == tmp_path / "000000000139.png"
 
-    def test_space_and_order_do_not_matter(self, write):
+    def test_json_whitespace_and_key_order_do_not_matter(self, write):
         turned = json.dumps({key: GOOD[key] for key in ("categories", "annotations", "images")}, indent=3)
         assert read_panoptic_json(write("\ufeff \n" + turned + "\n")) == read_panoptic_json(write(GOOD))
 
-    def test_memory_does_not_hold_all_records_at_once(self, write):
+    def test_reading_does_not_hold_all_records_in_memory(self, write):
         many = dict(GOOD, annotations=[{**GOOD["annotations"][0], "image_id": number} for number in range(50)])
         assert len(read_annotation_columns(write(many))) == 50
 
@@ -212,7 +206,7 @@ BAD = [
 ]
 
 
-def test_a_path_that_does_not_exist_leads_to_the_file_that_was_meant(tmp_path):
+def test_a_missing_path_suggests_the_file_that_was_meant(tmp_path):
     with pytest.raises(BadDataset, match=r"panoptic_val\.json was not found. Give the path"):
         read_panoptic_json(tmp_path / "panoptic_val.json")
     (tmp_path / "panoptic_val2017.json").write_text("{}")
@@ -221,56 +215,52 @@ def test_a_path_that_does_not_exist_leads_to_the_file_that_was_meant(tmp_path):
 
 
 @pytest.mark.skipif(os.sep == "\\", reason="where \\ separates folders, such a path is found")
-def test_a_windows_path_leads_to_the_same_path_with_slashes(tmp_path):
+def test_a_windows_path_suggests_the_same_path_with_slashes(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(BadDataset, match=r"Did you mean .*/a\.json, with / between folders\?"):
         read_panoptic_json(f"{tmp_path}\\a.json")
 
 
-def test_a_folder_in_place_of_the_json_leads_to_the_json_in_or_beside_it(tmp_path):
+@pytest.mark.parametrize(
+    ("files", "end"),
+    [([], r" Give the JSON that lists its segments\.$"), (["pred/in.json"], r" .*segments: .*pred.in\.json\?$"),
+     (["pred/in.json", "pred.json"], r" .*segments: .*pred\.json\?$")],
+)  # fmt: skip
+def test_a_folder_instead_of_a_json_suggests_the_json_in_it_or_next_to_it(tmp_path, files, end):
     (tmp_path / "pred").mkdir()
-    with pytest.raises(BadDataset, match=r"pred is a folder. Give the JSON that lists its segments\.$"):
-        read_panoptic_json(tmp_path / "pred")
-    (tmp_path / "pred" / "in.json").write_text("{}")
-    with pytest.raises(BadDataset, match=r"pred is a folder. .*segments: .*pred.in\.json\?$"):
-        read_panoptic_json(tmp_path / "pred")
-    (tmp_path / "pred.json").write_text("{}")
-    with pytest.raises(BadDataset, match=r"pred is a folder. .*segments: .*pred\.json\?$"):
+    for file in files:
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(BadDataset, match=rf"pred is a folder.{end}"):
         read_panoptic_json(tmp_path / "pred")
 
 
-@pytest.mark.parametrize(("document", "sentence"), BAD)
-def test_a_bad_file_is_refused_by_file_record_and_field(write, document, sentence):
-    with pytest.raises(BadDataset, match=sentence) as caught:
+@pytest.mark.parametrize(("document", "message"), BAD)
+def test_a_bad_file_is_refused_by_file_record_and_field(write, document, message):
+    with pytest.raises(BadDataset, match=message) as caught:
         read_panoptic_json(write(document))
     assert str(write(document)) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("document", "sentence"), [(document, sentence) for document, sentence in BAD if "images" not in sentence]
+    ("document", "message"), [(document, message) for document, message in BAD if "images" not in message]
 )
-def test_columns_are_refused_with_the_same_sentence(write, document, sentence):
+def test_column_reading_refuses_with_the_same_message(write, document, message):
     # `images` is not read for columns, so its faults are not theirs.
     if isinstance(document, dict) and document.get("images") != GOOD["images"]:
         pytest.skip("a fault of `images`")
-    with pytest.raises(BadDataset, match=sentence):
+    with pytest.raises(BadDataset, match=message):
         read_annotation_columns(write(document))
 
 
 @pytest.mark.parametrize("color", [[300, 0, 0], [-1, 0, 0]])
-def test_a_colour_that_no_pixel_can_have_is_none(write, color):
+def test_an_impossible_colour_is_refused(write, color):
     assert read_panoptic_json(write(changed("categories.0.color", color))).categories[0].color is None
 
 
-def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path, write):
-    with pytest.raises(BadDataset, match="was not found"):
-        read_panoptic_json(tmp_path / "none.json")
-    with pytest.raises(BadDataset, match="is a folder"):
-        read_panoptic_json(tmp_path)
-    binary = tmp_path / "binary.json"
-    binary.write_bytes(b"\xff\xfe\x00")
+def test_a_binary_file_is_refused(tmp_path):
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadDataset, match="is not JSON"):
-        read_panoptic_json(binary)
+        read_panoptic_json(tmp_path / "binary.json")
 
 
 def test_deeply_nested_json_is_refused(write):
@@ -278,13 +268,9 @@ def test_deeply_nested_json_is_refused(write):
         read_panoptic_json(write('{"x": ' + "[" * (sys.getrecursionlimit() * 100)))
 
 
-@pytest.mark.parametrize(
-    "name", ["", "/a.png", "../a.png", "a/../../b.png", "C:\\a.png", "\\\\host\\a.png", "..\\a", "a\0"]
-)
-def test_names_that_leave_the_folder_are_known(name):
-    assert leaves_folder(name)
+LEAVING = ["", "/a.png", "../a.png", "a/../../b.png", "C:\\a.png", "\\\\host\\a.png", "..\\a", "a\0"]
 
 
-@pytest.mark.parametrize("name", ["a.png", "a/b.png", "a..b.png", ".a.png"])
-def test_names_that_stay_are_fine(name):
-    assert not leaves_folder(name)
+@pytest.mark.parametrize("name", [*LEAVING, "a.png", "a/b.png", "a..b.png", ".a.png"])
+def test_file_names_that_leave_the_folder_are_detected(name):
+    assert leaves_folder(name) == (name in LEAVING)

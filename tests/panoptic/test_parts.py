@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from panbench.base.errors import BadRun
+from panbench.base.program import in_order
 from panbench.panoptic import parts as reading
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
-from panbench.panoptic.parts import LargeParts, compact, in_order, part_files, read_parts, rows_of, write_part
+from panbench.panoptic.parts import LargeParts, compact, part_files, read_parts, rows_of, write_part
 from panbench.panoptic.types import Segment
 
 
@@ -65,7 +66,7 @@ def test_blocks_are_the_rows_of_all_parts_in_order_of_images(tmp_path, parts, bo
     assert rows_of(folder) == whole.to_arrow().num_rows
 
 
-def test_blocks_leave_out_what_is_torn_foreign_or_there_already(tmp_path):
+def test_blocks_skip_torn_foreign_and_repeated_parts(tmp_path):
     folder = written(tmp_path / "parts", [3, 1], [2, 3, 4], [9, 5], [5, 6])
     (folder / "0000-000007.parquet").write_bytes(b"PAR1 torn")
     (folder / "notes.txt").write_text("mine")
@@ -76,7 +77,7 @@ def test_blocks_leave_out_what_is_torn_foreign_or_there_already(tmp_path):
     assert whole.image_ids.tolist() == [1, 2, 3, 4, 5, 6, 9]
 
 
-def test_boundaries_of_some_images_only_are_left_out_of_blocks(tmp_path):
+def test_boundaries_that_only_some_images_have_are_left_out_of_blocks(tmp_path):
     folder = written(tmp_path / "parts", [1], [2], boundary=True)
     write_part(folder / "0000-000005.parquet", one(3))
     whole, notices = read_parts(folder)
@@ -85,7 +86,7 @@ def test_boundaries_of_some_images_only_are_left_out_of_blocks(tmp_path):
     assert_same(streamed(folder), whole)
 
 
-def test_a_part_that_only_repeats_images_says_nothing_of_boundaries(tmp_path):
+def test_a_part_of_repeated_images_does_not_decide_on_boundaries(tmp_path):
     folder = written(tmp_path / "parts", [1, 2], [3], boundary=True)
     write_part(folder / "0003-000000.parquet", concat([one(2), one(3)]))
     whole, notices = read_parts(folder)
@@ -97,7 +98,7 @@ def test_a_part_that_only_repeats_images_says_nothing_of_boundaries(tmp_path):
     assert_same(streamed(folder), whole)
 
 
-def test_a_part_that_goes_while_blocks_are_read_is_named(tmp_path):
+def test_a_part_that_disappears_during_reading_is_named(tmp_path):
     folder = written(tmp_path / "parts", [1], [2])
     large = LargeParts(folder)
     part_files(folder)[1].write_bytes(b"")
@@ -105,9 +106,15 @@ def test_a_part_that_goes_while_blocks_are_read_is_named(tmp_path):
         list(in_order(blocks))
 
 
-def test_many_small_parts_become_few(tmp_path, monkeypatch):
+@pytest.fixture
+def small_parts(tmp_path) -> tuple[Path, OverlapTable]:
+    """A folder of 39 parts of two images, and its rows."""
     folder = written(tmp_path / "parts", *([start, 100 - start] for start in range(1, 40)))
-    before, _ = read_parts(folder)
+    return folder, read_parts(folder)[0]
+
+
+def test_many_small_parts_are_compacted(small_parts):
+    folder, before = small_parts
     assert compact(folder, images_a_part=30)
     assert len(part_files(folder)) <= 3
     after, notices = read_parts(folder)
@@ -116,9 +123,8 @@ def test_many_small_parts_become_few(tmp_path, monkeypatch):
     assert not compact(folder, images_a_part=30), "few parts stay as they are"
 
 
-def test_a_compaction_that_is_killed_loses_nothing(tmp_path, monkeypatch):
-    folder = written(tmp_path / "parts", *([start, 100 - start] for start in range(1, 40)))
-    before, _ = read_parts(folder)
+def test_a_killed_compaction_loses_nothing(small_parts, monkeypatch):
+    folder, before = small_parts
 
     def killed(self: Path, missing_ok: bool = False) -> None:
         raise KeyboardInterrupt
@@ -132,7 +138,7 @@ def test_a_compaction_that_is_killed_loses_nothing(tmp_path, monkeypatch):
     assert notices, "the images that are there twice are told"
 
 
-def test_work_is_returned_in_its_order_and_an_error_is_raised():
+def test_parallel_work_returns_in_order_and_raises_errors():
     assert list(in_order([lambda n=n: n * n for n in range(50)])) == [n * n for n in range(50)]
     with pytest.raises(ZeroDivisionError):
         list(in_order([lambda: 1, lambda: 1 // 0, lambda: 2]))
@@ -146,7 +152,7 @@ def test_the_number_of_open_files_is_bounded(tmp_path, monkeypatch):
     assert_same(streamed(folder, 40), read_parts(folder)[0])
 
 
-def test_a_part_that_declares_more_rows_than_any_has_is_left_out_before_it_is_in_memory(tmp_path, monkeypatch):
+def test_a_part_with_an_absurd_declared_size_is_skipped_before_it_is_loaded(tmp_path, monkeypatch):
     folder = written(tmp_path / "parts", [1, 2], [3])
     forged = folder / "0009-000000.parquet"
     rows = reading.read_part(folder / "0000-000000.parquet").to_arrow()

@@ -37,7 +37,7 @@ def file_of(folder: Path, content: bytes, name: str = "a.jpg") -> Path:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_pixels_are_opencvs(tmp_path, progressive, mode):
+def test_decoded_pixels_equal_opencvs(tmp_path, progressive, mode):
     path = file_of(tmp_path, jpeg(picture(), progressive=progressive, mode=mode))
     bgr, facts = read_photo(path, (48, 64))
     np.testing.assert_array_equal(bgr, cv2.imread(str(path), cv2.IMREAD_COLOR))
@@ -48,13 +48,13 @@ def test_pixels_are_opencvs(tmp_path, progressive, mode):
 @pytest.mark.parametrize("orientation", [None, 1, 6])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_photograph_for_a_picture_has_the_same_pixels(mode, progressive, orientation, exif):
+def test_a_photograph_decoded_for_a_picture_has_the_same_pixels(mode, progressive, orientation, exif):
     content = jpeg(picture(), progressive=progressive, mode=mode, orientation=orientation)
     bgr, _ = decode_photo(content, "a", exif=exif)
     np.testing.assert_array_equal(decode_rgb(content, "a", exif=exif), bgr[..., ::-1])
 
 
-def test_a_photograph_for_a_picture_is_refused_or_padded_as_any_other():
+def test_a_photograph_decoded_small_is_refused_or_padded_as_at_full_size():
     content = jpeg(picture())
     padded = content[:-2] + bytes(5) + content[-2:]
     np.testing.assert_array_equal(decode_rgb(padded, "a"), decode_rgb(content, "a"))
@@ -67,7 +67,7 @@ def test_a_photograph_for_a_picture_is_refused_or_padded_as_any_other():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp"])
-def test_other_formats_are_read_too(tmp_path, suffix):
+def test_formats_other_than_jpeg_are_read(tmp_path, suffix):
     path = file_of(tmp_path, cv2.imencode(suffix, picture())[1].tobytes(), f"a{suffix}")
     bgr, facts = read_photo(path, (48, 64))
     assert bgr.shape == (48, 64, 3)
@@ -86,9 +86,9 @@ def test_a_jpeg_that_lost_data_is_refused_by_name(tmp_path, progressive):
         inspect_photo(path)
 
 
-@pytest.mark.parametrize("padding", [bytes(5), b"\xff" * 40, b" " * 300])
+@pytest.mark.parametrize("padding", [bytes(5), bytes(50), b"\xff" * 40, b" " * 300])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_padding_is_noted_and_changes_nothing(tmp_path, padding, progressive):
+def test_truncated_padding_is_reported_and_changes_no_pixel(tmp_path, padding, progressive):
     content = jpeg(picture(seed=2), progressive=progressive)
     padded = content[:-2] + padding + content[-2:]
     path = file_of(tmp_path, padded)
@@ -97,18 +97,11 @@ def test_padding_is_noted_and_changes_nothing(tmp_path, padding, progressive):
     np.testing.assert_array_equal(bgr, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR))
     heard = photo._warning_of_libjpeg(padded, "GRAY")
     assert facts.extraneous == ("extraneous" in heard)
-
-
-def test_extraneous_bytes_are_noted_and_change_nothing(tmp_path):
-    content = jpeg(picture())
-    path = file_of(tmp_path, content[:-2] + bytes(50) + content[-2:])
-    bgr, facts = read_photo(path)
-    assert facts.extraneous
-    np.testing.assert_array_equal(bgr, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR))
+    assert facts.extraneous or padding != bytes(50)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_no_flipped_bit_that_libjpeg_hears_of_changes_pixels_unsaid(tmp_path, progressive):
+def test_every_flipped_bit_that_libjpeg_reports_is_refused_or_reported(tmp_path, progressive):
     """For many flips libjpeg has the words that it has for padding: the last pixel came early, data is left over."""
     content = jpeg(picture(), progressive=progressive)
     upright = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
@@ -126,7 +119,7 @@ def test_no_flipped_bit_that_libjpeg_hears_of_changes_pixels_unsaid(tmp_path, pr
     assert as_padding
 
 
-def test_eight_loaders_each_hear_of_their_own_image(tmp_path):
+def test_eight_parallel_loaders_report_each_its_own_image(tmp_path):
     paths, damaged = [], set()
     for number in range(64):
         content = jpeg(picture(seed=number))
@@ -149,7 +142,7 @@ def test_eight_loaders_each_hear_of_their_own_image(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
-def test_orientation_is_applied_as_opencv_does_or_ignored(tmp_path, orientation):
+def test_orientation_is_applied_as_in_opencv_or_ignored(tmp_path, orientation):
     path = file_of(tmp_path, jpeg(picture(), orientation=orientation))
     turned, facts = read_photo(path)
     np.testing.assert_array_equal(turned, cv2.imread(str(path), cv2.IMREAD_COLOR))
@@ -159,7 +152,7 @@ def test_orientation_is_applied_as_opencv_does_or_ignored(tmp_path, orientation)
     assert facts.orientation == orientation
 
 
-def test_an_image_of_absurd_size_is_refused_by_its_header(tmp_path, monkeypatch):
+def test_an_image_of_absurd_size_is_refused_from_the_header_alone(tmp_path, monkeypatch):
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -171,7 +164,7 @@ def test_an_image_of_absurd_size_is_refused_by_its_header(tmp_path, monkeypatch)
         read_photo(path)
 
 
-def test_another_size_than_the_json_says_is_refused_by_the_header(tmp_path, monkeypatch):
+def test_a_size_unlike_the_json_is_refused_from_the_header_alone(tmp_path, monkeypatch):
     path = file_of(tmp_path, jpeg(picture()))
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(BadDataset, match="is 48×64 but the JSON says 480×640"):
@@ -179,9 +172,9 @@ def test_another_size_than_the_json_says_is_refused_by_the_header(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(None, "was not found"), (b"", "empty"), (b"text", "cannot be decoded as an image")]
+    ("content", "message"), [(None, "was not found"), (b"", "empty"), (b"text", "cannot be decoded as an image")]
 )
-def test_what_is_no_photograph_is_refused(tmp_path, content, sentence):
+def test_a_file_that_is_not_a_photograph_is_refused(tmp_path, content, message):
     path = tmp_path / "a.jpg" if content is None else file_of(tmp_path, content)
-    with pytest.raises(BadDataset, match=sentence):
+    with pytest.raises(BadDataset, match=message):
         read_photo(path)

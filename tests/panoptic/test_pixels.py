@@ -86,20 +86,20 @@ def test_a_mask_is_dilated_to_the_same_pixels_with_and_without_opencv(without_op
         assert np.array_equal(pixels.dilate(mask, side), meant)
 
 
-def test_nearest_takes_the_pixels_that_opencv_takes():
+def test_nearest_neighbour_equals_opencvs():
     ids = np.random.default_rng(2).integers(0, 9, (37, 51)).astype(np.float32)
     for size in [(51, 37), (17, 11), (100, 90), (1, 1), (50, 36), (153, 111)]:
         assert np.array_equal(pixels.nearest(ids, size), cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)), size
 
 
-def test_a_shrunken_picture_keeps_its_mean():
+def test_shrinking_keeps_the_mean():
     rgb = np.asarray(picture(480, 640))
     small = pixels.shrink(rgb, (213, 160))
     assert small.shape == (160, 213, 3)
     assert np.allclose(small.mean(axis=(0, 1)), rgb.mean(axis=(0, 1)), atol=1)
 
 
-def test_png_and_jpeg_hold_the_picture(without_opencv):
+def test_encoded_png_and_jpeg_decode_to_the_picture(without_opencv):
     rgb = np.asarray(picture(48, 64))
     for _ in range(2):
         assert np.array_equal(pixels.decode(pixels.encode_png(rgb))[..., ::-1], rgb)

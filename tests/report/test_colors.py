@@ -69,14 +69,14 @@ def test_the_difference_of_colours_is_that_of_its_published_pairs():
 
 
 @pytest.mark.parametrize("reader", SEEN)
-def test_kinds_of_errors_are_told_apart_by_every_reader(reader):
+def test_every_reader_can_distinguish_kinds_of_errors(reader):
     seen = [lab(np.clip(linear(color) @ np.array(SEEN[reader]).T, 0, 1)) for color in ERRORS.values()]
     assert min(delta_e(a, b) for a, b in combinations(seen, 2)) >= 15
 
 
 @pytest.mark.parametrize("reader", SEEN)
 @pytest.mark.parametrize("colors", [LIGHT, DARK], ids=["light", "dark"])
-def test_eight_models_are_told_apart_by_every_reader(colors, reader):
+def test_every_reader_can_distinguish_eight_models(colors, reader):
     seen = [lab(np.clip(linear(color) @ np.array(SEEN[reader]).T, 0, 1)) for color in colors]
     assert len(colors) == len(set(MARKERS)) == 8
     # A difference of 2.3 is just noticeable; ten times that is told apart across a page.
@@ -85,7 +85,7 @@ def test_eight_models_are_told_apart_by_every_reader(colors, reader):
 
 @pytest.mark.parametrize("reader", SEEN)
 @pytest.mark.parametrize(("colors", "paper"), [(CAUSES_LIGHT, "#ffffff"), (CAUSES_DARK, "#14161a")])
-def test_causes_are_told_apart_by_every_reader(colors, paper, reader):
+def test_every_reader_can_distinguish_causes(colors, paper, reader):
     seen = [lab(np.clip(linear(color) @ np.array(SEEN[reader]).T, 0, 1)) for color in colors]
     assert len(colors) == len(CAUSES)
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 25
@@ -102,7 +102,7 @@ def test_colours_differ_in_grey_and_from_the_paper(colors, paper):
 NAMES = ("panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny")
 
 
-def test_the_same_models_look_the_same_in_any_order():
+def test_colours_of_models_do_not_depend_on_their_order():
     for number in (1, 2, 3):
         for names in combinations(NAMES, number):
             of_all = dict(zip(names, styles_of(names), strict=True))
@@ -110,7 +110,7 @@ def test_the_same_models_look_the_same_in_any_order():
                 assert styles_of(shown) == [of_all[name] for name in shown]
 
 
-def test_causes_have_one_hue_on_either_page():
+def test_causes_have_the_same_hue_in_light_and_dark():
     for light, dark in zip(CAUSES_LIGHT, CAUSES_DARK, strict=True):
         (_, a1, b1), (_, a2, b2) = lab(linear(light)), lab(linear(dark))
         if min(np.hypot(a1, b1), np.hypot(a2, b2)) > 12:
@@ -119,7 +119,7 @@ def test_causes_have_one_hue_on_either_page():
 
 
 @pytest.mark.parametrize("number", [2, 8])
-def test_models_that_are_shown_together_differ_in_colour_and_marker(number):
+def test_models_compared_with_each_other_differ_in_colour_and_marker(number):
     names = [f"model {index}" for index in range(number)]
     styles = styles_of(names)
     assert len({style.color for style in styles}) == len({style.marker for style in styles}) == number

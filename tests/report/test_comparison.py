@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
+from support import refusal
 
 from panbench.base.errors import BadArgument
-from panbench.metrics.coverage import interval_notes, measured_coverage
+from panbench.metrics.jackknife import interval_notes, measured_coverage
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.report.answers.comparison import corrected_p, standing
+from panbench.report.answers.comparison import compare, corrected_p
 from panbench.report.answers.findings import error_findings, metric_findings
 from panbench.runs import Run, RunInfo, category_record
 
@@ -49,14 +50,14 @@ def run(name: str, balls: int, skies: int = IMAGES, images: int = IMAGES, model:
 
 
 def test_runs_are_ranked_by_pq_with_an_interval_each():
-    poor, good = standing([run("poor", balls=5), run("good", balls=15)]).rows
+    poor, good = compare([run("poor", balls=5), run("good", balls=15)]).rows
     assert (poor.rank, good.rank) == (2, 1)
     assert poor.PQ_low < poor.PQ < poor.PQ_high
 
 
-def test_each_format_for_programs_has_the_range_of_each_rank():
-    sure = standing([run("poor", balls=0), run("good", balls=20)])
-    open_ = standing([run("a", balls=10), run("b", balls=11)])
+def test_machine_readable_formats_have_the_range_of_ranks():
+    sure = compare([run("poor", balls=0), run("good", balls=20)])
+    open_ = compare([run("a", balls=10), run("b", balls=11)])
     for compared, expected in ((sure, [(2, 2, 2), (1, 1, 1)]), (open_, [(2, 1, 2), (1, 1, 2)])):
         columns = ("rank", "rank_low", "rank_high")
         assert [tuple(record[name] for name in columns) for record in json.loads(compared.json())] == expected
@@ -67,14 +68,14 @@ def test_each_format_for_programs_has_the_range_of_each_rank():
 
 
 def test_equal_runs_share_a_rank_and_do_not_differ():
-    rows = standing([run("a", balls=10), run("b", balls=10)]).rows
+    rows = compare([run("a", balls=10), run("b", balls=10)]).rows
     assert [row.rank for row in rows] == [1, 1]
     assert rows[0].versus[0]["PQ_difference"] == 0
     assert not rows[0].versus[0]["significant"]
 
 
 def test_a_clear_difference_is_significant_and_marked():
-    compared = standing([run("poor", balls=0), run("good", balls=20)])
+    compared = compare([run("poor", balls=0), run("good", balls=20)])
     (versus,) = compared.rows[1].versus
     # The ball's PQ goes from 0 to 1 and the sky's stays: half of it in the mean.
     assert versus["PQ_difference"] == 0.5
@@ -84,19 +85,19 @@ def test_a_clear_difference_is_significant_and_marked():
     assert differences.rows[0][-1] == "*"
 
 
-def test_a_run_compared_with_itself_under_one_name_is_told_apart():
-    rows = standing([run("same", balls=10), run("same", balls=10)]).rows
+def test_a_run_compared_with_itself_gets_distinct_names():
+    rows = compare([run("same", balls=10), run("same", balls=10)]).rows
     assert rows[0].versus[0]["run"] == "same (2)"
 
 
-def test_without_intervals_only_the_comparison_is_left():
-    compared = standing([run("a", balls=5), run("b", balls=15)], intervals=False)
+def test_without_intervals_only_the_scores_are_compared():
+    compared = compare([run("a", balls=5), run("b", balls=15)], intervals=False)
     assert len(compared.grids) == 1
     assert compared.rows[0].rank is None
 
 
 def test_categories_are_sorted_by_the_difference():
-    compared = standing([run("a", balls=5, skies=20), run("b", balls=15, skies=18)], per_category=True)
+    compared = compare([run("a", balls=5, skies=20), run("b", balls=15, skies=18)], per_category=True)
     grid = compared.grids[-1]
     assert [row[0] for row in grid.rows] == ["ball", "sky"]
     assert [row[3][0] for row in grid.rows] == ["+", "-"]
@@ -104,15 +105,15 @@ def test_categories_are_sorted_by_the_difference():
 
 def test_a_difference_keeps_its_sign_when_the_second_run_is_the_baseline():
     runs = [run("a", balls=5), run("b", balls=15)]
-    of_first = standing(runs, per_category=True, baseline="a").grids[-1]
-    of_second = standing(runs, per_category=True, baseline="b").grids[-1]
+    of_first = compare(runs, per_category=True, baseline="a").grids[-1]
+    of_second = compare(runs, per_category=True, baseline="b").grids[-1]
     assert of_first.columns[3] == of_second.columns[3] == "B - A"
     assert of_first.rows[0][3] == of_second.rows[0][3]
 
 
-def test_three_runs_stand_side_by_side_by_category_widest_spread_first():
+def test_three_runs_are_compared_by_category_with_the_widest_spread_first():
     runs = [run("a", balls=5, skies=20), run("b", balls=15, skies=20), run("c", balls=20, skies=19)]
-    grid = standing(runs, per_category=True).grids[-1]
+    grid = compare(runs, per_category=True).grids[-1]
     assert grid.columns == ("Category", "A", "B", "C")
     assert [row[0] for row in grid.rows] == ["ball", "sky"]
     assert grid.notes == ("A: A", "B: B", "C: C")
@@ -120,57 +121,56 @@ def test_three_runs_stand_side_by_side_by_category_widest_spread_first():
 
 @pytest.mark.parametrize("by", ["size", "share", "segments", "supercategory"])
 def test_every_slicing_can_be_compared(by):
-    grid = standing([run("a", balls=5), run("b", balls=15)], by=by).grids[-1]
+    grid = compare([run("a", balls=5), run("b", balls=15)], by=by).grids[-1]
     assert grid.rows
     assert "B - A" in grid.columns
 
 
-def test_slices_that_no_run_has_are_left_out():
-    grid = standing([run("a", balls=5)], by="size").grids[-1]
+def test_empty_slices_are_left_out():
+    grid = compare([run("a", balls=5)], by="size").grids[-1]
     assert [row[0] for row in grid.rows] == ["small (< 32²)"]
 
 
-def test_a_slicing_or_a_baseline_that_is_not_there_is_refused():
-    with pytest.raises(BadArgument, match="no slicing 'colour'"):
-        standing([run("a", balls=5)], by="colour")
+def test_an_unknown_slicing_or_baseline_is_refused():
+    assert "no slicing 'colour'" in refusal(BadArgument, compare, [run("a", balls=5)], by="colour")
     with pytest.raises(BadArgument, match="'z' is not among the runs: a, b"):
-        standing([run("a", balls=5), run("b", balls=5)], baseline="z")
+        compare([run("a", balls=5), run("b", balls=5)], baseline="z")
     with pytest.raises(BadArgument, match="'m' names several runs"):
-        standing([run("a", balls=5, model="m"), run("b", balls=5, model="m")], baseline="m")
+        compare([run("a", balls=5, model="m"), run("b", balls=5, model="m")], baseline="m")
 
 
-def test_json_and_csv_hold_the_details_that_were_asked_for():
-    compared = standing([run("a", balls=5), run("b", balls=15)], per_category=True, by="size")
+def test_json_and_csv_have_the_requested_details():
+    compared = compare([run("a", balls=5), run("b", balls=15)], per_category=True, by="size")
     first = json.loads(compared.json())[0]
     names = {(record["name"], record["metric"]) for record in first["per_category"]}
     assert ("ball", "PQ") in names
     assert {record["group"] for record in first["by"]} == {"small (< 32²)", "medium (32²–96²)", "large (≥ 96²)"}
     assert "ball" in compared.csv()
-    assert standing([run("a", balls=5)]).csv().startswith("run,model,dataset,images,PQ")
+    assert compare([run("a", balls=5)]).csv().startswith("run,model,dataset,images,PQ")
 
 
-def test_markdown_and_latex_hold_every_table():
-    compared = standing([run("a", balls=5), run("b", balls=15)], per_category=True)
+def test_markdown_and_latex_have_every_table():
+    compared = compare([run("a", balls=5), run("b", balls=15)], per_category=True)
     assert compared.markdown().count("\n| :--") == len(compared.grids) == 3
     assert compared.latex().count(r"\begin{tabular}") == 3
 
 
-def test_latex_has_half_the_interval_beside_pq_and_sets_off_the_value_alone():
+def test_latex_prints_pq_plus_minus_half_the_interval_and_marks_only_the_value():
     runs = [run(name, balls, skies=400, images=400) for name, balls in (("a", 120), ("b", 280), ("c", 200))]
-    compared = standing(runs, digits=1)
+    compared = compare(runs, digits=1)
     printed = compared.latex()
     _, best, second = compared.rows
     half = f"{50 * (best.PQ_high - best.PQ_low):.1f}"
     assert rf"B & \textbf{{{100 * best.PQ:.1f}}} {{\scriptsize $\pm$ {half}}} & " in printed
     assert rf"C & \underline{{{100 * second.PQ:.1f}}} {{\scriptsize $\pm$ " in printed
     assert r"$\pm$: half the width of the 95 \% interval." in printed
-    assert r"\pm" not in standing(runs, digits=1, intervals=False).latex()
+    assert r"\pm" not in compare(runs, digits=1, intervals=False).latex()
     assert "±" not in compared.markdown()
 
 
-def test_latex_has_both_ends_of_an_interval_that_is_skewed():
+def test_latex_prints_both_ends_of_a_skewed_interval():
     # Above 100 an interval is cut.
-    compared = standing([run("a", balls=5), run("b", balls=19)], digits=1)
+    compared = compare([run("a", balls=5), run("b", balls=19)], digits=1)
     first, best = compared.rows
     low, high = 100 * best.PQ_low, 100 * best.PQ_high
     assert high - 100 * best.PQ < (100 * best.PQ - low) / 1.5
@@ -180,8 +180,8 @@ def test_latex_has_both_ends_of_an_interval_that_is_skewed():
     assert r"\pm" not in printed
 
 
-def test_of_equal_runs_none_is_called_better():
-    compared = standing([run("a", balls=10), run("b", balls=10), run("c", balls=15)])
+def test_equal_runs_are_not_called_better():
+    compared = compare([run("a", balls=10), run("b", balls=10), run("c", balls=15)])
     differences = compared.grids[1]
     assert {(row[0], row[1], row[2]) for row in differences.rows} == {
         ("C", "A", "PQ"),
@@ -190,26 +190,26 @@ def test_of_equal_runs_none_is_called_better():
         ("C", "B", "PQ_th"),
     }
     assert "A and B: no difference in PQ, PQ_th and PQ_st." in differences.notes
-    assert "A and C: no difference in PQ_st." in differences.notes
-    alone = standing([run("a", balls=10), run("b", balls=10)])
+    assert "C and A: no difference in PQ_st." in differences.notes
+    alone = compare([run("a", balls=10), run("b", balls=10)])
     assert alone.verdict.text() == "There is no difference between A and B (PQ 83.3)."
     assert "Better" not in alone.text()
     assert "A and B: no difference in PQ, PQ_th and PQ_st." in alone.text()
 
 
-def test_a_difference_too_small_to_print_is_not_printed_as_none():
-    small = standing([run("a", balls=1999, skies=2000, images=2000), run("b", balls=2000, skies=2000, images=2000)])
+def test_a_difference_too_small_to_print_is_not_printed_as_zero():
+    small = compare([run("a", balls=1999, skies=2000, images=2000), run("b", balls=2000, skies=2000, images=2000)])
     assert 0 < small.rows[1].versus[0]["PQ_difference"] < 0.0005
-    coarse = standing([run("a", balls=1999, skies=2000, images=2000), run("b", 2000, 2000, 2000)], digits=1)
+    coarse = compare([run("a", balls=1999, skies=2000, images=2000), run("b", 2000, 2000, 2000)], digits=1)
     assert coarse.grids[1].rows[0][3] == "<0.1"
 
 
-def test_parquet_holds_types_and_the_details_that_were_asked_for():
+def test_parquet_has_types_and_the_requested_details():
     runs = [run("a", balls=5), run("b", balls=15)]
-    plain = pyarrow.parquet.read_table(io.BytesIO(standing(runs).parquet()))
+    plain = pyarrow.parquet.read_table(io.BytesIO(compare(runs).parquet()))
     types = {name: str(plain.schema.field(name).type) for name in ("run", "images", "PQ", "complete", "published_PQ")}
     assert types == {"run": "string", "images": "int64", "PQ": "double", "complete": "bool", "published_PQ": "double"}
-    compared = standing(runs, per_category=True, by="size")
+    compared = compare(runs, per_category=True, by="size")
     detailed = pd.read_parquet(io.BytesIO(compared.parquet()))
     printed = pd.read_csv(io.StringIO(compared.csv()))
     assert list(detailed.columns) == list(printed.columns)
@@ -217,14 +217,14 @@ def test_parquet_holds_types_and_the_details_that_were_asked_for():
 
 
 def test_few_images_have_no_interval():
-    row = standing([run("a", balls=1, images=3)]).rows[0]
+    row = compare([run("a", balls=1, images=3)]).rows[0]
     assert row.PQ_low is None
 
 
 # What one run tells
 
 
-def test_findings_agree_with_the_runs_own_pq():
+def test_findings_agree_with_the_runs_pq():
     found = metric_findings(run("a", balls=5), per_category=True).record
     # Ball: 5 found, 15 missed: 5 / (5 + 7.5) = 0.4. Sky: 1.
     assert found["summary"]["Things"]["PQ"] == pytest.approx(0.4)
@@ -234,13 +234,12 @@ def test_findings_agree_with_the_runs_own_pq():
     assert found["by"]["supercategory"][0]["PQ"] == pytest.approx(0.4)
 
 
-def test_the_record_of_findings_is_json_without_nan():
+def test_findings_are_json_without_nan():
     for found in (metric_findings(run("a", balls=0)), error_findings(run("a", balls=0))):
-        assert "NaN" not in found.json()
-        json.loads(found.json())
+        json.dumps(found.record, allow_nan=False)
 
 
-def test_the_cause_of_missed_balls_is_that_they_are_missed():
+def test_missed_objects_have_the_cause_missed():
     found = error_findings(run("a", balls=5), images=2)
     lost = pd.DataFrame(found.record["lost"])
     things = lost[lost["group"] == "Things"].set_index("cause")
@@ -254,7 +253,7 @@ def test_the_cause_of_missed_balls_is_that_they_are_missed():
     assert "split" in found.grids[0].notes[-1]
 
 
-def test_causes_are_sorted_by_what_they_take_and_add_up_as_printed():
+def test_causes_are_sorted_by_loss_and_add_up_as_printed():
     found = error_findings(run("a", balls=5, skies=13))
     parts = [float(row[4]) for row in found.grids[0].rows]
     assert parts == sorted(parts, reverse=True)
@@ -262,8 +261,8 @@ def test_causes_are_sorted_by_what_they_take_and_add_up_as_printed():
     assert round(sum(parts), 2) == round(100 - printed, 2)
 
 
-def test_the_comparison_has_pq_once_the_best_first_with_p_beside():
-    compared = standing([run("poor", balls=0), run("good", balls=20)])
+def test_the_comparison_prints_pq_once_with_the_best_first_and_p_values():
+    compared = compare([run("poor", balls=0), run("good", balls=20)])
     grid = compared.grids[0]
     assert grid.columns[:5] == ("Model", "PQ", "95 % interval", "ranks at 95 %", "p")
     assert [row[0] for row in grid.rows] == ["Good", "Poor"]
@@ -273,38 +272,31 @@ def test_the_comparison_has_pq_once_the_best_first_with_p_beside():
 
 
 def test_an_unknown_slicing_of_the_metrics_is_refused():
-    with pytest.raises(BadArgument, match="no slicing 'colour'"):
-        metric_findings(run("a", balls=5), by=["colour"])
+    assert "no slicing 'colour'" in refusal(BadArgument, metric_findings, run("a", balls=5), by=["colour"])
 
 
-def test_many_runs_are_set_against_each_other_in_matrices():
+def test_every_pair_of_many_runs_has_a_row_with_its_test():
     runs = [
         run(name, balls=balls, skies=skies)
         for name, balls, skies in (("a", 5, 20), ("b", 15, 12), ("c", 15, 12), ("d", 1, 1))
     ]
-    compared = standing(runs)
-    tables = {grid.columns[0]: grid for grid in compared.grids[1:]}
-    assert list(tables) == ["PQ: row - column", "PQ_th: row - column", "PQ_st: row - column"]
+    compared = compare(runs)
+    _, grid = compared.grids
     value = {row.title: {"PQ": row.PQ, "PQ_th": row.PQ_th, "PQ_st": row.PQ_st} for row in compared.rows}
     tests = compared.comparison.differences
-    tests = tests[tests["metric"] == "PQ"].set_index(["group", "a", "b"])["significant"]
+    tests = tests[tests["metric"] == "PQ"].set_index(["group", "a", "b"])
     groups = {"PQ": "All", "PQ_th": "Things", "PQ_st": "Stuff"}
-    for score, group in groups.items():
-        grid = tables[f"{score}: row - column"]
-        names = grid.columns[1:]
-        assert [cells[0] for cells in grid.rows] == list(names)
-        for row, *cells in grid.rows:
-            for column, cell in zip(names, cells, strict=True):
-                if row == column:
-                    assert cell == ""
-                elif {row, column} == {"B", "C"}:
-                    assert cell == "0"
-                else:
-                    first, second = sorted((row.lower(), column.lower()))
-                    sure = "*" if tests[group, first, second] else ""
-                    assert cell == f"{100 * (value[row][score] - value[column][score]):+.2f}{sure}"
-    assert "corrected for 18 comparisons (Holm)" in compared.grids[-1].notes[0]
-    assert compared.text(width=80).count("row - column") == 3
+    for better, worse, score, by, interval, p, star in grid.rows:
+        assert by == f"{100 * (value[better][score] - value[worse][score]):+.2f}"
+        found = tests.loc[(groups[score], *sorted((better.lower(), worse.lower())))]
+        ends = sorted((found.low, found.high) if better > worse else (-found.high, -found.low))
+        assert interval == f"[{100 * ends[0]:+.2f}, {100 * ends[1]:+.2f}]"
+        assert p == corrected_p(found.p_holm, found.at_floor)
+        assert (star == "*") == found.significant
+    # Six pairs and three scores; B and C are equal.
+    assert len(grid.rows) == 18 - 3
+    assert "B and C: no difference in PQ, PQ_th and PQ_st." in grid.notes
+    assert "corrected for 18 comparisons (Holm)" in grid.notes[0]
 
 
 def test_a_p_value_at_its_floor_is_printed_as_a_bound():
@@ -316,14 +308,14 @@ def test_a_p_value_at_its_floor_is_printed_as_a_bound():
     assert corrected_p(float("nan"), False) == "–"
 
 
-def test_categories_of_two_runs_say_first_that_none_differs_for_sure():
-    level = standing([run("a", balls=10), run("b", balls=11)], per_category=True).grids[-1]
+def test_the_table_of_categories_first_says_that_no_difference_is_significant():
+    level = compare([run("a", balls=10), run("b", balls=11)], per_category=True).grids[-1]
     assert level.title == "PQ by category: no difference is significant"
-    sure = standing([run("a", balls=2), run("b", balls=19)], per_category=True).grids[-1]
+    sure = compare([run("a", balls=2), run("b", balls=19)], per_category=True).grids[-1]
     assert sure.title == "PQ by category"
 
 
-def test_few_images_are_told_with_how_often_their_intervals_hold():
+def test_few_images_come_with_the_coverage_of_their_intervals():
     images, lowest, highest = measured_coverage(30)
     assert images == 20
     assert 0.5 < lowest <= highest <= 1
@@ -335,10 +327,10 @@ def test_few_images_are_told_with_how_often_their_intervals_hold():
     assert interval_notes(9) == ("Fewer than 10 images: no intervals.",)
     assert "fewer hold less often" in interval_notes(12)[1]
     assert len(interval_notes(5000)) == 1
-    assert notes[1] in standing([run("a", balls=5, images=30), run("b", balls=15, images=30)]).grids[0].notes
+    assert notes[1] in compare([run("a", balls=5, images=30), run("b", balls=15, images=30)]).grids[0].notes
 
 
-def test_measured_coverage_is_what_is_promised():
+def test_the_printed_coverage_is_the_measured_one():
     """92 to 97 % from 500 images on, give or take the error of the simulation, and at least 87 % from 200."""
     for images, least in ((200, 0.87), (500, 0.92), (2000, 0.92)):
         assert measured_coverage(images, ("PQ", "SQ", "RQ"))[1] >= least

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 from little_runs import finished, scored
-from support import panbench, ran
+from support import edited, panbench, ran, refused
 
 from panbench.base.errors import BadRun
 from panbench.report.answers.export import FORMATS, NOTICE, segments_with_verdicts
@@ -28,7 +28,7 @@ def exported(run, format, out):
     return out
 
 
-def test_parquet_has_segments_with_what_became_of_them(run, tmp_path):
+def test_the_parquet_export_has_segments_with_their_verdicts(run, tmp_path):
     out = exported(run, "parquet", tmp_path / "tables")
     segments = pd.read_parquet(out / "segments.parquet")
     table = run.pq()
@@ -43,7 +43,7 @@ def test_parquet_has_segments_with_what_became_of_them(run, tmp_path):
     assert pd.read_parquet(out / "per_category.parquet")["PQ"].tolist() == table["PQ"].tolist()
 
 
-def test_images_have_their_own_sums(run, tmp_path):
+def test_the_export_has_sums_per_image(run, tmp_path):
     """Image 1: p (4 of 4), q (1 of 4 pixels: no match, and no segment of its own above IoU 0.5), s (4 of 4)."""
     images = pd.read_parquet(exported(run, "parquet", tmp_path / "tables") / "images.parquet")
     assert images.columns.tolist() == ["image_id", "PQ", "iou_sum", "TP", "FP", "FN"]
@@ -55,7 +55,7 @@ def test_images_have_their_own_sums(run, tmp_path):
     assert images["iou_sum"].sum() == pytest.approx(table["iou_sum"].sum())
 
 
-def test_csv_has_the_same_tables(run, tmp_path):
+def test_the_csv_export_has_the_same_tables(run, tmp_path):
     out, other = (exported(run, format, tmp_path / format) for format in ("csv", "parquet"))
     for path in other.iterdir():
         expected = pd.read_parquet(path)
@@ -96,7 +96,7 @@ def test_coco_results_have_the_areas_of_masks_in_pycocotools(tmp_path):
     assert sorted(int(found["area"]) for found in loaded.dataset["annotations"]) == [2, 4]
 
 
-def test_fiftyones_files_are_coco_json_with_verdicts(run, tmp_path):
+def test_the_fiftyone_export_is_coco_json_with_verdicts(run, tmp_path):
     out = exported(run, "fiftyone", tmp_path / "fo")
     truth, found = (json.loads((out / f"{name}.json").read_text()) for name in ("ground_truth", "predictions"))
     assert [image["id"] for image in truth["images"]] == [1, 2, 3]
@@ -109,7 +109,7 @@ def test_fiftyones_files_are_coco_json_with_verdicts(run, tmp_path):
     compile((out / "open_in_fiftyone.py").read_text(), "open_in_fiftyone.py", "exec")
 
 
-def test_the_card_has_a_model_index_that_yaml_reads(run, tmp_path):
+def test_the_model_card_has_a_valid_yaml_index(run, tmp_path):
     yaml = pytest.importorskip("yaml")
     text = (exported(run, "huggingface-card", tmp_path / "card") / "README.md").read_text("utf-8")
     head = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1])
@@ -120,31 +120,26 @@ def test_the_card_has_a_model_index_that_yaml_reads(run, tmp_path):
     assert f"| All | {metrics['PQ']:.2f} |" in text
 
 
-def test_what_the_run_lacks_and_what_is_in_the_way_is_said(run, tmp_path):
+def test_missing_inputs_and_existing_files_are_reported(run, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x")
-    refused = panbench("export", "parquet", run.path, "--out", tmp_path / "full")
-    assert refused.exit_code == 2
-    assert "is not empty" in refused.output
+    assert "is not empty" in refused("export", "parquet", run.path, "--out", tmp_path / "full")
     assert panbench("export", "parquet", run.path, "--out", tmp_path / "full", "--overwrite").exit_code == 0
     assert (tmp_path / "full" / "mine.txt").exists()
     gone = scored(tmp_path, "gone", GT, PRED)
     (tmp_path / "gone-pred.json").unlink()
-    refused = panbench("export", "coco-results", gone.path, "--out", tmp_path / "x")
-    assert refused.exit_code == 2
-    assert "gone has no predictions here" in refused.output
+    assert "gone has no predictions here" in refused("export", "coco-results", gone.path, "--out", tmp_path / "x")
     with pytest.raises(BadRun):
         FORMATS["fiftyone"].write(gone, tmp_path / "y")
 
 
 @pytest.mark.parametrize("format", ["parquet", "coco-results"])
-def test_an_export_of_a_run_that_lacks_images_says_so(tmp_path, format):
+def test_an_export_of_an_incomplete_run_says_so(tmp_path, format):
     drawn = {1: "ppqs.", 2: "ddss."}
     scored(tmp_path, "a", drawn, drawn)
     folder = tmp_path / "a"
-    record = json.loads((folder / "run.json").read_text())
-    record["images"]["expected"] = 3
-    (folder / "run.json").write_text(json.dumps(record))
+    with edited(folder / "run.json") as record:
+        record["images"]["expected"] = 3
     result = panbench("export", format, folder, "--out", tmp_path / "out")
     assert "a is incomplete: it holds 2 of 3 images." in " ".join(result.stderr.split())
     if format == "parquet":

@@ -1,15 +1,16 @@
 """What to fix first, as `panbench errors` prints it and as the page says it."""
 
-import json
-
 import numpy as np
 import pytest
 from drawn_scenes import CATEGORIES, one_table
 
+from panbench.datasets import shapes
+from panbench.datasets.convert import shipped_categories
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.fixes import cells_to_fix
 from panbench.metrics.matched import Matched
 from panbench.panoptic.overlap import concat, overlap_table
+from panbench.panoptic.types import Category, Segment
 from panbench.report.answers.findings import error_findings
 from panbench.report.answers.fixes import NOTHING, fix_sentence
 from panbench.runs import Run, RunInfo
@@ -25,7 +26,7 @@ def run_of(*scenes: tuple[str, str]) -> Run:
 SCENES = (*[("aass..", "..ss..")] * 12, *[("aass..", "aass..")] * 9, *[("aassss", "aasssb")] * 3)
 
 
-def test_errors_begin_with_what_to_fix_first_after_its_causes():
+def test_the_errors_command_lists_causes_and_then_fixes():
     found = error_findings(run_of(*SCENES))
     grid = found.grids[1]
     assert grid.columns[0] == "Fix first"
@@ -40,7 +41,7 @@ def test_errors_begin_with_what_to_fix_first_after_its_causes():
 
 def test_the_record_has_the_numbers_of_the_table_and_its_categories():
     run = run_of(*SCENES)
-    (row,) = json.loads(error_findings(run).json())["fix_first"]
+    (row,) = error_findings(run).record["fix_first"]
     assert (row["cause"], row["size"], row["errors"], row["images"]) == ("missed", "small", 12, 12)
     assert row["gain"] == pytest.approx((1 - 12 / 18) / 3)
     assert row["low"] < row["gain"] < row["high"]
@@ -48,7 +49,7 @@ def test_the_record_has_the_numbers_of_the_table_and_its_categories():
     assert category == {"category_id": 1, "name": "car", "gain": pytest.approx(row["gain"]), "errors": 12}
 
 
-def test_the_sentence_names_what_stands_with_what_it_wins():
+def test_the_message_names_significant_fixes_with_their_gains():
     run = run_of(*SCENES)
     words = fix_sentence(cells_to_fix(assign_causes(run.matched, run.categories), run.matched, run.categories), "toy")
     assert words.startswith("To fix first in toy, in points of PQ that fixing each alone would win: ")
@@ -56,13 +57,28 @@ def test_the_sentence_names_what_stands_with_what_it_wins():
     assert words.endswith("], 12 errors).")
 
 
+SHAPES = tuple(Category(one["id"], one["name"], one["isthing"] == 1) for one in shapes.CATEGORIES)
+
+
+def coco_like_scene(number):
+    return coco_like.draw_scene(np.random.default_rng((0, number)), shipped_categories("coco"))
+
+
+def shapes_scene(number):
+    scene = shapes.make_scene(number, size=(coco_like.HEIGHT, coco_like.WIDTH))
+    told = [
+        Segment(**{key: one[key] for key in ("id", "category_id", "area", "iscrowd")}) for one in scene.segments_info
+    ]
+    return scene.ids, told
+
+
 @pytest.mark.slow
-def test_half_of_the_images_keeps_what_the_other_half_promises_in_its_first_five_rows():
-    """On a set like COCO, whose planted flaws are small things that are missed and wrong categories."""
-    known = coco_like.categories()
+@pytest.mark.parametrize(("known", "drawn"), [(shipped_categories("coco"), coco_like_scene), (SHAPES, shapes_scene)])
+def test_the_first_five_fixes_hold_on_the_other_half_of_the_images(known, drawn):
+    """The planted flaws are small things that are missed and wrong categories, as of a set like COCO."""
     tables = []
     for number in range(200):
-        ids, truth = coco_like.draw_scene(np.random.default_rng((0, number)), known)
+        ids, truth = drawn(number)
         flaws = coco_like.MODELS["birch"]
         found, segments = coco_like.answer(np.random.default_rng((0, number, 1)), ids, truth, known, flaws)
         tables.append(overlap_table(number + 1, ids, truth, found, segments))
@@ -82,7 +98,7 @@ def test_half_of_the_images_keeps_what_the_other_half_promises_in_its_first_five
     assert kept >= 0.8 * promised
 
 
-def test_of_a_perfect_run_nothing_stands_out():
+def test_a_perfect_run_has_no_fixes():
     found = error_findings(run_of(*[("aass", "aass")] * 3))
     grid = next(grid for grid in found.grids if grid.columns[0] == "Fix first")
     assert (grid.rows, grid.notes) == ((), (NOTHING,))

@@ -22,7 +22,7 @@ GRID = Grid(
 )
 
 
-def test_numbers_stand_to_the_right_and_words_to_the_left():
+def test_numbers_are_right_aligned_and_words_left_aligned():
     lines = text_of(as_text(GRID)).splitlines()
     assert [line.rstrip() for line in lines] == [
         "Model            PQ   diff",
@@ -52,7 +52,7 @@ NAMED = Grid(
 )
 
 
-def test_letters_stand_for_names_that_make_a_table_too_wide():
+def test_letters_replace_names_that_make_a_table_too_wide():
     assert [line.rstrip() for line in text_of(as_text(NAMED), 60).splitlines()] == [
         "Better  than     by",
         "───────────────────",
@@ -68,7 +68,7 @@ def test_letters_stand_for_names_that_make_a_table_too_wide():
 
 
 @pytest.mark.parametrize("width", [30, 40, 60])
-def test_words_are_folded_at_spaces_and_behind_the_signs_of_paths(width):
+def test_words_wrap_at_spaces_and_after_path_separators(width):
     grid = Grid(
         ("run", "what it is", "PQ"), (("results/two/mask2former-tiny", "a model of some words", "1.00"),), words=2
     )
@@ -103,7 +103,7 @@ def test_latex_is_booktabs_with_marks_bold_and_underline():
     ]
 
 
-def test_a_title_stands_above():
+def test_a_title_is_printed_above_the_table():
     titled = Grid(("Model",), (("a",),), title="PQ by <size>")
     assert text_of(as_text(titled)).startswith("PQ by <size>\n")
     assert as_markdown(titled).startswith(r"**PQ by \<size\>**")
@@ -115,5 +115,5 @@ def test_absent_numbers_are_dashes_and_zero_has_no_sign():
     assert (signed(0.5), signed(-0.5, 1)) == ("+50.00", "-50.0")
 
 
-def test_marks_are_superscript():
+def test_marks_are_superscripts():
     assert superscript(12) == "¹²"

@@ -40,7 +40,7 @@ def error_seen(page, cause: str) -> dict:
     return seen(page, "#wall-view .tile")
 
 
-def test_an_error_opens_its_model_by_errors_with_its_segments_lit_and_near(open_report):
+def test_an_error_opens_its_model_with_its_segments_highlighted_and_zoomed(open_report):
     page = open_report()
     page.locator("#viewer").get_by_role("button", name="Categories").click()
     shown = error_seen(page, "missed")
@@ -53,7 +53,7 @@ def test_an_error_opens_its_model_by_errors_with_its_segments_lit_and_near(open_
     wait_in_page(page, "location.hash.includes('right=run-b')")
 
 
-def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_walks_to_the_next(open_report):
+def test_a_confusion_highlights_both_segments_and_n_moves_to_the_next(open_report):
     page = open_report()
     page.get_by_role("button", name="Confused pixels").click()
     shown = seen(page, "[data-lead='taken:0:1']")
@@ -71,7 +71,7 @@ def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_wa
     wait_in_page(page, f"document.getElementById('viewer').dataset.image === '{shown['image']}'")
 
 
-def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(open_report):
+def test_n_moves_between_errors_of_an_image_and_does_nothing_in_a_list(open_report):
     page = open_report()
     page.get_by_label("Error", exact=True).select_option("any")
     shown = seen(page, "#where-table [data-lead='category:1']")
@@ -89,7 +89,7 @@ def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(open_r
     assert told(page) == first
 
 
-def test_a_confusion_lights_the_true_segment_and_what_was_said_instead(open_report):
+def test_a_confusion_highlights_the_true_segment_and_its_prediction(open_report):
     page = open_report()
     page.get_by_role("button", name="Confused segments").click()
     shown = seen(page, "[data-lead='taken:0:1']")
@@ -100,7 +100,7 @@ def test_a_confusion_lights_the_true_segment_and_what_was_said_instead(open_repo
     assert any(re.match(r"ball false positive: <img .* → ball$", row) for row in rows)
 
 
-def test_a_slice_lights_the_errors_that_are_in_it_and_no_others(open_report):
+def test_a_slice_highlights_only_its_own_errors(open_report):
     page = open_report()
     # Of image 8 the missed ball has 36 of 1,200 pixels, the cat 100 and the ball that is said instead 90.
     page.get_by_role("button", name="Share of the image").click()
@@ -113,7 +113,7 @@ def test_a_slice_lights_the_errors_that_are_in_it_and_no_others(open_report):
     assert float(page.locator("#viewer").get_attribute("data-zoom")) == 1
 
 
-def test_an_address_brings_back_model_segments_and_zoom(open_report):
+def test_an_address_restores_model_segments_and_zoom(open_report):
     page = open_report()
     error_seen(page, "missed")
     page.get_by_role("button", name="Zoom in").click()
@@ -128,16 +128,16 @@ def test_an_address_brings_back_model_segments_and_zoom(open_report):
     assert select.evaluate("node => node.options[node.selectedIndex].textContent") == "second"
 
 
-def test_thumbnails_of_a_lead_show_the_model_that_it_speaks_of(open_report):
+def test_thumbnails_of_a_link_show_its_model(open_report):
     page = open_report()
-    assert all("first <b>model</b>: no errors" in text for text in page.locator(".thumbs .errors").all_inner_texts())
+    assert all("first <b>model</b>: no errors" in text for text in page.locator(".thumbs .errors").all_text_contents())
     seen(page, "#where-table [data-lead='category:1']")
-    errors = page.locator(".thumbs .errors").all_inner_texts()
+    errors = page.locator(".thumbs .errors").all_text_contents()
     assert errors
     assert all("second: " in text for text in errors)
 
 
-def test_the_bar_of_sections_keeps_what_was_found(open_report):
+def test_the_section_bar_keeps_the_search_result(open_report):
     page = open_report()
     error_seen(page, "missed")
     said, sent = told(page), page.url

@@ -12,17 +12,16 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from support import awaited
+from support import compared_by, in_a_loop, refusal
 
 from panbench.base.errors import BadArgument
 
 pytest.importorskip("starlette", reason="the extra is not installed")
 from starlette.testclient import TestClient
 
-from panbench.report.pages.live import thumbnails
-from panbench.report.pages.live.errors import ErrorQuery
+from panbench.report.pages.live import selection
 from panbench.report.pages.live.library import Library
-from panbench.report.pages.live.selection import Query
+from panbench.report.pages.live.queries import ErrorQuery, Query
 from panbench.report.pages.live.server import application
 
 BOTH = "run=run-a&run=run-b"
@@ -58,15 +57,29 @@ def found(client, query: str) -> list[int]:
     return answer.json()["images"]
 
 
+def refuse_pictures(monkeypatch, *names: str) -> None:
+    for name in names:
+        monkeypatch.setattr(
+            f"panbench.report.figures.pictures.Pictures.{name}", lambda *_: pytest.fail("a picture was read again")
+        )
+
+
+def slices_of(client) -> list[str]:
+    """The names of the slices that the page lets choose from."""
+    page = client.get(f"/compare?{BOTH}").text
+    packed = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return [name for name, _ in json.loads(packed.group(1))["live"]["slices"]]
+
+
 @functools.lru_cache(maxsize=1)
 def segments_of(runs: Path) -> list[tuple]:
     """Every found, missed and false segment of both runs: (model, image, category's place, verdict, cause, iou)."""
-    selection = Library(runs).selection(["run-a", "run-b"])
+    selection = compared_by(Library(runs), ["run-a", "run-b"])
     places = {category.id: place for place, category in enumerate(selection.members[0].categories)}
     return [
         (model, row.image_id, places[row.category_id], row.verdict, row.cause, row.iou)
         for model, member in enumerate(selection.members)
-        for row in member.explained.errors.itertuples()
+        for row in member.errors.itertuples()
     ]
 
 
@@ -74,7 +87,9 @@ def images_where(runs, condition) -> list[int]:
     return sorted({segment[1] for segment in segments_of(runs) if condition(*segment)})
 
 
-class TestQueries:
+class OnlyAsking:
+    """Tests that change nothing: their runs are those of the session."""
+
     @pytest.fixture
     def runs(self, shared_runs) -> Path:
         return shared_runs[0].path.parent
@@ -83,39 +98,39 @@ class TestQueries:
     def client(self, shared_client):
         return shared_client
 
+
+class TestQueries(OnlyAsking):
     def test_without_conditions_all_images_are_found(self, client):
         assert found(client, "") == [7, 8, 9, 10]
 
     @pytest.mark.parametrize("verdict", ["FN", "FP", "TP"])
-    def test_a_category_and_a_verdict_are_of_one_segment(self, runs, client, verdict):
+    def test_a_query_by_category_and_verdict_needs_one_segment_with_both(self, runs, client, verdict):
         for category in range(3):
             for model in range(2):
                 wanted = images_where(runs, lambda m, i, c, v, *_: (m, c, v) == (model, category, verdict))  # noqa: B023
                 assert found(client, f"category={category}&verdict={verdict}&model={model}") == wanted
 
-    def test_causes_are_those_of_the_tables(self, runs, client):
+    def test_a_query_by_cause_agrees_with_the_tables(self, runs, client):
         causes = {segment[4] for segment in segments_of(runs)}
         assert len(causes) > 1
         for cause in causes:
             wanted = images_where(runs, lambda m, i, c, v, name, iou: name == cause)  # noqa: B023
             assert found(client, f"cause={cause}") == wanted
 
-    def test_a_range_of_iou_is_closed(self, runs, client):
+    def test_an_iou_range_includes_its_ends(self, runs, client):
         ious = sorted({segment[5] for segment in segments_of(runs) if segment[5] == segment[5]})
         low, high = ious[len(ious) // 3], ious[len(ious) // 2]
         wanted = images_where(runs, lambda m, i, c, v, cause, iou: low <= iou <= high)
         assert 0 < len(wanted) <= 4
         assert found(client, f"low={low!r}&high={high!r}") == wanted
 
-    def test_what_is_taken_for_what_is_found_by_pixels(self, client):
+    def test_confusions_are_found_by_pixels(self, client):
         # The worse model takes the cat for a ball in every image.
         assert found(client, "taken=0:1")
         assert found(client, "taken=2:0") != found(client, "taken=0:1") or found(client, "taken=2:0") == []
 
-    def test_slices_hold_the_images_with_an_error_in_them(self, runs, client):
-        page = client.get(f"/compare?{BOTH}").text
-        packed = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-        slices = [name for name, _ in json.loads(packed.group(1))["live"]["slices"]]
+    def test_a_slice_query_finds_its_images_with_errors(self, runs, client):
+        slices = slices_of(client)
         assert slices
         whole = set()
         for name in slices:
@@ -123,9 +138,9 @@ class TestQueries:
         wrong = images_where(runs, lambda m, i, c, verdict, *_: verdict != "TP")
         assert whole == set(wrong)
 
-    def test_orders_are_by_mean_pq_and_by_disagreement(self, runs, client):
-        table = (
-            Library(runs).selection(["run-a", "run-b"]).per_image.pivot(index="image_id", columns="run", values="PQ")
+    def test_images_are_sorted_by_mean_pq_and_by_disagreement(self, runs, client):
+        table = compared_by(Library(runs), ["run-a", "run-b"]).per_image.pivot(
+            index="image_id", columns="run", values="PQ"
         )
         worst = client.get(f"/api/find?{BOTH}&order=worst").json()["images"]
         mean = table.mean(axis=1)
@@ -137,7 +152,7 @@ class TestQueries:
         least = float(gap.median())
         assert found(client, f"differ={least!r}") == sorted(gap.index[gap >= least])
 
-    def test_pages_of_an_answer_follow_each_other(self, client):
+    def test_pages_of_a_result_follow_each_other(self, client):
         whole = client.get(f"/api/find?{BOTH}&order=worst").json()
         parts = [client.get(f"/api/find?{BOTH}&order=worst&offset={at}&limit=3").json() for at in (0, 3)]
         assert [part["total"] for part in parts] == [4, 4]
@@ -149,12 +164,12 @@ class TestQueries:
         ["category=99", "category=x", "model=7", "cause=bad luck", "verdict=TN", "low=nan", "slice=size:enormous",
          "taken=1", "taken=1:77", "order=random", "offset=-1", "limit=1000"],
     )  # fmt: skip
-    def test_what_is_not_there_is_said_in_one_sentence(self, client, words):
+    def test_a_wrong_query_is_answered_with_400_and_one_sentence(self, client, words):
         answer = client.get(f"/api/find?{BOTH}&{words}")
         assert answer.status_code == 400
         assert re.fullmatch(r"[^\n]+\.", answer.json()["error"])
 
-    def test_a_query_without_words_is_the_default(self):
+    def test_an_empty_query_is_the_default(self):
         assert Query.read({}) == Query()
         with pytest.raises(BadArgument):
             Query.read({"differ": "much"})
@@ -166,16 +181,8 @@ def errors_asked(client, query: str = "") -> dict:
     return answer.json()
 
 
-class TestErrors:
+class TestErrors(OnlyAsking):
     """The wall of errors: of all images, cut out when they are asked for."""
-
-    @pytest.fixture
-    def runs(self, shared_runs) -> Path:
-        return shared_runs[0].path.parent
-
-    @pytest.fixture
-    def client(self, shared_client):
-        return shared_client
 
     @pytest.mark.parametrize(
         ("query", "fits"),
@@ -183,8 +190,8 @@ class TestErrors:
          ("category=1", lambda row: row.category_id == 2), ("size=large", lambda row: False),
          ("size=small&cause=missed", lambda row: row.cause == "missed")],
     )  # fmt: skip
-    def test_they_are_those_of_the_table_the_dearest_first(self, runs, client, query, fits):
-        selection = Library(runs).selection(["run-a", "run-b"])
+    def test_listed_errors_equal_the_table_with_the_costliest_first(self, runs, client, query, fits):
+        selection = compared_by(Library(runs), ["run-a", "run-b"])
         for model, member in enumerate(selection.members):
             rows = list(member.priced.itertuples())
             wanted = [(row.image_id, round(row.gain, 6)) for row in rows if fits(row)]
@@ -194,7 +201,7 @@ class TestErrors:
             ]
             assert (found["total"], found["all"], found["faults"]) == (len(wanted), len(rows), [])
 
-    def test_each_is_cut_out_with_what_the_model_beside_has_there(self, client):
+    def test_each_crop_comes_with_the_other_models_prediction(self, client):
         alone = errors_asked(client, "model=1&cause=missed")["errors"][0]
         assert alone["photo"].startswith("data:image/")
         assert alone["truth"]
@@ -203,10 +210,8 @@ class TestErrors:
         assert beside["beside"][0][0] == "found, IoU 1.00"
         assert beside["beside"][1] is None
 
-    def test_a_slice_has_the_errors_of_its_images(self, client):
-        page = client.get(f"/compare?{BOTH}").text
-        packed = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-        name = json.loads(packed.group(1))["live"]["slices"][0][0]
+    def test_a_slice_lists_the_errors_of_its_images(self, client):
+        name = slices_of(client)[0]
         images = set(found(client, urlencode({"slice": name})))
         shown = errors_asked(client, "model=1&" + urlencode({"slice": name}))
         assert {one["image"] for one in shown["errors"]} <= images
@@ -214,31 +219,27 @@ class TestErrors:
 
     @pytest.mark.parametrize("words", ["model=7", "beside=7", "category=99", "cause=luck", "size=tiny", "slice=a:b",
                                        "model=x", "limit=1000", "offset=-1"])  # fmt: skip
-    def test_what_is_not_there_is_said_in_one_sentence(self, client, words):
+    def test_a_wrong_query_is_answered_with_400_and_one_sentence(self, client, words):
         answer = client.get(f"/api/errors?{BOTH}&{words}")
         assert answer.status_code == 400
         assert re.fullmatch(r"[^\n]+\.", answer.json()["error"])
 
-    def test_what_was_cut_out_is_not_cut_out_again(self, runs, monkeypatch):
+    def test_crops_are_cached(self, runs, monkeypatch):
         client = asking(runs)
         first = errors_asked(client, "model=1")
-
-        def read(*_):
-            raise AssertionError("a picture was read again")
-
-        monkeypatch.setattr("panbench.report.figures.pictures.Pictures.photo", read)
+        refuse_pictures(monkeypatch, "photo")
         assert errors_asked(client, "model=1") == first
         # Other words, the same errors.
         assert errors_asked(client, "model=1&cause=missed")["total"] < first["total"]
 
-    def test_only_so_many_crops_are_kept(self, runs, monkeypatch):
+    def test_the_cache_of_crops_is_bounded(self, runs, monkeypatch):
         monkeypatch.setattr("panbench.report.pages.live.errors.KEPT", 2)
-        selection = Library(runs).selection(["run-a", "run-b"])
+        selection = compared_by(Library(runs), ["run-a", "run-b"])
         answer = selection.errors(ErrorQuery(model=1))
         assert len(answer["errors"]) == answer["total"] > 2
         assert len(selection._errors._kept) == 2
 
-    def test_a_picture_that_is_a_link_costs_its_errors_and_a_sentence(self, make_runs, tmp_path):
+    def test_errors_of_a_linked_picture_are_left_out_with_a_notice(self, make_runs, tmp_path):
         folder = tmp_path / "results"
         for run in make_runs(images=4):
             shutil.move(run.path, folder / run.path.name)
@@ -257,15 +258,20 @@ class TestServer:
         for name in ("run-a", "run-b"):
             assert f'href="/compare?run={name}"' in page.text
             assert client.get(f"/compare?run={name}").status_code == 200
+        assert page.text.count('<span class="marker"') == 2
 
-    def test_an_example_is_what_the_static_page_packs(self, client):
+    def test_the_list_shows_the_costliest_error_of_each_run(self, client):
+        client.get("/")  # takes a second at most, and looks at one run at least
+        assert client.get("/").text.count('<svg class="crop"') == 2
+
+    def test_a_served_example_equals_the_static_pages(self, client):
         example = client.get(f"/api/example?{BOTH}&image=8").json()
         assert example["id"] == 8
         assert len(example["layers"]) == 3
         assert all(example["layers"])
         assert example["photo"].startswith("data:image/jpeg;base64,")
 
-    def test_a_list_has_thumbnails_of_the_model_that_is_asked_for_or_does_worst(self, client):
+    def test_thumbnails_show_the_requested_model_or_the_worst(self, client):
         shown = client.get(f"/api/find?{BOTH}").json()["examples"]
         assert all(one["part"] for one in shown)
         # The truth, and of two models the one that does worse: the second misses a ball of each image.
@@ -277,33 +283,28 @@ class TestServer:
         assert "part" not in whole
         assert whole["layers"][2]["segments"] == shown[0]["layers"][2]["segments"]
 
-    def test_thumbnails_have_the_size_that_is_shown(self, client, monkeypatch):
+    def test_thumbnails_have_the_displayed_size(self, client, monkeypatch):
         # Of the real size they would be 40 pixels wide: the bound is set lower.
-        monkeypatch.setattr(thumbnails, "SIDE", 20)
+        monkeypatch.setattr(selection, "SIDE", 20)
         for one in client.get(f"/api/find?{BOTH}").json()["examples"]:
             assert (one["width"], one["height"]) == (20, 15)
         assert client.get(f"/api/example?{BOTH}&image=8").json()["width"] == 40
 
-    def test_a_list_that_was_asked_for_reads_no_picture_again(self, client, monkeypatch):
+    def test_a_repeated_list_reads_no_picture_again(self, client, monkeypatch):
         first = client.get(f"/api/find?{BOTH}&category=1").json()
         assert len(first["examples"]) == 6
-
-        def read(*_):
-            raise AssertionError("a picture was read again")
-
-        for name in ("photo", "small_photo", "truth"):
-            monkeypatch.setattr(f"panbench.report.figures.pictures.Pictures.{name}", read)
+        refuse_pictures(monkeypatch, "photo", "small_photo", "truth")
         # Other words, the same images and models.
         assert client.get(f"/api/find?{BOTH}&order=id&category=1").json()["total"] == 6
         assert client.get(f"/api/find?{BOTH}&category=1").json() == first
 
-    def test_only_this_machine_may_be_named_as_host(self, client):
+    def test_only_local_host_names_are_accepted(self, client):
         for host in ("evil.example", "127.0.0.1.evil.example", ""):
             assert client.get("/", headers={"Host": host}).status_code == 400
         for host in ("127.0.0.1:8414", "localhost:8414", "localhost"):
             assert client.get("/", headers={"Host": host}).status_code == 200
 
-    def test_no_address_leads_out_of_the_folder(self, client, runs):
+    def test_no_url_leads_out_of_the_folder(self, client, runs):
         secret = runs.parent / "secret"
         shutil.copytree(runs / "run-a", secret)
         (runs / "link").symlink_to(secret)
@@ -322,18 +323,18 @@ class TestServer:
         assert answer.status_code == 400
         assert "which leaves its folder" in answer.json()["error"]
 
-    def test_nothing_but_reading_is_answered(self, client):
+    def test_only_reading_requests_are_answered(self, client):
         assert client.post("/", data={"run": "run-a"}).status_code == 405
         assert client.delete(f"/compare?{BOTH}").status_code == 405
 
-    def test_names_are_data_wherever_they_are_shown(self, client, runs):
+    def test_names_are_escaped_everywhere(self, client, runs):
         shutil.copytree(runs / "run-a", runs / "<img src=x onerror=alert(1)>")
         for page in (client.get("/").text, client.get(f"/compare?{BOTH}").text):
             assert "<img src=x" not in page
             assert "</script><b>cat" not in page
             assert "default-src 'none'" in html.unescape(page)
 
-    def test_torn_and_damaged_runs_are_shown_as_such(self, client, runs):
+    def test_torn_and_damaged_runs_are_marked(self, client, runs):
         shutil.copytree(runs / "run-a", runs / "torn")
         next((runs / "torn" / "parts").glob("*.parquet")).unlink()
         (runs / "broken").mkdir()
@@ -343,25 +344,25 @@ class TestServer:
         assert re.search(r"broken</th><td>[^<]*is damaged", page)
         assert 'href="/compare?run=torn"' not in page
 
-    def test_a_run_that_appears_or_changes_is_read_again(self, client, runs):
+    def test_new_and_changed_runs_are_read_again(self, client, runs):
         assert client.get("/compare?run=new").status_code == 400
         shutil.copytree(runs / "run-b", runs / "new")
         assert client.get("/compare?run=new").status_code == 200
         shutil.rmtree(runs / "new" / "parts")
         assert client.get("/compare?run=new").status_code == 400
 
-    def test_nothing_ticked_leads_to_the_list_again_with_what_to_do(self, client):
+    def test_an_empty_selection_returns_to_the_list_with_a_hint(self, client):
         answer = client.get("/compare")
         assert answer.status_code == 400
         assert "No run is chosen: tick at least one." in answer.text
         assert 'aria-label="Compare run-a"' in answer.text
 
-    def test_the_two_best_runs_are_ticked(self, client, runs):
+    def test_the_two_best_runs_are_preselected(self, client, runs):
         shutil.copytree(runs / "run-b", runs / "run-c")
         ticked = re.findall(r'value="([^"]*)" checked', client.get("/").text)
         assert ticked == ["run-a", "run-b"]
 
-    def test_without_predictions_the_numbers_are_still_shown(self, client, runs):
+    def test_without_predictions_numbers_are_still_served(self, client, runs):
         for name in ("run-a", "run-b"):
             shutil.rmtree(runs / name / "predictions")
         page = client.get(f"/compare?{BOTH}")
@@ -369,11 +370,10 @@ class TestServer:
         assert "No run has stored predictions" in page.text
         assert client.get(f"/api/example?{BOTH}&image=8").status_code == 400
 
-    def test_a_folder_that_is_not_there_is_refused(self, tmp_path):
-        with pytest.raises(BadArgument, match="There is no folder"):
-            Library(tmp_path / "nowhere")
+    def test_a_missing_folder_is_refused(self, tmp_path):
+        assert "There is no folder" in refusal(BadArgument, Library, tmp_path / "nowhere")
 
-    def test_an_empty_folder_says_so(self, tmp_path):
+    def test_an_empty_folder_is_reported(self, tmp_path):
         (tmp_path / "none").mkdir()
         page = asking(tmp_path / "none").get("/")
         assert "There are no runs in" in page.text
@@ -445,63 +445,57 @@ class TestUnderLoad:
     def requests(self, library):
         return Requests(application(library))
 
-    def test_two_hundred_equal_requests_are_one_comparison_and_the_index_answers_meanwhile(self, requests, held_up):
-        async def scenario():
-            asking = [
-                asyncio.ensure_future(requests.get("/compare", BOTH if place % 2 else "run=run-b&run=run-a"))
-                for place in range(200)
-            ]
-            await asyncio.to_thread(held_up.started.wait)
-            assert (await requests.get("/"))[0] == 200
-            assert not any(task.done() for task in asking)
-            held_up.may_go_on.set()
-            answers = await asyncio.gather(*asking)
-            assert {status for status, _, _ in answers} == {200}
-            assert len({body for _, _, body in answers}) == 1
-            assert (await requests.get("/compare", BOTH))[2] == answers[0][2]
-
-        awaited(scenario)
+    @in_a_loop
+    async def test_two_hundred_equal_requests_share_one_comparison_and_the_index_still_answers(self, requests, held_up):
+        asking = [
+            asyncio.ensure_future(requests.get("/compare", BOTH if place % 2 else "run=run-b&run=run-a"))
+            for place in range(200)
+        ]
+        await asyncio.to_thread(held_up.started.wait)
+        assert (await requests.get("/"))[0] == 200
+        assert not any(task.done() for task in asking)
+        held_up.may_go_on.set()
+        answers = await asyncio.gather(*asking)
+        assert {status for status, _, _ in answers} == {200}
+        assert len({body for _, _, body in answers}) == 1
+        assert (await requests.get("/compare", BOTH))[2] == answers[0][2]
         assert held_up.began == [("run-a", "run-b")]
 
-    def test_what_every_client_left_is_neither_begun_nor_finished(self, requests, held_up):
-        async def scenario():
-            leave = asyncio.Event()
-            running = asyncio.ensure_future(requests.get("/compare", BOTH, leave))
-            await asyncio.to_thread(held_up.started.wait)
-            waiting = [asyncio.ensure_future(requests.get("/compare", "run=run-a", leave)) for _ in range(5)]
-            await asyncio.sleep(0)
-            leave.set()
-            assert await asyncio.gather(running, *waiting) == [None] * 6
-            held_up.may_go_on.set()
-            # The next comparison comes after those that nobody waits for.
-            assert (await requests.get("/compare", "run=run-b"))[0] == 200
-
-        awaited(scenario)
+    @in_a_loop
+    async def test_a_comparison_that_all_clients_abandoned_is_not_computed(self, requests, held_up):
+        leave = asyncio.Event()
+        running = asyncio.ensure_future(requests.get("/compare", BOTH, leave))
+        await asyncio.to_thread(held_up.started.wait)
+        waiting = [asyncio.ensure_future(requests.get("/compare", "run=run-a", leave)) for _ in range(5)]
+        await asyncio.sleep(0)
+        leave.set()
+        assert await asyncio.gather(running, *waiting) == [None] * 6
+        held_up.may_go_on.set()
+        # The next comparison comes after those that nobody waits for.
+        assert (await requests.get("/compare", "run=run-b"))[0] == 200
         assert held_up.began == [("run-a", "run-b"), ("run-b",)]
         assert held_up.made == [("run-b",)]
 
-    def test_beyond_a_bound_the_answer_is_503_with_retry_after(self, library, requests, held_up, monkeypatch):
-        async def scenario():
-            leave = asyncio.Event()
-            asked = [BOTH, "run=run-a", "run=run-b"]
-            asking = []
-            for query in asked:
-                asking.append(asyncio.ensure_future(requests.get("/compare", query, leave)))
-                await asyncio.to_thread(held_up.started.wait)
-            # They are looked up before they wait; this request is looked up after them.
-            assert (await requests.get("/compare", "run=nothing"))[0] == 400
-            status, headers, body = await requests.get("/compare", f"{BOTH}&common=1")
-            assert (status, headers[b"retry-after"]) == (503, b"5")
-            assert b"This server is busy. Try again in 5 seconds." in body
-            status, headers, body = await requests.get("/api/find", f"{BOTH}&common=1")
-            assert (status, headers[b"retry-after"]) == (503, b"5")
-            assert json.loads(body) == {"error": "This server is busy. Try again in 5 seconds."}
-            leave.set()
-            await asyncio.gather(*asking)
-
+    @in_a_loop
+    async def test_too_many_requests_get_503_with_retry_after(self, library, held_up, monkeypatch):
         monkeypatch.setattr("panbench.report.pages.live.server.MOST_COMPARISONS", 2)
-        requests.app = application(library)
-        awaited(scenario)
+        requests = Requests(application(library))
+        leave = asyncio.Event()
+        asked = [BOTH, "run=run-a", "run=run-b"]
+        asking = []
+        for query in asked:
+            asking.append(asyncio.ensure_future(requests.get("/compare", query, leave)))
+            await asyncio.to_thread(held_up.started.wait)
+        # They are looked up before they wait; this request is looked up after them.
+        assert (await requests.get("/compare", "run=nothing"))[0] == 400
+        status, headers, body = await requests.get("/compare", f"{BOTH}&common=1")
+        assert (status, headers[b"retry-after"]) == (503, b"5")
+        assert b"This server is busy. Try again in 5 seconds." in body
+        status, headers, body = await requests.get("/api/find", f"{BOTH}&common=1")
+        assert (status, headers[b"retry-after"]) == (503, b"5")
+        assert json.loads(body) == {"error": "This server is busy. Try again in 5 seconds."}
+        leave.set()
+        await asyncio.gather(*asking)
 
 
 class TestLinks:
@@ -552,14 +546,14 @@ class TestToken:
         app = application(Library(shared_runs[0].path.parent), self.TOKEN)
         return TestClient(app, base_url="http://127.0.0.1:8414")
 
-    def test_without_it_nothing_is_shown(self, client):
+    def test_without_the_token_nothing_is_served(self, client):
         for path in ("/", "/compare?run=run-a", f"/api/find?{BOTH}", "/nowhere", "/enter/another-token", "/enter/"):
             answer = client.get(path, follow_redirects=False)
             assert answer.status_code == 403, path
             assert "run-a" not in answer.text
             assert "set-cookie" not in answer.headers
 
-    def test_its_address_lets_a_browser_in_for_good_and_leaves_no_token_in_its_address(self, client):
+    def test_the_tokens_url_sets_a_cookie_and_leaves_the_address_bar(self, client):
         entered = client.get(f"/enter/{self.TOKEN}", follow_redirects=False)
         assert (entered.status_code, entered.headers["location"]) == (303, "/")
         cookie = entered.headers["set-cookie"]
@@ -568,7 +562,7 @@ class TestToken:
         assert client.get("/").status_code == 200
         assert client.get("/compare?run=run-a").status_code == 200
 
-    def test_programs_send_it_in_a_header(self, client):
+    def test_programs_send_the_token_in_a_header(self, client):
         for kind in ("token", "Bearer"):
             assert client.get("/", headers={"Authorization": f"{kind} {self.TOKEN}"}).status_code == 200
         for shown in (f"Basic {self.TOKEN}", "token another", self.TOKEN, "token \xff".encode("latin-1")):

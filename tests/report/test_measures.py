@@ -22,7 +22,7 @@ class LargestFold:
     def __init__(self):
         self.pixels = 0
 
-    def look(self, matched: Matched):
+    def map_block(self, matched: Matched):
         return int(np.max(matched.segments.area[matched.segments.is_gt], initial=0))
 
     def add(self, part):
@@ -44,7 +44,7 @@ def run(tmp_path):
     return load_run(finished(tmp_path / "run", 1, 2))
 
 
-def test_a_measure_of_a_study_stands_in_metrics_and_errors(run, monkeypatch):
+def test_a_studys_measure_appears_in_metrics_and_errors(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "a_study_of_sizes", SimpleNamespace(LARGEST=Measure(found, (largest,))))
     place = "a_study_of_sizes:LARGEST"
     everything = (*studies.find_studies(), Study("sizes", "Sizes.", measures={"metrics": place, "errors": place}))
@@ -58,7 +58,7 @@ def test_a_measure_of_a_study_stands_in_metrics_and_errors(run, monkeypatch):
     assert error_findings(run).record["largest"] == 3
 
 
-def test_without_studies_metrics_have_the_measures_of_the_core_alone(run, monkeypatch):
+def test_without_studies_metrics_have_only_the_core_measures(run, monkeypatch):
     monkeypatch.setattr(studies, "find_studies", tuple)
     record = metric_findings(run).record
     assert "AP_pan" not in record

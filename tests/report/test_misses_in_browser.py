@@ -7,6 +7,7 @@ from browsing import speak_of, wait_in_page
 
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.types import Segment
+from panbench.report.pages.page import document
 from panbench.report.pages.page.document import write_report
 from panbench.scoring.folder import score_folder
 
@@ -44,7 +45,7 @@ MIDDLE = f"""(canvas, [x, y, w, h]) => {{ {_READ}
 
 
 @pytest.mark.parametrize("colours", ["Categories", "Errors"])
-def test_what_a_model_missed_is_drawn_over_its_answer_and_not_over_that_of_one_that_found_it(open_report, colours):
+def test_a_missed_segment_is_outlined_only_in_pictures_of_models_that_missed_it(open_report, colours):
     page = open_report(hash="#image=7&view=side")
     page.locator("#viewer").get_by_role("button", name=colours).click()
     first, second = (page.locator(".pane canvas").nth(place) for place in (2, 3))
@@ -53,7 +54,7 @@ def test_what_a_model_missed_is_drawn_over_its_answer_and_not_over_that_of_one_t
     assert second.evaluate(MISSED, SKY) == 0
 
 
-def test_the_divider_shows_what_the_model_on_its_side_missed(open_report):
+def test_the_divider_shows_each_models_missed_segments(open_report):
     page = open_report(hash="#image=7")
     page.get_by_label("Right", exact=True).select_option("second")
     page.get_by_role("slider", name="Divider").press("Home")
@@ -62,7 +63,7 @@ def test_the_divider_shows_what_the_model_on_its_side_missed(open_report):
     assert page.locator(".stage canvas").evaluate(MISSED, BALL) == 0
 
 
-def test_missed_and_false_differ_without_colour(open_report):
+def test_missed_and_false_segments_differ_without_colour(open_report):
     # In image 8 the cat (columns 5 to 14, rows 5 to 13) is taken for a ball, and a ball is missed as in image 7.
     page = open_report(hash="#image=8&view=side")
     photo, second = (page.locator(".pane canvas").nth(place) for place in (0, 3))
@@ -74,7 +75,7 @@ def test_missed_and_false_differ_without_colour(open_report):
     assert dark > 0.02
 
 
-def test_what_is_false_is_filled_and_what_was_found_is_the_photograph(open_report, make_runs, tmp_path):
+def test_false_segments_are_filled_and_found_ones_show_the_photograph(open_report, make_runs, tmp_path):
     # A ball in the sky where there is none, at columns 32 to 37 and rows 2 to 7.
     make_runs(images=1, predictions=False)
     truth = read_panoptic_json(tmp_path / "gt.json", tmp_path / "gt")
@@ -98,7 +99,7 @@ def test_what_is_false_is_filled_and_what_was_found_is_the_photograph(open_repor
     assert canvas.evaluate(MIDDLE, cat) == plain
 
 
-def test_misses_are_counted_and_told_with_the_false_ones(open_report):
+def test_misses_are_counted_next_to_false_segments(open_report):
     page = open_report(hash="#image=7&view=side")
     heads = page.locator(".pane .counts").all_inner_texts()
     assert "1 missed" in heads[3]
@@ -119,7 +120,7 @@ def test_misses_are_counted_and_told_with_the_false_ones(open_report):
     assert told == ["second", "void: no segment", "missed: ball, 36 pixels · FN"]
 
 
-def test_the_reader_chooses_by_which_model_the_truth_is_judged(open_report):
+def test_the_reader_chooses_the_model_that_judges_the_truth(open_report):
     page = open_report(hash="#image=7&view=side")
     truth = page.locator(".pane canvas").nth(1)
     assert "first <b>model</b>: 4 found" in page.locator(".pane .counts").nth(1).inner_text()
@@ -135,7 +136,9 @@ def test_thumbnails_and_printed_figures_show_and_count_misses(open_report):
     speak_of(page, "second")
     thumb = page.locator(".thumbs button[data-image='7']")
     thumb.scroll_into_view_if_needed()
-    assert "second: 1 missed" in thumb.inner_text()
+    wait_in_page(
+        page, "document.querySelector(\".thumbs button[data-image='7']\").innerText.includes('second: 1 missed')"
+    )
     # A thumbnail has its size from the beginning, and is painted once it comes near and its photograph is decoded.
     wait_in_page(page, f"({PAINTED})(document.querySelector(\".thumbs button[data-image='7'] canvas\"))")
     # The thumbnail is the whole image, whose height fills it.
@@ -147,3 +150,11 @@ def test_thumbnails_and_printed_figures_show_and_count_misses(open_report):
     assert "1 missed" in figures.nth(place).text_content()
     assert figures.nth(place).locator("canvas").nth(3).evaluate(MISSED, BALL) > 0.02
     assert figures.nth(place).locator("canvas").nth(2).evaluate(MISSED, BALL) == 0
+
+
+def test_an_error_smaller_than_a_pixel_is_still_marked(open_report, shared_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "PHOTO_SIZES", ((3, 80),))
+    page = open_report(write_report(shared_runs, tmp_path / "small.html"))
+    speak_of(page, "second")
+    page.locator("#wall-view .tile", has_text="missed ball").first.click()
+    wait_in_page(page, "document.querySelector('.places').innerText.includes('ball: missed')")

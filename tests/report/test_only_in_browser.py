@@ -1,15 +1,16 @@
 """What only one of two models finds: a filter of the images, for the pair that is chosen."""
 
 from browsing import wait_in_page
+from support import compared_by
 
 from panbench.report.answers.views import best_first, compared
-from panbench.report.pages.page.only import found_by
+from panbench.report.pages.page.leads import found_by
 
 # The first model finds all four segments of each image. The second misses the second ball in all of the images 7 to 10
 # and takes the cat for a ball in 8 and 10.
 
 
-def test_segments_are_counted_by_the_models_that_found_them(shared_runs):
+def test_segments_are_counted_by_the_models_that_find_them(shared_runs):
     members, _ = compared(best_first(shared_runs))
     table = found_by(members)
     both = table.pivot(index="image_id", columns="gt_id", values="models")
@@ -17,7 +18,7 @@ def test_segments_are_counted_by_the_models_that_found_them(shared_runs):
     assert both.loc[8].tolist() == [1, 3, 1, 3]
 
 
-def test_images_are_filtered_by_what_one_model_finds_alone_and_show_what_the_other_missed(open_report):
+def test_images_are_filtered_by_segments_that_only_one_model_finds(open_report):
     page = open_report()
     found = page.get_by_label("Found by", exact=True)
     found.select_option("the model alone")
@@ -40,8 +41,8 @@ def test_images_are_filtered_by_what_one_model_finds_alone_and_show_what_the_oth
 
 def test_the_server_finds_the_images_in_which_only_one_finds_a_segment(shared_runs):
     from panbench.report.pages.live.library import Library
-    from panbench.report.pages.live.selection import Query
+    from panbench.report.pages.live.queries import Query
 
-    selection = Library(shared_runs[0].path.parent).selection(["run-a", "run-b"])
+    selection = compared_by(Library(shared_runs[0].path.parent), ["run-a", "run-b"])
     assert selection.find(Query.read({"only": "0:1", "order": "id"})) == [7, 8, 9, 10]
     assert selection.find(Query.read({"only": "1:0"})) == []

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -7,12 +6,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import ExifTags, Image
-from support import ran
+from support import edited, ran, refusal
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.metrics.pq import scores_of_images
 from panbench.panoptic.types import Category, Segment
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
+from panbench.report.figures.overlays import overlay_picture, save_picture
 from panbench.report.figures.pictures import (
     DISAGREEMENTS,
     VIEWS,
@@ -20,7 +20,6 @@ from panbench.report.figures.pictures import (
     Pictures,
     RunPictures,
     blend,
-    compare_layers,
     diff_figure,
     disagreement,
     label_spots,
@@ -51,29 +50,29 @@ def layer(rows: list[str], kinds: dict[str, int], title: str = "A") -> Layer:
     return Layer.of(title, ids, segments)
 
 
-def test_the_kinds_are_category_instance_and_boundary():
+def test_differences_are_of_category_instance_or_boundary():
     assert list(DISAGREEMENTS) == ["category", "instance", "boundary"]
 
 
-def test_equal_maps_agree_everywhere_whatever_the_ids():
+def test_equal_maps_agree_whatever_their_ids():
     a = layer(["aab", "aab", ".cc"], {"a": 1, "b": 2, "c": 9})
     b = layer(["zzx", "zzx", ".yy"], {"z": 1, "x": 2, "y": 9})
     assert (disagreement(a, b) == AGREE).all()
 
 
-def test_an_edge_that_runs_elsewhere_is_a_boundary():
+def test_a_shifted_edge_is_a_boundary_difference():
     a = layer(["aaabbb", "aaabbb"], {"a": 1, "b": 9})
     b = layer(["aaaabb", "aaabbb"], {"a": 1, "b": 9})
     assert disagreement(a, b).tolist() == [[0, 0, 0, BOUNDARY, 0, 0], [0] * 6]
 
 
-def test_void_beside_a_segment_that_both_have_is_a_boundary():
+def test_void_next_to_a_shared_segment_is_a_boundary_difference():
     a = layer(["aaab", "aaab"], {"a": 1, "b": 9})
     b = layer(["aa.b", "aaab"], {"a": 1, "b": 9})
     assert disagreement(a, b)[0, 2] == BOUNDARY
 
 
-def test_another_category_is_a_category_also_where_only_one_map_has_the_segment():
+def test_another_category_is_a_category_difference_even_without_a_partner():
     a = layer(["aabb", "aabb"], {"a": 1, "b": 9})
     other = layer(["aabb", "aabb"], {"a": 2, "b": 9})
     assert disagreement(a, other).tolist() == [[CATEGORY, CATEGORY, 0, 0]] * 2
@@ -81,7 +80,7 @@ def test_another_category_is_a_category_also_where_only_one_map_has_the_segment(
     assert disagreement(a, absent).tolist() == [[CATEGORY, CATEGORY, 0, 0]] * 2
 
 
-def test_one_object_parted_in_two_is_an_instance():
+def test_a_split_object_is_an_instance_difference():
     whole = layer(["aaaaaa"], {"a": 1})
     parted = layer(["aaabbb"], {"a": 1, "b": 1})
     # Each half has IoU 0.5 with the whole, which is not above 0.5: no segment has a partner.
@@ -89,11 +88,10 @@ def test_one_object_parted_in_two_is_an_instance():
 
 
 def test_maps_of_different_sizes_are_refused():
-    with pytest.raises(BadArgument, match="one size"):
-        disagreement(layer(["aa"], {"a": 1}), layer(["a"], {"a": 1}))
+    assert "one size" in refusal(BadArgument, disagreement, layer(["aa"], {"a": 1}), layer(["a"], {"a": 1}))
 
 
-def test_outlines_are_the_edges_between_segments_joined_where_straight():
+def test_outlines_follow_segment_edges_and_join_straight_ones():
     ids = np.array([[1, 1, 2], [1, 1, 2], [3, 3, 3]], np.int32)
     assert sorted(tuple(sorted(line)) for line in outlines(ids)) == [
         ((-0.5, 1.5), (2.5, 1.5)),
@@ -101,7 +99,7 @@ def test_outlines_are_the_edges_between_segments_joined_where_straight():
     ]
 
 
-def test_a_name_stands_where_its_segment_is_widest():
+def test_a_label_is_placed_where_its_segment_is_widest():
     spots = label_spots(layer(["a.....", "......", "...bbb", "...bbb", "...bbb"], {"a": 1, "b": 2}))
     x, y, room = spots[2]
     assert (x, y) == (4, 3)
@@ -109,7 +107,7 @@ def test_a_name_stands_where_its_segment_is_widest():
     assert spots[1][:2] == (0, 0)
 
 
-def test_a_hidden_segment_has_no_spot():
+def test_a_hidden_segment_has_no_label_position():
     empty = Layer.of("A", np.zeros((2, 2), np.int32), [Segment(5, 1, 0)])
     assert label_spots(empty) == {}
 
@@ -122,7 +120,7 @@ def test_things_of_a_category_differ_in_colour_and_stuff_does_not():
     assert colors[6] == (40, 40, 200)
 
 
-def test_what_was_found_has_the_colour_of_the_truth_and_a_false_segment_another(shared_runs):
+def test_a_true_positive_has_the_colour_of_its_true_segment_and_a_false_one_another(shared_runs):
     pictures = Pictures(shared_runs[0])
     for run in map(RunPictures, shared_runs):
         for image_id in run.run.image_ids():
@@ -158,13 +156,6 @@ def test_an_id_that_no_segment_names_is_void():
     assert paint(stray, {1: (1, 2, 3)}).tolist() == [[[1, 2, 3, 255], [0, 0, 0, 0]]]
 
 
-def test_a_prediction_outside_of_a_run_is_judged_against_a_truth():
-    truth = layer(["aabb", "aabb"], {"a": 1, "b": 9})
-    prediction = layer(["aabb", "aabb"], {"a": 2, "b": 9})
-    judged = compare_layers(5, truth, prediction, CATEGORIES)
-    assert [(segment.verdict, segment.iou) for segment in judged.segments] == [("FP", None), ("TP", 1.0)]
-
-
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_figures_are_written_in_every_format_and_repeat_to_the_byte(tmp_path, ending):
     photo = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
@@ -192,17 +183,36 @@ def test_width_and_dpi_make_the_pixels_of_a_png(tmp_path):
     assert cv2.imread(str(tmp_path / "a.png")).shape == (150, 300, 3)
 
 
-def test_another_ending_and_an_absurd_width_are_refused(tmp_path):
+def test_an_enlarged_picture_keeps_pixels_as_squares_with_colours_edges_and_names(tmp_path):
+    photo = np.zeros((40, 60, 3), np.uint8)
+    one = layer(["a" * 40 + "b" * 20] * 40, {"a": 1, "b": 9})
+    plain, named = (np.asarray(overlay_picture(photo, one, CATEGORIES, names=names)) for names in (False, True))
+    assert plain.shape == (17 * 40, 17 * 60, 3)
+    colors = segment_colors(one, CATEGORIES)
+    half = lambda segment: tuple(round(part / 2) for part in colors[segment])  # noqa: E731
+    first, second = (segment.id for segment in one.segments)
+    assert np.abs(plain[:, : 17 * 40].reshape(-1, 3).astype(int) - half(first)).max() <= 1
+    assert np.abs(plain[:, 17 * 40 + 1 :].reshape(-1, 3).astype(int) - half(second)).max() <= 1
+    assert (plain[:, 17 * 40] == 255).all(), "the edge"
+    written = np.flatnonzero((named != plain).any(axis=2).any(axis=0))
+    assert 0 < written[0] < 17 * 20 < 17 * 40 < written[-1], "both segments are named"
+    for name in ("a.png", "b.png"):
+        save_picture(overlay_picture(photo, one, CATEGORIES), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    large = layer(["a" * 1600] * 2, {"a": 1})
+    assert overlay_picture(np.zeros((2, 1600, 3), np.uint8), large, CATEGORIES).size == (1600, 2)
+
+
+def test_another_file_ending_and_an_absurd_width_are_refused(tmp_path):
     photo = np.zeros((4, 8, 3), np.uint8)
     one = layer(["a" * 8] * 4, {"a": 9})
     with pytest.raises(BadArgument, match="png, svg, pdf"):
         save_figure(overlay_figure(photo, one, CATEGORIES), tmp_path / "a.gif")
-    with pytest.raises(BadArgument, match=r"between 0\.5 and 60"):
-        overlay_figure(photo, one, CATEGORIES, width=1000)
+    assert "between 0.5 and 60" in refusal(BadArgument, overlay_figure, photo, one, CATEGORIES, width=1000)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_diff_says_how_much_of_the_image_differs_and_how():
+def test_a_diff_reports_how_much_of_the_image_differs_and_why():
     a = layer(["aaabbb", "aaabbb"], {"a": 1, "b": 9}, "first")
     b = layer(["aaaabb", "aaabbb"], {"a": 1, "b": 9}, "second")
     figure = diff_figure(np.zeros((2, 6, 3), np.uint8), a, b, CATEGORIES)
@@ -226,7 +236,7 @@ def test_a_stored_prediction_comes_with_verdict_iou_and_cause(make_runs):
     assert truth.ids.shape == pictures.photo(8).shape[:2]
 
 
-def test_an_answer_comes_with_what_it_missed_and_counts_it(make_runs):
+def test_a_stored_prediction_comes_with_its_missed_segments(make_runs):
     first, second = make_runs()
     pictures = Pictures(second)
     shown = RunPictures(second).prediction(7, pictures)
@@ -280,21 +290,18 @@ def test_pictures_draw_what_a_model_missed_over_its_answer(make_runs, make):
     assert share_missed(False) == 0
 
 
-def test_what_is_not_there_is_said_in_one_sentence(make_runs, tmp_path):
+def test_missing_predictions_and_images_are_reported_in_one_sentence(make_runs, tmp_path):
     run = make_runs(predictions=False)[0]
     pictures = Pictures(run)
     with pytest.raises(BadRun, match="no stored predictions"):
         RunPictures(run).prediction(7, pictures)
-    with pytest.raises(BadDataset, match="has no image 99"):
-        pictures.photo(99)
+    assert "has no image 99" in refusal(BadDataset, pictures.photo, 99)
     with pytest.raises(BadRun, match="has not scored an image 99"):
         RunPictures(run).judged(99)
     (tmp_path / "photos" / "photo 0 <i>.jpg").write_bytes(b"not an image")
-    with pytest.raises(BadDataset, match="cannot be decoded"):
-        pictures.photo(7)
+    assert "cannot be decoded" in refusal(BadDataset, pictures.photo, 7)
     (tmp_path / "photos" / "photo 0 <i>.jpg").unlink()
-    with pytest.raises(BadDataset, match="say where with --images"):
-        pictures.photo(7)
+    assert "say where with --images" in refusal(BadDataset, pictures.photo, 7)
 
 
 def test_a_photograph_of_another_size_than_the_json_says_is_refused(make_runs, tmp_path):
@@ -316,13 +323,12 @@ def test_ground_truth_elsewhere_is_found_by_the_folder_that_the_run_names(make_r
 
 def test_a_list_of_test_images_without_annotations_shows_its_photographs(make_runs, tmp_path):
     run, _ = make_runs()
-    document = json.loads((tmp_path / "gt.json").read_text())
-    del document["annotations"]
-    (tmp_path / "gt.json").write_text(json.dumps(document))
+    with edited(tmp_path / "gt.json") as document:
+        del document["annotations"]
     assert Pictures(run).photo(7).shape == (30, 40, 3)
 
 
-def test_photographs_are_read_as_rgb_grey_ones_too(tmp_path):
+def test_photographs_are_read_as_rgb_even_if_grey(tmp_path):
     blue = np.zeros((2, 3, 3), np.uint8)
     blue[..., 0] = 255
     cv2.imwrite(str(tmp_path / "blue.png"), blue)
@@ -342,8 +348,7 @@ def test_a_semantic_view_joins_the_segments_of_a_category_and_an_instance_view_l
     semantic = viewed(shown, "semantic", categories)
     assert semantic.ids.tolist() == [[1, 1, 1, 1], [2, 2, 2, 0]]
     assert [(one.id, one.category_id, one.area) for one in semantic.segments] == [(1, 1, 4), (2, 9, 3)]
-    with pytest.raises(BadArgument, match="There is no view 'depth'"):
-        viewed(shown, "depth", categories)
+    assert "There is no view 'depth'" in refusal(BadArgument, viewed, shown, "depth", categories)
 
 
 def test_every_view_of_show_is_a_picture_of_its_own(shared_runs, tmp_path):
@@ -356,7 +361,7 @@ def test_every_view_of_show_is_a_picture_of_its_own(shared_runs, tmp_path):
     assert len(written) == len(VIEWS)
 
 
-def test_a_small_photograph_is_decoded_small_and_shows_the_same(make_runs):
+def test_a_photograph_decoded_at_a_small_size_looks_the_same(make_runs):
     pictures = Pictures(make_runs()[0])
     rows, columns = np.mgrid[0:30, 0:40]
     ramp = np.stack([6 * columns, 8 * rows, np.full((30, 40), 90)], axis=2).astype(np.uint8)
@@ -367,7 +372,7 @@ def test_a_small_photograph_is_decoded_small_and_shows_the_same(make_runs):
     assert np.abs(small - whole).max() < 8
 
 
-def test_a_small_photograph_that_is_turned_or_torn_is_read_as_any_other(make_runs):
+def test_rotated_and_torn_photographs_are_read_at_a_small_size(make_runs):
     (run, _) = make_runs()
     pictures = Pictures(run)
     path = pictures.path(7)
@@ -380,7 +385,7 @@ def test_a_small_photograph_that_is_turned_or_torn_is_read_as_any_other(make_run
         Pictures(run).small_photo(7, (20, 15))
 
 
-def test_the_worst_images_of_a_run_are_drawn_by_their_number(shared_runs, tmp_path):
+def test_the_worst_images_of_a_run_are_drawn_by_number(shared_runs, tmp_path):
     run = shared_runs[0]
     table = scores_of_images(run.matched).sort_values("PQ", kind="stable")
     ran("show", "side-by-side", run.path, "--image", "worst:2", "--out", tmp_path / "worst.png")

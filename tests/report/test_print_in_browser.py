@@ -87,17 +87,17 @@ def test_print_has_no_text_below_seven_points_and_no_page_half_empty_but_the_las
     assert min(filled(page) for page in list(printed.document)[:-1]) >= 0.5, printed.models
 
 
-def test_printed_pictures_of_an_image_stand_in_one_row(printed):
+def test_printed_pictures_of_an_image_are_in_one_row(printed):
     columns = {1: [3], 2: [4], 5: [7], 12: [7, 7]}[printed.models]
     assert [printed.tops.count(top) for top in dict.fromkeys(printed.tops)] == columns
 
 
-def test_what_is_printed_is_as_wide_as_the_paper_and_the_overview_of_two_models_ends_on_the_first_page(printed):
+def test_print_fills_the_paper_and_two_models_fit_on_the_first_page(printed):
     assert printed.width <= 702
     assert printed.overview_ends < 1017 or printed.models > 2
 
 
-def test_five_models_print_on_one_page_and_none_is_cut_off(open_report, shared_runs, tmp_path):
+def test_five_models_print_on_one_page_without_being_cut(open_report, shared_runs, tmp_path):
     page = open_report(write_report(copies_of(shared_runs, 5, tmp_path), tmp_path / "five.html", examples=0), width=702)
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
@@ -105,12 +105,18 @@ def test_five_models_print_on_one_page_and_none_is_cut_off(open_report, shared_r
     assert page.evaluate("document.documentElement.scrollWidth") <= 702
 
 
-def test_charts_are_drawn_for_paper_and_then_for_the_screen_again(open_report):
+def test_charts_are_redrawn_for_paper_and_back_for_the_screen(open_report):
     page = open_report(width=1440)
-    page.locator("#cost summary").click()
+    # Printed in the frame after the one that drew the chart: its new height is still to be observed.
+    wide = page.evaluate("""new Promise((done) => requestAnimationFrame(() => {
+        document.querySelector("#cost summary").parentElement.open = true;
+        requestAnimationFrame(() => {
+            const width = document.querySelector("#chart-params svg[role=img]").getAttribute("width");
+            window.dispatchEvent(new Event("beforeprint"));
+            requestAnimationFrame(() => done(Number(width)));
+        });
+    }))""")
     chart = page.locator("#chart-params svg[role=img]").first
-    wide = float(chart.get_attribute("width"))
-    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert float(chart.get_attribute("width")) == 700
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert float(chart.get_attribute("width")) == wide
+    assert float(chart.get_attribute("width")) == wide > 700

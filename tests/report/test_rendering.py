@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from jinja2 import TemplateNotFound, UndefinedError
+from support import refusal
 
 import panbench
 from panbench.report.pages.live.library import Library
@@ -19,16 +20,15 @@ from panbench.report.pages.site import write_site
 PACKAGE = Path(panbench.__file__).parent
 
 
-def sentence_page(sentence: str) -> str:
+def sentence_page(message: str) -> str:
     place = "panbench.report.pages.live:sentence.html"
-    return whole_page(place, title="<t>", footer="f & g", sentence=sentence, warning=False, back=False)
+    return whole_page(place, title="<t>", footer="f & g", message=message, warning=False, back=False)
 
 
-def test_what_a_template_prints_is_escaped_and_commands_are_code():
+def test_templates_escape_values_and_mark_commands_as_code():
     page = sentence_page("<b> & `panbench <x>`")
-    assert "<p>&lt;b&gt; &amp; <code>panbench &lt;x&gt;</code></p>" in page
-    assert "<h1>&lt;t&gt;</h1>" in page
-    assert "<p>f &amp; g</p>" in page
+    for words in ("<p>&lt;b&gt; &amp; <code>panbench &lt;x&gt;</code></p>", "<h1>&lt;t&gt;</h1>", "<p>f &amp; g</p>"):
+        assert words in page
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def theirs(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_templates_lie_beside_the_code_of_any_package(theirs):
+def test_templates_are_found_next_to_the_code_of_any_package(theirs):
     shared = '{% from "panbench.report.pages:elements.html" import named %}'
     (theirs / "templates" / "mine.html").write_text(shared + "<p>{{ named(label, 3) }}{{ raw }}</p>")
     made = render(f"{theirs.name}:mine.html", label="a <b>", raw=Markup("<i>x</i>"))
@@ -50,10 +50,9 @@ def test_templates_lie_beside_the_code_of_any_package(theirs):
         render(f"{theirs.name}:gone.html")
 
 
-def test_a_fact_that_is_not_given_is_an_error_and_no_gap(theirs):
+def test_a_missing_template_value_is_an_error(theirs):
     (theirs / "templates" / "gap.html").write_text("{{ PQ }}")
-    with pytest.raises(UndefinedError, match="'PQ' is undefined"):
-        render(f"{theirs.name}:gap.html", pq=1)
+    assert "'PQ' is undefined" in refusal(UndefinedError, render, f"{theirs.name}:gap.html", pq=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,7 @@ def pages(shared_runs, tmp_path_factory) -> dict[str, str]:
     }
 
 
-def test_all_pages_have_one_shell_and_one_style_sheet(pages):
+def test_all_pages_share_one_layout_and_style_sheet(pages):
     heads = {
         re.sub(r'<title>.*?</title>|content="default-src.*?"', "", page.split("<body>")[0]) for page in pages.values()
     }
@@ -81,7 +80,7 @@ def test_all_pages_have_one_shell_and_one_style_sheet(pages):
     assert all(page.rstrip().endswith("</html>") and page.count("<main") == 1 for page in pages.values())
 
 
-def test_the_policy_of_each_page_allows_its_own_style_and_script_and_no_other(pages):
+def test_the_content_policy_of_each_page_allows_only_its_own_style_and_script(pages):
     for page in pages.values():
         (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)
         inline = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
@@ -91,7 +90,7 @@ def test_the_policy_of_each_page_allows_its_own_style_and_script_and_no_other(pa
         assert policy.startswith("default-src &#39;none&#39;; ")
 
 
-def test_python_spells_no_html():
+def test_python_code_contains_no_html():
     tags = re.compile(r"</[a-z]|<(p|td|th|tr|table|section|div|span|sup|small|strong|code|li|ul|a|h\d|svg|b)[ >/]")
     # A tag in source code: spelled out, in two strings side by side, or with a sign that is escaped.
     signs = re.compile(r"""<[/a-z"'\\]|\\[xuUN0-7]""")
@@ -113,7 +112,7 @@ def test_python_spells_no_html():
     assert found == []
 
 
-def test_tables_of_one_name_are_told_apart_by_their_ground_truth():
+def test_tables_of_one_name_are_labelled_by_their_ground_truth():
     marks = ["ab" * 32, "cd" * 32, "ef" * 32]
     expected = ["coco val (ground truth abababab)", "coco val (ground truth cdcdcdcd)", "shapes val"]
     assert named_apart(["coco val", "coco val", "shapes val"], marks) == expected

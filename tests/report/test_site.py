@@ -3,12 +3,14 @@ import re
 
 import little_runs
 import pytest
+from support import refusal
 
 from panbench.base.errors import BadArgument
+from panbench.report.figures.colors import MARKER_PATHS, run_styles
 from panbench.report.pages.site import write_site
 
 
-def test_a_site_has_the_best_first_and_a_report_for_each(shared_runs, tmp_path):
+def test_a_site_lists_the_best_run_first_with_a_report_for_each(shared_runs, tmp_path):
     index = write_site(shared_runs[::-1], tmp_path / "site", title="Toys <b>")
     text = index.read_text("utf-8")
     assert "<h1>Toys &lt;b&gt;</h1>" in text
@@ -27,6 +29,16 @@ def test_a_site_has_the_best_first_and_a_report_for_each(shared_runs, tmp_path):
     assert (index.parent / ".nojekyll").exists()
 
 
+def test_each_run_has_its_marker_its_interval_as_a_bar_and_its_costliest_error(make_runs, tmp_path):
+    runs = make_runs(images=12)
+    text = write_site(runs, tmp_path / "site", examples=0).read_text("utf-8")
+    lines = re.findall(r"<tr>.*?</tr>", text, re.DOTALL)[1:]
+    for line, style in zip(lines, run_styles(runs), strict=True):
+        assert f'd="{MARKER_PATHS[style.marker]}" fill="var(--m{style.color})"' in line
+        assert f'<rect class="c{style.color}"' in line
+        assert "data:image/" in line
+
+
 def ranks_of(site) -> list[str]:
     return re.findall(r'<tr>\s*<td class="number">(.*?)</td>', site.read_text("utf-8"))
 
@@ -43,7 +55,7 @@ def test_ranks_have_the_range_that_the_tests_leave_open(tmp_path):
     assert ranks_of(sure) == ["1", "2"]
 
 
-def test_a_site_is_replaced_and_what_is_gone_from_it_goes(shared_runs, tmp_path):
+def test_rebuilding_a_site_removes_stale_files(shared_runs, tmp_path):
     write_site(shared_runs, tmp_path / "site", examples=0)
     assert len(list((tmp_path / "site" / "runs").iterdir())) == 2
     assert len(list((tmp_path / "site" / "compare").iterdir())) == 1
@@ -52,14 +64,13 @@ def test_a_site_is_replaced_and_what_is_gone_from_it_goes(shared_runs, tmp_path)
     assert not list((tmp_path / "site" / "compare").iterdir())
 
 
-def test_a_folder_of_somebody_else_is_refused_and_kept(shared_runs, tmp_path):
+def test_a_folder_not_made_by_panbench_is_refused_and_kept(shared_runs, tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(BadArgument, match="is not empty and was not made by `panbench site`"):
-        write_site(shared_runs, tmp_path)
+    assert "is not empty and was not made by `panbench site`" in refusal(BadArgument, write_site, shared_runs, tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years"
 
 
-def test_a_record_that_names_files_elsewhere_removes_none_of_them(shared_runs, tmp_path):
+def test_a_site_record_cannot_delete_files_elsewhere(shared_runs, tmp_path):
     site = tmp_path / "site"
     write_site(shared_runs[:1], site, examples=0)
     (tmp_path / "thesis.tex").write_text("years")
@@ -68,7 +79,7 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(shared_runs, t
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_a_site_that_was_cut_short_at_its_first_page_is_made_again(shared_runs, tmp_path, monkeypatch):
+def test_an_interrupted_site_is_built_again(shared_runs, tmp_path, monkeypatch):
     def stop(*arguments, **options):
         (tmp_path / "site" / "runs" / "half.html").write_text("half")
         raise KeyboardInterrupt

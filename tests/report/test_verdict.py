@@ -9,13 +9,24 @@ import pytest
 
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import weigh
+from panbench.metrics.uncertainty import compare_runs
 from panbench.panoptic.types import Category
 from panbench.report.answers.comparison import corrected_p
 from panbench.report.answers.grid import percent
-from panbench.report.answers.verdict import _LESS, LEAST_LOSS, _p, verdict
+from panbench.report.answers.verdict import _LESS, LEAST_LOSS, _p_text, verdict
 
 CATEGORIES = tuple(Category(index + 1, f"c{index}", index < 4, "", None) for index in range(7))
+
+
+def statistics(images: int, rows: list[tuple], categories=CATEGORIES) -> ImageStatistics:
+    columns = ["image_id", "category_id", "slice", "iou_sum", "TP", "FP", "FN"]
+    return ImageStatistics.from_frame(np.arange(images), pd.DataFrame(rows, columns=columns), categories)
+
+
+def of(found: list[int]) -> ImageStatistics:
+    """Statistics of a model that finds so many of ten objects in each image."""
+    rows = [(image, 1, 0, 0.8 * hits, hits, 0, 10 - hits) for image, hits in enumerate(found)]
+    return statistics(len(found), rows, CATEGORIES[:1])
 
 
 def made_up(rng: np.random.Generator, images: int, things: float, stuff: float, masks: float) -> ImageStatistics:
@@ -27,15 +38,14 @@ def made_up(rng: np.random.Generator, images: int, things: float, stuff: float, 
             found = rng.binomial(objects, things if category.isthing else stuff)
             iou = float(np.clip(rng.normal(masks, 0.03, found), 0.51, 1).sum())
             rows.append((image, category.id, 0, iou, found, rng.binomial(1, 0.1), objects - found))
-    columns = ["image_id", "category_id", "slice", "iou_sum", "TP", "FP", "FN"]
-    return ImageStatistics.from_frame(np.arange(images), pd.DataFrame(rows, columns=columns), CATEGORIES)
+    return statistics(images, rows)
 
 
 def compared(models: dict[str, tuple[float, float, float]], images: int = 40, seed: int = 0, baseline=None):
     """The comparison, names for its runs, and made-up losses for each cause."""
     rng = np.random.default_rng(seed)
     runs = {name: made_up(rng, images, *quality) for name, quality in models.items()}
-    comparison = weigh(runs, baseline=baseline, permutations=999)
+    comparison = compare_runs(runs, baseline=baseline, permutations=999)
     losses = {
         (run, group): {cause.name: float(rng.random() / 20) for cause in CAUSES}
         for run in models
@@ -111,7 +121,7 @@ QUALITIES = (0.55, 0.7, 0.72, 0.85)
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_every_clause_is_true_of_the_tables(seed):
+def test_every_clause_of_the_verdict_is_true_of_the_tables(seed):
     rng = np.random.default_rng(100 + seed)
     number = 1 + seed % 4
     models = {f"m{index}": (*rng.choice(QUALITIES, 2), float(rng.choice([0.8, 0.82, 0.9]))) for index in range(number)}
@@ -128,7 +138,7 @@ def test_every_clause_is_true_of_the_tables(seed):
         # How the best stands to every other is said, and of the two best how they stand on each kind.
         said = {clause.b for clause in found.clauses if clause.group == "All" and clause.a == order[0]}
         assert said >= set(order[1:])
-        groups = [c.group for c in found.sentences[1] if {c.a, c.b} == set(order[:2])]
+        groups = [c.group for c in found.messages[1] if {c.a, c.b} == set(order[:2])]
         assert sorted(groups) == ["Stuff", "Things"]
 
 
@@ -145,9 +155,9 @@ def test_two_models_that_differ_by_kind():
     )
 
 
-def test_models_that_no_test_tells_apart_are_called_so_with_their_numbers():
+def test_indistinguishable_models_are_reported_with_their_numbers():
     comparison, names, lost = compared({"a": (0.7, 0.7, 0.85), "b": (0.7, 0.7, 0.85)}, images=30)
-    first = verdict(comparison, names, lost).sentences[0]
+    first = verdict(comparison, names, lost).messages[0]
     assert [clause.kind for clause in first] == ["alike"]
     values = " ".join(percent(value_of(comparison, clause, "All", "PQ"), 1) for clause in (first[0].a, first[0].b))
     assert first[0].text.startswith(
@@ -155,7 +165,7 @@ def test_models_that_no_test_tells_apart_are_called_so_with_their_numbers():
     )
 
 
-def test_few_images_tell_no_runs_apart():
+def test_few_images_cannot_tell_runs_apart():
     comparison, names, lost = compared({"a": (0.95, 0.95, 0.9), "b": (0.3, 0.3, 0.8)}, images=4)
     assert verdict(comparison, names, lost).text() == (
         f"A has the highest PQ ({percent(value_of(comparison, 'a', 'All', 'PQ'), 1)}), "
@@ -163,7 +173,7 @@ def test_few_images_tell_no_runs_apart():
     )
 
 
-def test_runs_that_were_compared_with_one_only_are_set_against_that_one():
+def test_runs_compared_with_a_baseline_are_described_against_it():
     models = {"base": (0.7, 0.7, 0.85), "good": (0.95, 0.95, 0.9), "like": (0.7, 0.7, 0.85), "bad": (0.3, 0.3, 0.8)}
     comparison, names, lost = compared(models, images=60, baseline="base")
     found = verdict(comparison, names, lost)
@@ -221,7 +231,7 @@ class Reader:
         pair = table[((table["a"] == a) & (table["b"] == b)) | ((table["a"] == b) & (table["b"] == a))].iloc[0]
         assert (words is not None) == (pair["p"] < 0.05 <= pair["p_holm"])
         if words is not None:
-            assert words == _p(pair["p"])
+            assert words == _p_text(pair["p"])
 
     def better(self, a: str, b: str, group: str = "All", metric: str = "PQ") -> None:
         difference, _, significant = row_of(self.comparison, a, b, group, metric)
@@ -341,7 +351,7 @@ class Reader:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_words_alone_are_true(seed):
+def test_the_verdict_is_true_without_its_numbers(seed):
     rng = np.random.default_rng(1000 + seed)
     # Of more than four that are level not all are named.
     number = 2 + seed % 3
@@ -363,7 +373,7 @@ def test_the_words_alone_are_true(seed):
     assert reader.text == ""
 
 
-def test_a_pair_reads_differently_among_more_runs_only_with_a_word_on_why():
+def test_a_pair_reads_differently_among_more_runs_only_with_the_reason():
     """The same two runs, first by themselves and then among five: corrected for 3 comparisons and for 30."""
     rng = np.random.default_rng(12)
     runs = {"b": made_up(rng, 60, 0.9, 0.9, 0.807), "a": made_up(rng, 60, 0.6, 0.6, 0.8)}
@@ -371,7 +381,7 @@ def test_a_pair_reads_differently_among_more_runs_only_with_a_word_on_why():
     lost = {cause.name: 0.0 for cause in CAUSES}
     said = {}
     for some in (runs, more):
-        comparison = weigh(some)
+        comparison = compare_runs(some)
         said[len(some)] = verdict(comparison, {name: name.upper() for name in some}, lambda run, group: lost).text()
     assert re.search(r"On things the masks of B are finer \(mean IoU of matches [^;]*; p = 0\.0\d+\)", said[2])
     assert re.search(
@@ -381,58 +391,44 @@ def test_a_pair_reads_differently_among_more_runs_only_with_a_word_on_why():
     assert "corrected" not in said[2]
 
 
-def test_runs_that_are_told_apart_from_each_other_and_not_from_the_best_are_named_so():
+def test_runs_that_differ_from_each_other_but_not_from_the_best_are_named():
     """The best is better on some images and worse on others; the second is a little better than the third on all."""
-    categories = CATEGORIES[:1]
-
-    def of(found: list[int]) -> ImageStatistics:
-        rows = [(image, 1, 0, 0.8 * hits, hits, 0, 10 - hits) for image, hits in enumerate(found)]
-        columns = ["image_id", "category_id", "slice", "iou_sum", "TP", "FP", "FN"]
-        return ImageStatistics.from_frame(np.arange(len(found)), pd.DataFrame(rows, columns=columns), categories)
-
     runs = {"best": of([9, 3] * 20), "second": of([6] * 38 + [5] * 2), "third": of([5] * 40)}
-    comparison = weigh(runs, permutations=999)
+    comparison = compare_runs(runs, permutations=999)
     lost = {cause.name: 0.0 for cause in CAUSES}
     said = verdict(comparison, {name: name for name in runs}, lambda run, group: lost).text()
     assert said.startswith("best (60.0) cannot be told apart with 40 images from second and third (59.7, 53.3; p ≥ ")
     assert "second and third cannot" not in said
 
 
-def test_a_bound_is_rounded_to_the_side_on_which_it_is_true():
-    assert [_p(0.0466, "p ≥ "), _p(0.0466, "p ≤ "), _p(0.0466)] == ["p ≥ 0.04", "p ≤ 0.047", "p = 0.047"]
-    assert [_p(0.0012, "p ≥ "), _p(0.0012, "p ≤ "), _p(0.0002, "p ≤ ")] == ["p ≥ 0.001", "p ≤ 0.002", "p < 0.001"]
-    assert [_p(0.07, "p ≤ "), _p(0.29, "p ≥ ")] == ["p ≤ 0.07", "p ≥ 0.29"]
-
-
-def test_a_p_has_as_many_digits_as_tell_it_from_the_level():
-    assert [_p(p) for p in (0.0534, 0.0496, 0.04996, 0.05)] == [
-        "p = 0.053",
-        "p = 0.0496",
-        "p = 0.04996",
-        "p = 0.05",
+def test_a_bound_is_rounded_so_that_it_stays_true():
+    assert [_p_text(0.0466, "p ≥ "), _p_text(0.0466, "p ≤ "), _p_text(0.0466)] == ["p ≥ 0.04", "p ≤ 0.047", "p = 0.047"]
+    assert [_p_text(0.0012, "p ≥ "), _p_text(0.0012, "p ≤ "), _p_text(0.0002, "p ≤ ")] == [
+        "p ≥ 0.001",
+        "p ≤ 0.002",
+        "p < 0.001",
     ]
+    assert [_p_text(0.07, "p ≤ "), _p_text(0.29, "p ≥ ")] == ["p ≤ 0.07", "p ≥ 0.29"]
+
+
+def test_a_p_value_has_enough_digits_to_differ_from_the_level():
+    told = {0.0534: "p = 0.053", 0.0496: "p = 0.0496", 0.04996: "p = 0.04996", 0.05: "p = 0.05"}
+    assert {p: _p_text(p) for p in told} == told
     assert [corrected_p(p, False) for p in (0.0496, 0.0504, 0.0512)] == ["0.0496", "0.0504", "0.051"]
 
 
-def test_where_no_difference_could_be_significant_that_is_what_is_said():
+def test_the_verdict_says_if_no_difference_could_be_significant():
     """Of 9 images or fewer there are no intervals; of 11 and many runs the smallest p is too large, corrected."""
     models = {f"m{index}": (0.4 + 0.1 * index, 0.5, 0.85) for index in range(5)}
     comparison, names, lost = compared(models, images=10)
-    said = verdict(comparison, names, lost).sentences[0][0].text
+    said = verdict(comparison, names, lost).messages[0][0].text
     assert "cannot be told apart: with 10 images and 30 comparisons no difference could be significant" in said
     assert "p =" not in said
 
 
-def test_a_run_that_is_further_behind_but_less_surely_is_explained():
-    categories = CATEGORIES[:1]
-
-    def of(found: list[int]) -> ImageStatistics:
-        rows = [(image, 1, 0, 0.8 * hits, hits, 0, 10 - hits) for image, hits in enumerate(found)]
-        columns = ["image_id", "category_id", "slice", "iou_sum", "TP", "FP", "FN"]
-        return ImageStatistics.from_frame(np.arange(len(found)), pd.DataFrame(rows, columns=columns), categories)
-
+def test_a_larger_but_less_certain_difference_is_explained():
     runs = {"best": of([6] * 40), "near": of([6] * 10 + [5] * 30), "far": of([9, 0] * 20)}
-    comparison = weigh(runs, permutations=999)
+    comparison = compare_runs(runs, permutations=999)
     found = verdict(comparison, {name: name for name in runs}, lambda run, group: {})
     (clause,) = (clause for clause in found.clauses if clause.kind == "explained")
     check(comparison, None, clause)

@@ -8,8 +8,8 @@ from report_runs import runs_in
 
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import best_first, compared
-from panbench.report.pages.page.behind import said
 from panbench.report.pages.page.document import write_report
+from panbench.report.pages.page.overview import verdict_clauses
 from panbench.runs import load_run
 
 
@@ -20,7 +20,7 @@ def twelve_images(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 12])
-def test_each_clause_of_the_verdict_lights_the_row_that_carries_it(open_report, twelve_images, tmp_path, number):
+def test_each_clause_of_the_verdict_highlights_its_row(open_report, twelve_images, tmp_path, number):
     runs = list(twelve_images)
     while len(runs) < number:
         runs.append(load_run(shutil.copytree(runs[len(runs) % 2].path, tmp_path / f"copy-{len(runs)}")))
@@ -39,13 +39,13 @@ def test_each_clause_of_the_verdict_lights_the_row_that_carries_it(open_report, 
         assert re.search(r"\d", lit.inner_text())
 
 
-def test_numbers_of_things_and_stuff_that_the_verdict_states_are_in_the_row_it_leads_to(twelve_images, tmp_path):
+def test_numbers_in_the_verdict_are_in_the_row_it_links_to(twelve_images, tmp_path):
     runs = best_first(twelve_images)
     _, standing = compared(runs)
     page = write_report(runs, tmp_path / "report.html", examples=0).read_text("utf-8")
     rows = dict(re.findall(r'<tr id="([^"]+)">(.*?)</tr>', page, re.DOTALL))
     clauses = [clause for clause in standing.verdict.clauses if clause.text]
-    places = [place for sentence in said(standing) for *_, place in sentence]
+    places = [place for message in verdict_clauses(standing) for *_, place in message]
     assert len(clauses) == len(places)
     stated = [
         (clause, place)

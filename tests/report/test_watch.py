@@ -15,7 +15,6 @@ from little_runs import everything
 
 from panbench.metrics.fixes import priced_errors
 from panbench.metrics.jackknife import intervals
-from panbench.metrics.matched import Matched
 from panbench.metrics.slices import image_statistics
 from panbench.report.pages.live import growing as growing_module
 from panbench.report.pages.live.growing import Growing as Read
@@ -56,7 +55,7 @@ def scores_of(run, *image_ids) -> list:
     return rows
 
 
-def test_pq_so_far_and_its_interval_are_those_of_a_finished_run_of_these_images(growing, client):
+def test_pq_so_far_equals_that_of_a_finished_run_of_the_same_images(growing, client):
     far = how_far(client)
     assert (far["state"], far["images"], far["expected"], far["scores"]) == ("running", 0, 30, [])
     # Not in the order of ids, as a run in batches of one size writes them.
@@ -71,7 +70,7 @@ def test_pq_so_far_and_its_interval_are_those_of_a_finished_run_of_these_images(
     assert far["scores"][0][2] < far["scores"][0][1] < 1
 
 
-def test_each_part_is_read_once(growing, client, monkeypatch):
+def test_each_part_of_a_watched_run_is_read_once(growing, client, monkeypatch):
     read = []
     real = growing_module.read_part
     monkeypatch.setattr(growing_module, "read_part", lambda part: (read.append(part.name), real(part))[1])
@@ -82,7 +81,7 @@ def test_each_part_is_read_once(growing, client, monkeypatch):
     assert read == ["0000-000000.parquet", "0000-000001.parquet", "0000-000002.parquet"]
 
 
-def test_where_nothing_is_new_the_answer_is_304_without_a_word(growing, client):
+def test_a_request_without_news_is_answered_304_with_an_empty_body(growing, client):
     growing.score(7, 8)
     tag = client.get("/api/live?run=live").headers["ETag"]
     again = client.get("/api/live?run=live", headers={"If-None-Match": tag})
@@ -93,7 +92,7 @@ def test_where_nothing_is_new_the_answer_is_304_without_a_word(growing, client):
     assert changed.headers["ETag"] != tag
 
 
-def test_a_half_written_part_and_one_of_another_run_are_not_read(growing, client):
+def test_half_written_and_foreign_parts_are_not_read(growing, client):
     part = growing.score(7, 8)
     content = part.read_bytes()
     (part.parent / ".0000-000001.parquet.x.tmp").write_bytes(content)
@@ -105,7 +104,7 @@ def test_a_half_written_part_and_one_of_another_run_are_not_read(growing, client
     assert how_far(client)["images"] == 2
 
 
-def test_a_run_looked_at_is_not_touched_and_its_writer_is_not_held_up(growing, client):
+def test_watching_a_run_neither_changes_it_nor_blocks_its_writer(growing, client):
     growing.score(7, 8, 9)
     before = everything(growing.folder)
     times = {path: path.stat().st_mtime_ns for path in growing.folder.rglob("*")}
@@ -117,7 +116,7 @@ def test_a_run_looked_at_is_not_touched_and_its_writer_is_not_held_up(growing, c
     assert growing.writer.finish("done").images.tolist() == [7, 8, 9, 10]
 
 
-def test_looking_takes_no_lock_so_that_a_writer_that_begins_is_not_refused(growing, client, monkeypatch):
+def test_watching_takes_no_lock_so_a_new_writer_can_start(growing, client, monkeypatch):
     from panbench.base import locks
 
     growing.score(7)
@@ -126,7 +125,7 @@ def test_looking_takes_no_lock_so_that_a_writer_that_begins_is_not_refused(growi
         assert client.get(address).status_code == 200
 
 
-def test_the_rate_is_of_the_newest_parts(growing, client):
+def test_the_rate_is_that_of_the_newest_parts(growing, client):
     since = growing.writer.path.stat().st_mtime + 1000
     for number, seconds in enumerate((0, 10, 12, 20)):
         part = growing.score(7 + 2 * number, 8 + 2 * number)
@@ -161,7 +160,7 @@ def test_newest_errors_come_with_their_crops_newest_part_first(growing, client):
     assert missed["gain"] > 0
 
 
-def test_an_error_is_priced_among_all_images_so_far(growing, client):
+def test_the_cost_of_an_error_is_computed_over_all_images_so_far(growing, client):
     growing.score(*range(7, 20))
     growing.score(20)
     run = growing.finished
@@ -173,17 +172,13 @@ def test_an_error_is_priced_among_all_images_so_far(growing, client):
     assert wanted
     read = Read(growing.home, growing.writer.info)
     read.read()
-    found = {new.error.gt_ids: new.error.gain for new in read.new_errors(6) if new.error.image_id == 20}
+    found = {error.gt_ids: error.gain for error in read.new_errors(6) if error.image_id == 20}
     assert found == pytest.approx(wanted)
     # Alone, an image's errors weigh far more.
-    alone = Matched.of(new_table(read, 20))
+    alone = run.matched.only([20])
     assert priced_errors(assign_causes(alone, run.categories), alone, run.categories)["gain"].max() > 2 * max(
         found.values()
     )
-
-
-def new_table(read, image):
-    return next(new.run.table for new in read.new_errors(6) if new.error.image_id == image)
 
 
 def test_without_predictions_the_images_of_errors_are_shown(growing, client):
@@ -193,7 +188,7 @@ def test_without_predictions_the_images_of_errors_are_shown(growing, client):
     assert all(error["photo"].startswith("data:image/") and not error["predicted"] for error in errors)
 
 
-def test_without_photographs_errors_are_told_in_words(growing, client):
+def test_without_photographs_errors_are_described_in_words(growing, client):
     for photo in (growing.finished.path.parent / "photos").iterdir():
         photo.unlink()
     growing.score(7)
@@ -213,7 +208,7 @@ def test_a_picture_that_links_out_of_the_folder_is_not_shown(growing, client, tm
     assert far["faults"] == ["photo 0 <i>.png is a link that leads out of the folder and is not served."]
 
 
-def test_at_the_end_the_page_is_the_ordinary_one(growing, client):
+def test_after_the_end_the_page_is_the_ordinary_report(growing, client):
     growing.score(*range(7, 37))
     assert client.get("/live?run=live").status_code == 200
     growing.writer.finish("done")
@@ -223,7 +218,7 @@ def test_at_the_end_the_page_is_the_ordinary_one(growing, client):
     assert "What PQ is lost to" in client.get("/compare?run=live").text
 
 
-def test_a_run_whose_process_was_killed_is_shown_as_stopped_with_the_command_that_goes_on(tmp_path):
+def test_a_killed_run_is_shown_as_stopped_with_the_command_that_resumes_it(tmp_path):
     script = (
         "import os, signal, sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path\n"
@@ -246,12 +241,12 @@ def test_a_run_whose_process_was_killed_is_shown_as_stopped_with_the_command_tha
     assert everything(tmp_path / "results") == before
 
 
-def test_an_interrupted_run_says_why_and_how_to_go_on(growing, client):
+def test_an_interrupted_run_shows_the_reason_and_how_to_resume(growing, client):
     growing.score(7)
     growing.writer.finish("interrupted", error="Interrupted from the keyboard.")
     far = how_far(client)
     assert far["state"] == "stopped"
-    assert far["said"] == "The run was interrupted: Interrupted from the keyboard. What it scored is kept."
+    assert far["said"] == "The run was interrupted: Interrupted from the keyboard. What it scored is saved."
     assert far["command"].endswith("--resume")
     # It goes on, and is followed again.
     resumed = RunWriter.resume(growing.home)
@@ -262,13 +257,13 @@ def test_an_interrupted_run_says_why_and_how_to_go_on(growing, client):
         resumed.close()
 
 
-def test_the_list_marks_a_run_that_is_written(growing, client):
+def test_the_list_marks_a_run_in_progress(growing, client):
     growing.score(7, 8, 9)
     page = client.get("/").text
     assert re.search(r'<a href="/live\?run=live">being written</a>: 3 of 30 images', page)
 
 
-def test_a_run_that_replaces_another_leads_to_it_at_the_end(growing, client):
+def test_a_replacing_run_leads_to_its_final_page(growing, client):
     growing.score(7, 8)
     growing.writer.finish("done")
     growing.writer = RunWriter.create(growing.home, growing.info(30), overwrite=True)
@@ -280,19 +275,7 @@ def test_a_run_that_replaces_another_leads_to_it_at_the_end(growing, client):
     assert client.get(f"/api/live?run={new}").json() == {"state": "done", "report": "/compare?run=live"}
 
 
-def test_a_run_of_more_images_than_are_kept_one_by_one_has_the_same_pq(growing, monkeypatch):
-    # As of a million images: sums in groups, from the first image on. Of twelve images in groups of one, the same.
-    monkeypatch.setattr(growing_module, "EXACT_IMAGES", 20)
-    monkeypatch.setattr("panbench.metrics.samples.EXACT_IMAGES", 20)
-    read = Read(growing.home, growing.writer.info)
-    for images in ((20, 21, 9), (7, 8), range(10, 18)):
-        growing.score(*images)
-        read.read()
-    (pq,) = read.scores().query("group == 'All' and metric == 'PQ'")[["value", "low", "high"]].to_numpy()
-    assert pq == pytest.approx(scores_of(growing.finished, 7, 8, 9, *range(10, 18), 20, 21)[0][1:4], abs=1e-9)
-
-
-def test_parts_that_are_joined_at_the_end_count_once(growing, client, monkeypatch):
+def test_parts_compacted_at_the_end_count_once(growing, client, monkeypatch):
     for image in range(7, 30):
         growing.score(image)
     how_far(client)
@@ -304,7 +287,7 @@ def test_parts_that_are_joined_at_the_end_count_once(growing, client, monkeypatc
     assert load_run(growing.home).images.tolist() == list(range(7, 31))
 
 
-def test_names_are_data_on_the_page_of_a_run_that_is_written(growing, client):
+def test_names_are_escaped_on_the_page_of_a_run_in_progress(growing, client):
     hostile = "</script><script>alert(1)</script>"
     growing.writer.update(model=replace(growing.writer.info.model, title=hostile))
     page = client.get("/live?run=live").text

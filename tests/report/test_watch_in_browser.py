@@ -39,7 +39,7 @@ def counted(page, images: int) -> None:
     wait_in_page(page, f"document.getElementById('counts').textContent.startsWith('{images} of 30 images')")
 
 
-def test_pq_and_errors_appear_and_change_while_the_run_is_written_and_its_report_follows(growing, open_live):
+def test_pq_and_errors_update_while_a_run_is_written_and_its_report_follows(growing, open_live):
     page = open_live()
     counted(page, 0)
     assert page.get_by_text("No image is scored yet.").is_visible()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from panbench.base.errors import BadRun
-from panbench.runs.lock import RunLock, is_locked, may_be_written, owner_of
+from panbench.runs.lock import is_locked, lock_run, may_be_written, owner_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills and forks as POSIX has them")
 
@@ -29,12 +29,12 @@ if sys.argv[2] == "none":
         raise OSError(errno.ENOLCK, "No locks available")
     fcntl.flock = flock
 from panbench.base.errors import BadRun
-from panbench.runs.lock import RunLock
+from panbench.runs.lock import lock_run
 folder, inside, held = Path(sys.argv[1]), Path(sys.argv[1] + ".inside"), None
 
 def acquired():
     try:
-        return RunLock.acquire(folder)
+        return lock_run(folder)
     except BadRun:
         return None
 
@@ -108,7 +108,7 @@ def locks(request, monkeypatch) -> str:
 
 
 @pytest.mark.slow
-def test_of_processes_that_race_for_a_folder_one_is_inside_at_a_time(tmp_path, locks):
+def test_of_racing_processes_only_one_has_the_lock_at_a_time(tmp_path, locks):
     with children(4, tmp_path / "a", locks) as racing:
         for child in racing:
             child.tell("race")
@@ -119,7 +119,7 @@ def test_of_processes_that_race_for_a_folder_one_is_inside_at_a_time(tmp_path, l
 
 
 @pytest.mark.slow
-def test_of_processes_that_race_for_a_killed_owners_lock_one_gets_it(tmp_path, locks):
+def test_of_processes_racing_for_a_killed_owners_lock_one_gets_it(tmp_path, locks):
     with children(4, tmp_path / "a", locks) as racing:
         for _ in range(6):
             assert racing[0].asked("victim") == str(int(signal.SIGKILL))
@@ -135,11 +135,11 @@ def test_the_lock_of_a_killed_process_does_not_count(tmp_path, locks):
         assert owner.asked("acquire") == "held"
         assert is_locked(tmp_path / "a")
         with pytest.raises(BadRun, match=f"is being written by process {owner.pid} on .* since 20"):
-            RunLock.acquire(tmp_path / "a")
+            lock_run(tmp_path / "a")
         owner.process.send_signal(signal.SIGKILL)
         owner.process.wait()
         assert not is_locked(tmp_path / "a")
-        RunLock.acquire(tmp_path / "a").release()
+        lock_run(tmp_path / "a").release()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -163,31 +163,31 @@ class TestWithoutLocksOfTheSystem:
 
         monkeypatch.setattr("fcntl.flock", flock)
 
-    def test_the_lock_of_another_machine_counts_and_the_sentence_says_how_to_remove_it(self, tmp_path):
+    def test_the_lock_of_another_machine_holds_and_the_error_says_how_to_remove_it(self, tmp_path):
         marker, named = tmp_path / ".a.lock.soft", tmp_path / ".a.lock.owner"
         marker.write_text("12\nanother-machine\n")
         named.write_text(json.dumps({"pid": 12, "host": "another-machine", "since": "2026-11-22T10:00:00+00:00"}))
         with pytest.raises(BadRun) as refused:
-            RunLock.acquire(tmp_path / "a")
+            lock_run(tmp_path / "a")
         assert str(refused.value) == (
             f"{tmp_path / 'a'} is being written by process 12 on another-machine since 2026-11-22 10:00:00 UTC. Wait "
             f"for it, or give another --out. The file system has no locks: if that process has ended, delete {marker}."
         )
         marker.unlink()
-        RunLock.acquire(tmp_path / "a").release()
+        lock_run(tmp_path / "a").release()
         assert list(tmp_path.iterdir()) == []
 
     def test_the_owner_is_this_process_while_it_writes(self, tmp_path):
-        lock = RunLock.acquire(tmp_path / "a")
+        lock = lock_run(tmp_path / "a")
         assert owner_of(tmp_path / "a").startswith(f"process {os.getpid()} on {platform.node()} since 20")
         lock.release()
         assert owner_of(tmp_path / "a") == "another process"
 
 
-def test_a_folder_in_which_nothing_can_be_written_is_one_sentence(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_reported_in_one_sentence(tmp_path, monkeypatch):
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refused)
     with pytest.raises(BadRun, match=r"a cannot be written: .*\.a\.lock: Read-only file system\.$"):
-        RunLock.acquire(tmp_path / "a")
+        lock_run(tmp_path / "a")

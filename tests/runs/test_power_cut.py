@@ -1,4 +1,4 @@
-"""What a power cut leaves of runs and downloads at each step: scripts/check/power_cut.py simulates the disk."""
+"""What a power cut leaves of runs and downloads at each step: tests/power_cut.py simulates the disk."""
 
 import hashlib
 import os
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from little_runs import CATEGORIES, finished, one_row
+from power_cut import Left, cuts
 
 from panbench.base.download import download
 from panbench.base.errors import BadRun
 from panbench.base.files import write_json
 from panbench.runs import Run, RunInfo, RunWriter, finish_replacement, load_run
-from panbench.runs.manifest import check_recorded, recorded, write_recorded
-from scripts.check.power_cut import Left, cuts
+from panbench.runs.hashes import check_recorded, recorded, write_recorded
 from scripts.make.coco_mimic import Fault, FaultServer
 
 pytestmark = [
@@ -44,7 +44,7 @@ def is_whole(run: Run, *images: int) -> bool:
 
 
 @pytest.mark.parametrize("few", [16, 2], ids=["as they were written", "joined to few"])
-def test_no_run_that_reads_as_done_has_lost_a_part(results, tmp_path, monkeypatch, few):
+def test_a_run_that_reads_as_done_has_all_parts(results, tmp_path, monkeypatch, few):
     monkeypatch.setattr("panbench.panoptic.parts.FEW_PARTS", few)
     images = (1, 2, 3)
     found = cuts(results, lambda: finished(results / "run", *images))
@@ -55,7 +55,7 @@ def test_no_run_that_reads_as_done_has_lost_a_part(results, tmp_path, monkeypatc
     assert not any("torn" in notice for run in runs if run for notice in run.notices)
 
 
-def test_what_a_run_has_written_is_there_after_a_power_cut(results, tmp_path):
+def test_written_parts_survive_a_power_cut(results, tmp_path):
     def work() -> None:
         writer = RunWriter.create(results / "run", RunInfo(categories=CATEGORIES))
         writer.write_part(one_row(1))
@@ -66,7 +66,7 @@ def test_what_a_run_has_written_is_there_after_a_power_cut(results, tmp_path):
     assert all(run and run.image_ids() == (1,) for run in runs)
 
 
-def test_a_run_that_has_ended_is_done_after_a_power_cut(results, tmp_path):
+def test_a_finished_run_is_done_after_a_power_cut(results, tmp_path):
     last = [left for left in cuts(results, lambda: finished(results / "run", 1, 2)) if left.last]
     runs = [run_in(restored(left, number, tmp_path) / "run") for number, left in enumerate(last)]
     assert runs
@@ -74,7 +74,7 @@ def test_a_run_that_has_ended_is_done_after_a_power_cut(results, tmp_path):
 
 
 @pytest.mark.slow
-def test_of_a_run_and_the_one_that_replaces_it_one_is_whole(results, tmp_path):
+def test_after_a_power_cut_the_old_or_the_new_run_is_complete(results, tmp_path):
     finished(results / "run", 1, 2, 3)
 
     def work() -> None:
@@ -95,7 +95,7 @@ def test_of_a_run_and_the_one_that_replaces_it_one_is_whole(results, tmp_path):
     assert seen == {(1, 2, 3), (8, 9)}
 
 
-def test_a_file_with_a_hash_is_never_there_without_it(results, tmp_path):
+def test_a_file_never_exists_without_its_recorded_hash(results, tmp_path):
     def work() -> None:
         write_recorded(results, "candidates/7.parquet", b"first")
         write_recorded(results, "predictions.json", b"{}")
@@ -110,7 +110,7 @@ def test_a_file_with_a_hash_is_never_there_without_it(results, tmp_path):
     assert there
 
 
-def test_a_record_is_the_old_or_the_new_one(results, tmp_path):
+def test_after_a_power_cut_a_record_is_the_old_or_the_new_one(results, tmp_path):
     write_json(results / "one.json", "old")
     found = cuts(results, lambda: write_json(results / "one.json", "new"))
     contents = [(restored(left, number, tmp_path) / "one.json").read_text() for number, left in enumerate(found)]
@@ -118,15 +118,15 @@ def test_a_record_is_the_old_or_the_new_one(results, tmp_path):
 
 
 @pytest.mark.parametrize("with_hash", [True, False])
-def test_a_download_that_goes_on_after_a_power_cut_has_all_bytes(results, tmp_path, monkeypatch, with_hash):
+def test_a_download_resumed_after_a_power_cut_has_all_bytes(results, tmp_path, with_hash, monkeypatch):
+    monkeypatch.setattr("panbench.base.download._sleep", lambda seconds: None)
     content = bytes(range(256)) * 512
     digest = hashlib.sha256(content).hexdigest() if with_hash else None
-    monkeypatch.setattr("panbench.base.download._SYNC_BYTES", 40_000)
     with FaultServer({"/file.bin": content}) as server:
         url = f"{server.url}/file.bin"
 
         def fetch(folder: Path) -> Path:
-            return download(url, folder / "file.bin", sha256=digest, sleep=lambda seconds: None)
+            return download(url, folder / "file.bin", sha256=digest)
 
         server.faults["/file.bin"] = [Fault(drop_after=30_000, block=4000), Fault(block=4000)]
         for number, left in enumerate(cuts(results, lambda: fetch(results))):

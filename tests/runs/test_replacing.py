@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from little_runs import CATEGORIES, everything, finished, one_row, write_side
-from support import panbench, refused
+from support import panbench, refusal, refused
 
 from panbench.base.errors import BadRun
 from panbench.runs import (
@@ -45,7 +45,7 @@ def cut_between_the_renames(path: Path) -> tuple[Path, Path]:
 class TestNamesOfUsers:
     @pytest.mark.parametrize("kept", ["a.old", "a.new"])
     @pytest.mark.parametrize("what", ["delete", "overwrite", "resume"])
-    def test_a_run_with_the_name_of_a_backup_stays_as_it_is(self, tmp_path, kept, what):
+    def test_a_run_named_like_a_backup_is_not_touched(self, tmp_path, kept, what):
         run, backup = finished(tmp_path / "a", 1), finished(tmp_path / kept, 2)
         before = everything(backup)
         if what == "delete":
@@ -59,26 +59,26 @@ class TestNamesOfUsers:
         assert everything(backup) == before
 
     @pytest.mark.parametrize("overwrite", [False, True])
-    def test_a_run_that_was_moved_to_a_backup_leaves_its_name_free(self, tmp_path, overwrite):
+    def test_moving_a_run_to_a_backup_frees_its_name(self, tmp_path, overwrite):
         backup = finished(tmp_path / "a", 1).rename(tmp_path / "a.old")
         before = everything(backup)
         RunWriter.create(tmp_path / "a", INFO, overwrite=overwrite).finish("done")
         assert everything(backup) == before
         assert load_run(tmp_path / "a").image_ids() == ()
 
-    def test_reading_renames_nothing_and_names_the_backup(self, tmp_path):
+    def test_reading_does_not_rename_and_reports_the_backup(self, tmp_path):
         backup = finished(tmp_path / "a", 1).rename(tmp_path / "a.old")
         before = everything(tmp_path)
         assert f"`mv {backup} {tmp_path / 'a'}`" in " ".join(refused("compare", tmp_path / "a").split())
         assert everything(tmp_path) == before
 
-    def test_resume_begins_anew_beside_a_backup(self, tmp_path):
+    def test_resume_starts_over_next_to_a_backup(self, tmp_path):
         finished(tmp_path / "a", 1).rename(tmp_path / "a.old")
         assert unfinished_run(tmp_path / "a") is None
 
 
 class TestCutShort:
-    def test_reading_names_the_command_that_finishes_it(self, tmp_path):
+    def test_reading_reports_the_command_that_finishes_a_replacement(self, tmp_path):
         cut_between_the_renames(tmp_path / "a")
         before = everything(tmp_path)
         with pytest.raises(BadRun, match=r"complete in .*panbench-new\. `panbench runs finish .*a` puts it in place"):
@@ -100,27 +100,25 @@ class TestCutShort:
 
 
 class TestMark:
-    def test_a_replacement_of_a_run_that_is_gone_does_not_touch_its_successor(self, tmp_path):
+    def test_replacing_a_vanished_run_does_not_touch_its_successor(self, tmp_path):
         run = finished(tmp_path / "a", 1)
         writer = RunWriter.create(run, INFO, overwrite=True)
         writer.finish("interrupted")
         remove_run(run)
         other = finished(tmp_path / "a", 5)
         assert unfinished_run(other).path == other
-        with pytest.raises(BadRun, match="panbench-new is in the way"):
-            RunWriter.create(other, INFO, overwrite=True)
+        assert "panbench-new is in the way" in refusal(BadRun, RunWriter.create, other, INFO, overwrite=True)
         assert load_run(other).image_ids() == (5,)
 
-    def test_a_run_that_took_the_place_of_the_old_one_meanwhile_is_not_replaced(self, tmp_path):
+    def test_a_run_that_appeared_meanwhile_is_not_replaced(self, tmp_path):
         run, other = finished(tmp_path / "a", 1), finished(tmp_path / "b", 5)
         writer = RunWriter.create(run, INFO, overwrite=True)
         run.rename(tmp_path / "mine")
         other.rename(run)
-        with pytest.raises(BadRun, match="no longer the run that it was to replace"):
-            writer.finish("done")
+        assert "no longer the run that it was to replace" in refusal(BadRun, writer.finish, "done")
         assert (load_run(run).image_ids(), load_run(tmp_path / "mine").image_ids()) == ((5,), (1,))
 
-    def test_a_new_run_that_cannot_take_the_place_leaves_the_old_one_there(self, tmp_path, monkeypatch):
+    def test_a_failed_swap_keeps_the_old_run(self, tmp_path, monkeypatch):
         run, rename = finished(tmp_path / "a", 1), os.rename
         writer = RunWriter.create(run, INFO, overwrite=True)
 
@@ -130,8 +128,7 @@ class TestMark:
             rename(source, target)
 
         monkeypatch.setattr("os.rename", refused)
-        with pytest.raises(BadRun, match="cannot take the place"):
-            writer.finish("done")
+        assert "cannot replace" in refusal(BadRun, writer.finish, "done")
         assert load_run(run).image_ids() == (1,)
 
 
@@ -148,7 +145,7 @@ class TestLastMoment:
 
     @pytest.mark.usefixtures("a_signal_after_the_swap")
     @pytest.mark.parametrize("what", ["score", "merge"])
-    def test_a_run_that_is_interrupted_after_the_swap_is_the_new_one_and_leaves_nothing(self, tmp_path, what):
+    def test_an_interruption_after_the_swap_keeps_the_new_run_and_leaves_nothing_behind(self, tmp_path, what):
         run = finished(tmp_path / "a", 1)
         gt, pred = write_side(tmp_path, "gt", {2: "ps"}), write_side(tmp_path, "pred", {2: "ps"})
         lines = {
@@ -162,7 +159,7 @@ class TestLastMoment:
         assert load_run(run).info.status == "done"
 
     @pytest.mark.parametrize("what", ["finish", "overwrite"])
-    def test_a_record_without_parts_that_a_replacement_left_is_cleared(self, tmp_path, what):
+    def test_a_leftover_record_without_parts_is_removed(self, tmp_path, what):
         run = finished(tmp_path / "a", 1)
         shutil.copytree(run, ghost := tmp_path / ".a.panbench-new", ignore=shutil.ignore_patterns("parts"))
         if what == "finish":
@@ -173,10 +170,9 @@ class TestLastMoment:
             assert load_run(run).image_ids() == (3,)
         assert not ghost.exists()
 
-    def test_a_run_with_parts_in_the_place_of_a_replacement_stays_and_is_named(self, tmp_path):
+    def test_a_run_with_parts_in_a_replacements_path_is_kept_and_named(self, tmp_path):
         run, other = finished(tmp_path / "a", 1), finished(tmp_path / ".a.panbench-new", 2)
         before = everything(other)
         assert not finish_replacement(run)
-        with pytest.raises(BadRun, match="is in the way"):
-            RunWriter.create(run, INFO, overwrite=True)
+        assert "is in the way" in refusal(BadRun, RunWriter.create, run, INFO, overwrite=True)
         assert everything(other) == before

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from little_runs import CATEGORIES, one_row
+from support import refusal
 
 from panbench.base import studies
 from panbench.base.studies import Study
@@ -43,7 +44,7 @@ def reds(run):
     return dict(zip(table.column("image_id").to_pylist(), table.column("red").to_pylist(), strict=True))
 
 
-def test_rows_are_read_in_order_of_images_and_their_files_stand_in_run_json(tmp_path):
+def test_rows_are_read_in_order_of_images_and_their_files_listed_in_run_json(tmp_path):
     run = stored(tmp_path / "run", [5, 3], [1]).finish("done")
     assert list(reds(run)) == [1, 3, 5]
     assert run.side_tables[NAME].table.schema.metadata == {b"paint": b"oil"}
@@ -54,7 +55,7 @@ def test_rows_are_read_in_order_of_images_and_their_files_stand_in_run_json(tmp_
 
 
 @pytest.mark.parametrize("harm", ["changed", "missing", "foreign"])
-def test_a_file_that_is_not_the_runs_is_left_out_with_a_sentence(harm, tmp_path):
+def test_a_foreign_file_is_left_out_with_a_notice(harm, tmp_path):
     stored(tmp_path / "run", [1], [2]).finish("done")
     first, second = sorted((tmp_path / "run" / NAME).iterdir())
     if harm == "changed":
@@ -73,26 +74,19 @@ def test_a_file_that_is_not_the_runs_is_left_out_with_a_sentence(harm, tmp_path)
     assert 3 not in reds(run)
 
 
-def test_an_image_that_was_looked_at_twice_counts_once(tmp_path):
+def test_an_image_with_two_sets_of_rows_counts_once(tmp_path):
     # Killed between a part and the file beside it, a run looks at those images again.
     made = stored(tmp_path / "run", [1, 2])
     made.write_side_rows(NAME, rows(2, 3, red=9))
     assert reds(made.finish("done")) == {1: 7, 2: 7, 3: 9}
 
 
-def test_a_resumed_run_goes_on_with_its_table(tmp_path):
+def test_a_resumed_run_continues_its_side_table(tmp_path):
     stored(tmp_path / "run", [1]).finish("interrupted")
     made = RunWriter.resume(tmp_path / "run")
     made.write_part(one_row(2))
     made.write_side_rows(NAME, rows(2))
     assert list(reds(made.finish("done"))) == [1, 2]
-
-
-def test_many_small_files_become_few_with_the_same_rows(tmp_path):
-    run = stored(tmp_path / "run", *([image] for image in range(20, 0, -1))).finish("done")
-    assert len(list((tmp_path / "run" / NAME).iterdir())) == 1
-    assert list(reds(run)) == list(range(1, 21))
-    assert run.side_tables[NAME].notices == ()
 
 
 def test_merged_runs_have_the_rows_of_all(tmp_path):
@@ -103,20 +97,19 @@ def test_merged_runs_have_the_rows_of_all(tmp_path):
     assert [listed.images for listed in merged.info.side_tables[NAME]] == [2, 2]
 
 
-def test_a_deleted_run_takes_its_table_with_it(tmp_path):
+def test_deleting_a_run_deletes_its_side_table(tmp_path):
     stored(tmp_path / "run", [1]).finish("done")
     assert remove_run(tmp_path / "run") == ()
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["parts", "predictions", "summary"])
-def test_a_table_has_no_name_that_means_something_else(name, tmp_path):
+def test_reserved_names_are_refused_for_side_tables(name, tmp_path):
     made = stored(tmp_path / "run", [1])
-    with pytest.raises(ValueError, match="something else in a run folder"):
-        made.write_side_rows(name, rows(1))
+    assert "is reserved in a run folder" in refusal(ValueError, made.write_side_rows, name, rows(1))
 
 
-def test_what_run_json_lists_outlives_the_study(tmp_path, monkeypatch):
+def test_listed_side_tables_survive_without_their_study(tmp_path, monkeypatch):
     stored(tmp_path / "run", [1]).finish("done")
     monkeypatch.setattr(studies, "find_studies", tuple)
     RunWriter.resume(tmp_path / "run").finish("done")

@@ -3,20 +3,19 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from little_runs import images_of
+from support import python
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.slices import image_statistics
-from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import Category, Segment
-from panbench.report.answers.comparison import standing as compare
+from panbench.report.answers.comparison import compare
 from panbench.runs import load_run
 from panbench.scoring.evaluator import Evaluator
 from panbench.scoring.folder import as_json, score_folder
@@ -26,7 +25,7 @@ PERSON, SKY = Category(1, "person", True), Category(92, "sky", False)
 
 
 class Folder:
-    """A reference folder as a training loop has it: id maps and `segments_info`, image by image."""
+    """A reference folder, its images as a training loop has them, and panopticapi's answer."""
 
     def __init__(self, name: str) -> None:
         self.path = REFERENCE / name
@@ -34,30 +33,13 @@ class Folder:
         one_core = self.path / "expected_one_core.json"
         recorded = one_core if one_core.exists() else self.path / "expected.json"
         self.expected = json.loads(recorded.read_text())
-        self.gt = json.loads((self.path / "gt.json").read_text())
-        self.categories = self.gt["categories"]
-        self.of_pred = {
-            record["image_id"]: record for record in json.loads((self.path / "pred.json").read_text())["annotations"]
-        }
-
-    def images(self):
-        for record in self.gt["annotations"]:
-            image_id = record["image_id"]
-            pred = self.of_pred[image_id]
-            yield (
-                read_id_png(self.path / "pred" / pred["file_name"]),
-                pred["segments_info"],
-                read_id_png(self.path / "gt" / record["file_name"]),
-                record["segments_info"],
-                image_id,
-            )
+        self.categories = json.loads((self.path / "gt.json").read_text())["categories"]
+        self.all = list(images_of(self.path))
 
 
 @pytest.fixture(scope="module", params=["pq_edges", "pq_scenes"])
 def folder(request):
-    found = Folder(request.param)
-    found.all = list(found.images())
-    return found
+    return Folder(request.param)
 
 
 def evaluate(categories, images) -> Evaluator:
@@ -78,41 +60,35 @@ def little(marks: str, category_id: int = 1, **more) -> tuple[np.ndarray, list[d
 
 
 class TestTheNumbers:
-    def test_are_panopticapis_recorded_ones_to_the_last_bit(self, folder):
+    def test_numbers_equal_the_recorded_ones_of_panopticapi_bit_for_bit(self, folder):
         found = evaluate(folder.categories, folder.all).compute()
-        for group in ("All", "Things", "Stuff"):
-            assert found[group] == {key: folder.expected[group][key.lower()] for key in ("PQ", "SQ", "RQ", "n")}
+        # Of the groups on two cores, too, where panopticapi adds up the sums of each.
+        for recorded in (folder.expected, json.loads((folder.path / "expected.json").read_text())):
+            for group in ("All", "Things", "Stuff"):
+                assert found[group] == {key: recorded[group][key.lower()] for key in ("PQ", "SQ", "RQ", "n")}
         assert {str(category_id) for category_id in found["per_category"]} == set(folder.expected["per_class"])
         for category_id, answer in folder.expected["per_class"].items():
             numbers = found["per_category"][int(category_id)]
             assert {key: numbers[key.upper()] for key in ("pq", "sq", "rq")} == answer
 
-    def test_of_the_groups_are_those_recorded_on_two_cores_too(self, folder):
-        recorded = json.loads((folder.path / "expected.json").read_text())
-        found = evaluate(folder.categories, folder.all).compute()
-        for group in ("All", "Things", "Stuff"):
-            assert found[group] == {key: recorded[group][key.lower()] for key in ("PQ", "SQ", "RQ", "n")}
-
-    def test_are_those_of_the_command_line(self, folder):
+    def test_numbers_equal_those_of_the_command_line(self, folder):
         run = score_folder(folder.path / "gt.json", folder.path / "pred.json")
         assert json.dumps(evaluate(folder.categories, folder.all).compute()) == json.dumps(as_json(run))
 
-    def test_do_not_depend_on_the_order_of_images_with_ids(self, folder):
+    def test_numbers_do_not_depend_on_the_order_of_images_with_ids(self, folder):
         shuffled = [folder.all[place] for place in np.random.default_rng(3).permutation(len(folder.all))]
         assert evaluate(folder.categories, shuffled).compute() == evaluate(folder.categories, folder.all).compute()
 
-    def test_without_image_ids_are_those_of_the_order_of_calls(self, folder):
-        evaluator = Evaluator(folder.categories)
-        for *image, _ in folder.all:
-            evaluator.update(*image)
-        assert evaluator.compute() == evaluate(folder.categories, folder.all).compute()
+    def test_without_image_ids_the_order_of_calls_numbers_the_images(self, folder):
+        unnumbered = evaluate(folder.categories, [image[:4] for image in folder.all])
+        assert unnumbered.compute() == evaluate(folder.categories, folder.all).compute()
 
-    def test_before_any_image_are_none(self):
+    def test_an_evaluator_without_images_has_no_numbers(self):
         found = Evaluator([PERSON]).compute()
         assert found["All"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
         assert json.loads(json.dumps(found, allow_nan=False))
 
-    def test_can_be_asked_for_on_the_way(self):
+    def test_numbers_can_be_computed_between_updates(self):
         evaluator = Evaluator([PERSON])
         evaluator.update(*little("pp"), *little("pp"))
         assert evaluator.compute()["All"]["PQ"] == 1
@@ -121,15 +97,12 @@ class TestTheNumbers:
         assert found["All"] == {"PQ": 0.5, "SQ": 1, "RQ": 0.5, "n": 1}
         assert found["per_category"][1]["FN"] == found["per_category"][1]["FP"] == 1
 
-    def test_know_crowds_and_void(self):
-        evaluator = Evaluator([PERSON])
-        evaluator.update(*little("ppp"), *little("ccc", iscrowd=1))
-        evaluator.update(*little("ppp"), *little("..."))
-        assert evaluator.compute()["per_category"][1] | {"name": ""} == {
-            **{"name": "", "isthing": True, "PQ": 0, "SQ": 0, "RQ": 0, "TP": 0, "FP": 0, "FN": 0}
-        }
+    def test_crowds_and_void_are_honoured(self):
+        images = [(*little("ppp"), *little("ccc", iscrowd=1)), (*little("ppp"), *little("..."))]
+        (numbers,) = evaluate([PERSON], images).compute()["per_category"].values()
+        assert numbers == {"name": "person", "isthing": True} | dict.fromkeys(("PQ", "SQ", "RQ", "TP", "FP", "FN"), 0)
 
-    def test_survive_the_joining_of_tables(self, monkeypatch, folder):
+    def test_compacting_tables_does_not_change_numbers(self, monkeypatch, folder):
         whole = evaluate(folder.categories, folder.all).compute()
         monkeypatch.setattr("panbench.scoring.evaluator._IMAGES_A_BLOCK", 3)
         assert evaluate(folder.categories, folder.all).compute() == whole
@@ -137,7 +110,7 @@ class TestTheNumbers:
 
 class TestMerge:
     @pytest.mark.parametrize("parts", [2, 3, 5])
-    def test_is_all_at_once_to_the_last_bit(self, folder, parts):
+    def test_merged_evaluators_equal_a_single_one_bit_for_bit(self, folder, parts):
         whole = evaluate(folder.categories, folder.all).compute()
         # As a DistributedSampler deals images out: in turn.
         shares = [evaluate(folder.categories, folder.all[rank::parts]) for rank in range(parts)]
@@ -148,21 +121,19 @@ class TestMerge:
             assert merged.compute() == whole
             assert len(merged) == len(folder.all)
 
-    def test_counts_an_image_once_that_filled_up_a_batch(self, folder):
+    def test_merging_counts_an_image_that_padded_a_batch_once(self, folder):
         one, two = evaluate(folder.categories, folder.all), evaluate(folder.categories, folder.all[:2])
         one.merge(two)
         assert len(one) == len(folder.all)
         assert one.compute() == evaluate(folder.categories, folder.all).compute()
 
-    def test_refuses_two_passes_in_one(self):
-        one, two = Evaluator([PERSON]), Evaluator([PERSON])
-        one.update(*little("pp"), *little("pp"), image_id=7)
-        two.update(*little("p."), *little("pp"), image_id=7)
+    def test_merging_refuses_two_passes_over_the_data(self):
+        one, two = (evaluate([PERSON], [(*little(marks), *little("pp"), 7)]) for marks in ("pp", "p."))
         with pytest.raises(BadArgument, match=r"Image 7 was given twice, with other segments.*reset\(\)"):
             one.merge(two)
         assert len(one) == 1
 
-    def test_leaves_the_other_as_it_was(self, folder):
+    def test_merging_does_not_change_the_other_evaluator(self, folder):
         one, two = evaluate(folder.categories, folder.all[:3]), evaluate(folder.categories, folder.all[3:])
         before = two.compute()
         one.merge(two)
@@ -170,25 +141,23 @@ class TestMerge:
         assert two.compute() == before
         assert len(two) == len(folder.all) - 3
 
-    def test_works_with_what_another_process_sent(self, folder):
+    def test_merging_works_with_pickled_evaluators(self, folder):
         sent = pickle.loads(pickle.dumps(evaluate(folder.categories, folder.all)))
         assert sent.compute() == evaluate(folder.categories, folder.all).compute()
         assert copy.deepcopy(sent).compute() == sent.compute()
 
-    def test_refuses_other_categories_and_other_things(self):
+    def test_merging_refuses_other_categories(self):
         with pytest.raises(BadArgument, match="other has other categories"):
             Evaluator([PERSON]).merge(Evaluator([SKY]))
         with pytest.raises(BadArgument, match="other must be an Evaluator, not dict"):
             Evaluator([PERSON]).merge({})
-        one, two = Evaluator([PERSON]), Evaluator([PERSON])
-        one.update(*little("p"), *little("p"))
-        two.update(*little("p"), *little("p"), image_id=1)
+        one, two = (evaluate([PERSON], [(*little("p"), *little("p"), *image_id)]) for image_id in ((), (1,)))
         with pytest.raises(BadArgument, match="image ids"):
             one.merge(two)
 
 
 class TestRows:
-    def test_bring_the_same_numbers_back(self, folder):
+    def test_rows_restore_the_same_numbers(self, folder):
         whole = evaluate(folder.categories, folder.all)
         rows = whole.to_rows()
         assert rows.dtype == np.int64
@@ -196,26 +165,24 @@ class TestRows:
         assert back.compute() == whole.compute()
         assert np.array_equal(back.to_rows(), rows)
 
-    def test_of_several_processes_may_be_joined_and_repeat_images(self, folder):
+    def test_rows_of_several_processes_can_be_joined_and_may_repeat_images(self, folder):
         shares = [evaluate(folder.categories, folder.all[rank::3]).to_rows() for rank in range(3)]
         filled_up = evaluate(folder.categories, folder.all[:2]).to_rows()
         joined = Evaluator.from_rows(folder.categories, np.concatenate([*shares, filled_up]))
         assert len(joined) == len(folder.all)
         assert joined.compute() == evaluate(folder.categories, folder.all).compute()
 
-    def test_may_lack_image_ids_and_images(self, folder):
-        evaluator = Evaluator(folder.categories)
-        for *image, _ in folder.all:
-            evaluator.update(*image)
+    def test_rows_without_image_ids_or_images_can_be_joined(self, folder):
+        evaluator = evaluate(folder.categories, [image[:4] for image in folder.all])
         back = Evaluator.from_rows(folder.categories, evaluator.to_rows())
         assert back.compute() == evaluator.compute()
         assert len(Evaluator.from_rows(folder.categories, Evaluator(folder.categories).to_rows())) == 0
 
-    def test_of_two_passes_are_refused(self):
-        one, two, three = Evaluator([PERSON]), Evaluator([PERSON]), Evaluator([PERSON])
-        one.update(*little("pp"), *little("pp"), image_id=7)
-        two.update(*little("p."), *little("pp"), image_id=7)
-        three.update(*little("p."), *little("pp"))
+    def test_rows_of_two_passes_are_refused(self):
+        one, two, three = (
+            evaluate([PERSON], [(*little(marks), *little("pp"), *image_id)])
+            for marks, image_id in (("pp", (7,)), ("p.", (7,)), ("p.", ()))
+        )
         with pytest.raises(BadArgument, match="Image 7 was given twice, with other segments"):
             Evaluator.from_rows([PERSON], np.concatenate([one.to_rows(), two.to_rows()]))
         with pytest.raises(BadArgument, match="rows has image ids for some images"):
@@ -223,7 +190,7 @@ class TestRows:
 
 
 class TestArguments:
-    def test_categories_may_be_ours_and_segments_too(self):
+    def test_categories_and_segments_may_be_panbenchs_types(self):
         evaluator = Evaluator([PERSON, SKY])
         ids = np.array([[1, 1, 2]])
         evaluator.update(ids, [Segment(1, 1, 0), Segment(2, 92, 0)], ids, [Segment(1, 1, 2), Segment(2, 92, 1)])
@@ -231,20 +198,18 @@ class TestArguments:
 
     @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64, np.uint32])
     def test_maps_may_be_of_any_integer_type(self, kind):
-        evaluator = Evaluator([PERSON])
         ids, segments = little("pp.")
-        evaluator.update(ids.astype(kind), segments, ids[:, ::-1][:, ::-1], segments)
-        assert evaluator.compute()["All"]["PQ"] == 1
+        image = (ids.astype(kind), segments, ids[:, ::-1][:, ::-1], segments)
+        assert evaluate([PERSON], [image]).compute()["All"]["PQ"] == 1
 
     @pytest.mark.slow
     def test_maps_may_be_tensors(self):
         torch = pytest.importorskip("torch")
-        evaluator = Evaluator([PERSON])
         ids, segments = little("pp.")
-        evaluator.update(torch.from_numpy(ids), segments, torch.from_numpy(ids), segments)
-        assert evaluator.compute()["All"]["PQ"] == 1
+        image = (torch.from_numpy(ids), segments) * 2
+        assert evaluate([PERSON], [image]).compute()["All"]["PQ"] == 1
 
-    def test_nothing_that_was_given_is_changed(self):
+    def test_arguments_are_not_modified(self):
         ids, segments = little("pq.")
         kept = ids.copy(), copy.deepcopy(segments)
         Evaluator([PERSON]).update(ids, segments, ids, segments)
@@ -252,7 +217,7 @@ class TestArguments:
         assert segments == kept[1]
 
     @pytest.mark.parametrize(
-        ("change", "sentence"),
+        ("change", "message"),
         [
             ({"pred_ids": np.zeros((2, 3), int)}, r"pred_ids is 2×3 but gt_ids is 1×3"),
             ({"pred_ids": np.zeros((1, 1, 3), int)}, r"pred_ids must be \(H, W\), not \(1, 1, 3\)"),
@@ -278,21 +243,21 @@ class TestArguments:
             ({"image_id": True}, "image_id must be an integer, not True"),
         ],
     )
-    def test_what_is_wrong_names_the_argument_and_nothing_is_added(self, change, sentence):
+    def test_a_wrong_argument_is_named_and_nothing_added(self, change, message):
         ids, segments = little("pp.")
         arguments = {"pred_ids": ids, "pred_segments": segments, "gt_ids": ids, "gt_segments": segments}
         evaluator = Evaluator([PERSON])
-        with pytest.raises(BadArgument, match=sentence):
+        with pytest.raises(BadArgument, match=message):
             evaluator.update(**(arguments | change))
         assert len(evaluator) == 0
         evaluator.update(**arguments)
         assert evaluator.compute()["All"]["PQ"] == 1
 
-    def test_an_image_is_named_where_it_has_an_id(self):
+    def test_errors_name_the_image_if_it_has_an_id(self):
         with pytest.raises(BadArgument, match=r"^image 139: gt_ids must hold integers"):
             Evaluator([PERSON]).update(*little("p"), np.zeros((1, 1)), [], image_id=139)
 
-    def test_an_image_id_twice_means_that_reset_was_forgotten(self):
+    def test_a_repeated_image_id_suggests_a_forgotten_reset(self):
         evaluator = Evaluator([PERSON])
         evaluator.update(*little("p"), *little("p"), image_id=5)
         with pytest.raises(BadArgument, match=r"image_id 5 was given before. Call reset\(\)"):
@@ -304,7 +269,7 @@ class TestArguments:
         assert len(evaluator) == 1
 
     @pytest.mark.parametrize(
-        ("categories", "sentence"),
+        ("categories", "message"),
         [
             (None, "categories must be a list of COCO's categories .*, not None"),
             ([], "categories is empty"),
@@ -315,8 +280,8 @@ class TestArguments:
             (["person"], r"categories\[0\] must be a dict, not a str"),
         ],
     )
-    def test_categories_that_are_none_are_refused(self, categories, sentence):
-        with pytest.raises(BadArgument, match=sentence):
+    def test_invalid_categories_are_refused(self, categories, message):
+        with pytest.raises(BadArgument, match=message):
             Evaluator(categories)
 
     def test_an_area_too_small_to_be_true_is_refused_with_its_image(self):
@@ -329,7 +294,7 @@ class TestArguments:
 @pytest.mark.slow
 def test_torch_is_not_needed():
     code = "import sys; from panbench.scoring.evaluator import Evaluator; print('torch' in sys.modules)"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    finished = python("-c", code)
     assert finished.stdout.strip() == "False", finished.stderr
 
 
@@ -339,7 +304,7 @@ class TestAreasThatAreAbsent:
         gt = segments if with_area else [{k: v for k, v in each.items() if k != "area"} for each in segments]
         return [(ids, segments, ids, gt, 1), (little("pp.s")[0], little("pp.s")[1], ids, gt, 2)]
 
-    def test_they_are_counted_from_the_map_and_it_is_said(self):
+    def test_missing_areas_are_counted_from_the_map_and_reported(self):
         counted = evaluate([PERSON, SKY], self.images(False))
         given = evaluate([PERSON, SKY], self.images(True))
         assert counted.compute() == given.compute()
@@ -349,7 +314,7 @@ class TestAreasThatAreAbsent:
             "absent.",
         )
 
-    def test_it_is_still_said_after_merging_and_forgotten_by_reset(self):
+    def test_the_notice_on_areas_survives_merging_and_ends_with_reset(self):
         one, other = evaluate([PERSON, SKY], self.images(False)[:1]), evaluate([PERSON, SKY], self.images(False)[1:])
         one.merge(other)
         assert "4 ground-truth segments in 2 images" in one.notices[0]
@@ -381,12 +346,10 @@ class TestSavedAsRun:
             compare([runs[0], runs[2]])
 
     def test_images_without_ids_are_numbered(self, tmp_path):
-        evaluator = Evaluator([PERSON, SKY])
-        for marks in ("ps", "pp", "ss"):
-            evaluator.update(*little(marks), *little(marks))
+        evaluator = evaluate([PERSON, SKY], [little(marks) * 2 for marks in ("ps", "pp", "ss")])
         assert evaluator.save(tmp_path / "run").image_ids() == (1, 2, 3)
 
-    def test_nothing_is_no_run_and_a_run_is_not_replaced_unasked(self, tmp_path):
+    def test_an_empty_evaluator_saves_no_run_and_replaces_none(self, tmp_path):
         evaluator = Evaluator([PERSON])
         with pytest.raises(BadArgument, match="no image yet"):
             evaluator.save(tmp_path / "run")

@@ -44,7 +44,7 @@ def test_pq_compute_gives_the_same_dictionary(folder):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_after_the_block_the_original_is_back_and_inside_nothing_is_printed(folder, capsys):
+def test_patching_ends_with_the_block_and_prints_nothing(folder, capsys):
     original = panopticapi.pq_compute
     with panbench.patch_panopticapi() as patched:
         assert panopticapi.pq_compute is not original
@@ -57,14 +57,14 @@ def test_after_the_block_the_original_is_back_and_inside_nothing_is_printed(fold
     assert patched.names == ()
 
 
-def test_the_original_is_back_after_an_error(folder):
+def test_patching_ends_after_an_error(folder):
     original = panopticapi.pq_compute
     with pytest.raises(panbench.PanbenchError), panbench.patch_panopticapi():
         panopticapi.pq_compute(str(folder / "gt.json"), str(folder / "nothing.json"))
     assert panopticapi.pq_compute is original
 
 
-def test_predictions_of_further_images_are_passed_over_and_missing_ones_are_an_error(folder):
+def test_extra_predictions_are_ignored_and_missing_ones_are_an_error(folder):
     truth = json.loads((folder / "gt.json").read_text())
     left_out = truth["annotations"].pop()
     (folder / "gt.json").write_text(json.dumps(truth))
@@ -159,7 +159,7 @@ def test_mmdets_metric_gives_the_same_numbers(prefix, tmp_path):
     assert original["coco_panoptic/PQ"] > 0
 
 
-def test_files_of_another_backend_are_left_to_the_original(monkeypatch):
+def test_files_of_other_backends_use_the_original(monkeypatch):
     metric = mmdet_metric()
     asked = []
     for name in ("pq_compute_single_core", "pq_compute_multi_core"):

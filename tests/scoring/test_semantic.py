@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support import ran, refused
 
+from panbench.base.locks import Lock
 from panbench.datasets.convert import LabelledImage, write_set
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import Category
@@ -30,7 +31,7 @@ def files(tmp_path) -> tuple[Path, Path]:
     return made.json, tmp_path / "maps"
 
 
-def test_stuff_and_miou_are_scored_and_things_are_said_to_be_joined(files, tmp_path):
+def test_stuff_and_miou_are_scored_and_joined_things_reported(files, tmp_path):
     gt, maps = files
     found = json.loads(ran("score", "--gt", gt, "--semantic", maps, "--json").stdout)
     # Sky: IoU 1/2 is no match. Road: 2 of 3 pixels.
@@ -40,7 +41,7 @@ def test_stuff_and_miou_are_scored_and_things_are_said_to_be_joined(files, tmp_p
     assert "every thing category is one segment an image" in ran("score", "--gt", gt, "--semantic", maps).stdout
 
 
-def test_the_stored_run_keeps_the_maps_as_its_predictions(files, tmp_path):
+def test_the_stored_run_has_the_maps_as_its_predictions(files, tmp_path):
     gt, maps = files
     ran("score", "--gt", gt, "--semantic", maps, "--out", tmp_path / "runs" / "mine")
     run = load_run(tmp_path / "runs" / "mine")
@@ -53,7 +54,7 @@ def test_the_stored_run_keeps_the_maps_as_its_predictions(files, tmp_path):
     assert json.loads(again)["All"] == run.summary()["All"]
 
 
-def test_values_and_offset_are_those_of_fuse(files):
+def test_label_values_and_offset_work_as_in_fuse(files):
     gt, maps = files
     for path in maps.iterdir():
         Image.fromarray(FOUND - 1).save(path)
@@ -68,10 +69,24 @@ def test_a_missing_map_is_a_missing_prediction(files):
     assert "no prediction for 1 of 2 images: town_2." in refused("score", "--gt", gt, "--semantic", maps)
 
 
-def test_one_kind_of_predictions_is_asked_for(files):
+def test_score_takes_either_panoptic_or_semantic_predictions(files):
     gt, maps = files
-    for options in ((), ("--pred", "pred.json", "--semantic", maps)):
-        assert "Give the predictions: --pred with a JSON, or --semantic" in refused("score", "--gt", gt, *options)
+    assert "--gt has no effect without --pred or --semantic. Give one." in refused("score", "--gt", gt)
+    both = ("--pred", "pred.json", "--semantic", maps)
+    assert "--pred has no effect with --semantic." in refused("score", "--gt", gt, *both)
+
+
+def test_maps_left_by_a_killed_process_are_removed_and_those_of_a_running_one_stay(files, tmp_path):
+    gt, maps = files
+    left, kept = (tmp_path / f".run.panbench-made-{name}" for name in ("left", "kept"))
+    for folder in (left, kept):
+        (folder / "predictions").mkdir(parents=True)
+    lock = Lock.acquire(kept / "lock")
+    ran("score", "--gt", gt, "--semantic", maps, "--out", tmp_path / "run")
+    lock.release()
+    assert not left.exists()
+    assert kept.exists()
+    assert {path for path in tmp_path.iterdir() if path.name.startswith(".run.panbench-made-")} == {kept}
 
 
 def frames(tmp_path: Path) -> Path:
@@ -81,7 +96,7 @@ def frames(tmp_path: Path) -> Path:
     return made.json
 
 
-def test_frames_that_are_numbered_anew_in_each_video_have_their_own_maps(tmp_path):
+def test_frames_with_repeated_names_in_videos_have_their_own_maps(tmp_path):
     gt = frames(tmp_path)
     for video, values in (("a", FOUND), ("b", np.full_like(FOUND, 90))):
         (tmp_path / "maps" / video).mkdir(parents=True)
@@ -92,7 +107,7 @@ def test_frames_that_are_numbered_anew_in_each_video_have_their_own_maps(tmp_pat
 
 
 @pytest.mark.parametrize(("places", "words"), [((".",), "has it, too"), (("x", "y"), "could be, too")])
-def test_a_map_that_could_be_of_two_images_is_refused(tmp_path, places, words):
+def test_an_ambiguous_map_is_refused(tmp_path, places, words):
     gt = frames(tmp_path)
     for place in places:
         (tmp_path / "maps" / place).mkdir(parents=True, exist_ok=True)

@@ -1,22 +1,19 @@
 """Scoring in blocks: a killed run goes on, shards are joined, and the numbers are those of one go."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from little_runs import write_side
+from support import ran, refusal, refused
 
 from panbench.base.errors import BadArgument, BadRun, PredictionMismatch
-from panbench.cli import app as cli
-from panbench.panoptic.idmap import encode_id_png
 from panbench.panoptic.parts import part_files
 from panbench.runs import load_run
 from panbench.runs.merge import merge_runs
 from panbench.scoring import counting as scoring
 from panbench.scoring.folder import score_folder
 
-CATEGORIES = [{"id": 1, "name": "person", "isthing": 1}, {"id": 92, "name": "sky", "isthing": 0}]
 IMAGES = 23
 
 
@@ -25,29 +22,12 @@ def data(tmp_path, monkeypatch):
     """A JSON and PNGs a side; of each image another part is right. Blocks of four images."""
     monkeypatch.setattr(scoring, "PART_IMAGES", 4)
     rng = np.random.default_rng(3)
-    ids = rng.permutation(1000)[:IMAGES].tolist()
-    content = {side: {"annotations": [], "images": [], "categories": CATEGORIES} for side in ("gt", "pred")}
-    for image_id in ids:
-        gt = np.array([[7, 7, 7, 8], [7, 8, 8, 8]], np.int32)
-        pred = np.where(rng.random(gt.shape) < 0.2, 15 - gt, gt).astype(np.int32)
-        for side, id_map in (("gt", gt), ("pred", pred)):
-            write(tmp_path / side / f"{image_id}.png", id_map)
-            segments = [
-                {"id": id, "category_id": category, "area": int((id_map == id).sum()), "iscrowd": 0}
-                for id, category in ((7, 1), (8, 92))
-                if id in id_map
-            ]
-            record = {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments}
-            content[side]["annotations"].append(record)
-            content[side]["images"].append({"id": image_id, "file_name": "", "height": 2, "width": 4})
-    for side, written in content.items():
-        (tmp_path / f"{side}.json").write_text(json.dumps(written))
+    gt = np.array(list("pppspsss"))
+    ids, other = rng.permutation(1000)[:IMAGES].tolist(), np.where(gt == "p", "s", "p")
+    found = {image_id: np.where(rng.random(8) < 0.2, other, gt) for image_id in ids}
+    write_side(tmp_path, "gt", dict.fromkeys(found, "".join(gt)))
+    write_side(tmp_path, "pred", {image_id: "".join(marks) for image_id, marks in found.items()})
     return tmp_path
-
-
-def write(path: Path, id_map: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(encode_id_png(id_map))
 
 
 def score(data: Path, out: str | None = None, **options):
@@ -61,7 +41,7 @@ def assert_same(one, other):
     assert one.info.images.scored == other.info.images.scored
 
 
-def test_blocks_give_the_run_of_one_go(data, monkeypatch):
+def test_scoring_in_blocks_equals_the_run_of_one_process(data, monkeypatch):
     stored = score(data, "run")
     assert len(part_files(data / "run" / "parts")) == 6
     monkeypatch.setattr(scoring, "PART_IMAGES", 1000)
@@ -69,9 +49,9 @@ def test_blocks_give_the_run_of_one_go(data, monkeypatch):
 
 
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError])
-def test_a_stopped_run_goes_on_with_what_it_lacks(data, stopped, monkeypatch):
+def test_a_stopped_run_resumes_with_missing_images(data, stopped, monkeypatch):
     whole = score(data)
-    count, looked = scoring.Counter.count, []
+    count, looked = scoring.ImageCounter.count, []
 
     def stops(counter, row):
         looked.append(row)
@@ -79,7 +59,7 @@ def test_a_stopped_run_goes_on_with_what_it_lacks(data, stopped, monkeypatch):
             raise stopped("enough")
         return count(counter, row)
 
-    monkeypatch.setattr(scoring.Counter, "count", stops)
+    monkeypatch.setattr(scoring.ImageCounter, "count", stops)
     monkeypatch.setattr(scoring, "_TASKS_AHEAD", 0)
     monkeypatch.setattr(scoring, "_IMAGES_A_TASK", 1)
     with pytest.raises(stopped):
@@ -88,14 +68,14 @@ def test_a_stopped_run_goes_on_with_what_it_lacks(data, stopped, monkeypatch):
     assert kept.info.status == ("interrupted" if stopped is KeyboardInterrupt else "failed")
     assert len(kept.images) == 12, "three blocks of four"
     looked.clear()
-    monkeypatch.setattr(scoring.Counter, "count", lambda counter, row: looked.append(row) or count(counter, row))
+    monkeypatch.setattr(scoring.ImageCounter, "count", lambda counter, row: looked.append(row) or count(counter, row))
     resumed = score(data, "run", resume=True)
     assert len(looked) == IMAGES - 12
     assert resumed.info.status == "done"
     assert_same(resumed, whole)
 
 
-def test_resume_starts_a_run_where_there_is_none_and_a_done_one_stays(data):
+def test_resume_starts_a_missing_run_and_keeps_a_finished_one(data):
     first = score(data, "run", resume=True)
     assert_same(score(data, "run", resume=True), first)
 
@@ -112,7 +92,7 @@ def test_a_run_with_a_fault_keeps_the_other_blocks_for_resume(data):
     assert_same(score(data, "run", resume=True), whole)
 
 
-def test_other_settings_are_not_resumed(data):
+def test_a_run_is_not_resumed_with_other_settings(data):
     score(data, "run")
     with pytest.raises(BadRun, match=r"boundary was False and is True"):
         score(data, "run", resume=True, boundary=True)
@@ -120,7 +100,7 @@ def test_other_settings_are_not_resumed(data):
         score(data, resume=True)
 
 
-def test_shards_hold_each_image_once_and_merge_to_the_run_of_one_go(data):
+def test_shards_have_each_image_once_and_merge_to_the_run_of_one_process(data):
     whole = score(data)
     shards = [score(data, f"shard-{number}", shard=(number, 3)) for number in (1, 2, 3)]
     assert [shard.info.images.expected for shard in shards] == [8, 8, 7]
@@ -143,22 +123,21 @@ def test_shards_that_do_not_fit_are_refused_and_nothing_is_written(data):
     score(data, "again", shard=(1, 3))
     score(data, "near", shard=(2, 2), boundary=True)
 
-    def refused(*names, **options):
-        with pytest.raises(BadRun) as caught:
-            merge_runs([data / name for name in names], data / "all", **options)
+    def apart(*names):
+        said = refusal(BadRun, merge_runs, [data / name for name in names], data / "all")
         assert not (data / "all").exists()
-        return str(caught.value)
+        return said
 
-    assert "share 8 images" in refused("shard-1", "shard-2", "again")
-    assert "boundary was False and is True" in refused("shard-1", "near")
-    assert "share 12 images" in refused("shard-1", "shard-1")
+    assert "share 8 images" in apart("shard-1", "shard-2", "again")
+    assert "boundary was False and is True" in apart("shard-1", "near")
+    assert "share 12 images" in apart("shard-1", "shard-1")
     part_files(data / "shard-2" / "parts")[0].write_bytes(b"torn")
-    assert "not whole" in refused("shard-1", "shard-2")
+    assert "is incomplete" in apart("shard-1", "shard-2")
     with pytest.raises(BadArgument, match="one of the shards"):
         merge_runs([data / "shard-1"], data / "shard-1", overwrite=True)
 
 
-def test_a_missing_shard_is_named_and_may_be_made_up_for(data):
+def test_a_missing_shard_is_named_and_can_be_evaluated_later(data):
     for number in (1, 3):
         score(data, f"shard-{number}", shard=(number, 3))
     shards = [data / "shard-1", data / "shard-3"]
@@ -175,7 +154,7 @@ def test_a_missing_shard_is_named_and_may_be_made_up_for(data):
     assert_same(whole, score(data))
 
 
-def test_a_shard_that_is_not_done_is_refused(data, monkeypatch):
+def test_an_unfinished_shard_is_not_merged(data, monkeypatch):
     def stops(*_, **__):
         raise KeyboardInterrupt
 
@@ -188,23 +167,17 @@ def test_a_shard_that_is_not_done_is_refused(data, monkeypatch):
         merge_runs([data / "shard-1", data / "shard-2"], data / "all")
 
 
-@pytest.mark.parametrize(("shard", "sentence"), [((0, 2), "from 1 to 2"), ((3, 2), "from 1 to 2"), ((30, 40), "fewer")])
-def test_a_shard_that_cannot_be_is_refused(data, shard, sentence):
-    with pytest.raises(BadArgument, match=sentence):
+@pytest.mark.parametrize(("shard", "message"), [((0, 2), "from 1 to 2"), ((3, 2), "from 1 to 2"), ((30, 40), "fewer")])
+def test_an_impossible_shard_is_refused(data, shard, message):
+    with pytest.raises(BadArgument, match=message):
         score(data, shard=shard)
 
 
 def test_shards_are_scored_and_merged_on_the_command_line(data):
-    def panbench(*arguments):
-        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
     score_it = ("score", "--gt", data / "gt.json", "--pred", data / "pred.json")
     for number in (1, 2):
-        done = panbench(*score_it, "--shard", f"{number}/2", "--out", data / f"shard-{number}", "--resume")
-        assert done.exit_code == 0, done.stderr
-    merged = panbench("runs", "merge", data / "shard-1", data / "shard-2", "--out", data / "all")
-    assert merged.exit_code == 0, merged.stderr
+        ran(*score_it, "--shard", f"{number}/2", "--out", data / f"shard-{number}", "--resume")
+    ran("runs", "merge", data / "shard-1", data / "shard-2", "--out", data / "all")
     assert load_run(data / "all").summary() == score(data).summary()
     for words in (["--shard", "2"], ["--shard", "a/b"]):
-        wrong = panbench(*score_it, *words)
-        assert (wrong.exit_code, "3/16" in wrong.stderr) == (2, True)
+        assert "3/16" in refused(*score_it, *words)

@@ -59,7 +59,7 @@ def test_pq_is_panopticapis(folder):
 
 
 @pytest.mark.slow
-def test_pq_is_the_same_under_panopticapis_name(folder, monkeypatch):
+def test_pq_is_the_same_through_panopticapis_function(folder, monkeypatch):
     panopticapi = pytest.importorskip("panopticapi.evaluation", reason="panopticapi is not installed")
     monkeypatch.setattr("multiprocessing.cpu_count", lambda: 1)
     files = str(folder / "gt.json"), str(folder / "pred.json")
@@ -78,14 +78,14 @@ def test_a_run_without_some_predictions_is_stored_and_read_again(folder, tmp_pat
     assert own_id(missing) == first
 
 
-def test_a_run_that_left_out_an_image_is_read_again(tmp_path):
+def test_a_run_without_an_image_can_be_read_again(tmp_path):
     info = load_run(score_folder(SCENES / "gt.json", SCENES / "pred.json", out=tmp_path / "run").path).info
     skipped = replace(info.images, skipped=1, skipped_ids={image_id_of(name(1)): "It is cut off."})
     written = json.loads(json.dumps(replace(info, images=skipped).to_json()))
     assert RunInfo.from_json(written).images.skipped_ids == {image_id_of(name(1)): "It is cut off."}
 
 
-def test_another_process_knows_the_text_of_an_id_that_it_gets(folder):
+def test_text_ids_survive_between_processes(folder):
     code = (
         "import pickle, sys; (image,) = pickle.load(sys.stdin.buffer); print(repr((image == int(image), str(image))))"
     )
@@ -100,7 +100,7 @@ def test_shards_that_share_images_are_refused_by_their_text(folder, tmp_path):
     assert name(1) in refused("runs", "merge", tmp_path / "s.1", tmp_path / "s.2", "--out", tmp_path / "s")
 
 
-def test_sentences_name_the_text(folder):
+def test_messages_show_the_text_id(folder):
     change(folder / "pred.json", lambda pred: pred["annotations"].pop(0))
     first = json.loads((folder / "gt.json").read_text())["annotations"][0]["image_id"]
     assert f"no prediction for 1 of 16 images: {first}." in refused(*score(folder))
@@ -109,7 +109,7 @@ def test_sentences_name_the_text(folder):
     assert f"For example image {second}: segment" in ran(*score(folder, "--allow-missing")).stderr
 
 
-def test_a_stored_run_has_the_text_wherever_it_is_read(folder):
+def test_a_stored_run_has_text_ids_wherever_it_is_read(folder):
     ran(*score(folder, "--out", folder / "run"))
     known = {name(image["id"]) for image in json.loads((SCENES / "gt.json").read_text())["images"]}
     assert {str(image) for image in load_run(folder / "run").image_ids()} == known
@@ -121,7 +121,7 @@ def test_a_stored_run_has_the_text_wherever_it_is_read(folder):
     assert "\nyes " in ran("metrics", folder / "run", "--slices", folder / "slices.csv").stdout
 
 
-def test_a_page_has_the_text_for_its_scripts(folder):
+def test_a_page_has_text_ids_for_its_scripts(folder):
     ran(*score(folder, "--out", folder / "run"))
     ran("report", folder / "run", "--out", folder / "page.html")
     page = (folder / "page.html").read_text("utf-8")
@@ -131,7 +131,7 @@ def test_a_page_has_the_text_for_its_scripts(folder):
     assert all(error["name"].startswith("frankfurt_") for error in data["wall"]["errors"])
 
 
-def test_shards_of_text_merge_to_the_run_of_one_go(folder):
+def test_shards_with_text_ids_merge_to_the_run_of_one_process(folder):
     whole = score_folder(folder / "gt.json", folder / "pred.json", out=folder / "whole")
     for share in (1, 2):
         ran(*score(folder, "--shard", f"{share}/2", "--out", folder / f"s.{share}"))
@@ -142,7 +142,7 @@ def test_shards_of_text_merge_to_the_run_of_one_go(folder):
 
 
 @pytest.mark.slow
-def test_a_model_runs_on_images_that_are_called_by_text(tmp_path):
+def test_a_model_runs_on_images_with_text_ids(tmp_path):
     from panbench.catalog import find_model
     from panbench.datasets import open_dataset, shapes
     from panbench.evaluation.evaluate import evaluate
@@ -169,7 +169,7 @@ def test_a_model_runs_on_images_that_are_called_by_text(tmp_path):
     ran("show", "side-by-side", run.path, "--image", "scene 2", "--out", tmp_path / "a.png")
 
 
-def test_a_text_stands_for_one_number_everywhere():
+def test_a_text_id_has_the_same_number_everywhere():
     """The numbers are stored in runs, so they must not change."""
     number = image_id_of("frankfurt_000000_000294")
     assert int(number) == 5357668200838133

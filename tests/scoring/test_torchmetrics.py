@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from little_runs import images_of
 from support import python
 
 from panbench.base.extras import install_line
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 
 from panbench.base.errors import BadArgument
-from panbench.panoptic.coco import read_id_png
 from panbench.scoring.torchmetrics import PanopticQuality
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,23 +51,8 @@ torch.distributed.destroy_process_group()
 """
 
 
-def load() -> tuple[list, list]:
-    gt = json.loads((FOLDER / "gt.json").read_text())
-    pred = {record["image_id"]: record for record in json.loads((FOLDER / "pred.json").read_text())["annotations"]}
-    images = [
-        (
-            torch.from_numpy(read_id_png(FOLDER / "pred" / pred[record["image_id"]]["file_name"])),
-            pred[record["image_id"]]["segments_info"],
-            torch.from_numpy(read_id_png(FOLDER / "gt" / record["file_name"])),
-            record["segments_info"],
-            record["image_id"],
-        )
-        for record in gt["annotations"]
-    ]
-    return gt["categories"], images
-
-
-CATEGORIES, IMAGES = load()
+CATEGORIES = json.loads((FOLDER / "gt.json").read_text())["categories"]
+IMAGES = [(torch.from_numpy(pred), found, torch.from_numpy(gt), *true) for pred, found, gt, *true in images_of(FOLDER)]
 
 
 def numbers(metric: PanopticQuality) -> dict[str, float]:
@@ -83,7 +68,7 @@ def expected() -> dict[str, float]:
     }
 
 
-def test_the_numbers_are_panopticapis_to_the_last_bit():
+def test_torchmetrics_numbers_equal_panopticapis_bit_for_bit():
     metric = PanopticQuality(CATEGORIES)
     for image in IMAGES:
         metric.update(*image)
@@ -92,7 +77,7 @@ def test_the_numbers_are_panopticapis_to_the_last_bit():
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_numbers_of_one():
+def test_two_processes_give_the_numbers_of_one():
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
@@ -106,7 +91,7 @@ def test_two_processes_have_the_numbers_of_one():
     assert (together, alone) == (len(IMAGES), len(IMAGES[::2]) + 1)
 
 
-def test_a_step_tells_its_own_pq_and_the_whole_is_kept():
+def test_a_step_returns_its_own_pq_and_adds_to_the_total():
     metric = PanopticQuality(PERSON)
     assert metric(*DOT, *DOT, image_id=1)["PQ"] == 1
     step = metric(torch.zeros((1, 3), dtype=torch.int64), [], *DOT, image_id=2)
@@ -126,7 +111,7 @@ def test_reset_copy_and_pickle_keep_the_categories():
     assert twin.compute()["PQ"] == metric.compute()["PQ"] == 1
 
 
-def test_what_is_wrong_names_the_argument():
+def test_a_wrong_argument_is_named():
     metric = PanopticQuality(PERSON)
     with pytest.raises(BadArgument, match="pred_segments lists ids that pred_ids lacks: 5"):
         metric.update(torch.zeros((1, 3), dtype=torch.int64), DOT[1], *DOT)
@@ -134,7 +119,7 @@ def test_what_is_wrong_names_the_argument():
         PanopticQuality([])
 
 
-def test_without_torchmetrics_the_extra_is_named():
+def test_without_torchmetrics_the_error_names_the_extra():
     code = "import sys; sys.modules['torchmetrics'] = None; import panbench.scoring.torchmetrics"
     finished = python("-c", code, cwd=ROOT)
     assert finished.returncode == 1

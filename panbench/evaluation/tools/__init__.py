@@ -1,1 +1,1 @@
-"""Tools around the evaluation: benchmark, photographs, live logs, the machine's check-up."""
+"""Tools around the evaluation: benchmark, segmentation of photographs, check of the machine."""

@@ -1,8 +1,7 @@
-"""How fast a model is, where its time goes, what it holds, and what a lower precision costs in quality.
+"""Measures a model's speed by stage, its memory, and the loss in quality of lower precisions.
 
-Each setting (a precision and a batch size) is measured twice on the same generated images: one batch after another, for
-latency and for the maps themselves; then by `evaluate` as every evaluation runs, for throughput and stages.
-Settings that cannot run keep a row that says why.
+Each setting (a precision and a batch size) is measured twice on the same images: batch by batch, for latency and maps;
+then by `evaluate`, for throughput and stages. The row of a setting that cannot run holds the reason.
 """
 
 import csv
@@ -10,17 +9,16 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from panbench.base import provenance
-from panbench.base.computing import PRECISIONS, STAGES
+from panbench.base.computing import STAGES, split_precision
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
@@ -30,25 +28,25 @@ from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.fits import refuse_unfit
 from panbench.evaluation.loop import lanes_of, worker_threads
-from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
-from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.pace import batches_before_rate
+from panbench.evaluation.measuring import batches_before_rate, forget_peaks, free_memory, host_peak
+from panbench.evaluation.options import EvaluateOptions, Opening, computing_of, opened_model
 from panbench.evaluation.plan import plan_batches
-from panbench.evaluation.shown import rules_of
 from panbench.evaluation.tools.photographs import photograph_dataset
+from panbench.evaluation.wrapping import refuse_unfit, rules_of
+from panbench.metrics.matched import one_to_one
 from panbench.models.devices import choose_device, memory_errors
 from panbench.models.model import Model
-from panbench.models.opening import open_model, resolve_weights
+from panbench.models.opening import resolve_weights
 from panbench.models.predict import model_categories, prediction_of
 from panbench.models.rules import fuse
+from panbench.panoptic.overlap import count_pairs
 from panbench.panoptic.types import Exif, PanopticPrediction
 
 SCHEMA = 1
 
 REFERENCE_IMAGE = (480, 640)
-"""COCO's most common size, at which FLOPs are counted; the zoo's pipelines make 800×1067 of it."""
+"""COCO's most common size, at which FLOPs are counted; the zoo's pipelines resize it to 800×1067."""
 
 PUBLISHED_GMACS = {
     "mask2former-r50": 226.0,
@@ -57,21 +55,21 @@ PUBLISHED_GMACS = {
     "maskformer-r50": 181.0,
     "maskformer-swin-l": 792.0,
 }
-"""Thousand million multiply-adds an image, each counted once, as the papers print them under "FLOPs": means over COCO
-val images at the zoo's size. [Cheng et al. 2022, table 1; Cheng et al. 2021, table 4]"""
+"""10⁹ multiply-adds per image, each counted once, which the papers call FLOPs: means over COCO val images at the zoo's
+size. [Cheng et al. 2022, table 1; Cheng et al. 2021, table 4]"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One setting: a line of bench.csv. Times are milliseconds an image unless named otherwise; None is not known.
+    """The results for one model, precision and batch size: a line of bench.csv. Times are ms per image.
 
-    input_height, input_width: what the network sees, padding included
+    input_height, input_width: the network's input, padding included
     gflops: multiplications and additions each counted, of one image of REFERENCE_IMAGE; gmacs: half of it, to compare
         with gmacs_published
     latency_*: from the file of an image to its map on the host, for the whole batch; nothing overlaps
     load … write: milliseconds of each stage in the evaluation, where stages overlap
-    images_per_second: the steady rate of the evaluation, None of too few batches; images_for_rate: the fewest images
-        that make one; loop_seconds: the wall time of the whole evaluation, its first batches and its writing included
+    images_per_second: the steady rate of the evaluation, None for too few batches; images_for_rate: the fewest images
+        that give one; loop_seconds: the wall time of the whole evaluation, its first batches and its writing included
     rule: the fusion rule, None for the model's own
     pixels_differ: share of pixels in other segments than in the first row's maps; pq_difference: PQ minus its PQ
     """
@@ -116,7 +114,7 @@ class Row:
 
     @property
     def why_no_rate(self) -> str | None:
-        """A sentence for a setting that ran but gave no rate; otherwise None."""
+        """Explains why a setting that ran has no rate; None for other settings."""
         if self.status != "ok" or self.images_per_second is not None:
             return None
         return (
@@ -127,7 +125,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All settings of the models asked for, and what they ran on."""
+    """The rows of a benchmark, and the device and versions they were measured with."""
 
     rows: tuple[Row, ...]
     device: dict[str, Any]
@@ -136,7 +134,7 @@ class Report:
     command: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
-        """What bench.json holds."""
+        """Returns the content of bench.json."""
         return {
             "schema": SCHEMA,
             "device": self.device,
@@ -166,24 +164,23 @@ def benchmark(
     download: bool = False,
     command: Sequence[str] = (),
     reporter: Reporter = SILENT,
-    measured: Callable[[Row], None] | None = None,
 ) -> Report:
     """Measures every precision at every batch size for every model on `count` generated images of `size`.
 
-    The first setting of a model is always fp32 at the smallest batch size: the others' maps are held against its.
+    The first setting of a model is always fp32 at the smallest batch size: the others' maps are compared with its maps.
+    precisions: as `--precision` of `eval` takes them, with +compile or a study's runtime
     photographs: the first `count` of these files and folders instead of generated images; then there is no PQ
     exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
-    rules: fusion rules as `--rule` names them, each measured by itself; () is each model's own
-    weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
-    download: fetch weights that are not here
+    rules: fusion rules as `--rule` names them, each measured separately; () is each model's own
+    weights: "auto", "random" or a path; plant: how many segments per image the heads are forced to output, 0 for none
+    download: fetch missing weights
     warm_up: batches before the clock runs; reporter: gets progress, and notices of settings that cannot run
-    measured: called with each row as soon as it is measured
-    Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
+    Raises BadArgument, BadCheckpoint for missing weights. The failure of a single setting is reported in its row.
     """
     if count < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:
         raise BadArgument("--count and --batch-size must be at least 1, --warm-up and --plant at least 0.")
-    if unknown := [name for name in precisions if name not in PRECISIONS]:
-        raise BadArgument(f"--precision {unknown[0]} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    for precision in precisions:
+        split_precision(precision)
     chosen = choose_device(device)
     if weights == "auto":
         for spec in specs:
@@ -191,8 +188,8 @@ def benchmark(
     ordered = dict.fromkeys([("fp32", min(batch_sizes)), *itertools.product(precisions, batch_sizes)])
     rows: list[Row] = []
     versions: dict[str, str] = {}
-    wanted: Sequence[str | None] = rules or [None]
-    cases = list(itertools.product(specs, wanted))
+    required: Sequence[str | None] = rules or [None]
+    cases = list(itertools.product(specs, required))
     for spec, rule in cases:
         reporter.status(f"Preparing {spec.title}")
         context = _Context(spec, size, count, photographs, exif, chosen, weights, plant, warm_up, seed, rule)
@@ -201,8 +198,6 @@ def benchmark(
             if problem := row.status if row.status != "ok" else row.why_no_rate:
                 reporter.notice(f"{spec.name}, {precision}, batch size {batch_size}: {problem}")
             rows.append(row)
-            if measured is not None:
-                measured(row)
             reporter.progress("Measuring", len(rows), len(cases) * len(ordered), "settings")
         versions.update(context.versions)
     return Report(
@@ -217,9 +212,9 @@ def benchmark(
 
 
 def write_report(report: Report, folder: Path, *, raw: bool = False) -> tuple[Path, Path]:
-    """Writes bench.csv, a line a setting, and bench.json into a folder; returns both paths.
+    """Writes bench.csv, with a line per setting, and bench.json into a folder; returns both paths.
 
-    raw: names that a spreadsheet would run as a formula are left as they are
+    raw: do not escape names that a spreadsheet would run as a formula
     """
     table, record = folder / "bench.csv", folder / "bench.json"
     with atomic_write(table, "w") as handle:
@@ -233,72 +228,59 @@ def write_report(report: Report, folder: Path, *, raw: bool = False) -> tuple[Pa
 
 
 def count_flops(model: Model, image: Any) -> int:
-    """Floating-point operations of the forward pass on one loaded image, a multiply-add counted as two.
+    """Counts the floating-point operations of the forward pass on one image, with a multiply-add as two.
 
-    Counted are convolutions, matrix products and attention, which FlopCounterMode knows; normalisation, resizing and
-    the sampling of deformable attention and RoIAlign are not.
+    Convolutions, matrix products and attention are counted (by FlopCounterMode); normalisation, resizing and the
+    sampling of deformable attention and RoIAlign are not.
     """
-    # The CPU's fused attention is the one kernel of these models that FlopCounterMode has no formula for.
-    missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    # FlopCounterMode lacks a formula only for the CPU's fused attention.
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    missing = {op: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
     with FlopCounterMode(display=False, custom_mapping=missing) as counter:
         model.candidates([image])
     return int(counter.get_total_flops())
 
 
-def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    batch, heads, queries, channels = query
-    return 2 * batch * heads * queries * key[2] * (channels + value[3])
-
-
 def share_that_differs(first: PanopticPrediction, second: PanopticPrediction) -> float:
-    """The share of pixels that two maps of an image put into different segments, 0–1.
+    """Returns the share of pixels that two maps of an image assign to different segments, 0–1.
 
-    Segments of one category are paired, largest overlap first, each once; void is paired with void. A pixel outside of
-    all pairs differs. Ids and their order play no part.
+    Segments of one category are paired, largest overlap first, each once; void is paired with void. Pixels outside all
+    pairs differ. Ids do not matter.
     """
-    categories = [{0: 0, **{segment.id: segment.category_id for segment in side.segments}} for side in (first, second)]
-    joined = first.ids.astype(np.int64) << 32 | second.ids
-    pairs, counts = np.unique(joined, return_counts=True)
-    taken: tuple[set[int], set[int]] = (set(), set())
-    agreed = 0
-    for index in np.argsort(-counts, kind="stable"):
-        left, right = int(pairs[index] >> 32), int(pairs[index] & 0xFFFFFFFF)
-        if categories[0][left] != categories[1][right] or left in taken[0] or right in taken[1]:
-            continue
-        taken[0].add(left)
-        taken[1].add(right)
-        agreed += int(counts[index])
+    pairs = count_pairs(first.ids.astype(np.int32), second.ids.astype(np.int32))
+    of_first, of_second = ({0: 0, **{one.id: one.category_id for one in side.segments}} for side in (first, second))
+    both = zip(pairs[0].tolist(), pairs[1].tolist(), strict=True)
+    alike = np.array([of_first[left] == of_second[right] for left, right in both])
+    ids, others, pixels = (column[alike] for column in pairs)
+    agreed = int(pixels[one_to_one(ids, others, np.argsort(-pixels, kind="stable"))].sum())
     return 1.0 - agreed / first.ids.size
 
 
+@dataclasses.dataclass
 class _Context:
-    """Values shared by all settings of one model: images, FLOPs and the maps of the first setting."""
+    """The values that all settings of one model share: images, FLOPs, and the first setting's maps."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        size: tuple[int, int],
-        count: int,
-        photographs: Sequence[Path],
-        exif: Exif,
-        device: torch.device,
-        weights: str,
-        plant: int,
-        warm_up: int,
-        seed: int,
-        rule: str | None,
-    ) -> None:
-        self.spec, self.size, self.count, self.photographs, self.device = spec, size, count, photographs, device
-        self.exif, self.rule = exif, rule
-        self.weights, self.plant, self.warm_up, self.seed = weights, plant, warm_up, seed
-        self.dataset: Dataset | None = None
-        self.flops: int | None = None
-        self.maps: list[PanopticPrediction] | None = None
-        self.reference_pq: float | None = None
-        self.versions: dict[str, str] = {}
+    spec: ModelSpec
+    size: tuple[int, int]
+    count: int
+    photographs: Sequence[Path]
+    exif: Exif
+    device: torch.device
+    weights: str
+    plant: int
+    warm_up: int
+    seed: int
+    rule: str | None
+    dataset: Dataset | None = None
+    flops: int | None = None
+    maps: list[PanopticPrediction] | None = None
+    reference_pq: float | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self, precision: str) -> Model:
-        model = open_model(self.spec, weights=self.weights, device=self.device, precision=precision, seed=self.seed)
+        """Opens the model with this precision; the first call also makes the images."""
+        computing = computing_of(precision, str(self.device))
+        model = opened_model(self.spec, Opening(weights=self.weights, seed=self.seed, **computing))
         self.versions.update(model.versions)
         if self.rule is not None:
             (chosen,) = rules_of(model, [self.rule])
@@ -316,7 +298,7 @@ class _Context:
 
 
 def _measure(context: _Context, precision: str, batch_size: int) -> Row:
-    """The row of one setting, whatever happens."""
+    """Measures one precision and batch size; a failure is recorded in the row's status."""
     device = context.device
     row = Row(
         model=context.spec.name,
@@ -334,39 +316,41 @@ def _measure(context: _Context, precision: str, batch_size: int) -> Row:
         gmacs_published=PUBLISHED_GMACS.get(context.spec.name),
         threads=torch.get_num_threads(),
     )
-    # The setting before this one is gone, with what its modules hold of each other: peaks are this setting's own.
+    # The previous setting's memory is freed, reference cycles included, so peaks are this setting's own.
     free_memory()
     forget_peaks(device)
     try:
         with memory_errors():
             model = context.load(precision)
-            return _measured(context, model, row)
+            return _measure_opened(context, model, row)
     except PanbenchError as error:
         return dataclasses.replace(row, status=str(error))
     except torch.OutOfMemoryError:
         return dataclasses.replace(row, status=f"out of memory on {device}")
     except RuntimeError as error:
-        # What an operator lacks for a precision is said by PyTorch in a RuntimeError; the next setting goes on.
+        # PyTorch raises RuntimeError for an operator that lacks a precision; continue with the next setting.
         return dataclasses.replace(row, status=f"PyTorch cannot do this here: {' '.join(str(error).split())[:200]}")
 
 
-def _measured(context: _Context, model: Model, row: Row) -> Row:
+def _measure_opened(context: _Context, model: Model, row: Row) -> Row:
+    """Measures an opened model: latencies, rate, stages, memory, and how its maps differ from the first setting's."""
     assert context.dataset is not None
     if context.flops is None and row.precision == "fp32":
-        context.flops = _flops_at_reference(context, model)
-    maps, latencies, padded = _one_after_another(context, model, row.batch_size)
+        reference = generated_dataset(model.class_names, model.isthing, size=REFERENCE_IMAGE, count=1)
+        context.flops = count_flops(model, model.load(reference.scenes[0]))
+    maps, latencies, padded = _time_batches(context, model, row.batch_size)
     with tempfile.TemporaryDirectory(prefix="panbench-bench.") as folder:
         workers = worker_threads(None)
         options = EvaluateOptions(batch_size=row.batch_size, workers=workers, unscored=True)
         run = evaluate(model, context.dataset, Path(folder) / "run", options)
-        # While its folder is there: a run reads its parts when it is asked.
+        # While its folder exists: a run reads its parts lazily.
         info, pq = run.info, run.summary()["All"]["PQ"]
     if context.maps is None:
         context.maps, context.reference_pq = maps, pq
         differ = 0.0
     else:
         differ = float(np.mean([share_that_differs(*pair) for pair in zip(context.maps, maps, strict=True)]))
-    percentiles = np.percentile(latencies, (50, 90, 99))
+    p50, p90, p99 = np.percentile(latencies, (50, 90, 99)).tolist()
     cuda = context.device.type == "cuda"
     count = len(context.dataset.scenes)
     milliseconds: dict[str, Any] = {stage: 1000 * (getattr(info.seconds, stage) or 0.0) / count for stage in STAGES}
@@ -381,9 +365,9 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
         images_for_rate=_images_for_rate(model, row.batch_size, workers),
         loop_seconds=info.seconds.wall,
         latency_mean=float(np.mean(latencies)),
-        latency_p50=float(percentiles[0]),
-        latency_p90=float(percentiles[1]),
-        latency_p99=float(percentiles[2]),
+        latency_p50=p50,
+        latency_p90=p90,
+        latency_p99=p99,
         **milliseconds,
         host_peak_bytes=host_peak(),
         device_peak_bytes=torch.cuda.max_memory_allocated(context.device) if cuda else None,
@@ -395,24 +379,19 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
 
 
 def _images_for_rate(model: Model, batch_size: int, workers: int) -> int:
-    """The fewest images of one size from which the loop measures a rate."""
+    """Returns how many images the loop needs at least to measure a rate of images per second."""
     lanes = lanes_of(model, torch.get_num_threads())
     before = batches_before_rate(lanes, lanes * batch_size, lanes=lanes, workers=workers)
     return (before + lanes) * batch_size
 
 
-def _flops_at_reference(context: _Context, model: Model) -> int:
-    reference = generated_dataset(model.class_names, model.isthing, size=REFERENCE_IMAGE, count=1)
-    return count_flops(model, model.load(reference.scenes[0]))
-
-
-def _one_after_another(
+def _time_batches(
     context: _Context, model: Model, batch_size: int
 ) -> tuple[list[PanopticPrediction], list[float], tuple[int, int]]:
-    """The maps of all images, milliseconds a batch after warming up, and the size that the network sees."""
+    """Times batches one after the other; returns all maps, ms per batch, and the network's input size."""
     assert context.dataset is not None
     ids = model.category_ids(context.dataset.categories)
-    plan = list(plan_batches(context.dataset.scenes, batch_size, model))
+    plan = plan_batches(context.dataset.scenes, batch_size, model)
     maps, latencies = [], []
     for number, batch in enumerate([plan[0]] * context.warm_up + plan):
         began = time.perf_counter()
@@ -421,18 +400,15 @@ def _one_after_another(
         fused = fuse(outputs, model.rule)
         if context.device.type == "cuda":
             torch.cuda.synchronize(context.device)
-        settled = [model.settle(one, model.rule) for one in fused]
+        segmented = [model.to_segments(one, model.rule) for one in fused]
         spent = 1000 * (time.perf_counter() - began)
         if number < context.warm_up:
             continue
-        # A last batch that is smaller would pass for a fast one.
+        # A smaller last batch would look like a fast one.
         if len(batch) == batch_size or len(plan) == 1:
             latencies.append(spent)
-        for scene, one in zip(batch, settled, strict=True):
+        for scene, one in zip(batch, segmented, strict=True):
             predicted = prediction_of(scene.image.id, one, ids)
-            maps.append(dataclasses.replace(predicted, ids=_small(predicted.ids)))
+            small: Any = np.uint8 if predicted.ids.max(initial=0) < 256 else np.int32
+            maps.append(dataclasses.replace(predicted, ids=predicted.ids.astype(small)))
     return maps, latencies, outputs[0].frame.padded
-
-
-def _small(ids: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
-    return ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.int32)

@@ -1,4 +1,4 @@
-"""What this machine has for panbench: versions, devices, compiled code, folders, space; and what is wrong with it."""
+"""Checks this machine for panbench: versions, devices, compiled code, folders, space, and problems."""
 
 import contextlib
 import importlib
@@ -22,24 +22,22 @@ from panbench.catalog import configs_folder, load_catalog, user_configs_folder
 from panbench.panoptic.native import native
 from panbench.weights import weights_here
 
-__all__ = ["Diagnosis", "diagnose", "unused_gpu"]
-
 VARIABLES = ("PANBENCH_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 EXTRAS = ("torchvision", "torchaudio", "transformers", "torchmetrics")
 
-UNTESTED = "not used unasked, as no test runs on Metal (MPS); --device mps tries it"
+UNTESTED = "not used by default, because no test runs on Metal (MPS); --device mps uses it"
 
 
 @dataclass
 class Diagnosis:
-    """What was found: `record` has sections of name → value, `problems` has sentences with remedies."""
+    """What the doctor found: `record` as section → name → value, `problems` as messages with remedies."""
 
     record: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def diagnose() -> Diagnosis:
-    """Looks at everything that a report of trouble needs. Nothing is downloaded or written; torch may be absent."""
+    """Collects what a bug report needs, without downloads or writing; torch may be absent."""
     found = Diagnosis()
     found.record["panbench"] = {
         "version": __version__,
@@ -57,11 +55,11 @@ def diagnose() -> Diagnosis:
         "python": f"{platform.python_version()} ({sys.executable})",
         "processor": provenance.cpu_name(),
         "cores": os.cpu_count(),
-        "memory": _memory(),
+        "memory": _total_memory(),
     }
-    found.record["PyTorch"] = _torch(found.problems)
-    found.record["packages"] = _packages(found.problems)
-    found.record["folders"] = _folders(found.problems)
+    found.record["PyTorch"] = _torch_record(found.problems)
+    found.record["packages"] = _package_record(found.problems)
+    found.record["folders"] = _folder_record(found.problems)
     found.record["environment"] = {
         name: redacted(value) for name, value in sorted(os.environ.items()) if name.upper().startswith(VARIABLES)
     }
@@ -69,7 +67,8 @@ def diagnose() -> Diagnosis:
     return found
 
 
-def _torch(problems: list[str]) -> dict[str, Any]:
+def _torch_record(problems: list[str]) -> dict[str, Any]:
+    """Returns PyTorch's version and devices, and appends problems with them to `problems`."""
     try:
         torch: Any = importlib.import_module("torch")
     except ImportError as error:
@@ -85,7 +84,7 @@ def _torch(problems: list[str]) -> dict[str, Any]:
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             record[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.1f} GB"
-            problems += _of_card(index)
+            problems += _card_problems(index)
     elif reason := why_no_cuda(cuda):
         problems.append(reason)
     if torch.backends.mps.is_available():
@@ -93,8 +92,8 @@ def _torch(problems: list[str]) -> dict[str, Any]:
     return record
 
 
-def _of_card(index: int) -> list[str]:
-    """Why a card cannot be used, if so."""
+def _card_problems(index: int) -> list[str]:
+    """Returns the problems of a card that cannot be used; [] if it can."""
     from panbench.models.devices import choose_device
 
     try:
@@ -105,7 +104,7 @@ def _of_card(index: int) -> list[str]:
 
 
 def unused_gpu() -> str | None:
-    """A sentence on why this machine's GPU is not used; None without a GPU, or if one is used."""
+    """Explains why this machine's GPU is not used; None without a GPU, or if one is used."""
     import torch
 
     if torch.backends.mps.is_available():
@@ -114,7 +113,7 @@ def unused_gpu() -> str | None:
 
 
 def why_no_cuda(cuda_build: str | None) -> str | None:
-    """A sentence on why this machine's GPU is not used; None without a sign of a GPU.
+    """Explains why this machine's GPU is not used; None without a sign of a GPU.
 
     cuda_build: `torch.version.cuda`
     """
@@ -133,7 +132,8 @@ def why_no_cuda(cuda_build: str | None) -> str | None:
     )
 
 
-def _packages(problems: list[str]) -> dict[str, Any]:
+def _package_record(problems: list[str]) -> dict[str, Any]:
+    """Returns the versions of packages, and appends problems with them to `problems`."""
     record: dict[str, Any] = dict(provenance.versions())
     record.pop("python", None)
     record.pop("torch", None)
@@ -147,7 +147,7 @@ def _packages(problems: list[str]) -> dict[str, Any]:
         if reason := operators.why_not_compiled():
             problems.append(f"mmcv's compiled operators do not load ({reason}); PyTorch's are used instead.")
     except ImportError as error:
-        if importlib.util.find_spec("torch") is not None:  # without it all of the extra is missing, as was said
+        if importlib.util.find_spec("torch") is not None:  # without it the entire extra is missing, already reported
             problems.append(f"mmdet's models cannot be used: {' '.join(str(error).split())}")
     except Exception as error:
         problems.append(f"mmdet's models cannot be used: {' '.join(str(error).split())}")
@@ -155,27 +155,30 @@ def _packages(problems: list[str]) -> dict[str, Any]:
 
 
 def below_floors() -> list[str]:
-    """A sentence for each installed package that is older than what panbench requires."""
+    """Returns a message for each installed package that is older than what panbench requires."""
     from packaging.requirements import Requirement
 
     found = []
     for line in importlib.metadata.requires("panbench") or ():
-        wanted = Requirement(line)
+        required = Requirement(line)
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            version = importlib.metadata.version(wanted.name)
-            if not wanted.specifier.contains(version, prereleases=True):
-                sentence = f"{wanted.name} {version} is installed, but panbench needs {wanted.name}{wanted.specifier}"
-                found.append(f"{sentence}: pip install '{wanted.name}{wanted.specifier}'.")
+            version = importlib.metadata.version(required.name)
+            if not required.specifier.contains(version, prereleases=True):
+                message = (
+                    f"{required.name} {version} is installed, but panbench needs {required.name}{required.specifier}"
+                )
+                found.append(f"{message}: pip install '{required.name}{required.specifier}'.")
     return sorted(set(found))
 
 
-def _folders(problems: list[str]) -> dict[str, Any]:
+def _folder_record(problems: list[str]) -> dict[str, Any]:
+    """Returns the sizes and free space of folders, and appends problems with them to `problems`."""
     cache = cache_dir()
-    record: dict[str, Any] = {"cache": str(cache), "cache holds": _size(cache), "configs": str(configs_folder())}
+    record: dict[str, Any] = {"cache": str(cache), "cache holds": _folder_size(cache), "configs": str(configs_folder())}
     with contextlib.suppress(PanbenchError):
         record["your configs"] = str(user_configs_folder() or "none")
     for name, folder in (("free in cache", cache), ("free here", Path.cwd())):
-        free = _free(folder)
+        free = _free_bytes(folder)
         record[name] = None if free is None else f"{free / 1e9:.1f} GB"
         if free is not None and free < 1e9:
             problems.append(
@@ -183,15 +186,15 @@ def _folders(problems: list[str]) -> dict[str, Any]:
             )
     try:
         catalog = load_catalog()
-        here = [name for name, spec in catalog.items() if weights_here(spec) is not None]
-        record["weights here"] = f"{len(here)} of {len(catalog)} models: {', '.join(here) or 'none'}"
+        local = [name for name, spec in catalog.items() if weights_here(spec) is not None]
+        record["weights here"] = f"{len(local)} of {len(catalog)} models: {', '.join(local) or 'none'}"
     except Exception as error:
         problems.append(str(error))
     record["data/coco"] = "here" if Path("data/coco").is_dir() else "not here"
     return record
 
 
-def _size(folder: Path) -> str:
+def _folder_size(folder: Path) -> str:
     total = 0
     for path in folder.rglob("*") if folder.is_dir() else ():
         with contextlib.suppress(OSError):
@@ -199,7 +202,7 @@ def _size(folder: Path) -> str:
     return f"{total / 1e6:,.0f} MB"
 
 
-def _free(folder: Path) -> int | None:
+def _free_bytes(folder: Path) -> int | None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -208,7 +211,7 @@ def _free(folder: Path) -> int | None:
         return None
 
 
-def _memory() -> str | None:
+def _total_memory() -> str | None:
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
     except (ValueError, OSError, AttributeError):

@@ -1,21 +1,22 @@
-"""Photographs through any model: overlays, id PNGs and a COCO panoptic JSON."""
+"""Runs any model on photographs: writes overlays, id PNGs and a COCO panoptic JSON."""
 
 import hashlib
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import PAPER, ModelSpec
 from panbench.datasets import Dataset
-from panbench.evaluation.several import slug
+from panbench.evaluation.several import rule_slug
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
-from panbench.panoptic.photo import inspect_photo
-from panbench.panoptic.photo_files import find_photographs
+from panbench.panoptic.photo import find_photographs, inspect_photo
 from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet, Scene
+from panbench.report.figures.overlays import overlay_picture, save_picture
 from panbench.report.figures.pictures import (
     Layer,
     overlay_figure,
@@ -25,13 +26,33 @@ from panbench.report.figures.pictures import (
     viewed,
 )
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["photograph_dataset", "segment_photographs", "segment_side_by_side"]
-
 PHOTOGRAPHS = "photographs"
 """The split of a dataset of photographs without ground truth."""
+WIDTH, DPI = 7.0, 200.0
+"""Inches and dots per inch of a figure, if one of them, or a format other than PNG, is requested."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The options for drawing overlays.
+
+    form: png, svg or pdf; view: of `pictures.VIEWS`; style: arguments of `overlay_picture`
+    width, dpi: of figures, in inches; without either a PNG has the photograph's pixels, enlarged if small
+    """
+
+    form: str = "png"
+    view: str = "panoptic"
+    style: Mapping[str, Any] = field(default_factory=dict)
+    width: float | None = None
+    dpi: float | None = None
+
+    @property
+    def of_figures(self) -> dict[str, Any]:
+        """The options that functions in `report/figures` take, as keyword arguments."""
+        return {"width": self.width or WIDTH, **self.style}
+
+
+PLAIN = Drawing()
 
 
 def segment_photographs(
@@ -43,24 +64,21 @@ def segment_photographs(
     seed: int = 0,
     rule: str | None = None,
     device: str = "auto",
-    form: str = "png",
-    view: str = "panoptic",
-    style: Mapping[str, Any] | None = None,
-    dpi: float = 200,
+    drawing: Drawing = PLAIN,
     overwrite: bool = False,
     download: bool = False,
     exif: Exif = "apply",
     reporter: Reporter = SILENT,
 ) -> list[Path]:
-    """Segments photographs and writes into `out`, for each, NAME.overlay.<form>; ids/NAME.png; and ids.json; the paths.
+    """Segments photographs; writes NAME.overlay.<drawing.form> and ids/NAME.png for each, and ids.json, into `out`.
+
+    Returns the paths of the overlays and of ids.json.
 
     images: files, or folders whose images are taken
     rule: a fusion rule as `--rule` names it; None: the model's own; seed: of random weights
-    view: of `pictures.VIEWS`, for the overlays; style: arguments of `overlay_figure`
-    download: fetch weights that are not here
+    download: fetch missing weights
     exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
-    reporter: gets the download, and as notices the licence of the weights, each photograph that cannot be read, and the
-        time an image takes
+    reporter: gets progress; notices on the licence of the weights, unreadable photographs, and time per image
     ids.json lists images, segments with scores, and categories; areas are counted pixels. Raises BadDataset when no
     photograph can be read, BadArgument when `out` holds an earlier result and `overwrite` is not set.
     """
@@ -68,12 +86,11 @@ def segment_photographs(
     if target.exists() and not overwrite:
         raise BadArgument(f"{out} holds earlier predictions. Give another --out, or --overwrite to replace them.")
     paths = find_photographs(images)
-    sizes, oriented, faults = _looked_at(paths, exif)
+    sizes, oriented, faults = _inspect_photos(paths, exif)
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
-    _refuse_to_replace(names.values(), paths, out, form, overwrite)
+    _refuse_to_replace(names.values(), paths, out, drawing.form, overwrite)
     # Imports torch, which takes seconds: the photographs are checked first.
-    from panbench.evaluation.fits import refuse_unfit
-    from panbench.evaluation.shown import rules_of
+    from panbench.evaluation.wrapping import refuse_unfit, rules_of
     from panbench.models.opening import open_model
     from panbench.models.predict import model_categories, segment
 
@@ -83,7 +100,8 @@ def segment_photographs(
     categories = model_categories(model)
     written, infos, annotations = [], {}, {}
     seconds, began = [], time.perf_counter()
-    for scene, prediction in segment(model, sizes, categories, exif, chosen):
+    for done, (scene, prediction) in enumerate(segment(model, sizes, categories, exif, chosen)):
+        reporter.progress(spec.title, done, len(sizes))
         seconds.append(time.perf_counter() - began)
         assert scene.image_path is not None
         if isinstance(prediction, BadDataset):
@@ -92,18 +110,20 @@ def segment_photographs(
             began = time.perf_counter()
             continue
         name = names[scene.image_path]
-        layer = viewed(Layer.of(spec.title, prediction.ids, prediction.segments), view, categories)
-        figure = overlay_figure(
-            read_photo(scene.image_path, turned=exif == "apply"), layer, categories, **(style or {})
-        )
-        overlay = out / f"{name}.overlay.{form}"
-        save_figure(figure, overlay, dpi=dpi)
+        layer = viewed(Layer.of(spec.title, prediction.ids, prediction.segments), drawing.view, categories)
+        photo = read_photo(scene.image_path, turned=exif == "apply")
+        overlay = out / f"{name}.overlay.{drawing.form}"
+        if drawing.form == "png" and drawing.width is None and drawing.dpi is None:
+            save_picture(overlay_picture(photo, layer, categories, **drawing.style), overlay)
+        else:
+            save_figure(overlay_figure(photo, layer, categories, **drawing.of_figures), overlay, dpi=drawing.dpi or DPI)
         write_id_png(out / "ids" / f"{name}.png", prediction.ids)
         image = scene.image
         infos[image.id] = ImageInfo(image.id, image.file_name, image.height, image.width)
         annotations[image.id] = Annotation(image.id, f"{name}.png", tuple(prediction.segments))
         written.append(overlay)
         began = time.perf_counter()
+    reporter.progress(spec.title, len(sizes), len(sizes))
     for fault in faults:
         reporter.notice(f"Left out: {fault}")
     if not written:
@@ -125,50 +145,42 @@ def segment_side_by_side(
     images: Sequence[Path],
     out: Path,
     *,
-    form: str = "png",
-    view: str = "panoptic",
-    style: Mapping[str, Any] | None = None,
-    dpi: float = 200,
+    drawing: Drawing = PLAIN,
     overwrite: bool = False,
     exif: Exif = "apply",
     **settings: Any,
 ) -> list[Path]:
-    """Segments photographs by several models or rules: a folder of each, as of `segment_photographs`, and pictures.
+    """Segments photographs by several models or rules: a folder for each, and pictures of all results.
 
     answers: models, each with a rule or None for its own; settings: further arguments of `segment_photographs`
-    NAME.side-by-side.<form> shows a photograph and what each of them makes of it. The paths of these pictures.
+    NAME.side-by-side.<drawing.form> shows a photograph and the result of each. Returns the paths of these pictures.
     """
     paths = find_photographs(images)
-    sizes = _looked_at(paths, exif)[0]
+    sizes = _inspect_photos(paths, exif)[0]
     names = _distinct_stems([path for path, _ in sizes])
-    pictures = [out / f"{name}.side-by-side.{form}" for name in names]
+    pictures = [out / f"{name}.side-by-side.{drawing.form}" for name in names]
     for picture in pictures:
         if picture.exists() and not overwrite:
             raise BadArgument(f"{picture} already exists. Give another --out, or --overwrite to replace it.")
     several = len({rule for _, rule in answers}) > 1
     folders: dict[Path, str] = {}
     for spec, rule in answers:
-        folder = out / (f"{spec.name}-{slug(rule or PAPER)}" if several else spec.name)
+        folder = out / (f"{spec.name}-{rule_slug(rule or PAPER)}" if several else spec.name)
         folders[folder] = f"{spec.title} [{rule or PAPER}]" if several else spec.title
         segment_photographs(
-            spec, images, folder, rule=rule, form=form, view=view, style=style, dpi=dpi, overwrite=overwrite, exif=exif,
-            **settings,
-        )  # fmt: skip
-    photographs = dict(zip(names, sizes, strict=True))
-    return list(_pictures_of(folders, photographs, out, form, view, style, dpi, exif))
+            spec, images, folder, rule=rule, drawing=drawing, overwrite=overwrite, exif=exif, **settings
+        )
+    return list(_pictures_of(folders, dict(zip(names, sizes, strict=True)), out, drawing, exif))
 
 
 def _pictures_of(
     folders: Mapping[Path, str],
     photographs: Mapping[str, tuple[Path, tuple[int, int]]],
     out: Path,
-    form: str,
-    view: str,
-    style: Mapping[str, Any] | None,
-    dpi: float,
+    drawing: Drawing,
     exif: Exif,
 ) -> Iterator[Path]:
-    """Writes a picture of each photograph with the stored answers beside each other; those who lack it are left out."""
+    """Draws each photograph next to its stored results; skips photographs without results."""
     sets = {folder: read_panoptic_json(folder / "ids.json") for folder in folders}
     for number, (name, (path, size)) in enumerate(photographs.items(), start=1):
         layers: list[Layer] = []
@@ -178,25 +190,29 @@ def _pictures_of(
                 continue
             ids = read_id_png(folder / "ids" / f"{name}.png", size, image_id=number)
             layer = Layer.of(title, ids, sets[folder].annotations[number].segments)
-            layers.append(viewed(layer, view, sets[folder].categories))
+            layers.append(viewed(layer, drawing.view, sets[folder].categories))
             categories = sets[folder].categories
         if layers:
-            figure = side_by_side_figure(read_photo(path, turned=exif == "apply"), layers, categories, **(style or {}))
-            save_figure(figure, out / f"{name}.side-by-side.{form}", dpi=dpi)
-            yield out / f"{name}.side-by-side.{form}"
+            photo, picture = read_photo(path, turned=exif == "apply"), out / f"{name}.side-by-side.{drawing.form}"
+            save_figure(
+                side_by_side_figure(photo, layers, categories, **drawing.of_figures), picture, dpi=drawing.dpi or DPI
+            )
+            yield picture
 
 
-def _looked_at(paths: Sequence[Path], exif: Exif) -> tuple[list[tuple[Path, tuple[int, int]]], list[Path], list[str]]:
-    """Photographs with their sizes, those that are not upright, and a sentence on each that cannot be read.
+def _inspect_photos(
+    paths: Sequence[Path], exif: Exif
+) -> tuple[list[tuple[Path, tuple[int, int]]], list[Path], list[str]]:
+    """Inspects photographs; returns those that can be read with their sizes, those not upright, and error messages.
 
-    Raises BadDataset when none can be read.
+    Raises BadDataset if none can be read.
     """
     sizes: list[tuple[Path, tuple[int, int]]] = []
     oriented: list[Path] = []
     faults: list[str] = []
     for path in paths:
         try:
-            size, orientation = _look(path, exif)
+            size, orientation = _inspect_size(path, exif)
             sizes.append((path, size))
             if orientation != 1:
                 oriented.append(path)
@@ -210,7 +226,7 @@ def _looked_at(paths: Sequence[Path], exif: Exif) -> tuple[list[tuple[Path, tupl
 def _refuse_to_replace(
     names: Iterable[str], photographs: Iterable[Path], out: Path, form: str, overwrite: bool
 ) -> None:
-    """Raises BadArgument where a result would replace a photograph that is read, or unasked any other file."""
+    """Raises BadArgument if a result would replace an input photograph, or any other file unless requested."""
     read = {path.resolve() for path in photographs}
     for name in names:
         for path in (out / f"{name}.overlay.{form}", out / "ids" / f"{name}.png"):
@@ -223,14 +239,13 @@ def _refuse_to_replace(
 def photograph_dataset(
     images: Sequence[Path], categories: tuple[Category, ...], *, limit: int | None = None, exif: Exif = "apply"
 ) -> Dataset:
-    """Photographs as a dataset without ground truth, from files or folders.
+    """Makes a dataset without ground truth of photographs, from files or folders.
 
-    exif: whether they are turned as their EXIF orientation says. Raises BadDataset when there is none, or one cannot be
-    read.
+    exif: "apply" rotates them by their EXIF orientation. Raises BadDataset if there are none, or one cannot be read.
     """
     paths = find_photographs(images)
     scenes = tuple(
-        Scene(ImageInfo(number, path.name, *_look(path, exif)[0]), path)
+        Scene(ImageInfo(number, path.name, *_inspect_size(path, exif)[0]), path)
         for number, path in enumerate(paths[:limit], start=1)
     )
     listing = "\n".join(f"{scene.image.file_name} {scene.image.height} {scene.image.width}" for scene in scenes)
@@ -247,15 +262,15 @@ def photograph_dataset(
     ).with_exif(exif)
 
 
-def _look(path: Path, exif: Exif) -> tuple[tuple[int, int], int]:
-    """The (height, width) of a photograph, and its EXIF orientation. Raises BadDataset when it cannot be read."""
+def _inspect_size(path: Path, exif: Exif) -> tuple[tuple[int, int], int]:
+    """Returns the (height, width) of a photograph, and its EXIF orientation. Raises BadDataset if unreadable."""
     facts = inspect_photo(path, exif=exif)
     height, width = facts.shape or read_photo(path, turned=exif == "apply").shape[:2]
     return (height, width), facts.orientation
 
 
 def _distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """The file names without ending, with a number where two would write the same file."""
+    """Returns file names without extension, with a number appended to duplicates."""
     taken: set[str] = set()
     names = []
     for path in paths:

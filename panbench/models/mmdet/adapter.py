@@ -1,7 +1,7 @@
-"""mmdet's panoptic models: one adapter for the families of families.py.
+"""The adapter of mmdet's panoptic models, for the families in families.py.
 
-Images go through the test pipeline of the model's own config, but for what reads ground truth. The forward pass calls
-mmdet's modules.
+Images go through the test pipeline of the model's config, without the steps that read ground truth. The forward pass
+calls mmdet's modules.
 """
 
 import contextlib
@@ -15,50 +15,49 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from panbench.base.errors import BadDataset, BadModel, ModelFailed
-from panbench.catalog import ModelSpec
-from panbench.models.adapter import Adapter, Placed
+from panbench.base.errors import BadModel, ModelFailed
+from panbench.catalog import ModelSpec, no_queries
+from panbench.models.adapter import Adapter
+from panbench.models.attention import Attention
 from panbench.models.candidates import Output
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.decoders import Decoder
-from panbench.models.external import code_of
+from panbench.models.external import code_of_packages
 from panbench.models.mmdet import operators
-from panbench.models.mmdet.attention import attend
 from panbench.models.mmdet.config import (
     build_model,
     config_text,
+    custom_packages,
     describe_backbone,
     family_of,
     in_scope_of,
     load_config,
 )
-from panbench.models.mmdet.custom import custom_packages
 from panbench.models.mmdet.families import Family
 from panbench.models.mmdet.inputs import (
-    frame_of,
+    decodes_as_opencv,
     innermost_dataset,
     padded_size_of,
-    pipelines_of,
+    pipeline_of,
     preprocessed,
-    reads_as_opencv,
-    without_file,
+    run_on_pixels,
+    turns_photographs,
 )
 from panbench.models.mmdet.speedups import speed_up
 from panbench.models.model import LoadedImage
-from panbench.models.preprocess import decode, refuse_other_size
 from panbench.panoptic.photo import inspect_photo, read_photo
 from panbench.panoptic.types import Exif, Scene
 
 
 class MmdetAdapter(Adapter):
-    """Panoptic FPN, MaskFormer and Mask2Former of mmdet 3.3.0, and classes that inherit from them."""
+    """Runs Panoptic FPN, MaskFormer and Mask2Former of mmdet 3.3.0, and their subclasses."""
 
     kind: Family
     """The family of the built module."""
     half_weights = True
 
     def __init__(self, spec: ModelSpec) -> None:
-        """Reads the config file, which is Python and is run. Raises BadModel."""
+        """Runs the config file, which is Python, and reads its model. Raises BadModel."""
         super().__init__(spec)
         self.config = load_config(spec)
         self.config_text = config_text(self.config)
@@ -66,7 +65,7 @@ class MmdetAdapter(Adapter):
         self.versions = {"operators": operators.install()}
 
     def build(self) -> nn.Module:
-        """The config's model; nothing is downloaded for its backbone. Raises BadModel."""
+        """Builds the config's model, without downloading weights of its backbone. Raises BadModel."""
         module = build_model(self.config)
         self.packages = custom_packages(self.config)
         self.kind = family_of(module)
@@ -77,107 +76,101 @@ class MmdetAdapter(Adapter):
         return module
 
     def loaded(self, module: nn.Module, checkpoint: Checkpoint | None) -> None:
-        """The categories are the config's, or the checkpoint's, or those of the config's type of dataset."""
+        """Reads the category names of the config, else of the checkpoint, else of the config's dataset class."""
         self.class_names = _class_names(self.config, checkpoint, len(self.isthing))
-        self._pipelines = pipelines_of(self.config)
+        self._pipeline = pipeline_of(self.config)
         self._padded: dict[tuple[int, int], tuple[int, int] | None] = {}
 
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """mmdet's modules without what only training needs."""
+        """Makes mmdet's modules faster; removes what only training needs."""
         return speed_up(module, device, self.kind.speed_up)
 
     def scaled(self, factor: float) -> "MmdetAdapter":
-        """The same model with a test pipeline that resizes to `factor` times the size. Raises BadArgument."""
+        """Returns an adapter whose test pipeline makes images `factor` times as large. Raises BadModel."""
         other = copy.copy(self)
-        other._pipelines = pipelines_of(self.config, factor)
+        other._pipeline = pipeline_of(self.config, factor)
         other._padded = {}
         return other
 
     def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """The input size (h, w) after the pipeline's resize and the preprocessor's padding."""
+        """Returns the network's input size (h, w) after the pipeline's resize and the preprocessor's padding."""
         if (height, width) not in self._padded:
-            # They differ in how they read the file alone.
-            pipeline = next(iter(self._pipelines.values()))
-            self._padded[height, width] = padded_size_of(pipeline, self.config, height, width)
+            self._padded[height, width] = padded_size_of(self._pipeline, self.config, height, width)
         return self._padded[height, width]
 
     def read(self, scene: Scene) -> LoadedImage:
-        """The image through the config's test pipeline: `inputs` (3, h, w) uint8, and mmdet's sample with the sizes."""
-        image = scene.image
-        # mmdet's own loader decodes a damaged JPEG without an error, and an absurd size before it is compared.
+        """Runs the config's test pipeline on a scene's image file; returns (3, h, w) uint8 and mmdet's sample."""
+        image, pipeline = scene.image, self._pipeline
+        # mmdet's own loader decodes damaged JPEGs without an error, and any size before it is checked.
         size = (image.height, image.width)
-        exif: Exif = scene.exif if "apply" in self._pipelines else "ignore"
-        own = next(iter(self._pipelines.values()))
+        turns, as_opencv = turns_photographs(pipeline), decodes_as_opencv(pipeline)
+        exif: Exif = scene.exif if turns and as_opencv else "apply" if turns else "ignore"
         bgr = None
-        if reads_as_opencv(own):
+        if as_opencv:
             bgr, facts = read_photo(scene.image_path or "", size, image_id=image.id, exif=exif)
         else:
             facts = inspect_photo(scene.image_path or "", size, image_id=image.id, exif=exif)
         if exif != scene.exif and facts.orientation != 1:
+            way = "rotates photographs accordingly" if turns else "reads photographs as stored"
             raise BadModel(
                 f"{scene.image_path} (image {image.id}) has the EXIF orientation {facts.orientation}, and the test "
-                f"pipeline of {self.spec.config} takes photographs as they are stored. Say so with --exif ignore."
+                f"pipeline of {self.spec.config} {way}. Say so with --exif {exif}."
             )
-        record = {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
-        pipeline = self._pipelines.get(exif)
-        if pipeline is None:
-            raise BadModel(
-                f"{self.spec.config}: its test pipeline does not load images by LoadImageFromFile, so panbench cannot "
-                "have it ignore EXIF orientations. Leave --exif ignore out."
-            )
+        record = _pipeline_input(scene)
         try:
-            with code_of(self.packages, [scene]):
-                packed = pipeline(record) if bgr is None else without_file(pipeline, record, bgr, self.spec.title)
+            with code_of_packages(self.packages, [scene]):
+                packed = pipeline(record) if bgr is None else run_on_pixels(pipeline, record, bgr, self.spec.title)
         except ModelFailed:
             raise
         except Exception as error:
-            if scene.image_path is None or decode(str(scene.image_path)) is None:
-                raise BadDataset(f"{scene.image_path} (image {image.id}) cannot be decoded as an image.") from error
             raise BadModel(
                 f"{self.spec.config}: the test pipeline fails on {scene.image_path} ({type(error).__name__}: {error})."
             ) from error
-        height, width = packed["data_samples"].metainfo["ori_shape"][:2]
-        refuse_other_size(scene, (height, width))
         return LoadedImage(scene, packed["inputs"], packed["data_samples"], facts)
 
     def read_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """These pixels through the config's test pipeline, in place of what its first step reads. Raises BadModel."""
-        image = scene.image
-        record = {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
+        """Runs the test pipeline, without its step that reads a file, on the given pixels. Raises BadModel."""
         bgr = np.ascontiguousarray(rgb[..., ::-1])
-        packed = without_file(next(iter(self._pipelines.values())), record, bgr, self.spec.title)
+        packed = run_on_pixels(self._pipeline, _pipeline_input(scene), bgr, self.spec.title)
         return LoadedImage(scene, packed["inputs"], packed["data_samples"])
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> list[Output]:
-        """Normalised, padded and sent to the device by mmdet's own preprocessor, then through the family's heads."""
-        inputs, samples = preprocessed(module, batch)
-        frames = [frame_of(sample.metainfo) for sample in samples]
-        return self.kind.outputs(module, inputs, samples, frames, self.isthing)
+        """Normalises and pads a batch on the device as mmdet's preprocessor does, and runs the family's network."""
+        return self.kind.outputs(module, preprocessed(module, batch), self.isthing)
 
-    def attend(self, model: Placed, scene: Scene, **wishes: Any) -> Any:
-        """What queries looked at, read off the decoder's cross-attention. Raises BadModel for Panoptic FPN."""
-        return attend(model, scene, **wishes)
+    def attend(self, module: Any, image: LoadedImage, device: torch.device) -> Attention:
+        """Returns the cross-attention of the decoder's queries. Raises BadModel for Panoptic FPN."""
+        found = self.kind.attention(module, preprocessed(module, [image]))
+        if found is None:
+            raise no_queries(self.spec.title)
+        return found
 
     def decoder(self, module: nn.Module) -> Decoder | None:
-        """The transformer decoder of MaskFormer and Mask2Former; None for Panoptic FPN."""
+        """Returns the decoder of MaskFormer and Mask2Former, which can be cut after any layer; else None."""
         return self.kind.decoder(module)
 
     def plant_segments(self, module: nn.Module, count: int) -> Callable[[], None]:
-        """Replaces the final output of mmdet's heads, on the device or the host."""
+        """Replaces the output of mmdet's heads by `count` segments; returns a function that undoes it."""
         return self.kind.plant(module, count)
 
 
+def _pipeline_input(scene: Scene) -> dict[str, Any]:
+    """Makes the dict that mmdet's pipeline takes for an image."""
+    image = scene.image
+    return {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
+
+
 def _class_names(config: Config, checkpoint: Checkpoint | None, count: int) -> tuple[str, ...]:
-    """The names of the model's labels: from the config, else the checkpoint, else the config's type of dataset."""
+    """Returns the label names of the config, else of the checkpoint, else of mmdet's dataset class. Raises BadModel."""
     dataset = innermost_dataset(config)
-    stated = [(dataset.get("metainfo") or {}).get("classes"), checkpoint and checkpoint.classes]
+    declared = [(dataset.get("metainfo") or {}).get("classes"), checkpoint and checkpoint.classes]
     with in_scope_of(config), contextlib.suppress(Exception):
         from mmdet.registry import DATASETS
 
         kind: Any = dataset["type"]
         dataset_type: Any = kind if isinstance(kind, type) else DATASETS.get(kind)
-        stated.append(dataset_type.METAINFO.get("classes"))
-    for names in stated:
+        declared.append(dataset_type.METAINFO.get("classes"))
+    for names in declared:
         if names and len(names) == count:
             return tuple(names)
     raise BadModel(

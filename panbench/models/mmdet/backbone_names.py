@@ -1,15 +1,16 @@
-"""Parameters of other code's backbones under mmdet's names: official Swin and PVTv2, and detectron2's ResNet."""
+"""Renames parameters of other code to mmdet's names: official Swin and PVTv2, detectron2's ResNet, and heads."""
 
 import re
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["match_official_epsilons", "rename_backbone"]
+Patterns = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Regular expressions and their replacements in names, applied one after the other."""
 
-_DETECTRON2_RESNET = (
+_DETECTRON2_RESNET: Patterns = (
     (r"^stem\.", ""),
     (r"^res(\d)\.", lambda found: f"layer{int(found[1]) - 1}."),
     (r"\bconv(\d)\.norm\.", r"bn\1."),
@@ -19,7 +20,7 @@ _DETECTRON2_RESNET = (
 
 
 def match_official_epsilons(backbone: nn.Module) -> None:
-    """Sets the epsilons of the official code where mmdet's differ from them.
+    """Sets the layer norms' epsilons of the official PVTv2 where mmdet's differ.
 
     Official PVTv2 has 1e-6 in its blocks and after its stages, but torch's default after patch embeddings and
     reductions; mmdet has 1e-6 everywhere.
@@ -32,7 +33,7 @@ def match_official_epsilons(backbone: nn.Module) -> None:
 
 
 def rename_backbone(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The parameters of a backbone under mmdet's names, whether they have them already or those of the other code.
+    """Renames parameters of official Swin, PVTv2 or detectron2's ResNet to mmdet's names; others stay.
 
     config: the mmdet backbone's; mmdet.models must be importable (`operators.install()`)
     """
@@ -50,12 +51,30 @@ def rename_backbone(state_dict: Mapping[str, Tensor], config: Mapping[str, Any])
     return dict(state_dict)
 
 
+def renamed(
+    state_dict: Mapping[str, Tensor], patterns: Patterns, backbone: Mapping[str, Any], left_out: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Renames a network's parameters by regular expressions, and its backbone's to mmdet's names.
+
+    backbone: the mmdet backbone's config; left_out: prefixes of names to drop
+    """
+    of_backbone = {name: value for name, value in state_dict.items() if name.startswith("backbone.")}
+    bare = {name.removeprefix("backbone."): value for name, value in of_backbone.items()}
+    found = {f"backbone.{name}": value for name, value in rename_backbone(bare, backbone).items()}
+    others = {name: value for name, value in state_dict.items() if not name.startswith(("backbone.", *left_out))}
+    return found | {_substituted(name, patterns): value for name, value in others.items()}
+
+
+def _substituted(name: str, patterns: Patterns) -> str:
+    """Applies regular expressions to a parameter name, one after another."""
+    for pattern, replacement in patterns:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def _from_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for name, value in state_dict.items():
-        for pattern, replacement in _DETECTRON2_RESNET:
-            name = re.sub(pattern, cast(Any, replacement), name)
-        renamed[name] = value
+    """Renames the parameters of detectron2's ResNet to mmdet's names."""
+    renamed = {_substituted(name, _DETECTRON2_RESNET): value for name, value in state_dict.items()}
     # detectron2's frozen batch norm does not count batches, torch's does.
     for name in [name for name in renamed if name.endswith("running_mean")]:
         renamed[name.replace("running_mean", "num_batches_tracked")] = torch.zeros((), dtype=torch.long)

@@ -1,10 +1,8 @@
-"""mmdet config files → models: read with mmengine, built without downloading anything."""
+"""Reads mmdet config files with mmengine, and builds their models without downloading anything."""
 
 import contextlib
 import copy
-import hashlib
-import importlib.util
-import sys
+import json
 import threading
 import traceback
 import warnings
@@ -12,35 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import mmengine
 import torch
-import yapf
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
 from mmengine.registry import DefaultScope
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from panbench.base.errors import BadArgument, BadModel
-from panbench.base.files import atomic_write, cache_dir
+from panbench.base.errors import BadModel
 from panbench.catalog import ModelSpec, spec_from_config
-from panbench.models.external import raise_as_theirs
+from panbench.models.external import causes, raise_as_model_failure
 from panbench.models.mmdet import lean, operators
-from panbench.models.mmdet.custom import custom_packages, imported_packages
-from panbench.models.mmdet.families import FAMILIES, Family, family_of_class, family_of_detector
-from panbench.models.mmdet.stated import cannot_run
+from panbench.models.mmdet.families import FAMILIES, Family, family_of_class
+from panbench.models.unopened import package_folder, unsupported_type
 
-# mmengine's reading of configs and its default scope are global to the process.
-_lock = threading.RLock()
-_texts: dict[str, str] = {}
+# mmengine keeps its default scope, and state of reading configs, per process.
+_mmengine_lock = threading.RLock()
+# Packages whose errors concern the config, or are ours.
+_KNOWN_PACKAGES = frozenset({"mmdet", "mmengine", "mmcv", "torch", "torchvision", "panbench", "builtins", "importlib"})
 _SWIN = {96: {6: "Swin-T", 18: "Swin-S"}, 128: {18: "Swin-B"}, 192: {18: "Swin-L"}}
 
 
 def load_config(source: ModelSpec | str | Path) -> Config:
-    """The mmengine config of a model, its bases merged in. The file is Python and is run.
+    """Reads an mmengine config file, which is Python and is run, merged with its bases.
 
-    `_base_ = 'mmdet::…'` is looked up in the installed mmdet without pkg_resources. Raises BadModel for a file that is
-    missing, not readable as a config, whose base is missing, or whose model is of none of mmdet's panoptic families.
+    `_base_ = 'mmdet::…'` is looked up in the installed mmdet without pkg_resources. Raises BadModel for a file or base
+    that is missing or unreadable, and for a model of none of mmdet's panoptic families.
     """
     spec = source if isinstance(source, ModelSpec) else spec_from_config(source)
     path = spec.config
@@ -49,99 +44,45 @@ def load_config(source: ModelSpec | str | Path) -> Config:
     # Configs in mmengine's import style name classes of mmdet, whose modules import mmcv's operators.
     operators.install()
     lean.import_mmdet()
-    with _lock, _without_pkg_resources():
+    with _mmengine_lock, _without_pkg_resources():
         try:
             config = Config.fromfile(path)
             model = config.get("model")
         except BadModel as error:
             raise BadModel(f"{path}: {error}") from error
         except FileNotFoundError as error:
-            raise BadModel(f"{path}: a base of it is missing ({_sentence(error)}).") from error
+            raise BadModel(f"{path}: a base of it is missing ({_error_text(error)}).") from error
         except Exception as error:
-            raise_as_theirs(error, imported_packages(error))
+            raise_as_model_failure(error, imported_packages(error))
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
             where = f"{path}, line {lines[-1]}," if lines else str(path)
-            raise BadModel(f"{where} cannot be read as an mmdet config ({_sentence(error)}).") from error
+            raise BadModel(f"{where} cannot be read as an mmdet config ({_error_text(error)}).") from error
     if not isinstance(model, dict) or "type" not in model:
         raise BadModel(f"{path} has no `model` with a `type`, so there is nothing to build.")
     if _family_of_type(model["type"], config) is None:
-        raise cannot_run(path, _type_name(model["type"]))
+        raise unsupported_type(path, type_name(model["type"]))
     return config
 
 
 def config_text(config: Config) -> str:
-    """The resolved config as Python, as mmengine formats it: runs record its SHA-256.
-
-    Formatting takes up to a second, half of the time of opening a tiny model. So each config is formatted once a
-    process, and its text is kept in the cache folder for the next.
-    """
-    settings = repr(config._cfg_dict)
-    if settings not in _texts:
-        place = _place_of_text(settings)
-        text = _kept_text(place)
-        if text is None:
-            text = _formatted(config)
-            with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
-                if place is not None:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_write(place) as file:
-                        file.write(_signed(text))
-        _texts[settings] = text
-    return _texts[settings]
-
-
-def _formatted(config: Config) -> str:
-    try:
-        return str(config.pretty_text)
-    except SyntaxError as error:
-        # mmengine and its formatter take whatever stops them for bad syntax, Ctrl-C too.
-        stopped: BaseException | None = error
-        while stopped is not None and not isinstance(stopped, KeyboardInterrupt):
-            stopped = stopped.__context__
-        raise stopped or error from None
-
-
-def _place_of_text(settings: str) -> Path | None:
-    """Where the text of a config is kept, as these versions of mmengine and its formatter write it."""
-    made_by = f"{mmengine.__version__} {yapf.__version__} {sys.version_info[:2]}"
-    with contextlib.suppress(BadArgument):  # there is no folder for a cache
-        return cache_dir() / "configs" / f"{hashlib.sha256(f'{made_by} {settings}'.encode()).hexdigest()}.txt"
-    return None
-
-
-def _kept_text(place: Path | None) -> str | None:
-    """A text that was kept; None where there is none, or it is not what was written."""
-    if place is None:
-        return None
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        content = place.read_bytes()
-        text = content.partition(b"\n")[2].decode("utf-8")
-        return text if content == _signed(text) else None
-    return None
-
-
-def _signed(text: str) -> bytes:
-    """The SHA-256 of a text, a line end, and the text: no run may record the hash of a damaged one."""
-    content = text.encode("utf-8")
-    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+    """Returns the resolved config as JSON, of which runs record the SHA-256."""
+    return json.dumps(config.to_dict(), default=lambda value: getattr(value, "__qualname__", str(value)))
 
 
 def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module:
-    """The config's model in eval mode, its parameters as their layers initialize them; `config` is left as it is.
+    """Builds the config's model in eval mode, with initial weights; does not change `config`.
 
-    Pretrained backbones are not fetched: a checkpoint replaces them. Instance results, of no use to PQ, are off.
-    device: "meta" builds the structure alone, without memory for parameters.
-    Raises BadModel when mmdet cannot build it.
+    Pretrained backbones are not fetched, because a checkpoint replaces them. Instance results are off: PQ needs none.
+    device: "meta" allocates no memory for parameters. Raises BadModel if mmdet cannot build the model.
     """
     operators.install()
     lean.import_mmdet()
     description = copy.deepcopy(config.model)
-    lean.bring_language_models(description)
     _drop_pretrained(description)
     family = _family_of_type(description["type"], config)
     if family is not None:
         family.configure(description)
-    with _lock, in_scope_of(config), torch.device(device), _LinspaceOnCpu(), warnings.catch_warnings():
+    with _mmengine_lock, in_scope_of(config), torch.device(device), _LinspaceOnCpu(), warnings.catch_warnings():
         # Advice on losses, which are not computed here.
         warnings.filterwarnings("ignore", module=r"mmdet\.models\.losses")
         try:
@@ -149,13 +90,13 @@ def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module
 
             model = MODELS.build(description)
         except Exception as error:
-            raise_as_theirs(error, custom_packages(config))
-            raise BadModel(f"{config.filename}: mmdet cannot build this model ({_sentence(error)}).") from error
+            raise_as_model_failure(error, custom_packages(config))
+            raise BadModel(f"{config.filename}: mmdet cannot build this model ({_error_text(error)}).") from error
     return cast(nn.Module, model.eval())
 
 
 def family_of(model: nn.Module) -> Family:
-    """The family of a built model. Raises BadModel for a model of none of them."""
+    """Returns the family (Panoptic FPN, MaskFormer or Mask2Former) of a built model. Raises BadModel if it has none."""
     family = family_of_class(type(model))
     if family is None:
         raise BadModel(f"A {type(model).__name__} is none of {', '.join(family.name for family in FAMILIES)}.")
@@ -163,9 +104,9 @@ def family_of(model: nn.Module) -> Family:
 
 
 def describe_backbone(config: Config) -> str:
-    """The backbone in the field's short form (R50, Swin-T; R18/16 has 16 channels in place of 64), else its class."""
+    """Returns the backbone's usual short name (R50, Swin-T; R18/16 for 16 channels instead of 64), else its class."""
     backbone = config.model.get("backbone", {})
-    name = _type_name(backbone.get("type", "unknown"))
+    name = type_name(backbone.get("type", "unknown"))
     if name == "ResNet":
         width = backbone.get("base_channels", 64)
         return f"R{backbone.get('depth', '?')}" + (f"/{width}" if width != 64 else "")
@@ -177,21 +118,22 @@ def describe_backbone(config: Config) -> str:
 
 @contextlib.contextmanager
 def _without_pkg_resources() -> Iterator[None]:
-    """mmengine finds packages through pkg_resources, which new versions of setuptools no longer have."""
+    """Replaces mmengine's search for packages within the block: it needs pkg_resources, which new setuptools lack."""
     find_base, find_package = Config._get_cfg_path, mmengine_config.get_installed_path
 
-    def base_path(base: str, filename: str) -> tuple[str, str | None]:
+    def find_base_file(base: str, filename: str) -> tuple[str, str | None]:
+        """Replaces mmengine's search for the file of a `_base_`, such as `mmdet::…`."""
         if "::" not in base:
             return cast("tuple[str, str | None]", find_base(base, filename))
         package, _, relative = base.partition("::")
         folder = Path(_package_folder(package))
-        # `.mim/configs` is how packages ship their configs; a checkout has them beside the package.
+        # `.mim/configs` is how packages ship their configs; a checkout has them next to the package.
         for configs in (folder / ".mim" / "configs", folder.parent / "configs"):
             if (configs / relative).is_file():
                 return str(configs / relative), package
         raise BadModel(f"{package} has no config {relative} (looked for below {folder / '.mim' / 'configs'}).")
 
-    Config._get_cfg_path = staticmethod(base_path)
+    Config._get_cfg_path = staticmethod(find_base_file)
     mmengine_config.get_installed_path = _package_folder
     try:
         yield
@@ -201,21 +143,17 @@ def _without_pkg_resources() -> Iterator[None]:
 
 
 def _package_folder(package: str) -> str:
+    """Returns the folder of an installed package. Raises BadModel."""
     try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or found.origin is None:
-        raise BadModel(f"its base is in the package {package!r}, which is not installed.")
-    return str(Path(found.origin).parent)
+        return str(package_folder(package))
+    except (ImportError, ValueError, FileNotFoundError):
+        raise BadModel(f"its base is in the package {package!r}, which is not installed.") from None
 
 
 def _family_of_type(type_: Any, config: Config) -> Family | None:
-    """The family of a model's `type`, a name or a class; of a user's own class, by what it inherits."""
-    if isinstance(type_, str) and (family := family_of_detector(type_)) is not None:
-        return family
+    """Returns the family of a model's `type`, a name or a class, by its bases; None if it has none."""
     if isinstance(type_, str):
-        with _lock, in_scope_of(config), contextlib.suppress(Exception):
+        with _mmengine_lock, in_scope_of(config), contextlib.suppress(Exception):
             from mmdet.registry import MODELS
 
             type_ = MODELS.get(type_)
@@ -224,13 +162,13 @@ def _family_of_type(type_: Any, config: Config) -> Family | None:
 
 @contextlib.contextmanager
 def in_scope_of(config: Config) -> Iterator[None]:
-    """Names in the config mean mmdet's classes, or those of the config's own `default_scope`, while this lasts."""
+    """Resolves class names in mmdet's registry, or in that of the config's `default_scope`, within the block."""
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
         yield
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """Layers read values back from `linspace` while they are built, which has none on the meta device."""
+    """Runs torch.linspace on the CPU while a model is built: layers read its values, which a meta tensor lacks."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.linspace:
@@ -239,24 +177,55 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 
 def _drop_pretrained(description: Any) -> None:
-    """Removes every wish for pretrained weights from a model's description, in place."""
-    if isinstance(description, dict):
-        for key in ("init_cfg", "pretrained"):
-            wishes = description.get(key)
-            for wish in wishes if isinstance(wishes, list | tuple) else [wishes]:
-                if isinstance(wish, str) or (isinstance(wish, dict) and "checkpoint" in wish):
-                    description[key] = None
-        for value in description.values():
-            _drop_pretrained(value)
-    elif isinstance(description, list | tuple):
-        for value in description:
-            _drop_pretrained(value)
+    """Removes every reference to pretrained weights from a model's description, in place."""
+    for part in _nested_values(description):
+        for key in ("init_cfg", "pretrained") if isinstance(part, dict) else ():
+            entries = part.get(key)
+            for entry in entries if isinstance(entries, list | tuple) else [entries]:
+                if isinstance(entry, str) or (isinstance(entry, dict) and "checkpoint" in entry):
+                    part[key] = None
 
 
-def _type_name(type_: Any) -> str:
-    return type_.__name__ if isinstance(type_, type) else str(type_)
+def _nested_values(value: Any) -> Iterator[Any]:
+    """Yields a value of a config, and all values in its dicts and lists."""
+    yield value
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _nested_values(each)
 
 
-def _sentence(error: Exception) -> str:
+def type_name(type_: Any) -> str:
+    """Returns the class name of a config's `type`, which is a class or a name, with or without its scope."""
+    return type_.__name__ if isinstance(type_, type) else str(type_).rpartition(".")[2]
+
+
+def _error_text(error: Exception) -> str:
+    """Describes an exception in one line: its type and message."""
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def custom_packages(config: Config) -> frozenset[str]:
+    """Returns the packages of a config's own classes, without mmdet, its dependencies and panbench.
+
+    They come from `custom_imports`, from classes in the config, and from mmdet's registries.
+    """
+    from mmdet import registry
+
+    declared = (config.get("custom_imports") or {}).get("imports") or []
+    modules = {declared} if isinstance(declared, str) else set(declared)
+    for ours in (registry.MODELS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS):
+        for each in (ours, ours.parent):
+            modules |= {found.__module__ for found in (each.module_dict if each else {}).values()}
+    modules |= {value.__module__ for value in _nested_values(config.get("model")) if isinstance(value, type)}
+    return frozenset(module.partition(".")[0] for module in modules) - _KNOWN_PACKAGES
+
+
+def imported_packages(error: BaseException) -> frozenset[str]:
+    """Returns the packages that a config's `custom_imports` was importing when the error was raised."""
+    found: set[str] = set()
+    for cause in causes(error):
+        packages = [module.partition(".")[0] for module in cause.modules]
+        if "mmengine.utils.misc" in cause.modules:
+            found |= set(packages[cause.modules.index("mmengine.utils.misc") :])
+    return frozenset(found) - _KNOWN_PACKAGES

@@ -1,4 +1,4 @@
-"""mmdet's deformable attention without waiting for the device, and where it samples. [Zhu et al. 2021, sec. 4.1]
+"""Runs mmdet's deformable attention without host synchronisation. [Zhu et al. 2021, sec. 4.1]
 
 mmdet and mmcv keep the sizes of the levels on the device and read them back in every layer; here they stay on the host.
 """
@@ -10,17 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from panbench.models.attention import Call, scattered
-from panbench.models.feeding import constant
+from panbench.models.async_device import constant
+from panbench.models.attention import ModuleCall, scatter_samples
 from panbench.models.mmdet import operators
-
-__all__ = ["Levels", "attend", "encode", "keep_in_float32", "levels_of", "sample", "sampled_attention", "speed_up"]
 
 
 class Levels(NamedTuple):
-    """Feature maps concatenated into one row of tokens.
+    """Holds sizes and offsets of the feature maps that are concatenated in one token sequence.
 
-    sizes: (height, width) of each, on the host; shapes: the same as (levels, 2) int64 on the device; starts: (levels,)
+    sizes: (height, width) of each, on the host; shapes: the sizes as (levels, 2) int64 on the device; starts: (levels,)
     int64 on the device, the first token of each
     """
 
@@ -30,21 +28,20 @@ class Levels(NamedTuple):
 
 
 def levels_of(maps: Sequence[Tensor]) -> Levels:
-    """The levels of feature maps (n, channels, h, w), in their order."""
+    """Returns sizes and offsets of feature maps (n, channels, h, w), to be concatenated in this order."""
     sizes = tuple((int(each.shape[-2]), int(each.shape[-1])) for each in maps)
     starts = tuple(sum(h * w for h, w in sizes[:index]) for index in range(len(sizes)))
     return Levels(sizes, constant(sizes, maps[0].device), constant(starts, maps[0].device))
 
 
 def encode(
-    encoder: Any, tokens: Tensor, positions: Tensor, levels: Levels, valid_ratios: Tensor, padding: Tensor | None = None
+    encoder: Any, tokens: Tensor, positions: Tensor, levels: Levels, references: Tensor, padding: Tensor | None = None
 ) -> Tensor:
-    """Equal to mmdet's DeformableDetrTransformerEncoder: tokens (n, Σ h·w, channels) in and out.
+    """Runs the layers of an mmdet deformable encoder on tokens (n, Σ h·w, channels).
 
-    positions: (n, Σ h·w, channels); valid_ratios: (n, levels, 2), the share of width and height that is not padding;
-    padding: (n, Σ h·w) bool, true where tokens are padding
+    positions: (n, Σ h·w, channels); references: (n or 1, Σ h·w, levels, 2), x and y from 0 to 1; padding: (n, Σ h·w)
+    bool, true where tokens are padding
     """
-    references = encoder.get_encoder_reference_points(levels.sizes, valid_ratios, device=tokens.device)
     for layer in encoder.layers:
         tokens = layer(
             query=tokens,
@@ -52,29 +49,30 @@ def encode(
             key_padding_mask=padding,
             spatial_shapes=levels.shapes,
             level_start_index=levels.starts,
-            valid_ratios=valid_ratios,
             reference_points=references,
         )
     return tokens
 
 
 def keep_in_float32(*modules: nn.Module) -> None:
-    """Makes small modules that output coordinates compute in float32 under autocast, in place.
+    """Makes small modules that predict coordinates compute in float32 under autocast, in place.
 
-    bfloat16 has 256 steps from 0.5 to 1: at 1,333 pixels a coordinate would be off by up to two, and by as much again
-    in every layer that refines it.
+    bfloat16 rounds coordinates: at 1,333 pixels they would be off by up to 2.6 pixels, and again in every layer that
+    refines them.
     """
+    module: Any
     for module in modules:
-        module.forward = types.MethodType(_forward_in_float32, module)  # type: ignore[method-assign]
+        module.forward = types.MethodType(_forward_in_float32, module)
 
 
 def _forward_in_float32(module: Any, values: Tensor) -> Tensor:
+    """Runs a module's own forward in float32, without autocast."""
     with torch.autocast(values.device.type, enabled=False):
         return type(module).forward(module, values.float())  # type: ignore[no-any-return]
 
 
 def speed_up(module: nn.Module) -> None:
-    """Gives mmcv's MultiScaleDeformableAttention, wherever the module has one, the forward of this file, in place."""
+    """Replaces the forward of every MultiScaleDeformableAttention in a module by `attend`, in place."""
     for part in module.modules():
         if type(part).__name__ == "MultiScaleDeformableAttention" and part.batch_first:
             part.forward = types.MethodType(attend, part)
@@ -88,19 +86,15 @@ def attend(
     identity: Tensor | None = None,
     query_pos: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
-    reference_points: Any = None,
-    spatial_shapes: Any = None,
-    level_start_index: Any = None,
-    **_: Any,
+    **given: Any,
 ) -> Tensor:
-    """Equal to mmcv's MultiScaleDeformableAttention at inference, batch first, without host synchronisation."""
+    """Replaces the forward of mmcv's MultiScaleDeformableAttention at inference, without host synchronisation."""
     value = query if value is None else value
     identity = query if identity is None else identity
     query = query if query_pos is None else query + query_pos
     shape = (attention.num_heads, attention.num_levels, attention.num_points)
-    attended, _weights = sample(
-        attention, shape, query, value, key_padding_mask, reference_points, spatial_shapes, level_start_index
-    )
+    samples = (given[name] for name in ("reference_points", "spatial_shapes", "level_start_index"))
+    attended, _weights = sample(attention, shape, query, value, key_padding_mask, *samples)
     return attended + identity
 
 
@@ -114,11 +108,11 @@ def sample(
     shapes: Tensor,
     starts: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What queries see, (n, queries, channels), and the weights of it, (n, queries, heads, levels, points).
+    """Runs deformable attention; returns the attended values, and weights (n, queries, heads, levels, points).
 
-    attention: whose four linear layers mmcv and transformers name alike; shape: its heads, levels and points;
-    query, value: (n, queries or keys, channels), positions added to the one; padding: (n, keys) bool, or None;
-    references: as in `places_of`; shapes, starts: of `Levels`
+    attention: mmcv's or transformers' module, whose linear layers have the same names; shape: heads, levels, points;
+    query, value: (n, queries or keys, channels), the query with its position; padding: (n, keys) bool, or None;
+    references: as in `sampling_locations`; shapes, starts: of `Levels`
     """
     heads, levels, points = shape
     n, count, _channels = query.shape
@@ -132,13 +126,13 @@ def sample(
     if value.device.type == "cpu":
         attended = operators.deformable_attention_around(value, shapes, references, offsets, weights)
     else:
-        places = places_of(references, offsets, shapes)
-        attended = operators.attend_deformably(value, shapes, starts, places, weights)
+        samples = sampling_locations(references, offsets, shapes)
+        attended = operators.attend_deformably(value, shapes, starts, samples, weights)
     return attention.output_proj(attended), weights
 
 
-def places_of(references: Tensor, offsets: Tensor, shapes: Tensor) -> Tensor:
-    """(n, queries, heads, levels, points, 2) where is sampled, x and y from 0 to 1.
+def sampling_locations(references: Tensor, offsets: Tensor, shapes: Tensor) -> Tensor:
+    """Computes where deformable attention samples: (n, queries, heads, levels, points, 2), x and y from 0 to 1.
 
     references: (n, queries, levels, 2) points or (…, 4) boxes; offsets: in cells of a level from points, in halves of
     width and height over the number of points from boxes; shapes: (levels, 2), height and width
@@ -149,11 +143,11 @@ def places_of(references: Tensor, offsets: Tensor, shapes: Tensor) -> Tensor:
     return around[..., :2] + offsets / offsets.shape[-2] * around[..., 2:] * 0.5
 
 
-def sampled_attention(attention: Any, call: Call) -> Tensor:
-    """(queries, h, w) of the finest level: how much the queries of the first image take from where, mean of the heads.
+def sampled_attention(attention: Any, call: ModuleCall) -> Tensor:
+    """Returns where the first image's queries attend, (queries, h, w) on the finest level, mean over heads.
 
-    attention: a MultiScaleDeformableAttention with batches first; call: one of its calls, with arguments by name
-    What each head samples from coarser levels is scattered to the same place of the finest.
+    attention: a MultiScaleDeformableAttention, batch first; call: one of its calls, with arguments by name
+    Samples of coarser levels are scattered to the corresponding positions of the finest.
     """
     given = call.named
     query = given["query"] if given.get("query_pos") is None else given["query"] + given["query_pos"]
@@ -161,6 +155,6 @@ def sampled_attention(attention: Any, call: Call) -> Tensor:
     offsets = attention.sampling_offsets(query[0]).view(*shape, 2)
     weights = attention.attention_weights(query[0]).view(*shape[:2], -1).softmax(dim=-1)
     sizes = given["spatial_shapes"]
-    locations = places_of(given["reference_points"][:1], offsets[None], sizes)[0]
+    locations = sampling_locations(given["reference_points"][:1], offsets[None], sizes)[0]
     finest = max(sizes.tolist(), key=lambda size: size[0] * size[1])
-    return scattered(locations.flatten(2, 3), weights, (finest[0], finest[1]))
+    return scatter_samples(locations.flatten(2, 3), weights, (finest[0], finest[1]))

@@ -1,7 +1,7 @@
-"""What makes mmdet's modules run faster at inference, with the same answers but for the last bits of a float.
+"""Makes mmdet's modules faster at inference, with the same outputs except for rounding.
 
-mmdet's modules also train: they compute the masks of every decoder layer for its losses, keep batch-norm apart, and
-average attention weights that nobody reads. `speed_up` takes that out of a built model, in place.
+For training, mmdet's modules compute the masks of every decoder layer for losses, keep batch norm separate, and average
+unused attention weights. `speed_up` removes that from a built model, in place.
 docs/inference_speed.md has what each step gains; tests/models/mmdet/test_speedups.py holds the maps against mmdet's.
 """
 
@@ -16,39 +16,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from panbench.models.mmdet import deformable, pixel_decoder
+from panbench.models.mmdet import deformable, pixel_decoder, swin
 
 
 def speed_up(module: nn.Module, device: torch.device, of_family: Callable[[Any, torch.device], None]) -> nn.Module:
-    """The same model, changed in place to answer faster; it can no longer be trained.
+    """Makes an mmdet model faster, in place, and returns it; it can no longer be trained.
 
-    module: a model of mmdet in eval mode with its weights loaded; device: where it runs
-    of_family: what else is done to models of its family
+    module: an mmdet model in eval mode with its weights loaded; device: where it runs
+    of_family: the family's further changes
     """
     module.requires_grad_(False)
     fold_batch_norm(module)
     drop_attention_averages(module)
     of_family(module, device)
+    if device.type == "cpu":
+        for part in module.modules():
+            if (type(part).__module__, type(part).__name__) == ("mmdet.models.backbones.swin", "SwinTransformer"):
+                swin.speed_up(part)
     if device.type in ("cpu", "cuda"):
-        # oneDNN and cuDNN's tensor cores work on channels-last images; of others they make a copy around convolutions.
+        # oneDNN and cuDNN's tensor cores use channels-last; other layouts are copied around each convolution.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
 
 
 def speed_up_parts(module: nn.Module, device: torch.device) -> nn.Module:
-    """The same network, made of mmdet's parts by another head than mmdet's, changed in place to answer faster.
+    """Makes mmdet's modules in a network with a head of panbench faster, in place, and returns the network.
 
-    Batch-norm is folded, attention fused and deformable attention gathered, feed-forward parts run in blocks of keys.
+    Folds batch norm, fuses attention, gathers deformable attention, and runs feed-forward modules in blocks of keys.
     """
     deformable.speed_up(module)
+    part: Any
     for part in module.modules():
         if type(part).__name__ == "FFN":
-            part.forward = types.MethodType(pixel_decoder.feed_forward, part)  # type: ignore[method-assign]
+            part.forward = types.MethodType(pixel_decoder.feed_forward, part)
     return speed_up(module, device, lambda _module, _device: None)
 
 
 def fold_batch_norm(module: nn.Module) -> int:
-    """Multiplies the batch-norm of mmdet's ResNets into the convolutions before it; returns how many there were."""
+    """Folds the batch norm of mmdet's ResNets into the preceding convolutions; returns how many were folded."""
     from mmdet.models.backbones import ResNet
     from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 
@@ -56,18 +61,19 @@ def fold_batch_norm(module: nn.Module) -> int:
     for part in list(module.modules()):
         if isinstance(part, (ResNet, BasicBlock, Bottleneck)):
             for number in (1, 2, 3):
-                folded += _fold(part, f"conv{number}", getattr(part, f"norm{number}_name", ""))
+                folded += _fold_pair(part, f"conv{number}", getattr(part, f"norm{number}_name", ""))
         downsample = getattr(part, "downsample", None)
         if isinstance(part, (BasicBlock, Bottleneck)) and isinstance(downsample, nn.Sequential):
             names = list(downsample._modules)
             for convolution, norm in itertools.pairwise(names):
-                folded += _fold(downsample, convolution, norm)
+                folded += _fold_pair(downsample, convolution, norm)
     return folded
 
 
-def _fold(parent: nn.Module, convolution_name: str, norm_name: str) -> bool:
+def _fold_pair(parent: nn.Module, convolution_name: str, norm_name: str) -> bool:
+    """Folds a batch norm into the convolution before it, in place; returns False for kinds that cannot be folded."""
     convolution, norm = getattr(parent, convolution_name, None), getattr(parent, norm_name, None) if norm_name else None
-    # Other kinds (deformable convolutions, synchronised or group norm) stay as they are.
+    # Other kinds (deformable convolutions, synchronised or group norm) cannot be folded.
     if not isinstance(convolution, nn.Conv2d) or type(norm) is not nn.BatchNorm2d or norm.running_var is None:
         return False
     setattr(parent, convolution_name, fuse_conv_bn_eval(convolution.eval(), norm.eval()))
@@ -76,16 +82,19 @@ def _fold(parent: nn.Module, convolution_name: str, norm_name: str) -> bool:
 
 
 def drop_attention_averages(module: nn.Module) -> None:
-    """Attention gives its result alone: PyTorch's fused kernels serve then, and no weights are averaged over heads."""
+    """Makes attention return no weights, so that PyTorch uses fused kernels and takes no mean over heads."""
+    part: Any
     for part in module.modules():
         if isinstance(part, nn.MultiheadAttention):
             part.forward = functools.partial(part.forward, need_weights=False)  # type: ignore[method-assign]
 
 
 def semantic_logits(head: Any, features: Sequence[Tensor]) -> dict[str, Tensor]:
-    """mmdet's PanopticFPNHead at inference: `seg_preds` (B, stuff classes + 1, h, w), of the sum of all levels.
+    """Replaces the forward of mmdet's PanopticFPNHead; returns the semantic logits `seg_preds`.
 
-    mmdet puts the levels into one tensor and sums over it, which goes through all of memory three times.
+    The logits are (B, stuff classes + 1, h, w), of the sum of all levels.
+
+    mmdet stacks the levels in one tensor and sums over it, which takes three passes over memory.
     [Kirillov et al. 2019, fig. 3]
     """
     total: Tensor | None = None
@@ -95,17 +104,13 @@ def semantic_logits(head: Any, features: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"seg_preds": head.conv_logits(total)}
 
 
-def objectness_and_boxes(head: Any, level: Tensor) -> tuple[Tensor, Tensor]:
-    """mmdet's RPNHead on one level: (B, anchors, h, w) and (B, 4 · anchors, h, w); its ReLU makes no second map."""
-    features = F.relu(head.rpn_conv(level), inplace=True)
-    return head.rpn_cls(features), head.rpn_reg(features)
-
-
 def last_layer_of_mask2former(head: Any, features: Sequence[Tensor], samples: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Mask2Former's head at inference: lists of one, class logits (B, Q, classes + 1) and mask logits (B, Q, h, w).
+    """Replaces the forward of Mask2Former's head; returns class and mask logits of the last decoder layer only.
 
-    A layer's attention is masked where the masks of the layer before are negative, at the resolution of the level that
-    it looks at. Resizing is linear, so it is done once on the mask features and not on every layer's masks.
+    Both are lists of one tensor: (B, Q, classes + 1) and (B, Q, h, w).
+
+    A layer's attention is masked where the previous layer's masks are negative, at the resolution of its level.
+    Resizing is linear, so the mask features are resized once instead of every layer's masks.
     [Cheng et al. 2022, sec. 3.2]
     """
     mask_features, memories = head.pixel_decoder(features)
@@ -126,7 +131,7 @@ def last_layer_of_mask2former(head: Any, features: Sequence[Tensor], samples: An
         level = number % levels
         embedding = head.mask_embed(head.transformer_decoder.post_norm(queries))
         outside = torch.bmm(embedding, small_features[level]).sigmoid() < 0.5
-        # A query that would see nothing sees everything.
+        # A fully masked query attends everywhere.
         outside &= ~outside.all(dim=-1, keepdim=True)
         queries = layer(
             query=queries,

@@ -1,26 +1,25 @@
-"""Fusion rules: from a model's output to one panoptic map, each a frozen value with a name and all its thresholds.
+"""Fusion rules: turn a model's output into a panoptic map; each is a frozen value with a name and its thresholds.
 
     rule = parse_rule("mask2former:score=0.7")
     fused = fuse(outputs, rule)                     # on the device, on their way to the host
-    ids, segments = rule.settle(fused[0])           # on the host
+    ids, segments = rule.to_segments(fused[0])      # on the host
 
-A rule of your own: a frozen dataclass that inherits from `Rule`, and a line in `panbench.catalog.RULES`, an entry point
-of the group `panbench.rules`, or nothing: `--rule package.module:Class` takes it from where it is.
+To add a rule, write a frozen dataclass that inherits from `Rule`. `--rule package.module:Class` uses it as it is; an
+entry point of the group `panbench.rules`, or a line in `panbench.catalog.RULES`, gives it a name.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from panbench.base.errors import BadArgument
-from panbench.base.places import BrokenPlace, load
+from panbench.base.references import BrokenReference, load
 from panbench.base.text import listed
-from panbench.catalog import PAPER, RULES, rule_name, rule_place
+from panbench.catalog import PAPER, RULES, rule_name, rule_reference, unknown_threshold
 from panbench.models.candidates import FinishedMap, Output
-from panbench.models.rules.base import Fused, FusedMap, Rule, SettledMap, rule_takes
+from panbench.models.rules.base import Fused, FusedMap, Rule, SegmentedMap, rule_takes
 
 __all__ = [
     "PAPER",
@@ -28,7 +27,7 @@ __all__ = [
     "Fused",
     "FusedMap",
     "Rule",
-    "SettledMap",
+    "SegmentedMap",
     "check_fit",
     "fuse",
     "parse_rule",
@@ -38,16 +37,16 @@ __all__ = [
 
 @torch.inference_mode()
 def fuse(outputs: Sequence[Output], rule: Rule) -> list[Fused]:
-    """The fused map of each output, on its way to the host (on CUDA: synchronise before `rule.settle`).
+    """Fuses the output of each image to a map of winning candidates, and starts copying the maps to the host.
 
-    Raises BadArgument when the rule does not fit the outputs.
+    On CUDA: synchronise before `rule.to_segments`. Raises BadArgument when the rule does not fit the outputs.
     """
     check_fit(rule, outputs)
     return [fused.to_host() for fused in rule.fuse_batch(outputs)]
 
 
 def check_fit(rule: Rule, outputs: Sequence[Output]) -> None:
-    """Raises BadArgument when a rule does not take what a model gives."""
+    """Raises BadArgument if a rule cannot fuse the model's kind of output."""
     for output in outputs:
         if not isinstance(output, rule.takes):
             gives = next(name for name, kind in RULES.items() if isinstance(output, kind.takes))
@@ -59,28 +58,28 @@ def check_fit(rule: Rule, outputs: Sequence[Output]) -> None:
             )
 
 
-def parse_rule(text: str, paper: Rule | None = None, stated: Mapping[str, Rule] | None = None) -> Rule:
-    """The rule that a text names: `mask2former`, `mask2former:score=0.7,overlap=0.8`, `package.module:Class:score=0.7`.
+def parse_rule(text: str, paper: Rule | None = None, declared: Mapping[str, Rule] | None = None) -> Rule:
+    """Parses a rule: `mask2former`, `mask2former:score=0.7,overlap=0.8`, `package.module:Class:score=0.7`.
 
-    paper: the rule that `paper` stands for; a threshold after `paper:` replaces one of its own
-    stated: rules by name whose defaults a model's files state
-    Raises BadArgument for a name, a threshold or a value that is not known, naming the nearest.
+    paper: the meaning of `paper`; thresholds after `paper:` replace its own
+    declared: rules by name with default thresholds from a model's files
+    Raises BadArgument for an unknown name, threshold or value, naming the nearest.
     """
-    if (place := rule_place(text)) is not None:
-        return _changed(_rule_at(place), text.strip()[len(place) + 1 :], text)
+    if (reference := rule_reference(text)) is not None:
+        return _with_thresholds(_load_rule(reference), text.strip()[len(reference) + 1 :], text)
     key, assignments = rule_name(text), text.strip().partition(":")[2]
     if key == PAPER:
         if paper is None:
             raise BadArgument("--rule paper is the rule of a model's paper, and there is no model here. Name a rule.")
-        return _changed(paper, assignments, text)
-    return _changed((stated or {}).get(key) or RULES[key](), assignments, text)
+        return _with_thresholds(paper, assignments, text)
+    return _with_thresholds((declared or {}).get(key) or RULES[key](), assignments, text)
 
 
 def parse_rules(text: str, paper: Rule | None = None) -> list[Rule]:
-    """The rules of a comma-separated list, each once: `paper,transformers:score=0.8,overlap=0.5,argmax` are three."""
+    """Parses rules separated by commas, without duplicates: `paper,transformers:score=0.8,overlap=0.5` are two."""
     parts: list[str] = []
     for part in text.split(","):
-        # What has a value and names no rule is one more threshold of the rule before it.
+        # A value without a rule's name is a further threshold of the rule before it.
         if parts and "=" in part and ":" not in part:
             parts[-1] += f",{part}"
         elif part.strip():
@@ -90,21 +89,22 @@ def parse_rules(text: str, paper: Rule | None = None) -> list[Rule]:
     return list(dict.fromkeys(parse_rule(part, paper) for part in parts))
 
 
-def _rule_at(place: str) -> Rule:
-    """The rule at a place, with its defaults. Raises BadArgument."""
+def _load_rule(reference: str) -> Rule:
+    """Imports a user's rule by `module:Class`, with its default thresholds. Raises BadArgument."""
     try:
-        kind = load(place, here=True)
-    except BrokenPlace as error:
-        raise BadArgument(f"--rule {place}: {error}") from None
+        kind = load(reference, here=True)
+    except BrokenReference as error:
+        raise BadArgument(f"--rule {reference}: {error}") from None
     if not (isinstance(kind, type) and issubclass(kind, Rule) and dataclasses.is_dataclass(kind)):
         raise BadArgument(
-            f"--rule {place} is not a fusion rule: a frozen dataclass that inherits from {Rule.__module__}:Rule."
+            f"--rule {reference} is not a fusion rule: a frozen dataclass that inherits from {Rule.__module__}:Rule."
         )
     rule: Rule = kind()
     return rule
 
 
-def _changed(rule: Rule, assignments: str, text: str) -> Rule:
+def _with_thresholds(rule: Rule, assignments: str, text: str) -> Rule:
+    """Returns the rule with thresholds from text such as `score=0.7,overlap=0.8`. Raises BadArgument."""
     fields = {field.name: field for field in dataclasses.fields(rule)}
     changes: dict[str, Any] = {}
     for assignment in (part for part in assignments.split(",") if part.strip()):
@@ -113,22 +113,15 @@ def _changed(rule: Rule, assignments: str, text: str) -> Rule:
         if not equals:
             raise BadArgument(f"--rule {text}: {assignment.strip()!r} has no value. Write {rule.name}:NAME=VALUE,….")
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]}?" if near else _thresholds(rule, fields)
-            raise BadArgument(f"The rule {rule.name} has no threshold {name!r}. {hint}")
+            raise unknown_threshold(rule.name, name, fields)
         if key in changes:
             raise BadArgument(f"--rule {text} gives {name} twice.")
-        changes[key] = _value(rule, fields[key], value)
+        changes[key] = _threshold_value(rule, fields[key], value)
     return dataclasses.replace(rule, **changes)
 
 
-def _thresholds(rule: Rule, names: Iterable[str]) -> str:
-    names = list(names)
-    return f"It has {listed(names)}." if names else "It has none."
-
-
-def _value(rule: Rule, field: "dataclasses.Field[Any]", text: str) -> Any:
-    """The value that a text gives to a field, of the type of its default."""
+def _threshold_value(rule: Rule, field: "dataclasses.Field[Any]", text: str) -> Any:
+    """Parses the value of a threshold, in the type of its default. Raises BadArgument."""
     where = f"The rule {rule.name}: {field.name}"
     choices = field.metadata.get("choices")
     if choices is not None:
@@ -146,6 +139,6 @@ def _value(rule: Rule, field: "dataclasses.Field[Any]", text: str) -> Any:
     except ValueError:
         value = None
     if value is None or not low <= value <= high:
-        wanted = "a whole number from 0 on" if kind is int else f"a number from {low:g} to {high:g}"
-        raise BadArgument(f"{where} is {text!r} but must be {wanted}.")
+        expected = "a whole number from 0 on" if kind is int else f"a number from {low:g} to {high:g}"
+        raise BadArgument(f"{where} is {text!r} but must be {expected}.")
     return value

@@ -1,4 +1,4 @@
-"""What all fusion rules share: their form, the map on its way from the device to the host, and numbering segments."""
+"""The base of all fusion rules: interface, fused maps, copies to the host, and numbering of segments."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,34 +15,53 @@ from panbench.models.candidates import Candidates, FinishedMap, Instances, Label
 from panbench.runs import ModelRecord
 
 NOTHING = 255
-"""The code of a pixel that belongs to no candidate, where codes are bytes; where they are int16 it is -1."""
+"""The uint8 code of a pixel without a candidate; the int16 code is -1."""
 
-SettledMap = tuple[npt.NDArray[np.int32], tuple[LabelledSegment, ...]]
-"""(H, W) int32 ids, 0 = void, and the segments that they name."""
+SegmentedMap = tuple[npt.NDArray[np.int32], tuple[LabelledSegment, ...]]
+"""(H, W) int32 ids, 0 = void, and their segments."""
 
 
 @dataclass(frozen=True)
 class FusedMap:
-    """What the host needs to decide which candidates become segments of one image, and to number them."""
+    """Holds the winning candidate of each pixel of an image, and what selecting and numbering its segments needs."""
 
     codes: Tensor
-    """(H, W) uint8 or int16: the index of the candidate that won each pixel, or the code for nothing."""
+    """(H, W) uint8 or int16: the index of each pixel's winning candidate, or the code for nothing."""
     labels: tuple[int, ...]
     scores: tuple[float | None, ...]
     things: tuple[bool, ...]
-    """Of each candidate: its label, its score, and whether its label is a thing."""
+    """For each candidate its label, score, and whether it is a thing."""
     finite: Tensor
-    """() bool: whether all outputs that went into the map are finite numbers."""
+    """() bool: whether all outputs used for the map are finite."""
     claimed: Tensor | None = None
-    wanted: Tensor | None = None
-    """(K,) int64: the pixels that each candidate won, and those that its mask covers. None where a rule needs none."""
+    mask_areas: Tensor | None = None
+    """(K,) int64: the pixels that each candidate won, and the area of its mask; None if the rule needs neither."""
+
+    @classmethod
+    def of_candidates(
+        cls,
+        output: Candidates,
+        rows: npt.NDArray[np.int64],
+        codes: Tensor,
+        masks: Tensor,
+        *,
+        scores: Sequence[float] | None = None,
+        claimed: Tensor | None = None,
+        mask_areas: Tensor | None = None,
+    ) -> "FusedMap":
+        """Makes the FusedMap of the candidates `rows` of an output, and checks that `masks` are finite."""
+        labels = tuple(output.labels[rows].tolist())
+        scores = tuple(output.gate[rows].tolist() if scores is None else scores)
+        things = tuple(output.isthing[label] for label in labels)
+        return cls(codes, labels, scores, things, torch.isfinite(masks).all(), claimed, mask_areas)
 
     def to_host(self) -> "FusedMap":
-        """The same on the host. On CUDA the copies are only queued: synchronise with the device before `settle`."""
+        """Copies the map to the host. On CUDA copies are only queued: synchronise before `to_segments`."""
         if self.codes.device.type == "cpu":
             return self
 
         def copied(values: Tensor | None) -> Tensor | None:
+            """Copies a tensor to the host, into pinned memory on CUDA."""
             if values is None:
                 return None
             if values.device.type == "mps":  # has no events to wait for its copies
@@ -53,7 +72,9 @@ class FusedMap:
         codes, finite = copied(self.codes), copied(self.finite)
         assert codes is not None
         assert finite is not None
-        return replace(self, codes=codes, finite=finite, claimed=copied(self.claimed), wanted=copied(self.wanted))
+        return replace(
+            self, codes=codes, finite=finite, claimed=copied(self.claimed), mask_areas=copied(self.mask_areas)
+        )
 
 
 Fused = FusedMap | FinishedMap
@@ -61,65 +82,69 @@ Fused = FusedMap | FinishedMap
 
 @dataclass(frozen=True)
 class Rule:
-    """A fusion rule: a name, its thresholds as fields, and two steps from a model's output to an id map.
+    """Fuses a model's output to an id map in two steps; its thresholds are its fields.
 
-    `fuse` runs on the device and gives a small map of codes and a few counts, where it can without waiting for the
-    device. `settle` runs on the host: it decides which codes become segments, and numbers them.
-    A rule of your own is a subclass with `name` and `summary`, registered in `panbench.catalog.RULES`.
+    `fuse` runs on the device and returns a map of codes and a few counts, if possible without synchronisation.
+    `to_segments` runs on the host: it decides which codes become segments, and numbers them.
+    To add a rule, write a subclass with `name` and `summary`.
     """
 
     name: ClassVar[str]
-    """As `--rule` and run.json name it."""
+    """The name for `--rule` and in run.json."""
     summary: ClassVar[str]
-    """One sentence on what this rule does differently from the others."""
+    """One sentence on how this rule differs from the others."""
     source: ClassVar[str]
-    """The paper or program that states it."""
+    """The paper or program that defines it."""
     takes: ClassVar[type] = Candidates
-    """The kind of output that it fuses: Candidates, Instances or FinishedMap."""
+    """The kind of output that it takes: Candidates, Instances or FinishedMap."""
     scoring: ClassVar[Literal["softmax", "softmax without nothing", "sigmoid"]] = "softmax"
-    """How its paper makes scores of class logits, which is done before the rule: with a class "nothing" that can win,
-    with one that only takes probability, or with none."""
+    """How its paper scores class logits (done before the rule): with a class "nothing" that can win, with one that only
+    takes probability, or with none."""
     knows_padding: ClassVar[bool] = True
-    """False where its paper's masks are of the resized image alone, so that nothing is to be cropped."""
+    """False if its paper's masks cover the image without padding, so that nothing is cropped."""
 
     def fuse(self, output: Any) -> Fused:
-        """The map of one image, on the device of `output`."""
+        """Fuses the output for one image, on its device, to a map of winning candidates."""
         raise NotImplementedError
 
     def fuse_batch(self, outputs: Sequence[Any]) -> Iterable[Fused]:
-        """The map of each image, as `fuse`; a rule that has to wait for the device waits here for all at once."""
+        """Fuses several images; a rule that must synchronise with the device does so here once for all of them."""
         return map(self.fuse, outputs)
 
-    def settle(self, fused: Any) -> SettledMap:
-        """The id map and segments of a fused map that is on the host. Raises NonFiniteOutput."""
-        raise NotImplementedError
+    def to_segments(self, fused: Any) -> SegmentedMap:
+        """Turns a fused map on the host into an id map and its segments. Raises NonFiniteOutput.
+
+        By default every candidate with a pixel is a segment, and stuff of one class is merged.
+        """
+        check_finite(fused, "mask logits")
+        return number_segments(fused, stuff_together(fused, range(len(fused.labels))))
 
     @property
     def least_gate(self) -> float:
-        """Candidates with a lower gate do not change the map, so they need not be stored."""
+        """The confidence (gate) below which candidates do not affect the map, so that they need not be stored."""
         return float(getattr(self, "score", 0.0))
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What else a run of it must share to be resumed, for run.json's `arguments`."""
+        """The settings besides thresholds that a resumed run must share; stored in run.json's `arguments`."""
         return {}
 
     def describe(self, model: ModelRecord) -> ModelRecord:
-        """What run.json says of the model; a rule that fuses something else than its last answer says so here."""
+        """Returns the model's entry in run.json; changed by rules that fuse another output than the final one."""
         return model
 
     @property
     def called(self) -> str:
-        """The name that `--rule` takes: the registered name, else module:Class."""
-        place = f"{type(self).__module__}:{type(self).__qualname__}"
-        return self.name if RULES.places.get(self.name) == place else place
+        """The rule's name as `--rule` takes it: its registered name, else module:Class."""
+        reference = f"{type(self).__module__}:{type(self).__qualname__}"
+        return self.name if RULES.references.get(self.name) == reference else reference
 
     def record(self) -> dict[str, Any]:
-        """The rule's entry in run.json: the name and all thresholds."""
+        """Returns the rule's entry in run.json: name and thresholds."""
         return {"name": self.called, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:
-        """The rule in the form that `--rule` takes, with every value that differs from its defaults."""
+        """Returns the rule as `--rule` takes it, with every threshold that differs from its default."""
         changed = [
             f"{field.name}={str(value).lower() if isinstance(value, bool) else value}"
             for field in dataclasses.fields(self)
@@ -129,38 +154,43 @@ class Rule:
 
 
 def fraction(default: float) -> Any:
-    """A field of a rule that is a fraction, 0–1."""
+    """Declares a rule's field that is a fraction, 0–1."""
     return dataclasses.field(default=default, metadata={"range": (0.0, 1.0)})
 
 
 def whole(default: int) -> Any:
-    """A field of a rule that is a whole number from 0 on."""
+    """Declares a rule's field that is an integer from 0 on."""
     return dataclasses.field(default=default, metadata={"range": (0, 1 << 31)})
 
 
 def choice(*names: str) -> Any:
-    """A field of a rule that is one of some names; the first is its default."""
+    """Declares a rule's field that is one of these names; the first is its default."""
     return dataclasses.field(default=names[0], metadata={"choices": names})
 
 
 def code_type(count: int) -> torch.dtype:
-    """The smallest integer type with a code for each of `count` candidates and one for none."""
+    """Returns the smallest integer type that holds the indices of `count` candidates and a code for none."""
     return torch.uint8 if count < NOTHING else torch.int16
 
 
 def nothing_of(count: int) -> int:
-    """The code for nothing among `count` candidates."""
+    """Returns the code that marks pixels without a candidate in a map of `count` candidates."""
     return NOTHING if count < NOTHING else -1
 
 
+def empty_codes(output: Candidates, count: int) -> Tensor:
+    """Makes a map (H, W) of candidate indices in which no pixel has a candidate, for `count` candidates."""
+    return torch.full(output.frame.original, nothing_of(count), dtype=code_type(count), device=output.masks.device)
+
+
 def check_finite(fused: FusedMap, output: str) -> None:
-    """Raises NonFiniteOutput, naming the output, when something that went into a map was not a number."""
+    """Raises NonFiniteOutput, naming the model's output, if a value that made the map is NaN or infinite."""
     if not bool(fused.finite):
         raise NonFiniteOutput(output)
 
 
 def stuff_together(fused: FusedMap, accepted: Sequence[int]) -> list[list[int]]:
-    """The accepted candidates in groups that become one segment each: things alone, stuff of a label together."""
+    """Groups candidates to segments: each thing alone, stuff of one label together."""
     groups: list[list[int]] = []
     group_of_stuff: dict[int, list[int]] = {}
     for index in accepted:
@@ -174,12 +204,11 @@ def stuff_together(fused: FusedMap, accepted: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def number(fused: FusedMap, groups: Sequence[Sequence[int]]) -> SettledMap:
-    """Ids 1, 2, … for the groups of candidates, in order, that own at least one pixel; all other pixels are void.
+def number_segments(fused: FusedMap, groups: Sequence[Sequence[int]]) -> SegmentedMap:
+    """Turns groups of candidates into numbered segments, in order, from 1; all other pixels are void.
 
-    A table with an entry for every code that can occur turns the map of codes into the map of ids in one look-up per
-    pixel, whatever became of the candidates: those in no group, and the code for nothing, keep the table's 0. int16
-    codes are read as uint16, so that -1 is a place in the table as well (the last).
+    A look-up table with an entry for every possible code maps codes to ids in one pass; candidates in no group, and the
+    code for nothing, have 0 in it. int16 codes are read as uint16, so that -1 is a valid index (the last one).
     """
     codes = codes_of(fused)
     table = np.zeros(np.iinfo(codes.dtype).max + 1, np.int32)
@@ -197,13 +226,13 @@ def number(fused: FusedMap, groups: Sequence[Sequence[int]]) -> SettledMap:
 
 
 def codes_of(fused: FusedMap) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """The codes as unsigned numbers on the host."""
+    """Returns the map's candidate indices as unsigned numbers on the host."""
     codes = fused.codes.numpy()
     return codes if codes.dtype == np.uint8 else codes.view(np.uint16)
 
 
 def rule_takes(rule: Rule) -> str:
-    """What a rule takes, in words."""
+    """Names the kind of output that a rule takes, for messages."""
     return {Candidates: "masks that compete (queries)", Instances: "boxes with masks and a semantic map"}.get(
         rule.takes, "finished id maps"
     )

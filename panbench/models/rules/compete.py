@@ -1,7 +1,7 @@
 """Rules with competing masks: each pixel goes to the candidate with the largest weight × mask probability.
 
-[Cheng et al. 2021, sec. 3.4; Cheng et al. 2022]. What is spared, with the same map: candidates that a threshold drops
-are dropped before their masks are upsampled, and the device is not waited for.
+[Cheng et al. 2021, sec. 3.4; Cheng et al. 2022]. Candidates below a threshold are dropped before their masks are
+upsampled, and there is no host synchronisation; the map is the same.
 """
 
 from dataclasses import dataclass
@@ -12,69 +12,68 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from panbench.models import feeding
+from panbench.models import async_device
 from panbench.models.candidates import Candidates
 from panbench.models.rules.base import (
     FusedMap,
     Rule,
-    SettledMap,
+    SegmentedMap,
     check_finite,
-    code_type,
+    empty_codes,
     fraction,
     nothing_of,
-    number,
+    number_segments,
     stuff_together,
 )
 from panbench.models.rules.resize import ELEMENTS_AT_ONCE, upsampled_blocks
 
 
-def above(candidates: Candidates, score: float) -> npt.NDArray[np.int64]:
-    """The candidates with a label and a gate above a threshold, in their order."""
-    # Compared in float32, as the papers' code does it: there 0.8 is 0.800000012, and a gate of just that is not above.
+def rows_above(candidates: Candidates, score: float) -> npt.NDArray[np.int64]:
+    """Returns the indices of candidates that have a label and whose gate (confidence) is above a threshold."""
+    # Compared in float32, as in the papers' code: 0.8 is 0.800000012 there, and an equal gate is not above it.
     return np.flatnonzero((candidates.labels >= 0) & (candidates.gate > np.float32(score)))
 
 
-def take(values: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
-    """Rows of a tensor on the device, chosen on the host, without waiting for the device."""
-    return values[feeding.upload(torch.from_numpy(rows), values.device)]
+def take_rows(values: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+    """Selects rows, given on the host, of a tensor on the device, without synchronisation."""
+    return values[async_device.upload(torch.from_numpy(rows), values.device)]
 
 
 def probabilities_of(values: Tensor, candidates: Candidates) -> Tensor:
-    """Upsampled masks as probabilities; `values` may be overwritten."""
+    """Converts upsampled masks to probabilities, by a sigmoid if they are logits; may overwrite `values`."""
     return values.sigmoid_() if candidates.activation == "sigmoid" else values
 
 
 def compete(
     candidates: Candidates, rows: npt.NDArray[np.int64], *, mask: float, certain: bool, weighted: bool = True
 ) -> FusedMap:
-    """The map that gives each pixel to the candidate among `rows` with the largest weight × mask probability.
+    """Assigns each pixel to the candidate among `rows` with the largest weight × mask probability.
 
-    mask: the probability from which on a pixel counts as wanted by a candidate
-    certain: pixels that their winner does not want are left to nobody
+    mask: the least probability of a pixel in a mask
+    certain: leave pixels outside their winner's mask to no candidate
     weighted: False lets mask probabilities compete alone
     """
     frame, count = candidates.frame, len(rows)
-    masks = take(candidates.masks, rows)
-    weights = take(candidates.weight, rows) if weighted else torch.ones(count, device=masks.device)
-    labels = tuple(int(label) for label in candidates.labels[rows])
-    device, dtype = masks.device, code_type(count)
+    masks = take_rows(candidates.masks, rows)
+    weights = take_rows(candidates.weight, rows) if weighted else torch.ones(count, device=masks.device)
+    device = masks.device
     best: Tensor | None = None
-    winner = torch.full(frame.original, nothing_of(count), dtype=dtype, device=device)
+    winner = empty_codes(candidates, count)
     sure_of_winner = torch.empty(0)
-    wanted = [torch.zeros(0, dtype=torch.int64, device=device)]
+    mask_areas = [torch.zeros(0, dtype=torch.int64, device=device)]
     for start, upsampled in upsampled_blocks(masks, frame):
         probabilities = probabilities_of(upsampled, candidates)
         sure = probabilities >= mask
-        wanted.append(sure.flatten(1).sum(dim=1))
+        mask_areas.append(sure.flatten(1).sum(dim=1))
         probabilities *= weights[start : start + len(probabilities), None, None]
-        if feeding.is_fed(device):
-            best, winner, sure_of_winner = _one_pass(probabilities, sure, start, best, winner, sure_of_winner)
+        if async_device.is_async(device):
+            best, winner, sure_of_winner = _update_winners(probabilities, sure, start, best, winner, sure_of_winner)
             continue
         for offset in range(len(probabilities)):
-            # Elementwise passes in order: the first of equals wins, as with argmax, and faster than argmax over dim 0.
+            # Elementwise passes are faster than argmax over dim 0; the first of ties wins, as with argmax.
             if best is None:
                 best, sure_of_winner = probabilities[0].clone(), sure[0].clone()
-                winner = torch.zeros(frame.original, dtype=dtype, device=device)
+                winner.zero_()
                 continue
             better = probabilities[offset] > best
             best = torch.maximum(best, probabilities[offset])
@@ -84,24 +83,16 @@ def compete(
     claimed = count_codes(winner, count)
     if certain and count:
         winner.masked_fill_(~sure_of_winner, nothing_of(count))
-    return FusedMap(
-        codes=winner,
-        labels=labels,
-        scores=tuple(candidates.gate[rows].tolist()),
-        things=tuple(candidates.isthing[label] for label in labels),
-        finite=torch.isfinite(masks).all(),
-        claimed=claimed,
-        wanted=torch.cat(wanted),
-    )
+    return FusedMap.of_candidates(candidates, rows, winner, masks, claimed=claimed, mask_areas=torch.cat(mask_areas))
 
 
-def _one_pass(
+def _update_winners(
     probabilities: Tensor, sure: Tensor, start: int, best: Tensor | None, winner: Tensor, sure_of_winner: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Best, winner and its certainty after one more block of candidates; the first one has the code `start`."""
-    highest, place = probabilities.max(dim=0)  # of equals the first
-    sure_here = sure.gather(0, place[None])[0]
-    codes = (place + start).to(winner.dtype)
+    """Updates each pixel's best value, winner and certainty by a further block of candidates, numbered from `start`."""
+    highest, query = probabilities.max(dim=0)  # of equals the first
+    sure_here = sure.gather(0, query[None])[0]
+    codes = (query + start).to(winner.dtype)
     if best is None:
         return highest, codes, sure_here
     better = highest > best
@@ -113,12 +104,12 @@ def _one_pass(
 
 
 def count_codes(codes: Tensor, count: int) -> Tensor:
-    """(count,) int64: the pixels of each code, without waiting for the device."""
+    """Counts the pixels of each of `count` candidates in a map, (count,) int64, without host synchronisation."""
     if count == 0:
         return torch.zeros(0, dtype=torch.int64, device=codes.device)
-    if not feeding.is_fed(codes.device):
+    if not async_device.is_async(codes.device):
         return torch.bincount(codes.flatten().int(), minlength=count)
-    # bincount asks the device for the largest code; comparing with all of them asks for nothing.
+    # bincount synchronises to read the largest code; comparing with all codes does not.
     numbers = torch.arange(count, dtype=codes.dtype, device=codes.device)
     at_once = max(1, ELEMENTS_AT_ONCE // codes.numel())
     flat = codes.flatten()
@@ -127,7 +118,7 @@ def count_codes(codes: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class MaskFormer(Rule):
-    """MaskFormer's rule: mask-weighted argmax, then masks that lost too much are dropped."""
+    """Gives each pixel to the query of largest score × mask probability, then drops masks that lost too much."""
 
     name: ClassVar[str] = "maskformer"
     summary: ClassVar[str] = (
@@ -140,30 +131,32 @@ class MaskFormer(Rule):
     score: float = fraction(0.8)
     """Candidates whose gate is not above this are dropped."""
     overlap: float = fraction(0.8)
-    """A mask is dropped when less than this share of its pixels (those of probability ≥ `mask`) is left to it."""
+    """A mask is dropped if it wins less than this share of its pixels (those of probability ≥ `mask`)."""
     mask: float = fraction(0.5)
-    """The mask probability from which on a pixel belongs to the mask."""
+    """The least mask probability of a pixel in the mask."""
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """The competition among the candidates above `score`."""
-        return compete(output, above(output, self.score), mask=self.mask, certain=self.certain)
+        """Lets the candidates whose gate is above `score` compete for the pixels."""
+        return compete(output, rows_above(output, self.score), mask=self.mask, certain=self.certain)
 
-    def settle(self, fused: FusedMap) -> SettledMap:
-        """Segments of the masks that kept enough of their pixels; stuff of one class is one segment."""
+    def to_segments(self, fused: FusedMap) -> SegmentedMap:
+        """Makes segments of the masks that won enough of their pixels; stuff of one class is one segment."""
         check_finite(fused, "mask logits")
         assert fused.claimed is not None
-        assert fused.wanted is not None
+        assert fused.mask_areas is not None
         accepted = [
             index
-            for index, (claimed, wanted) in enumerate(zip(fused.claimed.tolist(), fused.wanted.tolist(), strict=True))
-            if claimed > 0 and wanted > 0 and claimed / wanted >= self.overlap
+            for index, (claimed, mask_areas) in enumerate(
+                zip(fused.claimed.tolist(), fused.mask_areas.tolist(), strict=True)
+            )
+            if claimed > 0 and mask_areas > 0 and claimed / mask_areas >= self.overlap
         ]
-        return number(fused, stuff_together(fused, accepted))
+        return number_segments(fused, stuff_together(fused, accepted))
 
 
 @dataclass(frozen=True)
 class Mask2Former(MaskFormer):
-    """Mask2Former's rule: MaskFormer's, and pixels with an uncertain winner become void."""
+    """Works as MaskFormer's rule, and makes pixels with an uncertain winner void."""
 
     name: ClassVar[str] = "mask2former"
     summary: ClassVar[str] = (
@@ -176,7 +169,7 @@ class Mask2Former(MaskFormer):
 
 @dataclass(frozen=True)
 class OneFormer(Mask2Former):
-    """OneFormer's rule, which is Mask2Former's."""
+    """Works as Mask2Former's rule, under OneFormer's name."""
 
     name: ClassVar[str] = "oneformer"
     summary: ClassVar[str] = "As mask2former, whose function OneFormer's authors took over; the task is in the queries."
@@ -185,7 +178,7 @@ class OneFormer(Mask2Former):
 
 @dataclass(frozen=True)
 class EoMT(Mask2Former):
-    """EoMT's rule, which is Mask2Former's."""
+    """Works as Mask2Former's rule, under EoMT's name."""
 
     name: ClassVar[str] = "eomt"
     summary: ClassVar[str] = (
@@ -196,7 +189,7 @@ class EoMT(Mask2Former):
 
 @dataclass(frozen=True)
 class MaskDINO(Mask2Former):
-    """Mask DINO's rule: Mask2Former's, with another score at the gate than in the competition."""
+    """Works as Mask2Former's rule, but candidates compete with a sharper score than the one that admits them."""
 
     name: ClassVar[str] = "maskdino"
     summary: ClassVar[str] = (
@@ -212,7 +205,7 @@ class MaskDINO(Mask2Former):
 
 @dataclass(frozen=True)
 class PixelArgmax(Rule):
-    """Pixel-wise argmax: nothing is dropped for having lost too much, and no pixel is void."""
+    """Gives each pixel to its most probable query; no mask is dropped, and no pixel is void."""
 
     name: ClassVar[str] = "argmax"
     summary: ClassVar[str] = (
@@ -227,10 +220,5 @@ class PixelArgmax(Rule):
     """Whether mask probabilities are multiplied by the candidates' weights before they are compared."""
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """The competition among the candidates above `score`."""
-        return compete(output, above(output, self.score), mask=0.5, certain=False, weighted=self.weighted)
-
-    def settle(self, fused: FusedMap) -> SettledMap:
-        """A segment of every candidate that won a pixel; stuff of one class is one segment."""
-        check_finite(fused, "mask logits")
-        return number(fused, stuff_together(fused, range(len(fused.labels))))
+        """Lets the candidates whose gate is above `score` compete for the pixels."""
+        return compete(output, rows_above(output, self.score), mask=0.5, certain=False, weighted=self.weighted)

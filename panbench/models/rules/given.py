@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from panbench.base.errors import BadModel
 from panbench.models.candidates import FinishedMap
-from panbench.models.rules.base import Rule, SettledMap
+from panbench.models.rules.base import Rule, SegmentedMap
 from panbench.panoptic.types import MAX_ID
 
 
 @dataclass(frozen=True)
 class Given(Rule):
-    """The id map that the model gives, without any change."""
+    """Passes on the id map that the model gives, without any change."""
 
     name: ClassVar[str] = "given"
     summary: ClassVar[str] = "The model gives a finished id map, which is taken as it is."
@@ -19,11 +19,11 @@ class Given(Rule):
     takes: ClassVar[type] = FinishedMap
 
     def fuse(self, output: FinishedMap) -> FinishedMap:
-        """The map itself."""
+        """Returns the model's id map itself."""
         return output
 
-    def settle(self, fused: FinishedMap) -> SettledMap:
-        """Its ids and segments. Raises BadModel for ids that an id PNG cannot hold."""
+    def to_segments(self, fused: FinishedMap) -> SegmentedMap:
+        """Returns the model's id map and its segments. Raises BadModel for ids that an id PNG cannot hold."""
         if fused.ids.size and not 0 <= int(fused.ids.min()) <= int(fused.ids.max()) <= MAX_ID:
             raise BadModel(
                 f"The model gave an id map with ids from {fused.ids.min()} to {fused.ids.max()}; they must lie in "

@@ -9,25 +9,15 @@ import torch
 from torch import Tensor
 
 from panbench.models.candidates import Candidates
-from panbench.models.rules.base import (
-    FusedMap,
-    Rule,
-    SettledMap,
-    check_finite,
-    code_type,
-    fraction,
-    nothing_of,
-    number,
-    stuff_together,
-)
-from panbench.models.rules.compete import take
-from panbench.models.rules.paint import lay
+from panbench.models.rules.base import FusedMap, Rule, empty_codes, fraction
+from panbench.models.rules.compete import take_rows
+from panbench.models.rules.paint import paint_mask
 from panbench.models.rules.resize import upsampled_blocks
 
 
 @dataclass(frozen=True)
 class KMaX(Rule):
-    """Masks are where a query has most of the pixel's probability, painted by class score × mean mask score."""
+    """Makes masks where a query has most of the pixel's probability; paints them by class score × mean mask score."""
 
     name: ClassVar[str] = "kmax"
     summary: ClassVar[str] = (
@@ -41,33 +31,24 @@ class KMaX(Rule):
     things: float = fraction(0.7)
     """Things whose gate is not above this are dropped."""
     stuff: float = fraction(0.5)
-    """The same of stuff."""
+    """Stuff whose gate is not above this is dropped."""
     pixel: float = fraction(0.4)
-    """A pixel belongs to a mask when the mask's share of its probability is above this."""
+    """A pixel belongs to a mask if the mask's share of its probability is above this."""
     free: float = fraction(0.8)
-    """A mask is painted when more than this share of it is not covered yet."""
+    """A mask is painted if more than this share of it is not covered yet."""
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """All queries share the pixels; those that are sure enough are painted. The host waits for the mask scores."""
+        """Computes all queries' shares of each pixel, and paints the masks above the thresholds; synchronises once."""
         things = np.array([label >= 0 and output.isthing[label] for label in output.labels], bool)
         bar = np.where(things, np.float32(self.things), np.float32(self.stuff))
         rows = np.flatnonzero((output.labels >= 0) & (output.gate > bar))
-        masks, frame, count = take(output.masks, rows), output.frame, len(rows)
-        codes = torch.full(frame.original, nothing_of(count), dtype=code_type(count), device=masks.device)
-        labels = tuple(int(label) for label in output.labels[rows])
-        scores: list[float] = output.gate[rows].tolist()
-        if count:
-            codes = self._painted(codes, *self._shares(output, masks), output.gate[rows])
-        return FusedMap(
-            codes=codes,
-            labels=labels,
-            scores=tuple(scores),
-            things=tuple(output.isthing[label] for label in labels),
-            finite=torch.isfinite(output.masks).all(),
-        )
+        codes = empty_codes(output, len(rows))
+        if len(rows):
+            self._paint_masks(codes, *self._mask_shares(output, take_rows(output.masks, rows)), output.gate[rows])
+        return FusedMap.of_candidates(output, rows, codes, output.masks)
 
-    def _shares(self, output: Candidates, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each mask is, (K, H, W) bool, and its mean share there, (K,)."""
+    def _mask_shares(self, output: Candidates, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns masks (K, H, W) bool where a query's share of the probability is large, and its mean share there."""
         # The softmax's denominator over all queries, in blocks: the running log of the sum of exponentials.
         total: Tensor | None = None
         for _, logits in upsampled_blocks(output.masks, output.frame):
@@ -82,14 +63,9 @@ class KMaX(Rule):
             mean.append((share * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1))
         return torch.cat(where), torch.cat(mean)
 
-    def _painted(self, codes: Tensor, inside: Tensor, mean: Tensor, gate: npt.NDArray[np.float32]) -> Tensor:
+    def _paint_masks(self, codes: Tensor, inside: Tensor, mean: Tensor, gate: npt.NDArray[np.float32]) -> None:
+        """Paints masks into the map `codes`, in place, in order of gate × mean share."""
         order = np.argsort(-(gate * mean.cpu().numpy()), kind="stable")
         free = torch.ones_like(codes, dtype=torch.bool)
         for index in order.tolist():
-            lay(codes, free, inside[index], index, lambda area, left: left > area * self.free)
-        return codes
-
-    def settle(self, fused: FusedMap) -> SettledMap:
-        """A segment of every mask that was painted; stuff of one class is one segment."""
-        check_finite(fused, "mask logits")
-        return number(fused, stuff_together(fused, range(len(fused.labels))))
+            paint_mask(codes, free, inside[index], index, lambda area, left: left > area * self.free)

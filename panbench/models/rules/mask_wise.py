@@ -9,17 +9,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from panbench.models import feeding
+from panbench.models import async_device
 from panbench.models.candidates import Candidates
-from panbench.models.rules.base import FusedMap, Rule, SettledMap, check_finite, fraction, number, stuff_together
-from panbench.models.rules.compete import probabilities_of, take
+from panbench.models.rules.base import FusedMap, Rule, SegmentedMap, check_finite, fraction
+from panbench.models.rules.compete import probabilities_of, take_rows
 from panbench.models.rules.paint import paint
 from panbench.models.rules.resize import upsampled_blocks
 
 
 @dataclass(frozen=True)
 class MaskWise(Rule):
-    """Masks by falling score × (their mean where they are above 0.5)², each where nothing is yet."""
+    """Paints masks by falling score × (mean value above 0.5)², each only on free pixels."""
 
     name: ClassVar[str] = "mask-wise"
     summary: ClassVar[str] = (
@@ -31,34 +31,34 @@ class MaskWise(Rule):
     quality: float = fraction(0.25)
     """Masks of a lower score × quality are dropped (R50 and R101; 0.3 for PVTv2-B5 and Swin-L)."""
     overlap_things: float = fraction(0.4)
-    """A thing is dropped when more than this share of its mask is already covered."""
+    """A thing is dropped if more than this share of its mask is already covered."""
     overlap_stuff: float = fraction(0.2)
-    """The same of stuff."""
+    """Stuff is dropped if more than this share of its mask is already covered."""
     mask: float = fraction(0.5)
     """The mask value above which a pixel belongs to the mask."""
 
     @property
     def least_gate(self) -> float:
-        """The quality: a score is the gate times something that is 1 at most."""
+        """The threshold `quality`: a candidate's quality is its gate times a factor of at most 1."""
         return self.quality
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """Scores of the masks that can be good enough, then painting; the host waits for the scores."""
+        """Paints the masks of sufficient quality in order; synchronises for the qualities."""
         (fused,) = self.fuse_batch([output])
         return fused
 
     def fuse_batch(self, outputs: Sequence[Candidates]) -> Iterable[FusedMap]:
-        """Like `fuse` for several images at once: all scores are copied to the host together."""
-        rows = [self._hopeful(output) for output in outputs]
-        scores = [self._scores(output, some) for output, some in zip(outputs, rows, strict=True)]
+        """Fuses several images at once; the qualities of all masks are copied to the host together."""
+        rows = [self._possible_rows(output) for output in outputs]
+        scores = [self._quality_scores(output, some) for output, some in zip(outputs, rows, strict=True)]
         counts = [len(some) for some in rows]
-        host = feeding.to_host(torch.cat(scores)).numpy() if sum(counts) else np.zeros(0, np.float32)
+        host = async_device.to_host(torch.cat(scores)).numpy() if sum(counts) else np.zeros(0, np.float32)
         own = np.split(host, np.cumsum(counts)[:-1])
-        return map(self._painted, outputs, rows, own)
+        return map(self._paint_image, outputs, rows, own)
 
-    def _scores(self, output: Candidates, rows: npt.NDArray[np.int64]) -> Tensor:
-        """(len(rows),) on the device: the gate times the square of the mean of the mask where it is high."""
-        masks = take(output.masks, rows)
+    def _quality_scores(self, output: Candidates, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Returns each mask's quality on the device: gate × squared mean of the mask's values above 0.5."""
+        masks = take_rows(output.masks, rows)
         areas, sums = [], []
         for _, upsampled in upsampled_blocks(masks, output.frame):
             values = probabilities_of(upsampled, output)
@@ -68,34 +68,37 @@ class MaskWise(Rule):
         if not len(rows):
             return masks.new_zeros(0, dtype=torch.float32)
         quality = torch.cat(sums) / (torch.cat(areas) + 1)
-        return feeding.upload(torch.from_numpy(output.gate[rows]), masks.device) * quality**2
+        return async_device.upload(torch.from_numpy(output.gate[rows]), masks.device) * quality**2
 
-    def _painted(self, output: Candidates, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> FusedMap:
+    def _paint_image(
+        self, output: Candidates, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
+    ) -> FusedMap:
+        """Paints one image's masks of sufficient quality in order, with their bounds for things and stuff."""
         order = np.argsort(-scores, kind="stable")
-        # NaN is not below the threshold, and is found out after painting.
+        # NaN is not below the threshold, and is detected after painting.
         order = order[~(scores[order] < np.float32(self.quality))]
         rows, scores = rows[order], scores[order]
         things = [output.isthing[label] for label in output.labels[rows]]
         overlap = [self.overlap_things if thing else self.overlap_stuff for thing in things]
         return paint(
-            output, rows, tuple(scores.tolist()), masks=take(output.masks, rows), mask=self.mask, overlap=overlap
+            output, rows, tuple(scores.tolist()), masks=take_rows(output.masks, rows), mask=self.mask, overlap=overlap
         )
 
-    def _hopeful(self, output: Candidates) -> npt.NDArray[np.int64]:
-        """The candidates that could reach the quality, were their masks as high as their peaks wherever they are.
+    def _possible_rows(self, output: Candidates) -> npt.NDArray[np.int64]:
+        """Returns the candidates whose quality could suffice, as if their masks had the peak value everywhere.
 
-        Upsampling gives means, which are no higher than the peak: so most of the 153 masks of Panoptic SegFormer need
-        not be upsampled. On a device that is fed that would be one more wait, and all with a label are.
+        Upsampled values never exceed the peak, so most of Panoptic SegFormer's 153 masks need not be upsampled. On an
+        asynchronous device this would synchronise, so all candidates with a label are returned.
         """
-        if feeding.is_fed(output.masks.device):
+        if async_device.is_async(output.masks.device):
             return np.flatnonzero(output.labels >= 0)
         peak = probabilities_of(output.masks.flatten(1).amax(dim=1).float(), output).cpu().numpy()
         bound = output.gate * np.square(peak)
-        # NaN is not below the threshold, and is found out after painting.
+        # NaN is not below the threshold, and is detected after painting.
         hopeful = ~(bound < self.quality * (1 - 1e-4)) & (output.labels >= 0)
         return np.flatnonzero(hopeful)
 
-    def settle(self, fused: FusedMap) -> SettledMap:
-        """A segment of every mask that was painted; stuff of one class is one segment."""
+    def to_segments(self, fused: FusedMap) -> SegmentedMap:
+        """Makes a segment of every painted mask; stuff of one class is one segment."""
         check_finite(fused, "masks")
-        return number(fused, stuff_together(fused, range(len(fused.labels))))
+        return super().to_segments(fused)

@@ -1,4 +1,4 @@
-"""Painting in order: each mask where nothing is yet, if enough of it is free."""
+"""Paints masks in order, each only on free pixels, if enough of it is free."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from panbench.models.candidates import Candidates
-from panbench.models.rules.base import FusedMap, code_type, nothing_of
+from panbench.models.rules.base import FusedMap, empty_codes
 from panbench.models.rules.compete import probabilities_of
 from panbench.models.rules.resize import upsampled_blocks
 
@@ -23,33 +23,28 @@ def paint(
     mask: float,
     overlap: Sequence[float],
 ) -> FusedMap:
-    """The map of candidates painted in the order of `rows`, without waiting for the device.
+    """Paints candidates' masks in the order of `rows`, each on free pixels, without host synchronisation.
 
-    masks: (K, h, w) of the candidates in that order; a pixel above `mask` belongs to it
-    overlap: for each, the share of its mask that may be covered already; when more is, it is not painted
+    masks: (K, h, w) of the candidates in that order; mask: a pixel belongs to a mask above this value
+    overlap: for each candidate, the largest share of its mask that may be covered already
     """
-    frame, count = candidates.frame, len(rows)
-    codes = torch.full(frame.original, nothing_of(count), dtype=code_type(count), device=masks.device)
+    frame = candidates.frame
+    codes = empty_codes(candidates, len(rows))
     free = torch.ones(frame.original, dtype=torch.bool, device=masks.device)
     for start, upsampled in upsampled_blocks(masks, frame):
         insides = probabilities_of(upsampled, candidates) > mask
         for offset in range(len(insides)):
-            enough = functools.partial(_not_covered, overlap[start + offset])
-            lay(codes, free, insides[offset], start + offset, enough)
-    labels = tuple(int(label) for label in candidates.labels[rows])
-    return FusedMap(
-        codes=codes,
-        labels=labels,
-        scores=tuple(scores),
-        things=tuple(candidates.isthing[label] for label in labels),
-        finite=torch.isfinite(masks).all(),
-    )
+            enough = functools.partial(_is_free_enough, overlap[start + offset])
+            paint_mask(codes, free, insides[offset], start + offset, enough)
+    return FusedMap.of_candidates(candidates, rows, codes, masks, scores=scores)
 
 
-def lay(codes: Tensor, free: Tensor, inside: Tensor, code: int, enough: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Paints one mask with its code where it is free, in place, if enough of it is free.
+def paint_mask(
+    codes: Tensor, free: Tensor, inside: Tensor, code: int, enough: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Paints one mask with its candidate's index on free pixels, in place, if enough of it is free.
 
-    enough: from the mask's area and its free area, both () int64, whether it is painted, () bool
+    enough: decides by the mask's area and free area, both () int64; returns () bool
     """
     part = inside & free
     part &= enough(inside.sum(), part.sum())
@@ -57,7 +52,8 @@ def lay(codes: Tensor, free: Tensor, inside: Tensor, code: int, enough: Callable
     free &= ~part
 
 
-def _not_covered(most: float, area: Tensor, free: Tensor) -> Tensor:
-    # Numbers of pixels divided in float64, as Python does it in the original; MPS has no float64.
+def _is_free_enough(most: float, area: Tensor, free: Tensor) -> Tensor:
+    """Returns whether at most the share `most` of a mask's area is covered already, () bool."""
+    # Pixel counts are divided in float64, as by Python in the original; MPS has no float64.
     exact = torch.float32 if area.device.type == "mps" else torch.float64
     return (area - free).to(exact) / area.clamp(min=1) <= most

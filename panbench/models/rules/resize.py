@@ -1,30 +1,29 @@
-"""Masks brought to the original image's size, in blocks that bound memory, and without work that cannot matter."""
+"""Resizes masks to the original image's size in blocks of bounded memory, without channels that cannot win."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panbench.models import feeding
+from panbench.models import async_device
 from panbench.models.candidates import Frame
 
 ELEMENTS_AT_ONCE = 1 << 25
-"""Bound on the values of one upsampled block: 2^25 float32 are 128 MiB."""
+"""The largest number of values in an upsampled block: 2^25 float32 are 128 MiB."""
 
 CPU_ELEMENTS_AT_ONCE = 1 << 22
-"""The bound on a CPU, where two batches are fused at a time, and where a block is better small enough for the cache."""
+"""The bound on a CPU, where two batches may be fused at once and blocks should fit into the cache."""
 
 
 def upsample(maps: Tensor, frame: Frame) -> Tensor:
-    """(K, H, W) at the original size from (K, h, w) of the padded input's extent, in the papers' two bilinear steps.
+    """Resizes maps (K, h, w) from the padded input to the original image (K, H, W), in the papers' two steps.
 
-    To the padded input's size, cropped to the image as it was resized, to the original size; or in one step, where the
-    frame says so. What is returned may be overwritten: it shares no memory with `maps`, also where nothing had to be
-    resized.
+    First to the padded input's size, cropped to the resized image, then to the original size; or in one step, if the
+    frame says so. The result may be overwritten: it never shares memory with `maps`.
     """
     if frame.one_step:
-        return _in_one_step(maps, frame)
+        return _upsample_in_one_step(maps, frame)
     resized = to_resized(maps, frame)
     if frame.resized != frame.original:
         resized = F.interpolate(resized[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
@@ -33,53 +32,65 @@ def upsample(maps: Tensor, frame: Frame) -> Tensor:
     return resized.contiguous()
 
 
-def _in_one_step(maps: Tensor, frame: Frame) -> Tensor:
-    """(K, H, W) at the original size, each pixel from the four cells around its place in the resized image."""
+def _upsample_in_one_step(maps: Tensor, frame: Frame) -> Tensor:
+    """Resizes maps of the padded input to the original image (K, H, W) in one bilinear step."""
     if frame.padded == frame.resized:
-        whole = F.interpolate(maps[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
-        return whole.clone() if whole.data_ptr() == maps.data_ptr() else whole
-    # As large as the padded image is beside the resized one; a hair more, so that rounding takes no row away.
+        full = F.interpolate(maps[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
+        return full.clone() if full.data_ptr() == maps.data_ptr() else full
+    # The scale from map to original pixels; slightly increased, so that rounding drops no row.
     scale = [
         frame.original[side] * frame.padded[side] / (frame.resized[side] * maps.shape[1 + side]) * (1 + 1e-9)
         for side in (0, 1)
     ]
-    whole = F.interpolate(maps[:, None], scale_factor=scale, mode="bilinear", align_corners=False)[:, 0]
-    return whole[:, : frame.original[0], : frame.original[1]].contiguous()
+    full = F.interpolate(maps[:, None], scale_factor=scale, mode="bilinear", align_corners=False)[:, 0]
+    return full[:, : frame.original[0], : frame.original[1]].contiguous()
 
 
 def to_resized(maps: Tensor, frame: Frame) -> Tensor:
-    """(K, H, W) at the size that the image was resized to, from (K, h, w) of the padded input's extent."""
+    """Resizes maps (K, h, w) to the padded input's size and crops the padding; returns (K, H, W)."""
     if tuple(maps.shape[-2:]) != frame.padded:
         maps = F.interpolate(maps[None], size=frame.padded, mode="bilinear", align_corners=False)[0]
     return maps[:, : frame.resized[0], : frame.resized[1]]
 
 
 def upsampled_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
-    """(index of the first map, float32 maps at the original size) for blocks of maps, each of bounded memory."""
+    """Upsamples float32 maps to the original size, a block at a time; yields the block's first index and its maps."""
     height, width = frame.original
     per_map = height * width if frame.one_step else max(height * width, frame.padded[0] * frame.padded[1])
-    block = max(1, _elements(maps.device) // per_map)
+    block = max(1, _block_elements(maps.device) // per_map)
     for start in range(0, len(maps), block):
         yield start, upsample(maps[start : start + block].float(), frame)
 
 
 def resized_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
-    """Like `upsampled_blocks`, at the size that the image was resized to."""
-    block = max(1, _elements(maps.device) // (frame.padded[0] * frame.padded[1]))
+    """Upsamples float32 maps to the resized image, a block at a time; yields the block's first index and its maps."""
+    block = max(1, _block_elements(maps.device) // (frame.padded[0] * frame.padded[1]))
     for start in range(0, len(maps), block):
         yield start, to_resized(maps[start : start + block].float(), frame)
 
 
 def semantic_argmax(logits: Tensor, frame: Frame) -> Tensor:
-    """(H, W) int64: the channel of highest upsampled logit at each pixel of the original image; logits (C, h, w)."""
+    """Returns (H, W) int64: the channel of highest upsampled logit at each pixel of the original image.
+
+    logits: (C, h, w)
+    """
     channels = possible_winners(logits) if _enlarges(logits, frame) else None
-    kept = logits if channels is None else logits[channels]
+    chosen = logits if channels is None else logits[channels]
+    winner = argmax(upsampled_blocks(chosen, frame), frame.original, logits.device)
+    return winner if channels is None else channels[winner]
+
+
+def argmax(blocks: Iterable[tuple[int, Tensor]], size: tuple[int, int], device: torch.device) -> Tensor:
+    """Returns (H, W) int64: the index of the highest map at each pixel, from maps in blocks; ties go to the first.
+
+    blocks: (index of the first map, (K, H, W) maps)
+    """
     best: Tensor | None = None
-    winner = torch.zeros(frame.original, dtype=torch.int64, device=logits.device)
-    for start, values in upsampled_blocks(kept, frame):
-        if feeding.is_fed(values.device):
-            highest, place = values.max(dim=0)  # of equals the first
-            winner = place if best is None else torch.where(highest > best, place + start, winner)
+    winner = torch.zeros(size, dtype=torch.int64, device=device)
+    for start, values in blocks:
+        if async_device.is_async(device):
+            highest, index = values.max(dim=0)  # ties go to the first
+            winner = index if best is None else torch.where(highest > best, index + start, winner)
             best = highest if best is None else torch.maximum(best, highest)
             continue
         for offset in range(len(values)):
@@ -88,31 +99,34 @@ def semantic_argmax(logits: Tensor, frame: Frame) -> Tensor:
                 continue
             winner.masked_fill_(values[offset] > best, start + offset)
             best = torch.maximum(best, values[offset])
-    return winner if channels is None else channels[winner]
+    return winner
 
 
 def possible_winners(logits: Tensor) -> Tensor | None:
-    """The channels, ascending, that can be the highest at some point between pixels; None to try all.
+    """Returns the channels, ascending, that can be the highest at some upsampled pixel; None for all.
 
-    logits: (C, h, w). None off the CPU, where choosing would mean waiting for the device.
+    logits: (C, h, w). None on asynchronous devices, where selecting would synchronise.
 
     Enlarging is linear: each upsampled value of a channel is a mean of its logits in a 3×3 neighbourhood, with weights
     that all channels share. So a channel whose highest logit in a neighbourhood is below the lowest of any one other
     channel there loses in all of it, whatever the weights; a channel that loses everywhere need not be upsampled.
     Of COCO's 54 semantic channels a handful is left.
     """
-    if feeding.is_fed(logits.device) or len(logits) < 8:
+    if async_device.is_async(logits.device) or len(logits) < 8:
         return None
     logits = logits.float()
-    highest, lowest = around(logits, torch.maximum), around(logits, torch.minimum)
+    highest, lowest = neighbourhood_extreme(logits, torch.maximum), neighbourhood_extreme(logits, torch.minimum)
     # A margin far above the rounding of bilinear weights: a channel this far below cannot be rounded into a tie.
     bar = lowest.amax(dim=0)
     bar = bar - 1e-4 * (1.0 + bar.abs())
     return torch.nonzero((highest >= bar).flatten(1).any(dim=1)).flatten()
 
 
-def around(maps: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
-    """(K, h, w) the extreme of each 3×3 neighbourhood, NaN where one is in it; faster than pooling on a CPU."""
+def neighbourhood_extreme(maps: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
+    """Returns the maximum or minimum of each 3×3 neighbourhood, (K, h, w); NaN if it contains one.
+
+    extreme: torch.maximum or torch.minimum. On a CPU it is faster than pooling.
+    """
     for dim, size in ((1, maps.shape[1]), (2, maps.shape[2])):
         widest = maps.clone()
         before, after = widest.narrow(dim, 0, size - 1), widest.narrow(dim, 1, size - 1)
@@ -122,9 +136,11 @@ def around(maps: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
     return maps
 
 
-def _elements(device: torch.device) -> int:
-    return ELEMENTS_AT_ONCE if feeding.is_fed(device) else min(ELEMENTS_AT_ONCE, CPU_ELEMENTS_AT_ONCE)
+def _block_elements(device: torch.device) -> int:
+    """Returns how many elements of upsampled maps a block may have on the device."""
+    return ELEMENTS_AT_ONCE if async_device.is_async(device) else min(ELEMENTS_AT_ONCE, CPU_ELEMENTS_AT_ONCE)
 
 
 def _enlarges(logits: Tensor, frame: Frame) -> bool:
+    """Returns whether resizing logits to the padded input does not shrink them."""
     return logits.shape[-2] <= frame.padded[0] and logits.shape[-1] <= frame.padded[1]

@@ -15,24 +15,23 @@ from panbench.models.candidates import Candidates, LabelledSegment
 from panbench.models.rules.base import (
     FusedMap,
     Rule,
-    SettledMap,
+    SegmentedMap,
     check_finite,
     choice,
-    code_type,
     codes_of,
+    empty_codes,
     fraction,
-    nothing_of,
 )
-from panbench.models.rules.compete import above, count_codes, take
+from panbench.models.rules.compete import count_codes, rows_above, take_rows
 from panbench.models.rules.resize import ELEMENTS_AT_ONCE
 
 SIZE_OF_MASK2FORMER = (384, 384)
-"""Its Mask2Former processor brings all masks to this size first, whatever the image's."""
+"""The size to which its Mask2Former processor resizes all masks first."""
 
 
 @dataclass(frozen=True)
 class Transformers(Rule):
-    """The post-processing of `transformers`: masks times scores before the test at 0.5, ids that collide, no crop."""
+    """Fuses as `transformers` does: masks × scores before the test at 0.5, ids that collide, no crop of the padding."""
 
     name: ClassVar[str] = "transformers"
     summary: ClassVar[str] = (
@@ -48,58 +47,53 @@ class Transformers(Rule):
     mask: float = fraction(0.5)
     """`mask_threshold`, compared with score × probability."""
     processor: str = choice("mask2former", "maskformer")
-    """Whose: Mask2Former's goes through 384×384, MaskFormer's (also OneFormer's and DETR's) does not."""
+    """The image processor: Mask2Former's resizes via 384×384, MaskFormer's (also OneFormer's and DETR's) does not."""
     fuse_stuff: bool = True
     """`label_ids_to_fuse`: the stuff. False is upstream's default, which leaves stuff in pieces."""
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """The competition of score × probability at the original size."""
-        rows = above(output, self.score)
-        masks, weights, count = take(output.masks, rows).float(), take(output.weight, rows), len(rows)
+        """Gives each pixel of the original image to the candidate of largest score × probability."""
+        rows = rows_above(output, self.score)
+        masks, weights, count = take_rows(output.masks, rows).float(), take_rows(output.weight, rows), len(rows)
         height, width = output.frame.original
-        device, dtype = masks.device, code_type(count)
-        finite = torch.isfinite(masks).all()
+        device, logits = masks.device, masks
         if self.processor == "mask2former" and count:
             masks = F.interpolate(masks[None], size=SIZE_OF_MASK2FORMER, mode="bilinear", align_corners=False)[0]
         masks = masks.sigmoid() if output.activation == "sigmoid" else masks
         best = torch.zeros((height, width), device=device)
-        winner = torch.full((height, width), nothing_of(count), dtype=dtype, device=device)
-        wanted = [torch.zeros(0, dtype=torch.int64, device=device)]
+        winner = empty_codes(output, count)
+        mask_areas = [torch.zeros(0, dtype=torch.int64, device=device)]
         block = max(1, ELEMENTS_AT_ONCE // (height * width))
         for start in range(0, count, block):
             part = masks[start : start + block]
             values = F.interpolate(part[None], size=(height, width), mode="bilinear", align_corners=False)[0]
             values = values * weights[start : start + block, None, None]
-            wanted.append((values >= self.mask).flatten(1).sum(dim=1))
+            mask_areas.append((values >= self.mask).flatten(1).sum(dim=1))
             for offset in range(len(values)):
                 # The first candidate takes every pixel, even where it is 0: so does argmax.
                 better = values[offset] > best if start + offset else torch.ones_like(best, dtype=torch.bool)
                 best = torch.where(better, values[offset], best)
                 winner.masked_fill_(better, start + offset)
-        labels = tuple(int(label) for label in output.labels[rows])
-        return FusedMap(
-            codes=winner,
-            labels=labels,
-            scores=tuple(output.gate[rows].tolist()),
-            things=tuple(output.isthing[label] for label in labels),
-            finite=finite,
-            claimed=count_codes(winner, count),
-            wanted=torch.cat(wanted),
-        )
+        claimed = count_codes(winner, count)
+        return FusedMap.of_candidates(output, rows, winner, logits, claimed=claimed, mask_areas=torch.cat(mask_areas))
 
-    def settle(self, fused: FusedMap) -> SettledMap:
-        """Segments as upstream numbers them: a later segment may get an earlier one's id, and then takes its label."""
+    def to_segments(self, fused: FusedMap) -> SegmentedMap:
+        """Numbers segments as upstream does: a later one may get an earlier one's id, and then sets its label."""
         check_finite(fused, "mask logits")
         assert fused.claimed is not None
-        assert fused.wanted is not None
+        assert fused.mask_areas is not None
         codes = codes_of(fused)
         table = np.zeros(np.iinfo(codes.dtype).max + 1, np.int32)
-        claimed, wanted = fused.claimed.numpy().astype(np.float32), fused.wanted.numpy().astype(np.float32)
+        claimed, mask_areas = fused.claimed.numpy().astype(np.float32), fused.mask_areas.numpy().astype(np.float32)
         current, id_of_stuff, named = 0, dict[int, int](), dict[int, int]()
         for index, label in enumerate(fused.labels):
-            if not (claimed[index] > 0 and wanted[index] > 0 and float(claimed[index] / wanted[index]) > self.overlap):
+            if not (
+                claimed[index] > 0
+                and mask_areas[index] > 0
+                and float(claimed[index] / mask_areas[index]) > self.overlap
+            ):
                 continue
-            # Here is the fault: the id of fused stuff becomes the current one, and the next segment counts on from it.
+            # Upstream's bug: the id of fused stuff becomes the current one, and the next segment continues from it.
             current = id_of_stuff.get(label, current + 1)
             table[index] = current
             named[current] = index

@@ -1,12 +1,11 @@
-"""Runs a panoptic network of Hugging Face's transformers: logits from it, geometry, scoring and fusion from panbench.
+"""Runs panoptic networks of Hugging Face's transformers; resizing, scoring and fusion are panbench's.
 
-A model is a folder with config.json and weights, a repository of the hub, or a config file of ours that says the same
-(docs/models.md). transformers is the extra `transformers`; neither torchvision nor timm is needed, and no
-image processor of transformers is called.
+A model is a folder with config.json and weights, a repository of the hub, or an equivalent config file of panbench
+(docs/models.md). The extra `transformers` is needed, but neither torchvision nor timm; image processors of transformers
+are not called.
 """
 
 import contextlib
-import copy
 import dataclasses
 import importlib
 import json
@@ -16,37 +15,32 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from panbench.base import hub
-from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
+from panbench.base.errors import BadCheckpoint, BadModel
 from panbench.base.extras import install_line
 from panbench.catalog import ModelSpec, repository_of
-from panbench.datasets.convert import shipped_categories
 from panbench.models.adapter import Adapter
-from panbench.models.attention import Attention
+from panbench.models.async_device import constant
+from panbench.models.attention import Attention, best_classes
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
 from panbench.models.decoders import Decoder
-from panbench.models.feeding import constant
-from panbench.models.labels import is_unnamed, known_things, labels_of, spelt_as
+from panbench.models.labels import check_labels
 from panbench.models.model import LoadedImage
+from panbench.models.preprocess import Resize
 from panbench.models.rules import parse_rule
-from panbench.models.transformers.attention import looks_of
-from panbench.models.transformers.decoders import decoder_of
-from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
-from panbench.models.transformers.processor import Processor
-from panbench.models.transformers.settings import network_settings, read_json
+from panbench.models.transformers import eomt_names
+from panbench.models.transformers.decoders import decoder_of, forward_with_attention
+from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of, network_settings, read_json
+from panbench.models.transformers.labels import read_labels
+from panbench.models.transformers.processor import read_processor
 from panbench.models.transformers.speedups import speed_up
 
-__all__ = ["TransformersAdapter"]
-
-_TASK = (49406, 518, 10549, 533, 1072, 24755, 49407)
-"""OneFormer's prompt, "the task is panoptic", in CLIP's tokens; zeros fill it up."""
-_LABELS_ARE_COCO_IDS = ("facebook/detr-resnet-101-panoptic",)
-"""Repositories whose config.json names no label (LABEL_0 … LABEL_249) and whose labels are category ids of COCO."""
+_TASK_TOKENS = (49406, 518, 10549, 533, 1072, 24755, 49407)
+"""OneFormer's prompt, "the task is panoptic", in CLIP's tokens; padded with zeros."""
+_TIMM_KEYS = ("use_timm_backbone", "backbone", "backbone_config", "use_pretrained_backbone", "backbone_kwargs")
 _TIMM_RESNETS = {
     "resnet18": ("basic", (64, 128, 256, 512), (2, 2, 2, 2)),
     "resnet50": ("bottleneck", (256, 512, 1024, 2048), (3, 4, 6, 3)),
@@ -55,7 +49,8 @@ _TIMM_RESNETS = {
 
 
 def _import_transformers() -> Any:
-    hub.endpoint()  # a bad address would end the import with a traceback that quotes it
+    """Imports the package transformers. Raises BadModel, with the command that installs it, if it is missing."""
+    hub.endpoint()  # an invalid URL would end the import with a traceback that quotes it
     try:
         module = importlib.import_module("transformers")
     except ImportError as error:
@@ -66,8 +61,8 @@ def _import_transformers() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' notices and bars, which are for its own users: what matters here is checked and raised."""
+def _silence_transformers() -> Iterator[None]:
+    """Silences transformers' notices and progress bars within the block; errors are still raised."""
     logging = _import_transformers().logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -81,69 +76,81 @@ def _quiet() -> Iterator[None]:
 
 
 class TransformersAdapter(Adapter):
-    """Mask2Former, MaskFormer, OneFormer, EoMT, EoMT-DINOv3 and DETR of transformers."""
+    """Runs Mask2Former, MaskFormer, OneFormer, EoMT, EoMT-DINOv3 and DETR of Hugging Face's transformers."""
 
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
 
     @classmethod
     def check(cls, spec: ModelSpec) -> None:
-        """transformers must be installed, and the weights must be whole. Raises BadModel."""
+        """Raises BadModel if transformers is not installed; BadArgument or BadDataset for an invalid --labels."""
         _import_transformers()
+        check_labels(spec.settings.get("labels"))
 
-    @_quiet()
+    @_silence_transformers()
     def __init__(self, spec: ModelSpec) -> None:
-        """Reads config.json (or the config's `network`) and preprocessor_config.json. Raises BadModel."""
+        """Reads config.json (or the config's `network`) and the image processor's settings. Raises BadModel."""
         super().__init__(spec)
         settings = spec.settings
-        folder = _folder_of(spec)
-        self.stated: dict[str, Any] = (
+        folder = _config_folder(spec)
+        self.declared: dict[str, Any] = (
             dict(settings["network"]) if folder is None else read_json(folder / "config.json", spec.title)
         )
-        self.kind = family_of(self.stated, spec.title)
+        self.kind = family_of(self.declared, spec.title)
         self.family = self.kind.name
         self.compiled_part = self.kind.backbone
         self.rule = parse_rule(settings.get("rule", self.kind.rule))
-        self.config_text = json.dumps(self.stated, sort_keys=True)
-        sizes = dict(settings.get("sizes", {}))
-        stated: dict[str, Any] = {}
-        if folder is not None and (folder / "preprocessor_config.json").is_file():
-            stated = read_json(folder / "preprocessor_config.json", spec.title)
-        processor = Processor(stated, spec.title, self.family)
-        sizes = {**processor.sides, **sizes}
-        self.mean = processor.scaled("image_mean", self.mean)
-        self.std = processor.scaled("image_std", self.std)
-        self.stated_rules = {"transformers": processor.rule}
+        self.config_text = json.dumps(self.declared, sort_keys=True)
+        processor = read_processor(folder, spec.title, self.family)
+        sizes = {**processor.sides, **settings.get("sizes", {})}
+        self.mean, self.std = processor.colours(self.mean, self.std)
+        self.declared_rules = {"transformers": processor.rule}
         self.processor_size = None if self.kind.square else processor.exact
-        self._exact: tuple[int, int] | None = None
-        self._factor = 1.0
-        self.short: int | None = sizes.get("short", 800)
-        self.long = int(sizes.get("long", 1333))
+        short: int | None = sizes.get("short", 800)
         if self.kind.square:
-            self.short = int(self.stated.get("image_size", 640))
+            if not processor.resizes:
+                raise BadModel(
+                    f"{spec.title}: its {processor.file} has do_resize: false, but {self.kind.title} takes squares of "
+                    "one size only. Set it to true."
+                )
+            short = int(self.declared.get("image_size", 640))
+        self.resize = Resize(
+            short=short,
+            long=int(sizes.get("long", 1333)),
+            fit=self.kind.size,
+            way="pil",
+            divisor=self.kind.divisor,
+            square=short if self.kind.square else None,
+            black=self.kind.square,  # EoMT pads before it normalises
+        )
         self._transformers = _import_transformers()
         self.versions = {"transformers": self._transformers.__version__}
         self.config = self._build_config()
-        self._read_labels()
+        labels = read_labels(spec.title, settings, self.config.id2label or {}, self.config.num_labels)
+        self.class_names, self.isthing, self._named_labels = labels.names, labels.isthing, list(labels.labels)
+        self._label_of = np.full(self.config.num_labels + 1, NO_LABEL, np.int64)
+        self._label_of[self._named_labels] = np.arange(len(self._named_labels))
 
     # ---- the network
 
-    @_quiet()
+    @_silence_transformers()
     def build(self) -> nn.Module:
-        """The network with transformers' own initial weights."""
-        return cast(nn.Module, self._network(self.config))
+        """Builds the network with transformers' initial weights."""
+        return cast(nn.Module, self._network_class(self.config))
 
-    @_quiet()
+    @_silence_transformers()
     def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Parameters under this version's names; transformers knows those of its earlier ones. Raises BadCheckpoint."""
-        self._refuse_other_number_of_classes(state_dict)
+        """Renames parameters of earlier versions of transformers to this version's names. Raises BadCheckpoint."""
         with torch.device("meta"):
-            ours = set(self._network(self.config).state_dict())
-        if set(state_dict) == ours:
+            ours = self._network_class(self.config).state_dict()
+        if self.kind.square:
+            state_dict = eomt_names.renamed(state_dict, ours)
+        self._refuse_other_number_of_classes(state_dict)
+        if set(state_dict) == set(ours):
             return state_dict
-        if "backbone" in self.config.to_dict() or self._timm is not None:
+        if "backbone" in self.config.to_dict() or self._timm_backbone is not None:
             state_dict = {_without_timm(name): value for name, value in state_dict.items()}
-        renamed, report = self._network.from_pretrained(
+        renamed, report = self._network_class.from_pretrained(
             None, config=self.config, state_dict=dict(state_dict), output_loading_info=True
         )
         missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
@@ -151,60 +158,58 @@ class TransformersAdapter(Adapter):
         if missing or unknown or report["mismatched_keys"]:
             raise BadCheckpoint(
                 f"The weights of {self.spec.title} do not fit a {self.kind.network} of its config.json: "
-                f"{_counted('missing', missing)}, {_counted('unknown', unknown)}, "
+                f"{_count_names('missing', missing)}, {_count_names('unknown', unknown)}, "
                 f"{len(report['mismatched_keys'])} of another shape. Take config.json and weights from one repository."
             )
         return cast(nn.Module, renamed).state_dict()
 
     def _refuse_other_number_of_classes(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Raises BadCheckpoint if config.json names more or fewer labels than the weights have classes."""
+        """Raises BadCheckpoint if config.json has another number of labels than the weights have classes."""
         for name, value in state_dict.items():
             # The last row stands for "nothing".
-            if name.endswith(_CLASS_HEADS) and value.ndim and len(value) - 1 != (stated := self.config.num_labels):
+            if name.endswith(_CLASS_HEADS) and value.ndim and len(value) - 1 != (declared := self.config.num_labels):
                 raise BadCheckpoint(
                     f"{self.spec.title} was trained for {len(value) - 1} classes, but id2label of its config.json has "
-                    f"{stated}. Write the name of each label there that it was trained with, from 0 on, in the order "
+                    f"{declared}. Write the name of each label there that it was trained with, from 0 on, in the order "
                     "of training."
                 )
 
     @property
-    def _network(self) -> Any:
+    def _network_class(self) -> Any:
+        """Returns transformers' class of the family."""
         return getattr(self._transformers, self.kind.network)
 
     def _build_config(self) -> Any:
-        """transformers' config; a ResNet that it would take from timm becomes its own."""
-        stated = dict(self.stated)
-        if stated.get("id2label"):
-            # Where the two disagree, transformers throws all names away.
-            stated.pop("num_labels", None)
-        backbone = stated.get("backbone_config")
-        self._timm: str | None = None
+        """Builds transformers' config of the network; a ResNet of timm is replaced by transformers' own."""
+        declared = dict(self.declared)
+        if declared.get("id2label"):
+            # If the two disagree, transformers drops all names.
+            declared.pop("num_labels", None)
+        backbone = declared.get("backbone_config")
+        self._timm_backbone: str | None = None
         if self.kind.name == "detr":
-            if stated.get("use_timm_backbone", backbone is None):
-                self._timm = stated.get("backbone") or "resnet50"
+            if declared.get("use_timm_backbone", backbone is None):
+                self._timm_backbone = declared.get("backbone") or "resnet50"
             elif isinstance(backbone, dict) and backbone.get("model_type") == "timm_backbone":
-                self._timm = backbone.get("backbone") or "resnet50"
-        if self._timm is not None:
-            if stated.get("dilation"):
+                self._timm_backbone = backbone.get("backbone") or "resnet50"
+        if self._timm_backbone is not None:
+            if declared.get("dilation"):
                 raise BadModel(
                     f"{self.spec.title} dilates its last stage (DC5), which transformers' ResNet cannot: it would need "
                     "timm. Take the model without DC5."
                 )
-            if self._timm not in _TIMM_RESNETS:
+            if self._timm_backbone not in _TIMM_RESNETS:
                 raise BadModel(
-                    f"{self.spec.title} has the backbone {self._timm} of timm, which panbench does not know."
+                    f"{self.spec.title} has the backbone {self._timm_backbone} of timm, which panbench does not know."
                 )
-            layer, widths, depths = _TIMM_RESNETS[self._timm]
-            for name in ("use_timm_backbone", "backbone", "use_pretrained_backbone", "backbone_kwargs"):
-                stated.pop(name, None)
+            declared = {name: value for name, value in declared.items() if name not in _TIMM_KEYS}
+        known = network_settings(declared, self._transformers, self.spec.title)
+        if self._timm_backbone is not None:
+            layer, widths, depths = _TIMM_RESNETS[self._timm_backbone]
             stages = [f"stage{stage}" for stage in (1, 2, 3, 4)]
-            stated["backbone_config"] = self._transformers.ResNetConfig(
+            known["backbone_config"] = self._transformers.ResNetConfig(
                 layer_type=layer, hidden_sizes=list(widths), depths=list(depths), out_features=stages
             )
-        resnet = stated.pop("backbone_config") if self._timm is not None else None
-        known = network_settings(stated, self._transformers, self.spec.title)
-        if resnet is not None:
-            known["backbone_config"] = resnet
         try:
             return self._transformers.AutoConfig.for_model(known.pop("model_type"), **known)
         except Exception as error:
@@ -214,156 +219,20 @@ class TransformersAdapter(Adapter):
             ) from error
 
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """transformers' modules in fewer operations, and without what they ask the device for."""
+        """Makes transformers' modules faster and removes host synchronisation, in place."""
         speed_up(module, device)
         return super().speed_up(module, device)
 
-    # ---- its labels
-
-    def _read_labels(self) -> None:
-        """Names and things of the labels; labels without a name are never given (DETR's numbers have gaps)."""
-        names = {int(label): str(name) for label, name in (self.config.id2label or {}).items()}
-        if self.spec.settings.get("repository") in _LABELS_ARE_COCO_IDS and all(map(is_unnamed, names.values())):
-            names |= {category.id: category.name for category in shipped_categories("coco") if category.id in names}
-        classes = self.config.num_labels
-        if beyond := [label for label in names if not 0 <= label < classes]:
-            raise BadModel(
-                f"{self.spec.title} has {classes} classes, labels 0 to {classes - 1}, but id2label of its config.json "
-                f"names the label {max(beyond, key=abs)}. Give each label there the name that it was trained with, "
-                'from 0 on and without gaps; "N/A" stands for one that is not used.'
-            )
-        names = self._names_of_training(names)
-        named = [label for label in sorted(names) if not is_unnamed(names[label])]
-        if not named:
-            raise BadModel(
-                f"{self.spec.title} names none of its {len(names)} labels (id2label of config.json), so they cannot be "
-                "matched with a dataset's categories. Add the names there."
-            )
-        if len({names[label] for label in named}) < len(named):
-            raise BadModel(f"{self.spec.title} gives one name to several labels (id2label of config.json).")
-        self.class_names = tuple(names[label] for label in named)
-        self.isthing = self._things()
-        self._named = named
-        self._label_of = np.full(max(names) + 2, NO_LABEL, np.int64)
-        self._label_of[named] = np.arange(len(named))
-
-    def _names_of_training(self, names: dict[int, str]) -> dict[int, str]:
-        """The names of the set that `labels` of the config says, in its order; else those of id2label. Raises BadModel.
-
-        The order is that of the training code. Names in id2label have to agree with it, however they are spelt.
-        """
-        trained: str | None = self.spec.settings.get("labels")
-        labels = labels_of(trained)
-        if trained is None or labels is None:
-            return names
-        if self.config.num_labels != len(labels[0]):
-            raise BadModel(
-                f"{self.spec.title} has {self.config.num_labels} classes (config.json), but {trained} has "
-                f"{len(labels[0])}. Take the model's own repository."
-            )
-        categories = shipped_categories(trained)
-        by_name = {category.name: label for label, category in enumerate(categories)}
-        for label, stated in names.items():
-            meant = spelt_as(stated, categories)
-            if meant is not None and by_name[meant.name] != label:
-                raise BadModel(
-                    f"{self.spec.title}: label {label} is {stated!r} in its config.json, but {labels[0][label]!r} in "
-                    f"the order of {trained}'s categories. Take the model's own repository."
-                )
-        return dict(enumerate(labels[0]))
-
-    def _things(self) -> tuple[bool, ...]:
-        stated = self.spec.settings.get("things")
-        if stated is not None:
-            if unknown := [name for name in stated if name not in self.class_names]:
-                raise BadModel(f"{self.spec.title} has no category {unknown[0]!r}, which --things names.")
-            isthing = tuple(name in set(stated) for name in self.class_names)
-        else:
-            isthing = known_things(self.class_names) or self._things_of_dataset()
-        task = re.search(r"[-_](semantic|instance)\b", self.spec.title.lower().replace("_", "-"))
-        # Who lists the things has looked at the model; a folder's name may say anything.
-        trained = None if task is None or stated is not None else task[1]
-        if len(set(isthing)) == 1:
-            trained = "instance" if isthing[0] else "semantic"
-        if trained is not None:
-            lacks = "things" if trained == "semantic" else "stuff"
-            raise BadModel(
-                f"{self.spec.title} was trained for {trained} segmentation: it has no {lacks}. Take a checkpoint that "
-                "was trained for panoptic segmentation."
-            )
-        if not isthing:
-            raise BadModel(
-                f"{self.spec.title} does not say which of its {len(self.class_names)} categories are things, and they "
-                "are not those of a dataset that panbench knows. Write the names of the things into a file, one a "
-                "line, and add --things FILE."
-            )
-        return isthing
-
-    def _things_of_dataset(self) -> tuple[bool, ...]:
-        """Which labels are things, as the dataset's own list of categories has it; empty where it lacks one of them."""
-        of_dataset = self.spec.settings.get("dataset_isthing", {})
-        if not all(name in of_dataset for name in self.class_names):
-            return ()
-        return tuple(of_dataset[name] for name in self.class_names)
-
     # ---- images in, candidates out
 
-    def scaled(self, factor: float) -> "TransformersAdapter":
-        """The same family with images `factor` times as large. Raises BadArgument for EoMT, which takes one size."""
-        if self.kind.square or self._exact is not None:
-            raise BadArgument(f"{self.spec.title} takes images of one size only: it has no views of other scales.")
-        other = copy.copy(self)
-        other._factor = self._factor * factor
-        return other
-
-    def as_its_processor(self) -> "TransformersAdapter":
-        """The same family with images stretched as its own image processor does, where that has a size of its own."""
-        if self.processor_size is None:
-            return self
-        other = copy.copy(self)
-        other._exact = self.processor_size
-        return other
-
-    def _size_of(self, original: tuple[int, int]) -> tuple[int, int]:
-        if self._exact is not None:
-            return self._exact
-        size = original if self.short is None else self.kind.size(original, self.short, self.long)
-        if self._factor == 1.0:
-            return size
-        return max(1, int(size[0] * self._factor + 0.5)), max(1, int(size[1] * self._factor + 0.5))
-
     def mirrored(self, image: LoadedImage) -> LoadedImage:
-        """The image mirrored; EoMT's padding, which is in the input already, stays at its right."""
+        """Returns the image flipped left to right; EoMT's padding, which is part of the input, stays at the right."""
         width = image.sample.resized[1]
         turned = torch.cat([image.inputs[..., :width].flip(-1), image.inputs[..., width:]], dim=-1)
         return dataclasses.replace(image, inputs=turned)
 
-    def prepare(self, rgb: npt.NDArray[np.uint8]) -> tuple[Tensor, Frame]:
-        """(3, h, w) uint8 on the host and the frame: resized as the family's paper does it."""
-        original = (rgb.shape[0], rgb.shape[1])
-        size = self._size_of(original)
-        if size != original:
-            rgb = np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-        pixels = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
-        if self.kind.square:
-            # EoMT pads with black before it normalises, so its padding is not 0 in the network's input.
-            side = cast(int, self.short)
-            pixels = nn.functional.pad(pixels, (0, side - size[1], 0, side - size[0]))
-            return pixels, Frame((side, side), size, original)
-        divisor = self.kind.divisor
-        padded = (-(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor)
-        return pixels, Frame(padded, size, original)
-
-    def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """The padded size of `prepare`; EoMT's squares, padded before normalisation, all have one size."""
-        if self.kind.square:
-            return cast(int, self.short), cast(int, self.short)
-        size = self._size_of((height, width))
-        divisor = self.kind.divisor
-        return -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor
-
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
-        """One candidate a query, scored by the softmax over the classes and "nothing"."""
+        """Returns a candidate per query, scored by a softmax over the classes and "nothing"."""
         outputs = self._forward(module, pixels)
         classes, masks = getattr(outputs, self.kind.class_logits), getattr(outputs, self.kind.mask_logits)
         found = softmax_candidates(classes, masks, frames, self.isthing)
@@ -373,53 +242,51 @@ class TransformersAdapter(Adapter):
             dataclasses.replace(
                 each,
                 labels=self._label_of[each.labels],
-                class_scores=None if each.class_scores is None else self._of_named(each.class_scores),
+                class_scores=None if each.class_scores is None else self._named_columns(each.class_scores),
                 boxes=None if boxes is None else pixel_boxes(boxes[image], *each.frame.original),
             )
             for image, each in enumerate(found)
         ]
 
-    def _of_named(self, scores: Tensor) -> Tensor:
-        """The columns of the labels that have names; a view where they are the first."""
-        if self._named == list(range(len(self._named))):
-            return scores[:, : len(self._named)]
-        return scores.index_select(1, constant(tuple(self._named), scores.device))
+    def _named_columns(self, scores: Tensor) -> Tensor:
+        """Returns the columns of class logits whose labels have names; a view if they are the first ones."""
+        if self._named_labels == list(range(len(self._named_labels))):
+            return scores[:, : len(self._named_labels)]
+        return scores.index_select(1, constant(tuple(self._named_labels), scores.device))
 
     def decoder(self, module: Any) -> Decoder:
-        """The family's decoder; of EoMT, the last blocks, in which the queries take part."""
+        """Returns the network's decoder, which can be cut after any layer; for EoMT the last blocks, with queries."""
         return decoder_of(self.kind.name, module)
 
-    def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
-        """The cross-attention of the family's decoder; of EoMT, how its queries attend to the patches."""
-        outputs, layers = looks_of(self.kind.name, module, lambda: self._forward(module, pixels))
-        logits = getattr(outputs, self.kind.class_logits)[0].float()
-        scores, labels = logits.softmax(dim=-1).max(dim=-1)
-        labels = torch.where(labels == logits.shape[-1] - 1, NO_LABEL, labels)
-        return Attention(
-            scores, torch.from_numpy(self._label_of[labels.cpu().numpy()]).to(labels.device), layers, frame
-        )
+    def attention_of(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
+        """Returns the decoder's cross-attention; for EoMT the attention of queries to patches."""
+        outputs, layers = forward_with_attention(self.kind.name, module, lambda: self._forward(module, pixels))
+        scores, labels = best_classes(getattr(outputs, self.kind.class_logits)[0])
+        own = torch.from_numpy(self._label_of[labels.cpu().numpy()])
+        return Attention(scores, own.to(labels.device), layers, frame)
 
     def _forward(self, module: Any, pixels: Tensor) -> Any:
+        """Runs the network on normalised pixels; gives OneFormer the prompt of the panoptic task."""
         extra: dict[str, Tensor] = {}
         if self.kind.name == "oneformer":
-            prompt = (*_TASK, *(0 for _ in range(self.config.task_seq_len - len(_TASK))))
+            prompt = (*_TASK_TOKENS, *(0 for _ in range(self.config.task_seq_len - len(_TASK_TOKENS))))
             extra["task_inputs"] = constant((prompt,), pixels.device).expand(len(pixels), -1)
         return module(pixel_values=pixels, **extra)
 
 
 _CLASS_HEADS = ("class_predictor.bias", "decoder.class_embed.bias", "class_labels_classifier.bias")
 _NOT_PARAMETERS = ("relative_position_index", "position_ids", "num_batches_tracked", "criterion.empty_weight")
-"""Buffers that earlier versions saved and that are computed."""
+"""Buffers that earlier versions saved; they are computed now."""
 
 
-def _folder_of(spec: ModelSpec) -> Path | None:
-    """Where config.json is; None for a config of ours that holds the network itself. Raises BadModel."""
+def _config_folder(spec: ModelSpec) -> Path | None:
+    """Returns the folder of config.json; None if a panbench config describes the network itself. Raises BadModel."""
     if "folder" in spec.settings:
         return Path(spec.settings["folder"])
     repository = repository_of(spec)
     if repository is None:
         return None
-    folder = hub.here(repository, weights=False)
+    folder = hub.cached_folder(repository, weights=False)
     if folder is None:
         raise BadModel(
             f"The config.json of {spec.title} ({repository}) is not on this machine. It comes with the weights: run "
@@ -429,22 +296,18 @@ def _folder_of(spec: ModelSpec) -> Path | None:
 
 
 def _without_timm(name: str) -> str:
-    """A parameter of timm's ResNet under the name that transformers' has: same layers, other words."""
+    """Translates a parameter name of timm's ResNet to transformers' name."""
     found = re.match(r"(.*backbone\.(?:conv_encoder\.)?model\.)((?:conv1|bn1|layer\d)\..*)", name)
     if found is None:
         return name
-    prefix, rest = found[1], found[2]
-    if stem := re.match(r"(conv|bn)1\.(.*)", rest):
-        return f"{prefix}embedder.embedder.{'convolution' if stem[1] == 'conv' else 'normalization'}.{stem[2]}"
-    block = re.match(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(.*)", rest)
-    if block is None:
-        return name
-    at = f"{prefix}encoder.stages.{int(block[1]) - 1}.layers.{block[2]}."
-    if block[5] is not None:
-        return f"{at}shortcut.{'convolution' if block[5] == '0' else 'normalization'}.{block[6]}"
-    return f"{at}layer.{int(block[4]) - 1}.{'convolution' if block[3] == 'conv' else 'normalization'}.{block[6]}"
+    rest = re.sub(r"^(conv|bn)1\.", r"embedder.embedder.\1.", found[2])
+    rest = re.sub(r"^layer(\d)\.", lambda stage: f"encoder.stages.{int(stage[1]) - 1}.layers.", rest)
+    rest = re.sub(r"\.(conv|bn)([123])\.", lambda layer: f".layer.{int(layer[2]) - 1}.{layer[1]}.", rest)
+    rest = rest.replace(".downsample.0.", ".shortcut.conv.").replace(".downsample.1.", ".shortcut.bn.")
+    return found[1] + rest.replace(".conv.", ".convolution.").replace(".bn.", ".normalization.")
 
 
-def _counted(what: str, names: Sequence[str]) -> str:
-    shown = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
-    return f"{len(names)} {what}{shown}"
+def _count_names(what: str, names: Sequence[str]) -> str:
+    """Describes names for a message: how many, and the first three."""
+    examples = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+    return f"{len(names)} {what}{examples}"

@@ -1,17 +1,18 @@
-"""What differs between the families that come from transformers: class, size of the input, and how logits are read.
+"""The differences between transformers' families: class, input size, names of logits; and their config.json.
 
-Each is run as its paper's code runs it, not as transformers' image processors do: images are resized with antialiasing
-and padded at the right and below, and the padding is cropped from the masks.
+Images are prepared as in the papers' code, not as by transformers' image processors: resized with antialiasing and
+padded at right and bottom; the padding is cropped from the masks.
 """
 
+import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from panbench.base.errors import BadModel
 from panbench.base.text import listed
-
-__all__ = ["FAMILIES", "IMAGENET_MEAN", "IMAGENET_STD", "Family", "Size", "family_of"]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -21,34 +22,34 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Family:
-    """A family of networks in transformers."""
+    """Describes a family of networks in transformers: its class, input size and names of logits."""
 
     name: str
-    """As transformers' config.json says it in `model_type`, and panbench's catalog."""
+    """The `model_type` in config.json, and the name in panbench's catalog."""
     title: str
     network: str
     """The class with the masks, among `architectures` of config.json."""
     rule: str
     """The fusion rule of its paper."""
     size: Callable[[Size, int, int], Size]
-    """(height, width) that an image is resized to, of its own, the shorter side wished for, and the longest allowed."""
+    """Computes the (height, width) that an image is resized to; see `Resize.fit`."""
     divisor: int = 32
     square: bool = False
-    """Whether the network takes a square of one size only: images are fitted into it, the rest is black."""
+    """True if the network takes squares of one size: images are fitted into it, and the rest is black."""
     backbone: str = "model.pixel_level_module.encoder"
-    """The path of its backbone; "" where the network is one."""
+    """The module path of its backbone; "" if the network has no separate one."""
     class_logits: str = "class_queries_logits"
     mask_logits: str = "masks_queries_logits"
 
 
 def shortest_edge(image: Size, short: int, long: int) -> Size:
-    """detectron2's size: rounded to the nearest pixel."""
+    """Resizes (height, width) as detectron2 does, rounded to the nearest pixel."""
     scale = min(short / min(image), long / max(image))
     return int(image[0] * scale + 0.5), int(image[1] * scale + 0.5)
 
 
 def detr_size(image: Size, short: int, long: int) -> Size:
-    """DETR's size: the shorter side rounded to fit the longer, the other cut off to whole pixels."""
+    """Resizes (height, width) as DETR does: the shorter side rounded if the longer is too long, the other truncated."""
     if max(image) / min(image) * short > long:
         short = round(long * min(image) / max(image))
     if short == min(image):
@@ -60,7 +61,7 @@ def detr_size(image: Size, short: int, long: int) -> Size:
 
 
 def fitted(image: Size, short: int, long: int) -> Size:
-    """EoMT's size: as large as fits into the square."""
+    """Resizes (height, width) as EoMT does: to the largest size that fits into a square of side `short`."""
     scale = min(short / image[0], short / image[1])
     return round(image[0] * scale), round(image[1] * scale)
 
@@ -89,7 +90,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
-    """The family of a config.json. Raises BadModel for others, and for networks that give no panoptic masks."""
+    """Returns the family that a config.json names. Raises BadModel for others, and without panoptic masks."""
     kind = str(config.get("model_type"))
     if kind not in FAMILIES:
         raise BadModel(
@@ -97,10 +98,57 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
             f"could fuse. From transformers it runs {listed(family.title for family in FAMILIES.values())}."
         )
     family = FAMILIES[kind]
-    stated = config.get("architectures") or [family.network]
-    if family.network not in stated:
+    declared = config.get("architectures") or [family.network]
+    if family.network not in declared:
         raise BadModel(
-            f"{where} holds a {listed(stated)}, which gives no panoptic masks; {family.title} does so as "
+            f"{where} holds a {listed(declared)}, which gives no panoptic masks; {family.title} does so as "
             f"{family.network}."
         )
     return family
+
+
+# Keys that earlier versions wrote and the classes still accept.
+_EARLIER = frozenset(
+    ("num_labels", "out_features", "out_indices", "partial_rotary_factor", "rope_scaling", "rope_theta")
+)
+# Keys of every class about running the network, which panbench decides.
+_OF_THE_RUN = frozenset(
+    ("architectures", "dtype", "output_hidden_states", "problem_type", "return_dict", "self", "transformers_version")
+)
+
+
+def network_settings(declared: Mapping[str, Any], transformers: Any, title: str) -> dict[str, Any]:
+    """Selects the keys of a config.json that describe the network, its backbone and its decoder.
+
+    A config.json is untrusted. It can also request kernels of another repository (`attn_implementation`), other weights
+    (`use_pretrained_backbone`), quantisation, another dtype, or tuples as outputs: all of that is dropped.
+
+    transformers: the module. Raises BadModel for a `model_type` that transformers does not know.
+    """
+    kind = declared.get("model_type")
+    try:
+        family = type(transformers.AutoConfig.for_model(kind))
+    except (ValueError, KeyError, TypeError):
+        raise BadModel(
+            f"{title}: transformers {transformers.__version__} knows no network {kind!r} (model_type in config.json)."
+        ) from None
+    known = {*inspect.signature(family.__init__).parameters, *(family.attribute_map or ()), *_EARLIER} - _OF_THE_RUN
+    found: dict[str, Any] = {"model_type": kind}
+    for name, value in declared.items():
+        if name in known:
+            is_part = name.endswith("_config") and isinstance(value, dict)
+            found[name] = network_settings(value, transformers, title) if is_part else value
+    return found
+
+
+def read_json(path: Path, title: str) -> dict[str, Any]:
+    """Reads a JSON object from a file. Raises BadModel."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadModel(f"{title}: {path} not found.") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{title}: {path} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise BadModel(f"{title}: {path} is not a JSON object.")
+    return found

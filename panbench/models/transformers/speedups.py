@@ -1,51 +1,59 @@
-"""What makes transformers' networks faster, and wait for the device nowhere; same answers but for rounding.
+"""Makes transformers' networks faster, without host synchronisation; same outputs except for rounding.
 
-Each asks in its own way: Mask2Former and OneFormer copy the sizes of their levels in every layer, OneFormer looks for
-queries that see nothing, EoMT reads a number of each block, DETR asks whether anything is padding. DETR's mask head
-runs in blocks of queries (mask_head.py), EoMT without what only training reads (eomt.py), ResNets without their
-batch-norm. A module that is not as this file knows it, of another version of transformers, is left alone.
+Synchronisations that are removed: Mask2Former and OneFormer copy the sizes of their levels in every layer, OneFormer
+searches for fully masked queries, EoMT reads a number per block, DETR checks for padding. DETR's mask head runs in
+blocks of queries, EoMT without outputs for training, ResNets with folded batch norm. Unknown modules, of other versions
+of transformers, are not changed.
 """
 
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panbench.models.feeding import constant
+from panbench.models.async_device import constant
 from panbench.models.mmdet.deformable import sample
-from panbench.models.transformers import eomt
-from panbench.models.transformers.mask_head import mask_logits
 
-__all__ = ["speed_up"]
+BYTES_AT_ONCE = {"cpu": 32 << 20, "cuda": 1 << 30}
+"""Bytes of a block's activations: within a CPU's cache, or few kernels on a GPU. A block has at least one query."""
+LIVE = 4
+"""The largest maps that exist at once: a stage's upsampled input, its sum, its convolution and its norm."""
+
+
+_EPSILON_OF_FROZEN = 1e-5
+_MASKS = ("attention_mask", "encoder_attention_mask")
 
 
 def speed_up(module: nn.Module, device: torch.device) -> None:
-    """Changes a network of transformers in place; it can no longer be trained. device: where it runs."""
+    """Makes a network of transformers faster on its device, in place; it can no longer be trained."""
+    part: Any
     for part in module.modules():
         kind = type(part).__name__
         if kind.endswith("PixelDecoderEncoderMultiscaleDeformableAttention"):
-            part.forward = types.MethodType(_attend, part)  # type: ignore[method-assign]
+            part.forward = types.MethodType(_deformable_attention, part)
         elif kind == "OneFormerTransformerDecoderLayer":
-            part.forward = types.MethodType(_layer, part)  # type: ignore[method-assign]
+            part.forward = types.MethodType(_oneformer_layer, part)
         elif kind in ("DetrEncoder", "DetrDecoder"):
-            part.register_forward_pre_hook(_without_padding, with_kwargs=True)
+            part.register_forward_pre_hook(_drop_padding_masks, with_kwargs=True)
         elif kind == "DetrMaskHeadSmallConv":
-            part.forward = types.MethodType(mask_logits, part)  # type: ignore[method-assign]
+            part.forward = types.MethodType(mask_logits, part)
         elif kind in ("ResNetConvLayer", "ResNetShortCut"):
             _fold_batch_norm(part)
         elif kind == "EomtForUniversalSegmentation":
-            eomt.speed_up(part)
+            part.forward = types.MethodType(eomt_forward, part)
         if "attn_mask_probs" in part._buffers and kind.startswith("Eomt"):
-            # Looked at in Python, a number for each of the last blocks.
+            # Read in Python, one number for each of the last blocks.
             part.attn_mask_probs = part.attn_mask_probs.cpu()
     if device.type in ("cpu", "cuda"):
-        # oneDNN and cuDNN's tensor cores work on channels-last images; of others they make a copy around convolutions.
+        # oneDNN and cuDNN's tensor cores use channels-last; other layouts are copied around each convolution.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _fold_batch_norm(layer: Any) -> None:
-    """Multiplies the batch-norm of a ResNet's layer into its convolution, in place; DETR's has fixed statistics."""
+    """Folds the batch norm of a ResNet layer (also DETR's frozen one) into its convolution, in place."""
     convolution, norm = layer.convolution, layer.normalization
     epsilon = _EPSILON_OF_FROZEN if type(norm).__name__ == "DetrFrozenBatchNorm2d" else getattr(norm, "eps", None)
     if type(convolution) is not nn.Conv2d or epsilon is None or norm.running_var is None:
@@ -58,11 +66,10 @@ def _fold_batch_norm(layer: Any) -> None:
     layer.normalization = nn.Identity()
 
 
-_EPSILON_OF_FROZEN = 1e-5
-
-
-def _attend(attention: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
-    """Equal to the deformable attention of Mask2Former and OneFormer: sampled values and weights."""
+def _deformable_attention(
+    attention: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **given: Any
+) -> Any:
+    """Replaces the forward of Mask2Former's and OneFormer's deformable attention; returns values and weights."""
     sizes, memory = given.get("spatial_shapes_list"), given.get("encoder_hidden_states")
     if sizes is None or memory is None:
         return type(attention).forward(attention, hidden_states, attention_mask, **given)
@@ -81,7 +88,7 @@ def _attend(attention: Any, hidden_states: Tensor, attention_mask: Tensor | None
     )
 
 
-def _layer(
+def _oneformer_layer(
     layer: Any,
     index: int,
     output: Tensor,
@@ -91,7 +98,7 @@ def _layer(
     query_embeddings: Tensor | None = None,
     output_attentions: bool | None = False,
 ) -> tuple[Any, ...]:
-    """Equal to OneFormer's decoder layer; fully masked queries attend everywhere, without a search for them."""
+    """Replaces the forward of OneFormer's decoder layer, which synchronises to find fully masked queries."""
     level = index % layer.num_feature_levels
     output, seen = layer.cross_attn(
         output,
@@ -106,9 +113,91 @@ def _layer(
     return (output, own, seen) if output_attentions else (output,)
 
 
-def _without_padding(part: nn.Module, positional: Any, named: dict[str, Any]) -> Any:
-    """Before DETR's encoder and decoder: no mask, as its images share a batch at one exact size, without padding."""
+def _drop_padding_masks(part: nn.Module, positional: Any, named: dict[str, Any]) -> Any:
+    """Called before DETR's encoder and decoder: drops padding masks, as its batches hold images of one size."""
     return positional, {**named, **{name: None for name in _MASKS if name in named}}
 
 
-_MASKS = ("attention_mask", "encoder_attention_mask")
+def eomt_forward(module: Any, pixel_values: Tensor, **given: Any) -> Any:
+    """Replaces EoMT's forward, with equal outputs except for rounding; eager attention is left to the original.
+
+    In blocks with masked attention, transformers predicts all masks at full size and shrinks them to patches, and
+    builds an attention mask of all tokens for each head, although one suffices. [Kerssies et al. 2025, sec. 3]
+    """
+    config = module.config
+    if given or config._attn_implementation == "eager":
+        return type(module).forward(module, pixel_values=pixel_values, **given)
+    tokens = module.embeddings(pixel_values)
+    first, mask = module.num_hidden_layers - config.num_blocks, None
+    for number, layer in enumerate(module.layers):
+        if number == first:
+            tokens = torch.cat([module.query.weight[None].expand(len(tokens), -1, -1), tokens], dim=1)
+        if number >= first and (share := module.attn_mask_probs[number - first]) > 0:
+            mask = _attention_mask(module, tokens, share)
+        tokens = layer(tokens, mask)
+    tokens = module.layernorm(tokens)
+    masks, classes = module.predict(tokens)
+    return types.SimpleNamespace(masks_queries_logits=masks, class_queries_logits=classes, last_hidden_state=tokens)
+
+
+def _attention_mask(module: Any, tokens: Tensor, share: Tensor) -> Tensor:
+    """Returns EoMT's attention mask (B, 1, tokens, tokens) bool: queries see the patches on their own masks.
+
+    Queries also attend to all queries.
+
+    share: the share of queries with masked attention; the others are drawn at random, as in transformers
+    """
+    queries, patches = module.config.num_queries, module.config.num_queries + module.embeddings.num_prefix_tokens
+    tokens = module.layernorm(tokens)
+    maps = tokens[:, patches:].transpose(1, 2).unflatten(2, module.grid_size)
+    # Resizing is linear: resize 384 channels instead of 200 masks that would have to be computed first.
+    maps = F.interpolate(module.upscale_block(maps), size=module.grid_size, mode="bilinear")
+    logits = torch.bmm(module.mask_head(tokens[:, :queries]), maps.flatten(2))
+    seen = torch.ones((len(tokens), tokens.shape[1], tokens.shape[1]), dtype=torch.bool, device=tokens.device)
+    seen[:, :queries, patches:] = logits > 0
+    if share < 1:
+        free = torch.rand(len(tokens), queries, device=tokens.device) > share
+        seen[:, :queries] |= free[..., None]
+    return seen[:, None]
+
+
+def mask_logits(head: Any, features: Tensor, attention_masks: Tensor, fpn_features: Sequence[Tensor]) -> Tensor:
+    """Replaces the forward of DETR's mask head, in blocks of queries; logits (B · Q, 1, H, W), equal but for rounding.
+
+    transformers repeats the image's maps for each of 100 queries and runs the head on all at once: an image at 800×1067
+    takes more than 10 GB. The queries differ only in their attention, 8 of the first convolution's 264 input channels;
+    the rest of that convolution and the 1×1 convolutions of the backbone's maps are shared. Convolutions are linear, so
+    they are split by input channels; group norm runs query by query. [Carion et al. 2020, sec. 4]
+
+    features: (B, C, h, w); attention_masks: (B, Q, heads, h, w); fpn_features: (B, c, …), coarsest first
+    """
+    batch, queries = attention_masks.shape[:2]
+    first = head.conv1.conv
+    of_all, of_query = first.weight.split([features.shape[1], attention_masks.shape[2]], dim=1)
+    shared = F.conv2d(features, of_all, first.bias, padding=first.padding)
+    maps = [stage.fpn_adapter(each) for stage, each in zip(head.fpn_stages, fpn_features, strict=True)]
+    at_once = queries_at_once(maps)
+    found: Tensor | None = None
+    for image in range(batch):
+        for start in range(0, queries, at_once):
+            attention = attention_masks[image, start : start + at_once]
+            hidden = F.conv2d(attention, of_query, padding=first.padding) + shared[image]
+            hidden = head.conv2(head.conv1.activation(head.conv1.norm(hidden)))
+            for stage, own in zip(head.fpn_stages, maps, strict=True):
+                hidden = F.interpolate(hidden, size=own.shape[-2:], mode="nearest")
+                hidden = stage.refine(hidden + own[image])
+            logits = head.output_conv(hidden)
+            if found is None:
+                found = logits.new_empty((batch, queries, *logits.shape[1:]))
+            found[image, start : start + at_once] = logits
+    assert found is not None
+    return found.flatten(0, 1)
+
+
+def queries_at_once(maps: Sequence[Tensor]) -> int:
+    """Returns how many queries DETR's mask head computes in one block.
+
+    maps: (B, c, …) of each stage; the largest one decides
+    """
+    largest = max(each[0].numel() * each.element_size() for each in maps)
+    return max(1, BYTES_AT_ONCE.get(maps[0].device.type, BYTES_AT_ONCE["cpu"]) // (LIVE * largest))

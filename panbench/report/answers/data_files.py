@@ -1,4 +1,4 @@
-"""Where the files lie that a run was scored on."""
+"""Locates the files that a run was scored on."""
 
 import os
 from functools import cached_property
@@ -10,16 +10,14 @@ from panbench.base.errors import BadDataset
 from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.types import PanopticSet
 from panbench.runs import Run
-from panbench.runs.sources import exist, ground_truth
-
-__all__ = ["DataFiles", "path_of"]
+from panbench.runs.sources import files_exist, read_ground_truth
 
 
 class DataFiles:
-    """Where the photographs and the ground truth that a run was scored on lie.
+    """Locates the photographs and the ground truth that a run was scored on.
 
-    images, gt, gt_dir: folders and JSON to use instead of those that the run names, for data that has moved; a `gt`
-        without `gt_dir` has its PNGs beside it
+    images, gt, gt_dir: folders and JSON to use instead of the recorded ones, for data that has moved; without `gt_dir`
+        the PNGs are expected next to `gt`
     """
 
     def __init__(
@@ -35,23 +33,23 @@ class DataFiles:
 
     @cached_property
     def panoptic(self) -> PanopticSet:
-        """The ground truth. Raises BadDataset when it is not found."""
+        """Returns the ground truth that the run was scored on. Raises BadDataset if it is not found."""
         if self._gt is None:
             raise BadDataset(f"{self._run} does not say where its ground truth is. Give it with --gt.")
-        if not exist(self._gt):
+        if not files_exist(self._gt):
             raise BadDataset(
                 f"The ground truth of {self._run} was not found at {self._gt}. Say where it is now with --gt."
             )
-        return ground_truth(self._gt, self._gt_dir)
+        return read_ground_truth(self._gt, self._gt_dir)
 
     def file_name(self, image_id: int) -> str:
-        """The image's file, relative to the folder of images. Raises BadDataset for an id that the JSON lacks."""
+        """Returns an image's file name, relative to the folder of images. Raises BadDataset for an unknown id."""
         if image_id not in self.panoptic.images:
             raise BadDataset(f"{self.panoptic.path} has no image {own_id(image_id)}.")
         return self.panoptic.images[image_id].file_name
 
     def path(self, image_id: int) -> Path:
-        """The expected path of the photograph. Raises BadDataset when its folder is unknown."""
+        """Returns the path where the photograph of an image should be. Raises BadDataset if its folder is unknown."""
         name = self.file_name(image_id)
         if self._images is None:
             raise BadDataset(f"{self._run} does not say where its images are. Give their folder with --images.")
@@ -59,5 +57,5 @@ class DataFiles:
 
 
 def path_of(value: Any) -> Path | None:
-    """A path that a record holds; None where it holds none."""
+    """Returns the path that a value of run.json holds; None if it holds none."""
     return recorded_path(value) if isinstance(value, (str, os.PathLike)) and str(value) else None

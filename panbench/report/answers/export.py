@@ -1,7 +1,7 @@
-"""Out of panbench again: a run's tables, masks and numbers in the formats of other programs.
+"""Exports a run's tables, masks and numbers to the formats of other programs.
 
-parquet: DataFrames for pandas, DuckDB, Polars; coco-results: the things for pycocotools; fiftyone: truth and
-predictions with what became of each segment; huggingface-card: the numbers as a model card's `model-index`.
+parquet: DataFrames for pandas, DuckDB, Polars; coco-results: thing segments for pycocotools; fiftyone: ground truth
+    and predictions with the verdict of each segment; huggingface-card: the numbers as a model card's `model-index`.
 """
 
 import json
@@ -19,8 +19,7 @@ from panbench import __version__
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.files import atomic_write, write_json
 from panbench.base.text import for_file, for_spreadsheet
-from panbench.metrics.errors import assign_causes
-from panbench.metrics.matched import FN, FP, TP
+from panbench.metrics.errors import explained_segments
 from panbench.metrics.pq import pq_table, scores_of_images, summarise
 from panbench.panoptic.coco import read_ids
 from panbench.panoptic.image_ids import own_id, with_own_ids
@@ -28,24 +27,22 @@ from panbench.panoptic.types import GROUPS, PanopticSet
 from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import comparison_row
 from panbench.runs import Run, stored_predictions
-from panbench.runs.sources import exist, ground_truth
-
-__all__ = ["FORMATS", "NOTICE", "export_run", "segments_with_verdicts", "shortcomings"]
+from panbench.runs.sources import files_exist, read_ground_truth
 
 NOTICE = b"panbench.notice"
-"""Key of a Parquet file's metadata under which stands what the run lacks; absent where it lacks nothing."""
+"""Metadata key of a Parquet file that lists what the run lacks; absent if the run is complete."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way out. `write` puts its files into a folder and gives their paths."""
+    """An export format. `write` puts its files into a folder and returns their paths."""
 
     description: str
     write: Callable[[Run, Path], list[Path]]
 
 
 def export_run(run: Run, format: str, out: Path, *, overwrite: bool = False) -> list[Path]:
-    """Writes a run in a format of FORMATS into the folder `out`; the files.
+    """Writes a run in a format of FORMATS into the folder `out` and returns the paths of its files.
 
     Raises BadArgument for an unknown format or files that exist (unless `overwrite`), BadRun when the run lacks what
     the format needs.
@@ -61,33 +58,17 @@ def export_run(run: Run, format: str, out: Path, *, overwrite: bool = False) -> 
 
 
 def segments_with_verdicts(run: Run) -> pd.DataFrame:
-    """`run.segments()` with the columns verdict, iou, matched_id and cause.
+    """Returns `run.segments()` with the columns verdict, iou, matched_id and cause.
 
-    verdict: "TP", "FP", "FN" or "ignored"; iou: of the match, NaN without; matched_id: the other side's id, 0 without
-    cause: what a miss or a false positive is put down to (docs/errors.md), missing for the others
+    verdict: "TP", "FP", "FN" or "ignored"; iou: of the match, NaN without; matched_id: the matched segment, or 0
+    cause: the error cause of a miss or false positive (docs/errors.md), missing for the others
     """
-    matched = run.matched
-    frame = run.segments()
-    names = np.full(len(frame), "ignored", dtype=object)
-    for code, name in ((TP, "TP"), (FN, "FN"), (FP, "FP")):
-        names[matched.verdict == code] = name
-    iou = np.full(len(frame), np.nan)
-    matched_id = np.zeros(len(frame), np.int64)
-    hits = matched.hits()
-    gt, pred = matched.gt[hits], matched.pred[hits]
-    iou[gt] = iou[pred] = matched.iou[hits]
-    matched_id[gt], matched_id[pred] = matched.segments.id[pred], matched.segments.id[gt]
-    frame = frame.assign(verdict=names, iou=iou, matched_id=matched_id)
-    errors = assign_causes(matched, run.categories)
-    causes = {
-        **{("gt", row.image_id, row.gt_id): row.cause for row in errors[errors["verdict"] == "FN"].itertuples()},
-        **{("pred", row.image_id, row.pred_id): row.cause for row in errors[errors["verdict"] == "FP"].itertuples()},
-    }
-    keys = zip(frame["side"], frame["image_id"], frame["id"], strict=True)
-    return frame.assign(cause=[causes.get(key) for key in keys])
+    found = explained_segments(run.matched, run.categories).drop(columns="partner_id")
+    return found.astype({"matched_id": np.int64, "verdict": object})
 
 
-def _tables(run: Run) -> dict[str, pd.DataFrame]:
+def _export_tables(run: Run) -> dict[str, pd.DataFrame]:
+    """Returns the tables that are exported as CSV and Parquet, by name."""
     return {
         "segments": with_own_ids(segments_with_verdicts(run)),
         "overlaps": with_own_ids(run.overlaps()),
@@ -96,9 +77,10 @@ def _tables(run: Run) -> dict[str, pd.DataFrame]:
     }
 
 
-def _csv(run: Run, out: Path) -> list[Path]:
+def _to_csv(run: Run, out: Path) -> list[Path]:
+    """Writes a CSV file per table; text that a spreadsheet would run as a formula gets an apostrophe."""
     paths = []
-    for name, table in _tables(run).items():
+    for name, table in _export_tables(run).items():
         path = out / f"{name}.csv"
         with atomic_write(path, "w") as handle:
             safe = {column: table[column].map(for_spreadsheet) for column in table.select_dtypes(exclude="number")}
@@ -107,11 +89,12 @@ def _csv(run: Run, out: Path) -> list[Path]:
     return paths
 
 
-def _parquet(run: Run, out: Path) -> list[Path]:
+def _to_parquet(run: Run, out: Path) -> list[Path]:
+    """Writes a Parquet file per table; what the export lacks is in its metadata."""
     lacks = shortcomings(run)
     notice = {NOTICE: for_file("\n".join(lacks)).encode()} if lacks else {}
     paths = []
-    for name, table in _tables(run).items():
+    for name, table in _export_tables(run).items():
         path = out / f"{name}.parquet"
         arrow = pa.Table.from_pandas(table, preserve_index=False)
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **notice})
@@ -122,22 +105,23 @@ def _parquet(run: Run, out: Path) -> list[Path]:
 
 
 def shortcomings(run: Run) -> list[str]:
-    """Why an export holds less than the run was to have: a sentence for each lost part, and one for missing images."""
+    """Explains why an export is incomplete: a sentence for each lost part, and one for missing images."""
     return [*run.faults, *([run.shortfall] if run.shortfall is not None else [])]
 
 
-def _coco_results(run: Run, out: Path) -> list[Path]:
+def _to_coco_results(run: Run, out: Path) -> list[Path]:
+    """Writes the predicted things as COCO instance results, which pycocotools reads."""
     isthing = {category.id: category.isthing for category in run.categories}
     results = [
         {
             "image_id": own_id(image_id),
             "category_id": segment["category_id"],
-            # Without a box: pycocotools would take its area for the mask's, and with it another size.
+            # No box: pycocotools would use its area instead of the mask's, and with it another size class.
             "segmentation": segment["segmentation"],
-            # pycocotools ranks by score; without one all are alike.
+            # pycocotools ranks by score; without one all rank equally.
             "score": 1.0 if segment["score"] is None else segment["score"],
         }
-        for image_id, segments in _masks(_predictions(run), run)
+        for image_id, segments in _segments_with_masks(_require_predictions(run), run)
         for segment in segments
         if isthing[segment["category_id"]]
     ]
@@ -146,19 +130,20 @@ def _coco_results(run: Run, out: Path) -> list[Path]:
     return [path]
 
 
-def _fiftyone(run: Run, out: Path) -> list[Path]:
+def _to_fiftyone(run: Run, out: Path) -> list[Path]:
+    """Writes truth and predictions with verdicts as COCO JSON files, and a script that opens them in FiftyOne."""
     dataset = run.info.dataset
-    if not dataset.gt or not exist(dataset.gt):
+    if not dataset.gt or not files_exist(dataset.gt):
         raise BadRun(f"{run.name}: its ground truth {dataset.gt} is not here, and an export to FiftyOne shows it.")
-    truth = ground_truth(dataset.gt, dataset.gt_dir)
-    told = segments_with_verdicts(run)
+    truth = read_ground_truth(dataset.gt, dataset.gt_dir)
+    rows = segments_with_verdicts(run)
     verdicts = {
         (row.side, row.image_id, row.id): {
             "verdict": row.verdict,
             "cause": None if pd.isna(row.cause) else row.cause,
             "iou": None if np.isnan(row.iou) else float(row.iou),
         }
-        for row in told.itertuples()
+        for row in rows.itertuples()
     }
     categories = [
         {"id": category.id, "name": category.name, "supercategory": category.supercategory}
@@ -171,9 +156,9 @@ def _fiftyone(run: Run, out: Path) -> list[Path]:
         if image.id in held
     ]
     paths = []
-    for name, panoptic, side in (("ground_truth", truth, "gt"), ("predictions", _predictions(run), "pred")):
+    for name, panoptic, side in (("ground_truth", truth, "gt"), ("predictions", _require_predictions(run), "pred")):
         annotations: list[dict[str, Any]] = []
-        for image_id, segments in _masks(panoptic, run):
+        for image_id, segments in _segments_with_masks(panoptic, run):
             for segment in segments:
                 known = verdicts.get((side, image_id, segment["id"]), {})
                 own = {key: value for key, value in {**segment, **known}.items() if value is not None}
@@ -219,7 +204,8 @@ fo.launch_app(dataset).wait()
 '''
 
 
-def _card(run: Run, out: Path) -> list[Path]:
+def _to_card(run: Run, out: Path) -> list[Path]:
+    """Writes a model card for the Hugging Face hub with the scores of the run."""
     info, row = run.info, comparison_row(run)
     summary = summarise(pq_table(run.matched, run.categories))
     metrics = [
@@ -239,7 +225,7 @@ def _card(run: Run, out: Path) -> list[Path]:
         for group in GROUPS
     )
     notes = "".join(f"\n{note[:1].upper()}{note[1:]}.\n" for note in row.notes)
-    # JSON is YAML: what stands between the dashes is read by every YAML parser.
+    # JSON is valid YAML, so every YAML parser reads the block between the dashes.
     head = json.dumps({"tags": ["panoptic-segmentation"], "model-index": index}, indent=2, ensure_ascii=False)
     text = (
         f"---\n{head}\n---\n\n# {row.title}\n\n| {dataset['name']} {dataset['split']} | PQ | SQ | RQ |\n"
@@ -252,16 +238,16 @@ def _card(run: Run, out: Path) -> list[Path]:
 
 
 FORMATS: Mapping[str, Format] = {
-    "parquet": Format("segments with their verdicts, overlaps, images and categories as Parquet tables", _parquet),
-    "csv": Format("the same tables as CSV", _csv),
-    "coco-results": Format("the predicted things as COCO results for pycocotools", _coco_results),
-    "fiftyone": Format("truth and predictions with verdicts, as COCO JSON that FiftyOne imports", _fiftyone),
-    "huggingface-card": Format("a model card with the numbers as its model-index", _card),
+    "parquet": Format("segments with their verdicts, overlaps, images and categories as Parquet tables", _to_parquet),
+    "csv": Format("the same tables as CSV", _to_csv),
+    "coco-results": Format("the predicted things as COCO results for pycocotools", _to_coco_results),
+    "fiftyone": Format("truth and predictions with verdicts, as COCO JSON that FiftyOne imports", _to_fiftyone),
+    "huggingface-card": Format("a model card with the numbers as its model-index", _to_card),
 }
 
 
-def _predictions(run: Run) -> PanopticSet:
-    """The stored or scored predictions of a run. Raises BadRun when there are none."""
+def _require_predictions(run: Run) -> PanopticSet:
+    """Returns a run's predictions in COCO's panoptic format. Raises BadRun if none were stored."""
     if (found := stored_predictions(run)) is not None:
         return found
     raise BadRun(
@@ -270,8 +256,8 @@ def _predictions(run: Run) -> PanopticSet:
     )
 
 
-def _masks(panoptic: PanopticSet, run: Run) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """(image id, its segments with run-length mask, box and area) of the run's images."""
+def _segments_with_masks(panoptic: PanopticSet, run: Run) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Yields for each image of the run its id and its segments, each with run-length mask, box and area."""
     from pycocotools import mask as rle_masks
 
     for image_id in run.image_ids():

@@ -1,6 +1,5 @@
 """Answers about one stored run: `panbench metrics` (every measure) and `panbench errors` (why PQ is lost)."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,36 +9,29 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.studies import added
-from panbench.base.text import capitalised
+from panbench.base.studies import load_from_studies
 from panbench.metrics.errors import CAUSES, ErrorFold
 from panbench.metrics.fixes import FixFold
-from panbench.metrics.image_slices import ImageSlices
-from panbench.metrics.matched import Narrowed
+from panbench.metrics.matched import FoldOfImages
 from panbench.metrics.pq import ImageFold
-from panbench.metrics.slices import SLICINGS
+from panbench.metrics.slices import SLICINGS, ImageSlices
 from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.absences import absent
 from panbench.report.answers.fixes import fix_grid, fix_record
 from panbench.report.answers.grid import ABSENT, Grid, adding_up, percent
 from panbench.report.answers.measures import AFTER_STUDIES, MEASURES, Question, as_records, measured
-from panbench.report.answers.tables import comparison_row, headline
-from panbench.runs import Run, predictions_place
-
-__all__ = ["Findings", "error_findings", "metric_findings"]
+from panbench.report.answers.remaking import awaits_predictions
+from panbench.report.answers.tables import comparison_row, headline, notes_below, sentences_above
+from panbench.report.answers.totals import totals_of
+from panbench.runs import Run, predictions_paths
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Tables for people (`grids`, percent), and for programs `record` (fractions, None for what is absent)."""
+    """What `panbench metrics` and `errors` answer: tables in percent, and a record for JSON with fractions."""
 
     grids: tuple[Grid, ...]
     record: Mapping[str, Any]
-
-    def json(self) -> str:
-        """`record` as JSON."""
-        return json.dumps(self.record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def metric_findings(
@@ -51,10 +43,10 @@ def metric_findings(
     slices: Sequence[ImageSlices] = (),
     reporter: Reporter = SILENT,
 ) -> Findings:
-    """Every measure of a run: PQ with intervals, PQ†, weighted PQ, thresholds, slices, and mIoU and its kin.
+    """Computes every measure of a run: PQ with intervals, PQ†, weighted PQ, thresholds, slices, and the mIoU family.
 
-    by: keys of SLICINGS; per_category: also a table with a line a category (the record always has it)
-    per_image: also a table with a line an image, the worst first, with the slices that it is in
+    by: keys of SLICINGS; per_category: also a table with one line per category (the record always has it)
+    per_image: also a table with one line per image, the worst first, with the slices that the image belongs to
     slices: sets of images, for a table of PQ by slice each; reporter: gets the progress of reading and testing
     Raises BadRun for a run without images, BadArgument for an unknown slicing.
     """
@@ -63,7 +55,7 @@ def metric_findings(
         raise BadArgument(f"There is no slicing {unknown[0]!r}. Choose from {', '.join(SLICINGS)}.")
     run.reporter = reporter
     run.require_images("measure")
-    measures = (*MEASURES, *added("measures", "metrics").values(), *AFTER_STUDIES)
+    measures = (*MEASURES, *load_from_studies("measures", "metrics").values(), *AFTER_STUDIES)
     found = measured(Question(run, by, per_category, slices, reporter), measures)
     lines = Grid(
         ("Measure", *GROUPS),
@@ -71,7 +63,7 @@ def metric_findings(
         notes=tuple(note for one in found for note in one.notes),
     )
     first, *others = (grid for one in found for grid in one.grids)
-    record = _identity(run)
+    record = _run_identity(run)
     for one in found:
         record.update(one.record)
     if per_image:
@@ -82,7 +74,7 @@ def metric_findings(
 
 
 def image_table(run: Run, slices: Sequence[ImageSlices] = ()) -> pd.DataFrame:
-    """image_id, PQ, iou_sum, TP, FP, FN of each image, the worst first, and a column for each way to slice."""
+    """Returns a row for each image, the worst first: image_id, PQ, iou_sum, TP, FP, FN, and its slices."""
     fold = ImageFold()
     run.fold(fold)
     table = fold.table().sort_values("PQ", kind="stable", ignore_index=True)
@@ -94,6 +86,7 @@ def image_table(run: Run, slices: Sequence[ImageSlices] = ()) -> pd.DataFrame:
 
 
 def _image_grid(table: pd.DataFrame) -> Grid:
+    """Returns the rows of `image_table` as a table for people, PQ in percent."""
     image_id, PQ, iou_sum, *counts = (table[name] for name in ("image_id", "PQ", "iou_sum", "TP", "FP", "FN"))
     own = [name for name in table if name not in ("image_id", "PQ", "iou_sum", "TP", "FP", "FN")]
     columns = [
@@ -110,8 +103,8 @@ def _image_grid(table: pd.DataFrame) -> Grid:
 _MEANING = {cause.name: cause.description for cause in CAUSES}
 
 
-def _explained(lacking: float, unused: Sequence[str]) -> list[str]:
-    """What the columns of the causes are, and which causes have no row."""
+def _cause_notes(lacking: float, unused: Sequence[str]) -> list[str]:
+    """Explains the columns of the table of causes, and names the causes without an error."""
     return [
         "All, Things, Stuff: PQ gained if only this cause were fixed. Part of loss: these add up to the "
         f"{lacking:.2f} that PQ lacks of 100. TP: found, but not with the exact mask.",
@@ -119,13 +112,18 @@ def _explained(lacking: float, unused: Sequence[str]) -> list[str]:
     ]
 
 
-def _how_to_look(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
-    """The command that shows the costliest errors; none where no error was found."""
+def _show_command(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
+    """Returns a note with the command that displays the costliest errors; empty if no error was found."""
     if not len(worst) or not run.path:
         return ()
-    if predictions_place(run) is None:
-        return ("Pictures need predictions, and this run stored none. `panbench eval … --save-predictions` does.",)
-    return (f"To see the costliest: `panbench show errors {shlex.quote(str(run.path))}`",)
+    if predictions_paths(run) is None and awaits_predictions(run):
+        return ("Pictures need predictions, and this run is not complete. `panbench eval … --resume` completes it.",)
+    if predictions_paths(run) is None:
+        how = "`panbench score` of their files" if run.info.kind == "score" else "`panbench eval … --save-predictions`"
+        return (f"Pictures need predictions, and this run stored none. {how} does.",)
+    dataset = run.info.dataset
+    moved = (" --images DIR" if dataset.images is None else "") + (" --gt FILE.json" if dataset.gt is None else "")
+    return (f"To see the costliest: `panbench show errors {shlex.quote(str(run.path))}{moved}`",)
 
 
 def error_findings(
@@ -136,11 +134,11 @@ def error_findings(
     slices: Sequence[ImageSlices] = (),
     reporter: Reporter = SILENT,
 ) -> Findings:
-    """Where the PQ of a run is lost: what each cause costs, what to fix first, and the images where it costs most.
+    """Finds where a run loses PQ: the cost of each cause, what to fix first, and the images where each costs most.
 
-    images: how many of the worst images to name for each cause
+    images: how many of the worst images to list for each cause
     per_category: also the costliest causes of each category (the record always has all)
-    slices: sets of images, for a table of what each cause costs in each slice; reporter: gets the progress of reading
+    slices: sets of images, for a table of the cost of each cause in each slice; reporter: gets the progress of reading
     Raises BadRun for a run without images.
     """
     run.reporter = reporter
@@ -148,19 +146,20 @@ def error_findings(
     fixes = FixFold(run.categories, run.images)
     own = {chosen.name: {name: ErrorFold(run.categories) for name in chosen.images} for chosen in slices}
     narrowed = [
-        Narrowed(own[chosen.name][name], members) for chosen in slices for name, members in chosen.images.items()
+        FoldOfImages(own[chosen.name][name], members) for chosen in slices for name, members in chosen.images.items()
     ]
     run.fold(fixes, *narrowed)
     lost, worst, cells = fixes.explained.lost(), fixes.explained.worst(images), fixes.cells()
-    # Without a prediction there is nothing to choose from: all is missed.
-    chosen = run.in_blocks or absent(run).has_predictions
+    # Without predictions there is nothing to choose what to fix first from: every segment is missed.
+    chosen = run.in_blocks or totals_of(run).absent.has_predictions
     cells = cells if chosen else cells.head(0)
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
     def cell(cause: str, group: str, column: str) -> float | None:
+        """Returns a value of a cause in a group; None if nothing is lost to the cause there."""
         return float(groups.loc[(cause, group), column]) if (cause, group) in groups.index else None
 
-    # The costliest first; a cause can take PQ without an error of its own.
+    # The costliest first; a cause can cost PQ without an error of its own.
     names = sorted(
         (one.name for one in CAUSES if any(cell(one.name, "All", key) for key in ("lost", "FP", "FN", "TP"))),
         key=lambda name: -(cell(name, "All", "lost") or 0.0),
@@ -179,7 +178,7 @@ def error_findings(
         )
         for name in names
     )
-    places = {
+    indices = {
         name: ", ".join(str(own_id(image)) for image in worst[worst["cause"] == name]["image_id"]) or ABSENT
         for name in names
     }
@@ -188,24 +187,24 @@ def error_findings(
             ("Cause", *GROUPS, "part of loss", "FP", "FN", "TP"),
             gains,
             title=f"{headline(run)}: PQ {percent(pq)}",
-            notes=(
-                *map(capitalised, comparison_row(run).notes),
-                *(_explained(lacking, unused) if pq is not None else ()),
-            ),
+            lead=sentences_above(run),
+            notes=(*notes_below(run), *(_cause_notes(lacking, unused) if pq is not None else ())),
         ),
         *([fix_grid(cells, run.categories)] if chosen else []),
         Grid(("Cause", "What it means"), tuple((name, _MEANING[name]) for name in names), words=2),
-        Grid(("Cause", "Images where it costs most"), tuple(places.items()), words=2, notes=_how_to_look(run, worst)),
+        Grid(("Cause", "Images where it costs most"), tuple(indices.items()), words=2, notes=_show_command(run, worst)),
     ]
     if per_category:
         grids.append(_costliest_grid(lost))
-    besides = measured(Question(run, (), per_category, slices, reporter), tuple(added("measures", "errors").values()))
-    grids.extend(grid for one in besides for grid in one.grids)
+    further = measured(
+        Question(run, (), per_category, slices, reporter), tuple(load_from_studies("measures", "errors").values())
+    )
+    grids.extend(grid for one in further for grid in one.grids)
     of_slices = {name: {part: one.lost() for part, one in parts.items()} for name, parts in own.items()}
-    grids.extend(_lost_grid(name, tables) for name, tables in of_slices.items())
+    grids.extend(_gains_by_slice(name, tables) for name, tables in of_slices.items())
     record = {
-        **_identity(run),
-        **{key: value for one in besides for key, value in one.record.items()},
+        **_run_identity(run),
+        **{key: value for one in further for key, value in one.record.items()},
         "causes": [{"name": cause.name, "description": cause.description, "fix": cause.fix} for cause in CAUSES],
         "lost": as_records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
         "per_category": as_records(lost[lost["group"].isna()].drop(columns=["group"])),
@@ -222,8 +221,8 @@ def error_findings(
     return Findings(tuple(grids), record)
 
 
-def _lost_grid(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
-    """What fixing each cause alone would gain in each slice, of all categories, and the slice's PQ."""
+def _gains_by_slice(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
+    """Returns a table by slice: the PQ that fixing each cause alone would gain, and in the heads the PQ."""
     of_all = {part: table[table["group"] == "All"].set_index("cause") for part, table in tables.items()}
     heads = [
         f"{part} (PQ {percent(float(table['PQ'].iloc[0]) if len(table) else None, 1)})"
@@ -242,7 +241,8 @@ def _lost_grid(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
     return Grid(("Cause", *heads), rows, title=f"PQ gained if a cause alone were fixed, by {name}")
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _run_identity(run: Run) -> dict[str, Any]:
+    """Returns the keys of a record that say which run it is of: name, model, data, damage, notes."""
     row = comparison_row(run)
     return {
         "run": row.run,
@@ -256,7 +256,7 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def _costliest_grid(lost: pd.DataFrame) -> Grid:
-    """For each category, worst first, its PQ and the three causes that take most of it."""
+    """Returns a table of categories, worst first: PQ, and the three causes that cost most of it."""
     own = lost[lost["group"].isna()]
     rows = []
     for (_, name), table in sorted(own.groupby(["category_id", "name"]), key=lambda pair: pair[1]["PQ"].iloc[0]):

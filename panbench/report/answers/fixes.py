@@ -1,4 +1,4 @@
-"""What to fix first: errors of a cause and size by the PQ that fixing them would win: a table, and words."""
+"""Ranks what to fix first, as a table and in words: errors by cause and size, by the PQ that fixing them gains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +7,14 @@ import pandas as pd
 
 from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.panoptic.types import Category
+from panbench.report.answers.answer import as_records
 from panbench.report.answers.grid import Grid, percent
-from panbench.report.answers.records import as_records
-
-__all__ = ["FIRST", "NOTHING", "error_words", "fix_grid", "fix_record", "fix_sentence"]
 
 FIRST = 8
-"""So many rows are printed; a record has all."""
+"""Number of rows that are printed; a record has all."""
 
 NAMED = 3
-"""So many are named in a sentence, and so many categories in a row."""
+"""Number of cells named in a sentence, and of categories in a row."""
 
 NOTHING = f"Nothing to fix stands out: no kind of error is in {FEWEST_IMAGES} images or more."
 
@@ -27,7 +25,7 @@ _NOT_ADDED = (
 
 
 def fix_grid(cells: pd.DataFrame, categories: Sequence[Category]) -> Grid:
-    """The first rows of `cells_to_fix`, in points of PQ."""
+    """Returns the table "Fix first": kinds of error (cause, size) by the points of PQ that fixing them would gain."""
     names = {category.id: category.name for category in categories}
     rows = tuple(
         (
@@ -45,7 +43,7 @@ def fix_grid(cells: pd.DataFrame, categories: Sequence[Category]) -> Grid:
 
 
 def fix_record(cells: pd.DataFrame, categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """The rows of `cells_to_fix` for a record: fractions, and of each the categories in which PQ rises."""
+    """Returns the kinds of error to fix first for JSON: fractions, and the categories in which PQ rises."""
     names = {category.id: category.name for category in categories}
     rows = as_records(cells.drop(columns="categories"))
     for row, parts in zip(rows, cells["categories"], strict=True):
@@ -56,12 +54,12 @@ def fix_record(cells: pd.DataFrame, categories: Sequence[Category]) -> list[dict
 
 
 def error_words(cause: str, name: str, size: str) -> str:
-    """A single error in words: "missed person, small"."""
+    """Describes a single error: "missed person, small"."""
     return f"{cause} {name}, {size}"
 
 
 def fix_sentence(cells: pd.DataFrame, label: str) -> str:
-    """The first cells in words, each with what fixing it wins, or that none stands out."""
+    """Names the first kinds of error to fix and the PQ that fixing each gains, or says that none stands out."""
     parts = [
         f"{row.cause}, {row.size} (+{percent(row.gain, 1)} [{percent(row.low, 1)}, {percent(row.high, 1)}], "
         f"{row.errors:,} errors)"

@@ -1,8 +1,8 @@
-"""The measures of `panbench metrics`: what each sums over a run's images, and the answer made of it.
+"""The measures of `panbench metrics`: what each sums over a run's images, and the answer computed from the sums.
 
-A measure is a value: the folds that it needs of a run, and a function from what they found to lines of the table
-"Measure", tables of its own, and keys of the record. The core's are in MEASURES; studies add theirs
-(`Study.measures["metrics"]`), and so do they to `panbench errors` (`Study.measures["errors"]`).
+A measure is a value: the folds that it needs of a run, and a function from their results to lines of the table
+"Measure", further tables, and keys of the record. The core's are in MEASURES; studies add theirs for `panbench
+metrics` (`Study.measures["metrics"]`) and for `panbench errors` (`Study.measures["errors"]`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,31 +13,36 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.text import capitalised
-from panbench.metrics.coverage import interval_notes
 from panbench.metrics.deviations import DEVIATIONS, DeviationFold
-from panbench.metrics.image_slices import ImageSlices, slice_by_images
-from panbench.metrics.jackknife import intervals
-from panbench.metrics.matched import Fold, Together
+from panbench.metrics.jackknife import interval_notes, intervals
+from panbench.metrics.matched import Fold, SeveralFolds
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.metrics.samples import SampleFold
 from panbench.metrics.semantic import PixelFold, SemanticScores
-from panbench.metrics.slices import SLICINGS, THRESHOLDS, DaggerFold, SliceFold, StatisticsFold, curve_of, pq_by
+from panbench.metrics.slices import (
+    SLICINGS,
+    THRESHOLDS,
+    DaggerFold,
+    ImageSlices,
+    SliceFold,
+    StatisticsFold,
+    curve_of,
+    pq_by,
+    slice_by_images,
+)
 from panbench.panoptic.types import GROUPS, in_groups
+from panbench.report.answers.answer import as_records
 from panbench.report.answers.grid import Grid, percent
-from panbench.report.answers.records import as_records
-from panbench.report.answers.tables import comparison_row, headline
+from panbench.report.answers.tables import headline, notes_below, sentences_above
 from panbench.runs import Run
 from panbench.scoring.semantic import NO_INSTANCES
-
-__all__ = ["AFTER_STUDIES", "MEASURES", "Measure", "Measured", "Question", "as_records", "measured", "pixels"]
 
 Made = TypeVar("Made", bound=Fold[Any] | None)
 Row = tuple[str, ...]
 
 
 class Question:
-    """A run, what is asked of it, and what the folds of all measures found in one pass over its images."""
+    """A run and the requested options, with the sums that the measures need, from one pass over its images."""
 
     def __init__(
         self,
@@ -47,37 +52,37 @@ class Question:
         slices: Sequence[ImageSlices] = (),
         reporter: Reporter = SILENT,
     ) -> None:
-        """by: keys of SLICINGS; per_category: also a table by category; slices: sets of images for a table each."""
+        """Takes a run, slicings (keys of SLICINGS), whether to add a table by category, and the user's slices."""
         self.run, self.by, self.per_category, self.slices, self.reporter = run, by, per_category, slices, reporter
         self._folds: dict[Callable[[Question], Fold[Any] | None], Fold[Any] | None] = {}
 
-    def look(self, measures: Iterable["Measure"]) -> None:
-        """Looks at all images of the run once, with the folds of these measures; each fold is made once."""
+    def run_folds(self, measures: Iterable["Measure"]) -> None:
+        """Passes over the images once, and computes the sums (folds) that these measures need, shared ones once."""
         makers = dict.fromkeys(make for measure in measures for make in measure.folds)
         self._folds = {make: make(self) for make in makers}
         self.run.fold(*(fold for fold in self._folds.values() if fold is not None))
 
     def folded(self, make: "Callable[[Question], Made]") -> Made:
-        """What a function among a measure's `folds` made: the fold, with all images in it."""
+        """Returns the fold that one of a measure's `folds` has made, with the sums over all images."""
         return cast(Made, self._folds[make])
 
     @cached_property
     def pq(self) -> pd.DataFrame:
-        """The table of PQ by category, of a measure that has `category_sums` among its folds."""
+        """Returns the table of PQ by category, for a measure with `category_sums` among its `folds`."""
         return self.folded(category_sums).table()
 
     @cached_property
     def semantic(self) -> SemanticScores:
-        """mIoU and its kin of the fused map, of a measure that has `pixels` among its folds."""
+        """Returns the mIoU family of the fused map, for a measure with `pixels` among its `folds`."""
         return self.folded(pixels).scores()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The answer of one measure.
+    """What one measure answers: lines of the main table, notes, further tables, and keys of the JSON.
 
-    rows: lines of the table "Measure": a name, then All, Things and Stuff in percent, "" where there is no such number
-    notes: sentences below that table; grids: tables of its own; record: keys of the JSON, fractions 0–1
+    rows: lines of the table "Measure": a name, then All, Things and Stuff in percent, "" for an absent number
+    notes: sentences below that table; grids: further tables; record: keys of the JSON, fractions 0–1
     """
 
     rows: tuple[Row, ...] = ()
@@ -88,11 +93,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure: the folds that it needs, and the function that makes its answer.
+    """A measure of a run: the sums over images (folds) that it needs, and the function that answers from them.
 
-    found: makes the answer of a question whose folds hold all images
-    folds: functions that make the folds it needs, or None where the run or the question has no use for one; measures
-        that name the same function share its fold
+    found: computes the answer of a question whose folds hold all images
+    folds: functions that make its folds, or None if the run or the question has no use for one; measures that name the
+        same function share its fold
     """
 
     found: Callable[[Question], Measured]
@@ -100,52 +105,58 @@ class Measure:
 
 
 def measured(question: Question, measures: Sequence[Measure]) -> list[Measured]:
-    """The answers of the measures, in their order, from one pass over the run."""
-    question.look(measures)
+    """Returns the answers of the measures, in their order, from one pass over the run."""
+    question.run_folds(measures)
     return [measure.found(question) for measure in measures]
 
 
 def category_sums(question: Question) -> CategorySums:
-    """The fold of PQ by category, at all THRESHOLDS."""
+    """Returns a fold that sums TP, FP, FN and IoU by category, at all THRESHOLDS, for PQ."""
     return CategorySums(question.run.categories, THRESHOLDS)
 
 
 def boundary_sums(question: Question) -> CategorySums | None:
-    """The fold of boundary PQ; None of a run that stored no boundaries."""
+    """Returns a fold that sums what boundary PQ needs; None for a run that stored no boundaries."""
     return CategorySums(question.run.categories, boundary=True) if question.run.has_boundary else None
 
 
 def pixels(question: Question) -> PixelFold:
-    """The fold of mIoU and its kin."""
+    """Returns a fold that sums pixels by true and predicted category, for the mIoU family."""
     return PixelFold(question.run.categories)
 
 
 def stuff_pixels(question: Question) -> DaggerFold:
-    """The fold of PQ† and weighted PQ."""
+    """Returns a fold that sums what PQ† and weighted PQ need."""
     return DaggerFold(question.run.categories)
 
 
-def _sample(question: Question) -> SampleFold:
+def _sample_fold(question: Question) -> SampleFold:
+    """Returns a fold that collects each image's contributions to PQ, for intervals."""
     return SampleFold(question.run.categories, question.run.images)
 
 
-def _deviation(question: Question) -> DeviationFold:
+def _deviation_fold(question: Question) -> DeviationFold:
+    """Returns a fold that sums what conventions other than PQ's count."""
     return DeviationFold(question.run.categories)
 
 
-def _by(question: Question) -> Together[SliceFold]:
-    return Together([SliceFold(question.run.categories, name) for name in question.by])
+def _slicing_folds(question: Question) -> SeveralFolds[SliceFold]:
+    """Returns a fold for PQ by slice, for each requested slicing."""
+    return SeveralFolds([SliceFold(question.run.categories, name) for name in question.by])
 
 
-def _statistics(question: Question) -> StatisticsFold | None:
+def _statistics_fold(question: Question) -> StatisticsFold | None:
+    """Returns a fold that collects each image's sums, for the user's slices; None if there are none."""
     return StatisticsFold(question.run.categories) if question.slices else None
 
 
 def _summary(question: Question) -> Measured:
+    """Answers with PQ, SQ and RQ of all, things and stuff, for the JSON."""
     return Measured(record={"summary": summarise(question.pq)})
 
 
 def _boundary(question: Question) -> Measured:
+    """Answers with boundary PQ, null in the JSON if the run stored no boundaries."""
     sums = question.folded(boundary_sums)
     if sums is None:
         return Measured(record={"boundary": None})
@@ -155,20 +166,23 @@ def _boundary(question: Question) -> Measured:
 
 
 def _intervals(question: Question) -> Measured:
-    sure = intervals(question.folded(_sample).result())
+    """Answers with 95 % intervals of PQ, SQ and RQ."""
+    sure = intervals(question.folded(_sample_fold).result())
     grid = _interval_grid(question.run, sure, summarise(question.pq))
     return Measured(grids=(grid,), record={"intervals": as_records(sure)})
 
 
 def _dagger(question: Question) -> Measured:
+    """Answers with PQ†, for which stuff needs no threshold of IoU."""
     table = question.folded(stuff_pixels).dagger(question.pq)
     members = in_groups(table["isthing"].to_numpy(bool))
-    found = {group: _mean(table[own]["PQ_dagger"]) for group, own in members.items()}
+    found = {group: _mean_or_none(table[own]["PQ_dagger"]) for group, own in members.items()}
     row = ("PQ†, stuff without threshold", *(percent(found[group]) for group in GROUPS))
     return Measured((row,), record={"PQ_dagger": found})
 
 
 def _weighted(question: Question) -> Measured:
+    """Answers with PQ weighted by the categories' pixels, and by their segments."""
     fold = question.folded(stuff_pixels)
     found = {name: fold.weighted(question.pq, name) for name in ("pixels", "segments")}
     rows = tuple((f"PQ weighted by {name}", percent(value), "", "") for name, value in found.items())
@@ -176,19 +190,21 @@ def _weighted(question: Question) -> Measured:
 
 
 def _semantic(question: Question) -> Measured:
-    return _of_pixels(question.semantic)
+    """Answers with the mIoU family of the fused map."""
+    return _semantic_measured(question.semantic)
 
 
 def semantic_answer(run: Run) -> Measured:
-    """mIoU and its kin of a run of semantic maps, with what its PQ is not."""
+    """Returns the mIoU family of a run of semantic maps, with a note that such a run has no PQ."""
     fold = PixelFold(run.categories)
     run.fold(fold)
-    found = _of_pixels(fold.scores())
+    found = _semantic_measured(fold.scores())
     grid = Grid(("Measure", *GROUPS), found.rows, notes=(NO_INSTANCES,))
     return Measured(grids=(grid,), record={**found.record, "note": NO_INSTANCES})
 
 
-def _of_pixels(found: SemanticScores) -> Measured:
+def _semantic_measured(found: SemanticScores) -> Measured:
+    """Returns scores of the mIoU family as lines of the main table and keys of the JSON."""
     rows = (
         ("mIoU", percent(found.mIoU), percent(found.mIoU_th), percent(found.mIoU_st)),
         ("frequency-weighted IoU", percent(found.fwIoU), "", ""),
@@ -201,9 +217,10 @@ def _of_pixels(found: SemanticScores) -> Measured:
 
 
 def _deviations(question: Question) -> Measured:
-    found = question.folded(_deviation).record()
+    """Answers with the scores that conventions other than PQ's would give."""
+    found = question.folded(_deviation_fold).record()
     if not question.run.info.dataset.has_ground_truth:
-        # Where nothing is labelled, "void counts as wrong" would make a number of predictions that nobody can judge.
+        # If nothing is labelled, "void counts as wrong" would score predictions that nobody can judge.
         found = {name: dict.fromkeys(groups) for name, groups in found.items()}
     grid = Grid(
         ("Not PQ: other conventions", *GROUPS),
@@ -214,12 +231,14 @@ def _deviations(question: Question) -> Measured:
 
 
 def _thresholds(question: Question) -> Measured:
+    """Answers with PQ, SQ and RQ by the IoU that a match needs."""
     curve = curve_of(question.folded(category_sums))
     return Measured(grids=(_curve_grid(curve),), record={"thresholds": as_records(curve)})
 
 
 def _sliced(question: Question) -> Measured:
-    folds = question.folded(_by).folds
+    """Answers with PQ by slice, for each requested slicing."""
+    folds = question.folded(_slicing_folds).folds
     tables = {name: fold.table() for name, fold in zip(question.by, folds, strict=True)}
     return Measured(
         grids=tuple(_slice_grid(SLICINGS[name].title, table) for name, table in tables.items()),
@@ -228,7 +247,8 @@ def _sliced(question: Question) -> Measured:
 
 
 def _own_slices(question: Question) -> Measured:
-    statistics = question.folded(_statistics)
+    """Answers with PQ by slice, for each of the user's slicings."""
+    statistics = question.folded(_statistics_fold)
     tables = {}
     if statistics is not None:
         tables = {chosen.name: pq_by(slice_by_images(statistics.result(), chosen)) for chosen in question.slices}
@@ -239,6 +259,7 @@ def _own_slices(question: Question) -> Measured:
 
 
 def _per_category(question: Question) -> Measured:
+    """Answers with PQ, PQ† and IoU by category, as a table only if one was requested."""
     dagger = question.folded(stuff_pixels).dagger(question.pq)
     merged = question.pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
         question.semantic.per_category.drop(columns=["name", "isthing"]), on="category_id"
@@ -253,24 +274,25 @@ def _per_category(question: Question) -> Measured:
 MEASURES = (
     Measure(_summary, (category_sums,)),
     Measure(_boundary, (boundary_sums,)),
-    Measure(_intervals, (category_sums, _sample)),
+    Measure(_intervals, (category_sums, _sample_fold)),
     Measure(_dagger, (category_sums, stuff_pixels)),
     Measure(_weighted, (category_sums, stuff_pixels)),
     Measure(_semantic, (pixels,)),
 )
-"""The core's measures that stand before those of studies: PQ and what is said of the fused map in a line each."""
+"""The core's measures listed before those of studies: PQ and the measures of the fused map, one line each."""
 
 AFTER_STUDIES = (
-    Measure(_deviations, (_deviation,)),
+    Measure(_deviations, (_deviation_fold,)),
     Measure(_thresholds, (category_sums,)),
-    Measure(_sliced, (_by,)),
-    Measure(_own_slices, (_statistics,)),
+    Measure(_sliced, (_slicing_folds,)),
+    Measure(_own_slices, (_statistics_fold,)),
     Measure(_per_category, (category_sums, stuff_pixels, pixels)),
 )
-"""Those that stand behind them: other conventions, and PQ by threshold, slice and category."""
+"""The core's measures listed after those of studies: other conventions, and PQ by threshold, slice and category."""
 
 
 def _interval_grid(run: Run, sure: pd.DataFrame, summary: Mapping[str, Mapping[str, Any]]) -> Grid:
+    """Returns the table of PQ, SQ and RQ with intervals, for all, things and stuff."""
     rows = []
     for group in GROUPS:
         of_group = sure[sure["group"] == group].set_index("metric")
@@ -278,20 +300,20 @@ def _interval_grid(run: Run, sure: pd.DataFrame, summary: Mapping[str, Mapping[s
         for metric in ("PQ", "SQ", "RQ"):
             found = of_group.loc[metric]
             known = not (pd.isna(found["low"]) or pd.isna(found["high"]))
-            shown = f" [{percent(found['low'], 1)}, {percent(found['high'], 1)}]" if known else ""
-            cells.append(percent(found["value"]) + shown)
+            interval = f" [{percent(found['low'], 1)}, {percent(found['high'], 1)}]" if known else ""
+            cells.append(percent(found["value"]) + interval)
         rows.append((group, *cells, str(summary[group]["n"])))
     notes = (
         "In brackets: 95 % intervals. n: categories.",
         *interval_notes(len(run.images), ("PQ", "SQ", "RQ")),
         *_sq_note(sure),
-        *map(capitalised, comparison_row(run).notes),
+        *notes_below(run),
     )
-    return Grid(("", "PQ", "SQ", "RQ", "n"), tuple(rows), title=headline(run), notes=notes)
+    return Grid(("", "PQ", "SQ", "RQ", "n"), tuple(rows), title=headline(run), lead=sentences_above(run), notes=notes)
 
 
 def _sq_note(sure: pd.DataFrame) -> tuple[str, ...]:
-    """Why an SQ lies outside of its own interval, where one does."""
+    """Explains why an SQ lies outside its own interval, if one does."""
     sq = sure[(sure["metric"] == "SQ") & sure["group"].notna()]
     if not ((sq["value"] < sq["low"]) | (sq["value"] > sq["high"])).any():
         return ()
@@ -302,6 +324,7 @@ def _sq_note(sure: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _curve_grid(curve: pd.DataFrame) -> Grid:
+    """Returns the table of PQ, SQ and RQ by IoU threshold."""
     of_all = curve[curve["group"] == "All"]
     thresholds = tuple(f"{threshold:.2f}" for threshold in of_all["threshold"])
     rows = tuple((name, *(percent(value, 1) for value in of_all[name])) for name in ("PQ", "SQ", "RQ"))
@@ -309,6 +332,7 @@ def _curve_grid(curve: pd.DataFrame) -> Grid:
 
 
 def _slice_grid(title: str, table: pd.DataFrame) -> Grid:
+    """Returns the table of scores by slice; slices without any category are left out."""
     scores = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
     rows = tuple(
         (
@@ -323,6 +347,7 @@ def _slice_grid(title: str, table: pd.DataFrame) -> Grid:
 
 
 def _category_grid(merged: pd.DataFrame) -> Grid:
+    """Returns the table of scores by category, the highest PQ first."""
     ordered = merged[(merged["TP"] + merged["FP"] + merged["FN"]) > 0].sort_values("PQ", ascending=False, kind="stable")
     rows = tuple(
         (
@@ -337,6 +362,7 @@ def _category_grid(merged: pd.DataFrame) -> Grid:
     return Grid(columns, rows, words=2)
 
 
-def _mean(values: pd.Series) -> float | None:
+def _mean_or_none(values: pd.Series) -> float | None:
+    """Returns the mean of the values that are not NaN; None if there are none."""
     mean = values.mean()
     return None if pd.isna(mean) else float(mean)

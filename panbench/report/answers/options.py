@@ -1,41 +1,30 @@
-"""What studies add to `panbench score`, `compare` and `export`: options, and what they make of the answer.
+"""Options that studies add to `panbench score`, `compare` and `export`, and their effect on the answer.
 
 A study inherits from `ScoreOptions` or `CompareOptions` as a frozen dataclass in its options.py, and names the class
 in its record: `Study(…, options={"compare": "package.options:MyOptions"})`. Each field is an option of the command, as
-with `panbench.evaluation.options.StudyOptions`: `Annotated[type, Option(help)]`, its default that of the option. Values
-that cannot be used are refused by `__post_init__` (BadArgument). Help imports these modules, so hooks import what is
-large. Every hook has a default that adds nothing.
+with `panbench.evaluation.options.StudyOptions`: `Annotated[type, Option(help)]`, its default that of the option.
+`__post_init__` rejects invalid values (BadArgument). `--help` imports these modules, so import heavy packages inside
+the hooks. Every hook has a default that adds nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from panbench.base.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
+    from panbench.report.answers.answer import Answer
     from panbench.report.answers.comparison import Standing
-    from panbench.report.answers.grid import Grid
     from panbench.report.answers.measures import Measured
     from panbench.runs import Run
-    from panbench.runs.sharded import Spread
-
-__all__ = [
-    "Answer",
-    "CompareOptions",
-    "Comparing",
-    "ExportOptions",
-    "Remade",
-    "ScoreOptions",
-    "Scoring",
-    "given_options",
-]
+    from panbench.runs.sharded import Sharding
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """The files of a set that is scored, as the command line has them; folders are None where they lie beside."""
+    """The files to score, as given on the command line; folders are None if they lie next to their JSON."""
 
     gt: Path
     pred: Path
@@ -45,81 +34,40 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Remade:
-    """Predictions that a study made of those given: their JSON, with its PNGs beside it; and fields of run.json."""
+    """Predictions that a study made of the given ones: their JSON, with PNGs next to it, and fields of run.json."""
 
     json: Path
     record: Mapping[str, Any]
 
 
 class ScoreOptions:
-    """What a study adds to `panbench score`."""
-
-    panel: ClassVar[str] = "Studies"
-    """The heading of the options in `--help`."""
+    """Options that a study adds to `panbench score`, and the methods that the command calls."""
 
     def check(self, scoring: Scoring) -> None:
-        """Raises PanbenchError, before anything is scored, for files that the options do not fit."""
+        """Called before anything is scored; raises PanbenchError if the options do not fit the files."""
 
-    def spread(self) -> "Spread | None":
-        """What scores in shards elsewhere, in place of this process."""
+    def sharding(self) -> "Sharding | None":
+        """Called before scoring; returns an object that scores in shards elsewhere, None to score in this process."""
         return None
 
     def remade(self, scoring: Scoring, folder: Callable[[], Path], reporter: Reporter) -> "Remade | None":
-        """Predictions to score in place of those that were given; None for those.
+        """Called before scoring; returns predictions to score instead of the given ones, or None to keep those.
 
         folder: makes an empty folder, which the run takes over
         """
         return None
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
-        """Tables below that of PQ, and keys of `--json`; None if no option asks for any."""
+        """Called after scoring; returns tables to print below that of PQ, and keys of `--json`; None to add nothing."""
         return None
-
-
-class Answer(Protocol):
-    """What `panbench compare` prints, in any of its formats."""
-
-    @property
-    def sentences(self) -> Sequence[str]:
-        """What follows from the tables, shown before them."""
-        ...
-
-    @property
-    def grids(self) -> "Sequence[Grid]":
-        """The tables for a terminal."""
-        ...
-
-    def text(self) -> str:
-        """As text, for a file."""
-        ...
-
-    def markdown(self) -> str:
-        """As Markdown."""
-        ...
-
-    def latex(self) -> str:
-        """As LaTeX."""
-        ...
-
-    def csv(self, *, raw: bool = False) -> str:
-        """As CSV. raw: leaves names unescaped that a spreadsheet would run as a formula."""
-        ...
-
-    def json(self) -> str:
-        """As JSON."""
-        ...
-
-    def parquet(self) -> bytes:
-        """As a Parquet file."""
-        ...
 
 
 @dataclass(frozen=True)
 class Comparing:
-    """What `panbench compare` was asked.
+    """The arguments of a call of `panbench compare`.
 
     paths: as they were written: runs, folders of runs and patterns
-    more: the options that were given and ask for more than a table of PQ, such as --by
+    more: the given options that request more than a table of PQ, such as --by
     """
 
     paths: tuple[Path, ...]
@@ -130,35 +78,29 @@ class Comparing:
 
 
 class CompareOptions:
-    """What a study adds to `panbench compare`."""
+    """Options that a study adds to `panbench compare`, and the methods that the command calls."""
 
-    panel: ClassVar[str] = "Studies"
-    """The heading of the options in `--help`."""
-
-    def instead(self, comparing: Comparing) -> Answer | None:
-        """An answer in place of the comparison of single runs; None where these runs are compared one by one."""
+    def instead(self, comparing: Comparing) -> "Answer | None":
+        """Called before the runs are compared; returns an answer to print instead, None to compare the runs."""
         return None
 
     def added(self, standing: "Standing", runs: "Sequence[Run]") -> "Standing":
-        """The comparison with what the study adds below it."""
+        """Called with the finished comparison; returns it with the study's additions below it."""
         return standing
 
 
 class ExportOptions:
-    """What a study adds to `panbench export`: formats of its own."""
-
-    panel: ClassVar[str] = "Studies"
-    """The heading of the options in `--help`."""
+    """Formats that a study adds to `panbench export`, and the method that the command calls."""
 
     formats: ClassVar[tuple[str, ...]] = ()
-    """The names of the formats; the options are for these alone."""
+    """The names of the formats; the options apply only to these."""
 
     def export(self, run: Path, out: Path, overwrite: bool, reporter: Reporter) -> Sequence[str]:
-        """Writes a run; a sentence on each thing that was written."""
+        """Called for one of `formats`; writes a run and returns a sentence on each thing that was written."""
         return ()
 
 
 def given_options(options: Any) -> tuple[str, ...]:
-    """The names of the options, as the command line has them, that differ from their defaults."""
+    """Returns the options that differ from their defaults, as the command line spells them."""
     changed = [field.name for field in fields(options) if getattr(options, field.name) != field.default]
     return tuple(f"--{name.replace('_', '-')}" for name in changed)

@@ -1,33 +1,33 @@
-"""Reads the file of `--slices`: which images belong together.
+"""Reads the file of `--slices`, which groups images into slices.
 
-JSON: an object of slices, {"night": [139, 285], "day": [632]}, or of several ways to slice, {"site": {"A": [139]}}.
-CSV: a column image_id and one or more columns of what is known of the image (camera, night, site); each is a way to
-slice, its values are the slices, and an empty cell leaves the image out of it.
+JSON: an object of slices, {"night": [139, 285], "day": [632]}, or of several slicings, {"site": {"A": [139]}}.
+CSV: a column image_id and one or more columns of facts about the image (camera, night, site); each is a slicing, its
+values are the slices, and an empty cell leaves the image out of it.
 """
 
-import csv
+import io
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
-from panbench.metrics.image_slices import ImageSlices
+from panbench.metrics.slices import ImageSlices
 from panbench.panoptic.image_ids import image_id_of, typed
 from panbench.runs import Run
 
-__all__ = ["images_of_slice", "read_slices", "slices_for"]
-
 MOST_SLICES = 100
-"""A column of more values is an id or a measurement, not a way to slice."""
+"""A column with more values than this is an id or a measurement, not a slicing."""
 
 
 def slices_for(path: str | os.PathLike[str] | None, runs: Iterable[Run]) -> list[ImageSlices]:
-    """The slices of a file, checked against the images of some runs; none without a file.
+    """Returns the slices of a file, checked against the images of some runs; none without a file.
 
     Raises BadArgument when a slice names an image that no run has scored, or has no image.
     """
@@ -41,7 +41,7 @@ def slices_for(path: str | os.PathLike[str] | None, runs: Iterable[Run]) -> list
 
 
 def images_of_slice(slices: Iterable[ImageSlices], name: str) -> frozenset[int]:
-    """The images of a slice, called "night" or, as pages write it, "light: night".
+    """Returns the images of a slice, called "night" or, as pages write it, "light: night".
 
     Raises BadArgument for an unknown slice, and for a name that several have.
     """
@@ -55,7 +55,7 @@ def images_of_slice(slices: Iterable[ImageSlices], name: str) -> frozenset[int]:
 
 
 def read_slices(path: str | os.PathLike[str]) -> list[ImageSlices]:
-    """The ways to slice in a JSON or CSV file. Raises BadArgument, naming the file, for anything else."""
+    """Returns the slicings in a JSON or CSV file. Raises BadArgument, naming the file, for anything else."""
     path = Path(path)
     try:
         text = path.read_text("utf-8-sig")
@@ -63,13 +63,14 @@ def read_slices(path: str | os.PathLike[str]) -> list[ImageSlices]:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise BadArgument(f"--slices {path} cannot be read: {reason}.") from None
     if path.suffix.lower() == ".json":
-        return _of_json(path, text)
+        return _slicings_of_json(path, text)
     if path.suffix.lower() in (".csv", ".tsv"):
-        return _of_csv(path, text, "\t" if path.suffix.lower() == ".tsv" else ",")
+        return _slicings_of_csv(path, text, "\t" if path.suffix.lower() == ".tsv" else ",")
     raise BadArgument(f"--slices {path} is neither .json nor .csv.")
 
 
-def _of_json(path: Path, text: str) -> list[ImageSlices]:
+def _slicings_of_json(path: Path, text: str) -> list[ImageSlices]:
+    """Reads slicings from JSON: an object of slices, or one object of slices per slicing. Raises BadArgument."""
     try:
         document = json.loads(text)
     except ValueError as error:
@@ -77,11 +78,12 @@ def _of_json(path: Path, text: str) -> list[ImageSlices]:
     if not isinstance(document, dict) or not document:
         raise BadArgument(f'--slices {path} must be an object of slices, as {{"night": [139, 285]}}.')
     if all(isinstance(value, dict) for value in document.values()):
-        return [_slices(path, name, slices) for name, slices in document.items()]
-    return [_slices(path, path.stem, document)]
+        return [_image_slices(path, name, slices) for name, slices in document.items()]
+    return [_image_slices(path, path.stem, document)]
 
 
-def _slices(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
+def _image_slices(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
+    """Returns a slicing made from its lists of image ids. Raises BadArgument for anything but lists of ids."""
     for slice_name, images in slices.items():
         if not isinstance(images, list) or not all(type(image) in (int, str) for image in images):
             raise BadArgument(f"--slices {path}: the slice {slice_name!r} of {name} must be a list of image ids.")
@@ -90,28 +92,26 @@ def _slices(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
     )
 
 
-def _of_csv(path: Path, text: str, delimiter: str) -> list[ImageSlices]:
-    rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter))
-    columns: Sequence[str] = list(rows[0]) if rows else []
-    if "image_id" not in columns or len(columns) < 2:
+def _slicings_of_csv(path: Path, text: str, delimiter: str) -> list[ImageSlices]:
+    """Reads a slicing from each column of a CSV file besides image_id. Raises BadArgument."""
+    try:
+        table = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, index_col=False)
+    except ValueError:
+        table = pd.DataFrame()
+    if "image_id" not in table or len(table.columns) < 2:
         raise BadArgument(f"--slices {path} must have a column image_id and a column of slices, such as camera.")
-    found: dict[str, dict[str, set[int]]] = {name: defaultdict(set) for name in columns if name != "image_id"}
-    for number, row in enumerate(rows, start=2):
-        image = (row["image_id"] or "").strip()
-        if not image:
-            raise BadArgument(f"--slices {path}, line {number} has no image id.")
-        for name, slices in found.items():
-            value = (row.get(name) or "").strip()
-            if value:
-                slices[value].add(typed(image))
-    for name, slices in found.items():
-        if len(slices) > MOST_SLICES:
+    table = table.fillna("").map(str.strip)
+    if (empty := np.flatnonzero(table["image_id"] == "")).size:
+        raise BadArgument(f"--slices {path}, line {empty[0] + 2} has no image id.")
+    found = []
+    for name in table.columns.drop("image_id"):
+        own = table[table[name] != ""].groupby(name)["image_id"]
+        if own.ngroups > MOST_SLICES:
             raise BadArgument(
-                f"--slices {path}: the column {name} has {len(slices):,} values, too many for slices. Leave it out, or "
+                f"--slices {path}: the column {name} has {own.ngroups:,} values, too many for slices. Leave it out, or "
                 "write ranges."
             )
-    return [
-        ImageSlices(name, MappingProxyType({value: frozenset(slices[value]) for value in sorted(slices)}))
-        for name, slices in found.items()
-        if slices
-    ]
+        if own.ngroups:
+            slices = {str(value): frozenset(map(typed, images)) for value, images in own}
+            found.append(ImageSlices(str(name), MappingProxyType(slices)))
+    return found

@@ -1,4 +1,4 @@
-"""Patterns in the place of runs: 'results/a@seed*' names all run folders that fit."""
+"""Wildcard patterns for run folders: 'results/a@seed*' stands for all that match."""
 
 import glob
 from collections.abc import Sequence
@@ -7,33 +7,31 @@ from pathlib import Path
 from panbench.base.errors import BadRun
 from panbench.runs import in_results, looks_like_run
 
-__all__ = ["folders_named", "is_pattern", "spelled_out"]
-
 
 def is_pattern(path: Path) -> bool:
-    """Whether a name is a pattern for several runs: it has a wildcard, and is not a file or folder itself."""
+    """Returns whether a name is a pattern for several runs: it has a wildcard and is not itself a file or folder."""
     return glob.has_magic(str(path)) and not path.exists()
 
 
 def folders_named(argument: Path) -> list[Path]:
-    """The runs and folders of runs that an argument names; a pattern without a folder is looked for in results/, too.
+    """Returns the runs and folders of runs that an argument names; a pattern is also searched for in results/.
 
-    Raises BadRun for a pattern that no run fits.
+    Raises BadRun for a pattern that no run matches.
     """
     if not is_pattern(argument):
         return [in_results(argument)]
-    places = [argument] if argument.parent != Path() else [argument, Path("results") / argument]
-    for place in places:
-        fitting = [path for path in sorted(map(Path, glob.glob(str(place)))) if path.is_dir()]
+    indices = [argument] if argument.parent != Path() else [argument, Path("results") / argument]
+    for index in indices:
+        fitting = [path for path in sorted(map(Path, glob.glob(str(index)))) if path.is_dir()]
         if found := [path for path in fitting if looks_like_run(path) or any(path.glob("*/run.json"))]:
             return found
     raise BadRun(f"No run fits the pattern {str(argument)!r}. A pattern names run folders, as 'results/a@*'.")
 
 
 def spelled_out(arguments: Sequence[Path]) -> list[Path]:
-    """The folders that arguments with a pattern name, each once; without a pattern the arguments, found in results/.
+    """Returns the folders that arguments name, patterns expanded, each once; results/ is searched, too.
 
-    Raises BadRun for a pattern that no run fits.
+    Raises BadRun for a pattern that no run matches.
     """
     if not any(map(is_pattern, arguments)):
         return list(map(in_results, arguments))

@@ -1,7 +1,7 @@
-"""Commands that make a run again with its predictions, where it kept none, or go on with one that was stopped.
+"""Builds the commands that repeat a run with its predictions, if it stored none, or that resume an interrupted one.
 
-They are offered for pasting, and a run.json may come from anybody: they are built from the recorded words, each quoted,
-and only where those are a call of `panbench eval`.
+They are meant for pasting into a shell, and a run.json may come from anybody: they are built from the recorded words,
+each quoted, and only if those are a call of `panbench eval`.
 """
 
 import itertools
@@ -11,36 +11,42 @@ from pathlib import Path
 
 from panbench.runs import Run
 
-__all__ = ["command_with_predictions", "resuming_command"]
-
 _CHANGED = ("--save-predictions", "--no-save-predictions", "--overwrite", "--resume")
 
 
 def command_with_predictions(run: Run) -> str | None:
-    """The command line that replaces a run by the same one with predictions; None if the run does not know its own.
+    """Returns the command that makes a run again, with predictions; None if its command was not recorded.
 
-    It is the recorded one, to be run in the same folder; --out names the place where the run lies today. Runs made from
-    Python and scored folders have none.
+    It is the recorded command, to be run in the same folder, with --out pointing to where the run lies today. Runs
+    made from Python and scored folders have none. For a run whose predictions are only incomplete it is the command
+    that resumes it.
     """
+    if awaits_predictions(run):
+        return resuming_command(run)
     recorded = _arguments_of_eval(run)
     if recorded is None:
         return None
     words = [word for word in recorded if word not in _CHANGED]
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         name, _, value = word.partition("=")
         if name not in ("--out", "-o"):
             continue
         if value:
-            words[place] = f"{name}={_today(value, run)}"
-        elif place + 1 < len(words):
-            words[place + 1] = _today(words[place + 1], run)
+            words[index] = f"{name}={_present_out(value, run)}"
+        elif index + 1 < len(words):
+            words[index + 1] = _present_out(words[index + 1], run)
     return shlex.join(["panbench", "eval", *words, "--save-predictions", "--overwrite"])
 
 
-def resuming_command(run: Run) -> str | None:
-    """The command line that goes on with a run that was stopped; None if the run does not know how it was made.
+def awaits_predictions(run: Run) -> bool:
+    """True if an interrupted run stores predictions: they can be read once it is complete."""
+    return run.info.status != "done" and bool(run.info.arguments.get("save_predictions"))
 
-    It is the recorded one, to be run in the same folder. Only `eval` goes on with a run.
+
+def resuming_command(run: Run) -> str | None:
+    """Returns the command that resumes an interrupted run; None if its command was not recorded.
+
+    It is the recorded command, to be run in the same folder. Only `eval` resumes a run.
     """
     recorded = _arguments_of_eval(run)
     if recorded is None:
@@ -50,21 +56,21 @@ def resuming_command(run: Run) -> str | None:
 
 
 def _arguments_of_eval(run: Run) -> Sequence[str] | None:
-    """What follows `panbench eval` in the recorded command; None if something else is recorded.
+    """Returns the arguments of `panbench eval` in the recorded command; None if it is another command.
 
-    Words with control characters are refused: a terminal takes them for keys as they are pasted.
+    Words with control characters are rejected: a terminal would interpret them as keys when pasted.
     """
     program, *words = run.info.command or ("",)
     if run.info.kind != "eval" or program != "panbench" or not all(map(str.isprintable, words)):
         return None
-    # Options of the program itself, such as -q, may stand before the command's name.
+    # Options of the program itself, such as -q, may precede the command's name.
     after = itertools.dropwhile(lambda word: word.startswith("-"), words)
     return tuple(after) if next(after, None) == "eval" else None
 
 
-def _today(out: str, run: Run) -> str:
-    """Where --out leads now: the run's folder, or the one that holds it where several runs were made at once."""
+def _present_out(out: str, run: Run) -> str:
+    """Returns a value of --out that writes to where the run is now: its folder, or that of runs made together."""
     if run.path is None:
         return out
     here = run.path.resolve()
-    return str(next((place for place in (here, here.parent) if place.name == Path(out).name), out))
+    return str(next((index for index in (here, here.parent) if index.name == Path(out).name), out))

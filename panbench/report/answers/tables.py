@@ -1,13 +1,10 @@
-"""Tables that people and programs read: one run's PQ, several runs side by side, the list of models.
+"""Tables for people and programs: one run's PQ, several runs side by side, the list of models.
 
-A comparison is a list of `ComparisonRow`; the renderers turn it into text, Markdown, CSV, JSON, LaTeX or Parquet. Rows
-hold fractions 0–1, as CSV, JSON and Parquet do; the others show percent.
+A comparison is a list of `ComparisonRow`, which hold fractions 0–1, as CSV, JSON and Parquet do; tables show percent.
 """
 
-import csv
 import dataclasses
-import io
-import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,15 +20,12 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun, Way
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
-from panbench.metrics.pq import CategorySums
+from panbench.base.text import capitalised, in_sentence, listed
+from panbench.metrics.absent import AbsentFold
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.absences import absent
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
-    as_latex,
-    as_markdown,
     as_text,
     count,
     percent,
@@ -52,53 +46,33 @@ from panbench.runs import (
     looks_like_run,
     read_runs,
 )
-from panbench.runs.alike import arithmetic, detection_library, ground_truths, unlike, views
+from panbench.runs.comparable import arithmetic, detection_library, ground_truths, views, why_incomparable
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pandas as pd
 
-__all__ = [
-    "ComparisonRow",
-    "FoundRuns",
-    "check_comparable",
-    "comparable_images",
-    "comparison_row",
-    "comparison_rows",
-    "comparison_text",
-    "distinct_names",
-    "failed_row",
-    "find_runs",
-    "headline",
-    "labels",
-    "look_for_runs",
-    "render",
-    "row_record",
-    "summary_text",
-    "typed_table",
-]
-
-# A difference to a published number means something only on the images that it was published for.
+# A difference from a published number is meaningful only on the images that it was published for.
 PUBLISHED_IMAGES: dict[tuple[Any, Any], int] = {("coco", "val2017"): 5000}
 
 
-# In one table all the same: the way out of commands that have --mixed.
+# Suggests --mixed for commands that have it: one table in spite of the difference.
 _ALL_THE_SAME = Way("show them in one table all the same with --mixed", "--mixed")
 
 MOST_SKEW = 1.5
-"""How many times farther than the other one end of an interval may lie for "±" to describe it."""
+"""Maximum ratio of the distances to the two ends of an interval for which it is written as "±"."""
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One run (or a model that never became one) in a comparison. Fractions 0–1; what does not exist is None.
+    """One run in a comparison, or a model that could not be run. Fractions 0–1; None for absent values.
 
-    model: the model's name; None for scored predictions. images: how many were scored. published_PQ: only where
-    dataset, split and images are those of the publication. complete: every image that was asked for is scored.
-    notes: what a reader must know before believing the numbers.
-    gflops: of published results, as their authors count them; panbench counts them in `bench`.
-    rank, the lowest and the highest rank that are possible, PQ_low, PQ_high, versus: how sure the order is, where
-        answers/comparison.py found out; None and () otherwise.
+    model: the model's name; None for scored predictions
+    images: number of scored images; complete: every requested image is scored
+    published_PQ: only if dataset, split and images are those of the publication
+    notes: caveats about the numbers
+    gflops: of published results, as their authors count them; panbench counts them in `bench`
+    rank, rank_low, rank_high, PQ_low, PQ_high, versus: certainty of the order, if answers/comparison.py tested it
     """
 
     run: str
@@ -139,24 +113,24 @@ class ComparisonRow:
 
     @property
     def difference(self) -> float | None:
-        """PQ minus the published PQ, where both exist."""
+        """Returns PQ minus the published PQ, if both exist."""
         return None if self.PQ is None or self.published_PQ is None else self.PQ - self.published_PQ
 
     @property
     def ranks(self) -> str:
-        """The ranks that are possible: "1–3", or "1" where it is sure."""
+        """Returns the possible ranks: "1–3", or "1" if the rank is certain."""
         if self.rank_low is None or self.rank_high is None:
             return ABSENT
         return str(self.rank_low) if self.rank_low == self.rank_high else f"{self.rank_low}–{self.rank_high}"
 
     @property
     def believable(self) -> bool:
-        """Whether the numbers may be called best: trained weights, every image scored."""
+        """Returns whether the numbers may be marked as best: trained weights, every image scored."""
         return self.complete and not self.random_weights and self.error is None
 
 
 def headline(run: Run) -> str:
-    """A run in a line: its title, what it is on, and how many images."""
+    """Describes a run in one line: its title, its data, and the number of images."""
     row = comparison_row(run)
     where = " ".join(part for part in (row.dataset, row.split) if part)
     return f"{row.title}{' on ' + where if where else ''}, {row.images:,} images"
@@ -164,7 +138,7 @@ def headline(run: Run) -> str:
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """Runs, a sentence for each run that cannot be read, and a sentence for each folder with runs further down."""
+    """The runs found in folders, and sentences on unreadable runs and on folders with runs further down."""
 
     runs: Sequence[Run]
     unreadable: Sequence[str]
@@ -172,21 +146,21 @@ class FoundRuns:
 
 
 def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILENT) -> list[Run]:
-    """The runs in these folders, each a run or a folder of runs.
+    """Returns the runs in these folders, each a run or a folder of runs.
 
-    A pattern, as 'results/coco-*', names all runs that fit. Files beside several runs are left out with a notice, as a
-    shell's pattern names them, too. Raises BadRun for another file, for a path that is no run and holds none, and for a
-    pattern that no run fits.
-    reporter: gets a notice for each run in a folder of runs that cannot be read, and for runs further down
+    A pattern such as 'results/coco-*' names all runs that match. Files next to several runs are skipped with a notice,
+    since a shell's pattern includes them. Raises BadRun for any other file, for a path that neither is a run nor holds
+    one, and for a pattern that no run matches.
+    reporter: gets a notice for each unreadable run in a folder of runs, and for runs further down
     """
     found = look_for_runs(paths)
-    for sentence in (*found.unreadable, *found.deeper):
-        reporter.notice(sentence)
+    for message in (*found.unreadable, *found.deeper):
+        reporter.notice(message)
     return list(found.runs)
 
 
 def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
-    """Like `find_runs`, and also returns what was left out."""
+    """Returns the runs in these folders, and sentences on what was left out. Raises as `find_runs`."""
     given = spelled_out([Path(path) for path in paths])
     files = [path for path in given if path.is_file() and path.name != "run.json"]
     # What a shell's `results/*` names may be passed over; a file that was typed is refused by `load_run`.
@@ -208,23 +182,23 @@ def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
         if deeper:
             names = listed(sorted(deeper), 5)
             further.append(f"Runs further down are left out; their folders are {names}. Name these, too.")
-        # Without a run inside, the error of a folder that is none.
+        # If no run is inside, raise the error for a folder that is not a run.
         runs.extend(inside or [load_run(path)])
     return FoundRuns(runs, unreadable, further)
 
 
 def _is_beside_runs(file: Path, given: Sequence[Path]) -> bool:
-    """Whether a file lies beside several of the folders that were given, or beside a folder of runs."""
-    beside = [path for path in given if path.is_dir() and path.parent == file.parent]
-    return len(beside) > 1 or any(not looks_like_run(path) for path in beside)
+    """Returns whether a file lies next to several of the given folders, or next to a folder of runs."""
+    others = [path for path in given if path.is_dir() and path.parent == file.parent]
+    return len(others) > 1 or any(not looks_like_run(path) for path in others)
 
 
 def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = False) -> list[ComparisonRow]:
-    """A row for each run, in the order given.
+    """Returns a row for each run, in the order given.
 
+    common_images: compare on the images that all runs have in common
+    mixed: put different datasets and images into one table, with notes that say which
     Raises BadRun when the runs are of different datasets or images.
-    common_images: compare on the images that all of them hold.
-    mixed: put different datasets and images into one table all the same; the notes say which.
     """
     if not runs:
         raise BadArgument("No run is named. Pass one or more run folders, such as results/*.")
@@ -232,9 +206,9 @@ def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: 
     narrowed = shared if common_images else None
     rows = [
         dataclasses.replace(comparison_row(run, narrowed), run=name)
-        for run, name in zip(runs, distinct_names(runs), strict=True)
+        for run, name in zip(runs, numbered_names(distinct_names(runs)), strict=True)
     ]
-    rows = _told_apart(runs, rows)
+    rows = _with_differences(runs, rows)
     if mixed and len({(row.dataset, row.split) for row in rows}) > 1:
         rows = [
             dataclasses.replace(row, notes=(f"on {row.dataset} {row.split or ''}".strip(), *row.notes)) for row in rows
@@ -243,26 +217,34 @@ def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: 
 
 
 def distinct_names(runs: Sequence[Run]) -> list[str]:
-    """The runs' names; for runs with the same name, the end of the path that distinguishes them."""
+    """Returns a distinct name for each run: its own, or with an equal name the end of its path."""
     names = [run.name for run in runs]
     for name in {name for name in names if names.count(name) > 1}:
-        alike = [place for place, other in enumerate(names) if other == name]
-        paths = [runs[place].path for place in alike]
+        alike = [index for index, other in enumerate(names) if other == name]
+        paths = [runs[index].path for index in alike]
         parts = [() if path is None else path.absolute().parts for path in paths]
         longest = max(map(len, parts))
         for length in range(1, longest + 1):
             ends = ["/".join(own[-length:]) for own in parts]
             if len(set(ends)) == len(ends) and all(ends):
-                for place, end in zip(alike, ends, strict=True):
-                    names[place] = end
+                for index, end in zip(alike, ends, strict=True):
+                    names[index] = end
                 break
     return names
 
 
-def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> npt.NDArray[np.int64]:
-    """The ids of the images on which runs are compared, ascending. Raises BadRun when they cannot be.
+def numbered_names(names: Sequence[str]) -> list[str]:
+    """Returns names that differ from one another: repeated ones get a number."""
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    ]
 
-    common_images: those that all of them hold; otherwise all must hold the same ones
+
+def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> npt.NDArray[np.int64]:
+    """Returns the ids of the images on which runs are compared, ascending. Raises BadRun if there are none.
+
+    common_images: the images that all runs have in common; otherwise all runs must have the same images
     """
     if not common_images:
         check_comparable(runs)
@@ -270,43 +252,59 @@ def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> np
     _check_alike(runs)
     shared = shared_images(runs)
     if not len(shared):
-        raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
+        raise BadRun(f"{in_sentence([run.name for run in runs], len(runs))} have no image in common.")
     return shared
 
 
+def comparable_groups(runs: Sequence[Run]) -> list[list[int]]:
+    """Returns groups of runs, by index, that share ground truth and images; the largest group first."""
+    groups: dict[tuple[int, bytes], list[int]] = {}
+    for index, truth in enumerate(ground_truths([run.info.dataset for run in runs])):
+        groups.setdefault((truth, runs[index].images.tobytes()), []).append(index)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
 def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
-    """The ids of the images that all runs have, ascending."""
+    """Returns the ids of the images that all runs have, ascending."""
     return reduce(lambda known, other: np.intersect1d(known, other, assume_unique=True), (run.images for run in runs))
 
 
+def _scores_by_group(run: Run, images: npt.NDArray[np.int64] | None) -> dict[str, dict[str, float | int | None]]:
+    """Returns PQ, SQ and RQ of a run by group, on some of its images (None: all)."""
+    if images is None and not run.in_blocks:
+        return run.summary()
+    from panbench.report.answers.totals import totals_of
+
+    return totals_of(run, images).summary
+
+
 def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> ComparisonRow:
-    """The row of a stored run; with `images`, PQ, SQ and RQ on these images only."""
+    """Returns the row of a stored run; with `images`, PQ, SQ and RQ on these images only."""
     info = run.info
     model = info.model or ModelRecord()
-    # What is on disk counts: run.json may promise more than a killed or torn run holds.
+    # Count what is on disk: run.json may list more than a killed or torn run holds.
     held = run.images
     scored = len(held)
-    summary: Mapping[str, Mapping[str, Any]] | None = None
     narrowed = images is not None and len(images) != len(held)
-    if images is not None and narrowed:
-        summary = _summary_on(run, images)
-    elif len(held):
-        summary = _summary_of(run)
-    whole = info.status == "done" and scored == info.images.expected and not info.images.missing and not run.faults
-    selected = _is_subset(info)
-    # Of a scored folder this would be the speed of scoring, beside the speeds of models.
+    summary = _scores_by_group(run, images) if len(held) else None
+    is_complete = (
+        info.status == "done" and scored == info.images.expected and not info.images.missing and not run.faults
+    )
+    requested, n_images = info.images.expected, info.dataset.n_images
+    selected = requested is not None and n_images is not None and requested < n_images
+    # For a scored folder this would be the speed of scoring, next to the speeds of models.
     timed = info.kind != "score" and "candidates" not in info.arguments
     return ComparisonRow(
         run=run.name,
         model=model.name,
         dataset=info.dataset.name,
         images=scored if images is None or not narrowed else len(images),
-        **_flat(summary),
+        **_flat_scores(summary),
         params=model.params,
         images_per_second=info.images_per_second if timed else None,
         loop_seconds=info.seconds.wall if timed else None,
-        published_PQ=None if narrowed or selected or not whole else _published_pq(model, info.dataset, scored),
-        complete=whole,
+        published_PQ=None if narrowed or selected or not is_complete else _published_pq(model, info.dataset, scored),
+        complete=is_complete,
         title=model.title or model.name or run.name,
         rule=None if info.rule is None else str(info.rule),
         split=info.dataset.split,
@@ -315,26 +313,20 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
         random_weights=model.random_weights,
         device=info.device.name,
         precision=info.precision,
-        error=_reason(info.error) if info.status == "failed" else None,
-        notes=tuple(_notes(run, whole, selected, None if images is None or not narrowed else len(images))),
+        error=_failure_reason(info.error) if info.status == "failed" else None,
+        notes=tuple(_run_notes(run, is_complete, selected, None if images is None or not narrowed else len(images))),
     )
 
 
 def failed_row(name: str, title: str, reason: str, dataset: str | None = None) -> ComparisonRow:
-    """The row of a model that could not be run, with the reason."""
+    """Returns the row of a model that could not be run, with the reason."""
     return ComparisonRow(
-        run=name,
-        model=name,
-        dataset=dataset,
-        title=title,
-        status="failed",
-        error=reason,
-        notes=(f"failed: {reason}",),
+        run=name, model=name, dataset=dataset, title=title, status="failed", error=reason, notes=(f"failed: {reason}",)
     )
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Raises BadRun, with the difference, when the runs are not of the same ground truth and the same images."""
+    """Raises BadRun, naming the difference, unless the runs have the same ground truth and the same images."""
     _check_groups(runs)
     _check_alike(runs)
     first, *others = runs
@@ -352,67 +344,35 @@ def check_comparable(runs: Sequence[Run]) -> None:
         )
 
 
-def summary_text(
-    title: str, summary: Mapping[str, Mapping[str, Any]] | None, notes: Sequence[str] = ()
-) -> RenderableType:
-    """`| title | PQ | SQ | RQ | categories |` with the rows All, Things and Stuff, in percent, and the notes below."""
-    rows = []
-    for group in GROUPS:
-        scores = (summary or {}).get(group) or {}
-        n = scores.get("n")
-        rows.append(
-            [group, *(percent(scores.get(name)) for name in ("PQ", "SQ", "RQ")), ABSENT if n is None else str(n)]
-        )
-    lines = pipe_table([plain(title), "PQ", "SQ", "RQ", "categories"], rows)
+def summary_text(run: Run, title: str | None = None, without: str | None = None) -> RenderableType:
+    """Returns a table `| title | PQ | SQ | RQ | categories |` of All, Things and Stuff, percent.
+
+    Warnings stand above it, other notes below. title: default that of the model; without: leave out notes that begin so
+    """
+    row, summary, first = comparison_row(run), run.summary(), warnings(run)
+    rows = [
+        [group, *(percent(scores[name]) for name in ("PQ", "SQ", "RQ")), str(scores["n"])]
+        for group, scores in summary.items()
+    ]
+    lines = pipe_table([plain(title or row.title), "PQ", "SQ", "RQ", "categories"], rows)
+    below = [note for note in row.notes if note not in first and not (without and note.startswith(without))]
     return Group(
+        *(sentence_text(f"{capitalised(note)}.") for note in first),
         *(Text(line, style="" if index else "bold", no_wrap=True) for index, line in enumerate(lines)),
-        *(sentence_text(f"Note: {note}") for note in notes),
+        *(sentence_text(f"Note: {note}") for note in below),
     )
 
 
 def comparison_text(rows: Sequence[ComparisonRow], digits: int = 2) -> RenderableType:
-    """The comparison as a table for a terminal of 80 columns or more; the best of a column is bold."""
+    """Returns the comparison as a table for a terminal of 80 columns or more; the best of a column is bold."""
     return as_text(comparison_grid(rows, digits))
 
 
-def render(rows: Sequence[ComparisonRow], format: str, digits: int | None = None, *, raw: bool = False) -> str:
-    """The comparison as Markdown (`md`), `csv`, `json` or `latex`, ending in a newline.
-
-    digits: decimals of percentages in md (2) and latex (1, as papers print PQ); csv and json are fractions in full.
-    raw: leave text in csv as it is that a spreadsheet would take for a formula; else it gets an apostrophe before it
-    """
-    renderers: dict[str, Callable[[], str]] = {
-        "md": lambda: as_markdown(comparison_grid(rows, 2 if digits is None else digits)),
-        "csv": lambda: _csv(rows, raw),
-        "json": lambda: (
-            json.dumps([row_record(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        ),
-        "latex": lambda: as_latex(comparison_grid(rows, 1 if digits is None else digits)),
-    }
-    if format not in renderers:
-        raise BadArgument(f"There is no format {format!r}. Choose one of {', '.join(renderers)}.")
-    return renderers[format]()
-
-
-def typed_table(rows: Sequence[ComparisonRow]) -> "pa.Table":
-    """The columns of CSV with their types, which a column without any value has, too."""
-    import pyarrow as pa
-
-    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    hints = get_type_hints(ComparisonRow)
-    schema = pa.schema(
-        (name, next((kinds[hint] for hint in (hints[name], *get_args(hints[name])) if hint in kinds), pa.string()))
-        for name in _flat_columns()
-    )
-    records = [_flat_record(row) for row in rows]
-    return pa.table({name: [record[name] for record in records] for name in schema.names}, schema=schema)
-
-
 def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_intervals: bool = False) -> Grid:
-    """The comparison as people read it: percent, notes below, columns that no row fills left out.
+    """Returns the comparison as people read it: percent, notes below, empty columns left out.
 
-    with_intervals: the cells of PQ go on with its 95 % interval, where there is one: "± half its width", or both ends
-        of all of them when one is skewed
+    with_intervals: cells of PQ include the 95 % interval, if there is one: "± half its width", or both ends in all
+        cells if one interval is skewed
     """
     columns = _columns(rows, digits)
     marked = tuple(dict.fromkeys(note for row in rows for note in row.notes))
@@ -421,47 +381,47 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
         skewed = any(map(_is_skewed, rows))
         columns = [_with_interval(column, digits, skewed) if column.name == "PQ" else column for column in columns]
         notes.append("In brackets: the 95 % interval." if skewed else "±: half the width of the 95 % interval.")
-    places = [column.best(rows) for column in columns]
+    indices = [column.best(rows) for column in columns]
     return Grid(
         columns=("Model", *(column.name for column in columns)),
         rows=tuple(
             (label, *(column.cell(row) for column in columns)) for row, label in zip(rows, labels(rows), strict=True)
         ),
         notes=tuple(notes),
-        best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
-        second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
+        best=frozenset((row, 1 + index) for index, (first, _) in enumerate(indices) for row in first),
+        second=frozenset((row, 1 + index) for index, (_, second) in enumerate(indices) for row in second),
         marks=tuple(tuple(1 + marked.index(note) for note in row.notes) for row in rows),
         marked=tuple(map(capitalised, marked)),
     )
 
 
 def rate(per_second: float | None) -> str:
-    """Images a second to three digits: 0.42, 12.3, 231."""
+    """Formats images per second to three digits: 0.42, 12.3, 231."""
     return ABSENT if per_second is None else three_digits(per_second)
 
 
 def speed_text(title: str, info: RunInfo) -> str:
-    """A sentence on how fast an evaluation was: its steady rate where it has one, and the wall time of all of it."""
+    """Reports the speed of an evaluation in a sentence: its steady rate if measured, and the total wall time."""
     wall, scored = info.seconds.wall, info.images.scored
-    whole = f"{scored:,} {'image' if scored == 1 else 'images'}"
-    whole += "" if wall is None else f" in {wall:,.1f} s, from the first read to the last write"
+    is_complete = f"{scored:,} {'image' if scored == 1 else 'images'}"
+    is_complete += "" if wall is None else f" in {wall:,.1f} s, from the first read to the last write"
     if info.images_per_second is None:
-        return f"{title}: {whole}; too few batches for images a second."
+        return f"{title}: {is_complete}; too few batches for images a second."
     low, high = info.images_per_second_low, info.images_per_second_high
     span = "" if low is None or high is None else f", {rate(low)} to {rate(high)} in parts of the run"
-    return f"{title}: {rate(info.images_per_second)} images a second{span}. {whole}."
+    return f"{title}: {rate(info.images_per_second)} images a second{span}. {is_complete}."
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of numbers. `key` gives the printed value to rank rows by, if one can be best."""
+    """A column of numbers in a comparison; `key`, if given, returns the value that decides which row is best."""
 
     name: str
     cell: Callable[[ComparisonRow], str]
     key: Callable[[ComparisonRow], float | None] | None = None
 
     def best(self, rows: Sequence[ComparisonRow]) -> tuple[frozenset[int], frozenset[int]]:
-        """The rows with the best value and, of three or more, with the second; none where all values are the same."""
+        """Returns the rows with the best value and, of three or more, with the second; none if all values are equal."""
         if self.key is None:
             return frozenset(), frozenset()
         values = {
@@ -471,13 +431,13 @@ class _Column:
         if len(ordered) < 2:
             return frozenset(), frozenset()
         first, second = (
-            frozenset(index for index, value in values.items() if value == ordered[place]) for place in (0, 1)
+            frozenset(index for index, value in values.items() if value == ordered[position]) for position in (0, 1)
         )
         return first, second if len(values) > 2 else frozenset()
 
 
 def _is_skewed(row: ComparisonRow) -> bool:
-    """Whether one end of PQ's interval is so much farther away than the other that "±" would mislead."""
+    """Returns whether the ends of PQ's interval are so unequally far away that "±" would mislead."""
     if row.PQ is None or row.PQ_low is None or row.PQ_high is None:
         return False
     near, far = sorted((row.PQ - row.PQ_low, row.PQ_high - row.PQ))
@@ -485,7 +445,10 @@ def _is_skewed(row: ComparisonRow) -> bool:
 
 
 def _with_interval(column: _Column, digits: int, both_ends: bool) -> _Column:
+    """Returns the column of PQ with the interval in its cells, as ± or as both ends."""
+
     def cell(row: ComparisonRow) -> str:
+        """Returns the PQ of a row, with its interval if there is one."""
         if row.PQ is None or row.PQ_low is None or row.PQ_high is None:
             return column.cell(row)
         if both_ends:
@@ -496,10 +459,13 @@ def _with_interval(column: _Column, digits: int, both_ends: bool) -> _Column:
 
 
 def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
-    """PQ, SQ and RQ always, the other columns where they hold anything."""
+    """Returns the columns of a comparison: PQ, SQ and RQ, and others that hold any value."""
 
     def score(name: str) -> _Column:
+        """Returns the column of a score, in percent; its printed value decides which row is best."""
+
         def key(row: ComparisonRow) -> float | None:
+            """Returns the score of a row, rounded as it is printed."""
             value = getattr(row, name)
             return None if value is None else round(value, digits + 2)
 
@@ -511,7 +477,7 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
     if any(row.gflops is not None for row in rows):
         columns.append(_Column("GFLOPs", lambda row: ABSENT if row.gflops is None else f"{row.gflops:.0f}"))
     if any(row.images_per_second is not None for row in rows):
-        # No best: the order of speeds changes with what else the machine does.
+        # No best speed: the order changes with whatever else the machine does.
         columns.append(_Column("img/s", lambda row: rate(row.images_per_second)))
     if any(row.published_PQ is not None for row in rows):
         columns.append(_Column("publ.", lambda row: percent(row.published_PQ, digits)))
@@ -519,36 +485,29 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
     return columns
 
 
-def _csv(rows: Sequence[ComparisonRow], raw: bool) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _flat_columns(), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        record = _flat_record(row)
-        writer.writerow(
-            {
-                key: str(value).lower() if isinstance(value, bool) else value if raw else for_spreadsheet(value)
-                for key, value in record.items()
-            }
-        )
-    return buffer.getvalue()
+def rows_table(rows: Sequence[ComparisonRow]) -> "pd.DataFrame":
+    """Returns a table with a typed column per field of the rows, for CSV and Parquet; without tests against others."""
+    import pandas as pd
+    import pyarrow as pa
 
-
-def _flat_columns() -> list[str]:
-    """What of a row fits into one line: all but its differences to the others."""
-    return [field.name for field in dataclasses.fields(ComparisonRow) if field.name != "versus"]
-
-
-def _flat_record(row: ComparisonRow) -> dict[str, Any]:
-    return {**{name: getattr(row, name) for name in _flat_columns()}, "notes": "; ".join(row.notes)}
+    hints = get_type_hints(ComparisonRow)
+    dtypes = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    columns = {
+        name: pd.ArrowDtype(next((dtypes[kind] for kind in (hint, *get_args(hint)) if kind in dtypes), pa.string()))
+        for name, hint in hints.items()
+        if name != "versus"
+    }
+    records = [{**vars(row), "notes": "; ".join(row.notes)} for row in rows]
+    return pd.DataFrame(records, columns=list(columns)).astype(columns)
 
 
 def row_record(row: ComparisonRow) -> dict[str, Any]:
-    """A row as JSON lists it."""
+    """Returns a row as a JSON record."""
     return {**dataclasses.asdict(row), "notes": list(row.notes), "versus": [dict(other) for other in row.versus]}
 
 
-def _flat(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+def _flat_scores(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    """Returns scores by group as fields of a row: PQ, PQ_th, PQ_st, SQ, …; None for absent ones."""
     return {
         f"{name}{suffix}": ((summary or {}).get(group) or {}).get(name)
         for group, suffix in GROUPS.items()
@@ -556,54 +515,39 @@ def _flat(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
     }
 
 
-def _summary_of(run: Run) -> Mapping[str, Mapping[str, Any]]:
-    if not run.in_blocks:
-        return run.summary()
-    from panbench.report.answers.folded import known_summary
-
-    return known_summary(run)
-
-
-def _summary_on(run: Run, images: npt.NDArray[np.int64]) -> dict[str, Any]:
-    sums = CategorySums(run.categories)
-    run.fold(sums, images=images)
-    return sums.summary()
-
-
 def _check_alike(runs: Sequence[Run]) -> None:
-    """Raises BadRun for runs of different ground truth, of files that changed, or of other definitions."""
-    if reason := unlike(runs, "ground truth"):
+    """Raises BadRun if the ground truth, its files or panbench's definitions differ between the runs."""
+    if reason := why_incomparable(runs, "ground truth"):
         raise BadRun(f"{reason}: their numbers cannot be compared.", ways=[_ALL_THE_SAME])
-    if reason := unlike(runs, "files"):
+    if reason := why_incomparable(runs, "files"):
         reason += ", and their numbers cannot be compared."
         raise BadRun(reason, ways=["make one of them again", _ALL_THE_SAME])
-    if reason := unlike(runs, "definitions"):
+    if reason := why_incomparable(runs, "definitions"):
         raise BadRun(f"{reason}.", ways=["make the older ones again", _ALL_THE_SAME])
 
 
 def _check_groups(runs: Sequence[Run]) -> None:
-    """Raises BadRun that sorts more than two runs into those that can be compared with each other."""
-    groups: dict[tuple[int, bytes], list[Run]] = {}
-    for run, truth in zip(runs, ground_truths([run.info.dataset for run in runs]), strict=True):
-        groups.setdefault((truth, run.images.tobytes()), []).append(run)
+    """Raises BadRun if three or more runs are of different images, and says which can be compared."""
+    groups = comparable_groups(runs)
     if len(runs) < 3 or len(groups) < 2:
         return
-    one_truth = len({truth for truth, _ in groups}) == 1
-    name_of = {id(run): name for run, name in zip(runs, distinct_names(runs), strict=True)}
-    told, seen = [], set[str]()
-    for group in sorted(groups.values(), key=len, reverse=True):
-        data = group[0].info.dataset
+    one_truth = len(set(ground_truths([run.info.dataset for run in runs]))) == 1
+    own_names = distinct_names(runs)
+    found, seen = [], set[str]()
+    for group in groups:
+        first = runs[group[0]]
+        data = first.info.dataset
         where = f"{data.name or 'unknown data'} {data.split or ''}".strip()
-        names = in_sentence([name_of[id(run)] for run in group])
-        held = f"{len(group[0].images):,} images of {where}"
-        # Groups that look alike differ in what is not printed: which images, or what the ground truth says of them.
+        names = in_sentence([own_names[index] for index in group])
+        held = f"{len(first.images):,} images of {where}"
+        # Groups that look alike differ in what is not printed: which images, or their ground truth.
         other = "" if held not in seen else " (others)" if one_truth else f" ({data.gt})"
         seen.add(held)
-        told.append(f"{names} {'has' if len(group) == 1 else 'have'} {held}{other}")
+        found.append(f"{names} {'has' if len(group) == 1 else 'have'} {held}{other}")
     common = Way("add --common-images to compare on the images that all have", "--common-images")
     what = "images" if one_truth else "images or versions of the ground truth"
     raise BadRun(
-        f"These runs are of different {what}, and PQ on different images cannot be compared: {'; '.join(told)}.",
+        f"These runs are of different {what}, and PQ on different images cannot be compared: {'; '.join(found)}.",
         ways=[
             "name runs that belong together",
             *([common] if one_truth else []),
@@ -612,41 +556,44 @@ def _check_groups(runs: Sequence[Run]) -> None:
     )
 
 
-def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows with notes on what the runs differ in besides the model: rule, views, precision, mmdet, EXIF."""
+def _with_differences(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
+    """Adds notes on how the runs differ besides the model: rule, views, precision, runtime, mmdet, EXIF."""
     rules = [run.info.rule for run in runs]
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
     libraries = [detection_library(run.info) for run in runs]
+    runtimes = {run.info.arguments.get("runtime") for run in runs if run.info.kind == "eval"}
     turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
-    shown = {views(run.info) for run in runs if run.info.kind == "eval"}
+    of_runs = {views(run.info) for run in runs if run.info.kind == "eval"}
     is_defined_alike = differing_definitions(runs) is None
-    told = []
+    found = []
     for run, row, rule, library in zip(runs, rows, rules, libraries, strict=True):
         notes = list(row.notes)
         if library is not None and len({other for other in libraries if other is not None}) > 1:
             notes.append(f"run by {library}")
         if rule is not None and len({str(other) for other in rules if other is not None}) > 1:
-            # A model's own rule needs no word, but beside the same one with other thresholds. Those are shown where the
-            # name does not tell two rules apart.
+            # A model's own rule is not named, except next to the same rule with other thresholds. Thresholds are added
+            # only if two rules have the same name.
             alike = {str(other) for other in rules if other is not None and other.name == rule.name}
             if len(alike) > 1 or not rule.default:
                 notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
-        if len(shown) > 1 and (several := views(run.info)):
+        if len(of_runs) > 1 and (several := views(run.info)):
             notes.append(f"the mean of several views of each image ({several})")
-        notes.extend(_of_processor(run.info))
+        notes.extend(_input_size_notes(run.info))
         if len(precisions) > 1 and run.info.precision is not None:
             notes.append(f"in {run.info.precision}")
+        if len(runtimes) > 1 and (runtime := run.info.arguments.get("runtime")):
+            notes.append(f"computed by {runtime}")
         if len(turnings) > 1 and run.info.kind == "eval":
             ignored = run.info.arguments.get("exif") == "ignore"
             notes.append("photographs as stored (--exif ignore)" if ignored else "photographs rotated by their EXIF")
         if not is_defined_alike and (versions := definitions_in_words(stored_definitions(run.info))):
             notes.append(f"panbench's definitions changed between the runs; here {versions}")
-        told.append(dataclasses.replace(row, notes=tuple(notes)))
-    return told
+        found.append(dataclasses.replace(row, notes=tuple(notes)))
+    return found
 
 
-def _of_processor(info: RunInfo) -> Iterator[str]:
-    """Where a run by the rule `transformers` has another input size than the model's image processor, or its paper."""
+def _input_size_notes(info: RunInfo) -> Iterator[str]:
+    """Yields a note if the image processor of a `transformers` model has another input size than its paper."""
     size = info.arguments.get("processor_size")
     if size is None or info.rule is None or info.rule.name != "transformers":
         return
@@ -657,6 +604,7 @@ def _of_processor(info: RunInfo) -> Iterator[str]:
 
 
 def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> float | None:
+    """Returns the published PQ of the model if it is on the same data and number of images; else None."""
     published = model.published
     if published is None or model.random_weights:
         return None
@@ -667,15 +615,11 @@ def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> fl
 
 
 SUBSET = "a subset: "
-"""How the note on a run of some images begins."""
+"""First words of the note on a run that has only some of the images."""
 
 
-def _is_subset(info: RunInfo) -> bool:
-    expected, listed = info.images.expected, info.dataset.n_images
-    return expected is not None and listed is not None and expected < listed
-
-
-def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[str]:
+def _run_notes(run: Run, is_complete: bool, selected: bool, common: int | None) -> list[str]:
+    """Returns the notes on a run's row: random weights, mapped categories, missing or skipped images, …"""
     info = run.info
     counts, status, scored = info.images, info.status, len(run.images)
     notes = []
@@ -686,33 +630,77 @@ def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[st
     if info.category_map is not None:
         notes.append(_mapping_note(info.category_map, len(info.categories)))
     if status == "failed":
-        notes.append(f"failed: {_reason(info.error)}")
-    if not whole and status != "failed":
+        notes.append(f"failed: {_failure_reason(info.error)}")
+    if not is_complete and status != "failed":
         state = {"done": "incomplete", "running": "still running or killed"}.get(status, status)
         predicted = scored - counts.missing if info.kind == "score" else scored
-        notes.append(f"{state}: {_number(predicted)} of {_number(counts.expected)} images scored")
+        notes.append(f"{state}: {_image_count(predicted)} of {_image_count(counts.expected)} images scored")
     if counts.missing and info.kind == "score":
         notes.append(f"{counts.missing:,} images without a prediction scored as empty")
     if counts.skipped:
         notes.append(f"{counts.skipped:,} images skipped")
     if selected:
-        notes.append(f"{SUBSET}{_number(counts.expected)} of {_number(info.dataset.n_images)} images")
+        notes.append(f"{SUBSET}{_image_count(counts.expected)} of {_image_count(info.dataset.n_images)} images")
     notes.extend(run.notices)
-    if scored and info.dataset.has_ground_truth:
-        notes.extend(absent(run).sentences(None if info.rule is None else str(info.rule)))
+    notes.extend(warnings(run))
     if common is not None:
         notes.append(f"on the {common:,} images that all runs have")
     return notes
 
 
+def warnings(run: Run) -> list[str]:
+    """Returns what to know before reading a run's numbers: what is never predicted, and a void ground truth."""
+    if not (len(run.images) and run.info.dataset.has_ground_truth):
+        return []
+    lacking = _absence_counts(run)
+    return list(lacking.messages("" if lacking.has_predictions else _why_no_segments(run)))
+
+
+def _absence_counts(run: Run) -> AbsentFold:
+    """Returns the counts of categories and images without a prediction, and of void in the ground truth."""
+    if run.in_blocks:
+        from panbench.report.answers.totals import totals_of
+
+        return totals_of(run).absent
+    found = AbsentFold(run.categories)
+    run.fold(found)
+    return found
+
+
+def sentences_above(run: Run) -> tuple[str, ...]:
+    """Returns the warnings on a run, as sentences to stand above its numbers."""
+    return tuple(f"{capitalised(warning)}." for warning in warnings(run))
+
+
+def notes_below(run: Run) -> list[str]:
+    """Returns the other notes on a run, as sentences to stand below its numbers."""
+    first = warnings(run)
+    return [capitalised(note) for note in comparison_row(run).notes if note not in first]
+
+
+def _why_no_segments(run: Run) -> str:
+    """Explains why a run without any segment has none: what its fusion rule dropped, as far as recorded."""
+    rule, best = run.info.rule, float(run.files.rows["dropped"].max(initial=0.0))
+    if rule is None:
+        return ""
+    threshold = rule.thresholds.get("score")
+    # Truncated, not rounded, so that a value below a threshold is printed below it.
+    indices = 10 ** max(2, len(str(threshold).partition(".")[2]))
+    scored = f"the best score was {math.floor(best * indices) / indices:g}" if best else ""
+    if scored and threshold is not None:
+        return f"{scored}, the rule's threshold is {threshold}"
+    return f"{scored}{', and ' if scored else ''}what scores less than the thresholds of the rule {rule} is dropped"
+
+
 def _mapping_note(mapped: CategoryMapRecord, categories: int) -> str:
+    """Says by which map the model's categories became the dataset's, and how many it cannot predict."""
     lost = len(mapped.unmapped_dataset)
     note = f"the model's categories were mapped to the dataset's by {mapped.name}"
     return f"{note}, {lost} of {categories} of which it cannot predict" if lost else note
 
 
 def labels(rows: Sequence[ComparisonRow]) -> list[str]:
-    """The title of each row's model; with its fusion rule where rows of one title differ in it, else the run's name."""
+    """Returns a label for each row: its model's title, plus the fusion rule if rows differ in it, or the run's name."""
     titles = Counter(row.title or row.run for row in rows)
     names = []
     for row in rows:
@@ -728,7 +716,7 @@ def labels(rows: Sequence[ComparisonRow]) -> list[str]:
 
 
 def _rule_among(rule: str, rules: Sequence[str]) -> str:
-    """A short name that distinguishes a rule: its name, and thresholds that differ between rules of that name."""
+    """Returns a short distinguishing name for a rule: its name, and thresholds that differ among rules of that name."""
     name, _, thresholds = rule.partition(":")
     namesakes = [other.partition(":")[2].split(",") for other in rules if other.partition(":")[0] == name]
     if len(namesakes) == 1:
@@ -737,13 +725,11 @@ def _rule_among(rule: str, rules: Sequence[str]) -> str:
     return f"{name}:{','.join(part for part in thresholds.split(',') if part not in shared)}"
 
 
-def _number(value: int | None) -> str:
+def _image_count(value: int | None) -> str:
+    """Formats a number of images, which may be unknown."""
     return "an unknown number" if value is None else f"{value:,}"
 
 
-def _reason(error: str | None) -> str:
+def _failure_reason(error: str | None) -> str:
+    """Returns the stored error of a failed run on one line."""
     return " ".join(error.split()) if error else "no reason was stored"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]

@@ -1,10 +1,10 @@
-"""Errors as figures: which of a run's fit what is asked for, and their crops in a grid."""
+"""Draws single errors: selects a run's errors and draws their crops in a grid."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["crops_figure", "draw_crop", "errors_figure", "errors_of", "fitting_errors"]
-
 
 def draw_crop(axes: Axes, crop: Crop, title: str = "", note: str = "", answer: Answer | None = None) -> None:
-    """A crop in matplotlib axes, as errors are drawn everywhere (STROKES), and words around it.
+    """Draws a crop into matplotlib axes, with outlines in the style of all errors (STROKES), and words around it.
 
-    answer: of another model, drawn in the place of what the run predicted
+    answer: another model's answer, drawn instead of the run's own prediction
     """
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.patches import Rectangle
@@ -40,6 +38,7 @@ def draw_crop(axes: Axes, crop: Crop, title: str = "", note: str = "", answer: A
     axes.imshow(crop.photo, extent=(0, width, height, 0), interpolation="bilinear")
 
     def stroke(lines: Sequence[Polygon], color: str, under: str, broken: bool = False) -> None:
+        """Draws closed outlines in a colour, over wider ones in the colour `under`."""
         closed = [np.concatenate([line, line[:1]]) for line in lines]
         axes.add_collection(LineCollection(closed, colors=under, linewidths=2.4))
         axes.add_collection(
@@ -57,7 +56,7 @@ def draw_crop(axes: Axes, crop: Crop, title: str = "", note: str = "", answer: A
         of_truth = "bad mask" if kind == "bad mask" else "missed"
         stroke(crop.truth, ERRORS[of_truth], STROKES[of_truth][0], broken=True)
     x, y, across, down = crop.box
-    # Where in its image the crop lies, if it is a small part of it.
+    # A small map shows where the crop lies in its image, if it is a small part of it.
     scale = 0.22 * width / max(crop.shape)
     frame = width - scale * crop.shape[1] - 0.03 * width, 0.03 * width
     parts = (
@@ -74,47 +73,8 @@ def draw_crop(axes: Axes, crop: Crop, title: str = "", note: str = "", answer: A
         axes.text(0, -0.02, note, transform=axes.transAxes, fontsize=6.5, va="top", color="#565c68", parse_math=False)
 
 
-def crops_figure(
-    crops: Sequence[Crop],
-    titles: Sequence[tuple[str, str]],
-    *,
-    against: int | None = None,
-    against_label: str = "",
-    heading: str = "",
-    columns: int = 4,
-    width: float = 7.0,
-) -> Figure:
-    """Crops in a grid below a heading, each with (title, note); with `against`, beside each what that model has."""
-    from matplotlib.figure import Figure
-
-    beside = 1 if against is None else 2
-    across = min(max(1, columns // beside), max(1, len(crops)))
-    down = -(-len(crops) // across)
-    cell = width / (across * beside)
-    head, foot, above, below = 0.2, 0.22, 0.3, 0.25
-    height = down * (cell + head + foot) + above + below
-    figure = Figure(figsize=(width, height))
-    figure.text(0.01, 1 - 0.18 / height, heading, fontsize=8, parse_math=False)
-    key_to_errors(figure)
-    for place, (crop, (title, note)) in enumerate(zip(crops, titles, strict=True)):
-        row, column = divmod(place, across)
-        for side in range(beside):
-            left = (column * beside + side) * cell
-            top = above + row * (cell + head + foot) + head
-            axes = figure.add_axes(
-                ((left + 0.03) / width, 1 - (top + cell) / height, (cell - 0.06) / width, cell / height)
-            )
-            if side == 0:
-                draw_crop(axes, crop, title, note)
-                continue
-            answer = crop.answers[cast(int, against)]
-            said = "kept no predictions" if answer is None else answer.words
-            draw_crop(axes, crop, "", f"{against_label}: {said}", answer or Answer("", ()))
-    return figure
-
-
 def errors_of(table: pd.DataFrame) -> Iterator[PricedError]:
-    """The rows of `priced_errors`, in their order."""
+    """Yields the rows of a table of `priced_errors` as `PricedError`, in their order."""
     return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False, name=None))
 
 
@@ -130,11 +90,13 @@ def errors_figure(
     columns: int = 4,
     width: float = 7.0,
 ) -> Figure:
-    """The costliest errors of the first run, cut out; of two runs, beside each what the second has there.
+    """Returns a figure of the first run's costliest errors; a second run's prediction is next to each.
 
-    cause, category, size: only such errors; images: only in these. Raises BadArgument for an unknown word and where no
-    error fits, BadRun without stored predictions, and BadDataset where no picture can be read.
+    cause, category, size: only such errors; images: only in these. Raises BadArgument for an unknown word and if no
+        error matches, BadRun without stored predictions, and BadDataset if no picture can be read.
     """
+    from matplotlib.figure import Figure
+
     table = fitting_errors(members[0], cause, category, size, images)
     chosen = list(islice(errors_of(table), most))
     if not chosen:
@@ -149,19 +111,37 @@ def errors_figure(
     names = {one.id: one.name for one in members[0].categories}
     titles = [
         (
-            error_words(crop.error.cause, _taken(crop, names), crop.error.size),
+            error_words(crop.error.cause, _category_text(crop, names), crop.error.size),
             f"+{percent(crop.error.gain)} · image {own_id(crop.error.image_id)}",
         )
         for crop in cut
     ]
-    other = None if len(members) < 2 else 1
-    label = "" if other is None else members[other].label
-    heading = members[0].label if other is None else f"{members[0].label}, and beside it {label}"
-    return crops_figure(cut, titles, against=other, against_label=label, heading=heading, columns=columns, width=width)
+    heading = ", and beside it ".join(member.label for member in members)
+    per_error = len(members)
+    across = min(max(1, columns // per_error), len(cut))
+    cell, head, foot, above, below = width / (across * per_error), 0.2, 0.22, 0.3, 0.25
+    height = -(-len(cut) // across) * (cell + head + foot) + above + below
+    figure = Figure(figsize=(width, height))
+    figure.text(0.01, 1 - 0.18 / height, heading, fontsize=8, parse_math=False)
+    key_to_errors(figure)
+    for index, (crop, (title, note)) in enumerate(zip(cut, titles, strict=True)):
+        row, column = divmod(index, across)
+        for side, member in enumerate(members):
+            left = (column * per_error + side) * cell
+            top = above + row * (cell + head + foot) + head
+            axes = figure.add_axes(
+                ((left + 0.03) / width, 1 - (top + cell) / height, (cell - 0.06) / width, cell / height)
+            )
+            if side == 0:
+                draw_crop(axes, crop, title, note)
+            else:
+                answer = crop.answers[side] or Answer("kept no predictions", ())
+                draw_crop(axes, crop, "", f"{member.label}: {answer.words}", answer)
+    return figure
 
 
-def _taken(crop: Crop, names: Mapping[int, str]) -> str:
-    """The category of an error; of a wrong category "book → clock"."""
+def _category_text(crop: Crop, names: Mapping[int, str]) -> str:
+    """Returns the category of an error in words; of a wrong category "book → clock"."""
     return " → ".join(names[one] for one in crop.taken or (crop.error.category_id,))
 
 
@@ -172,8 +152,11 @@ def fitting_errors(
     size: str | None = None,
     images: Collection[int] | None = None,
 ) -> pd.DataFrame:
-    """The rows of `priced_errors` of a run, the costliest first: only of a cause, category (its name) and size, and in
-    some images. Raises BadArgument for an unknown cause, category or size."""
+    """Returns the rows of `priced_errors` of a run that meet some conditions, the costliest first.
+
+    Only errors of a cause, category (its name) and size, and in some images. Raises BadArgument for an unknown cause,
+    category or size.
+    """
     table = member.priced
     kinds = {
         "cause": (cause, [one.name for one in CAUSES], "cause"),

@@ -1,7 +1,7 @@
-"""Single errors, cut out of their images: the photograph around one, outlines of the truth, and what models have there.
+"""Cuts single errors out of their images: the photograph around one, true outlines, and what models predict there.
 
-A page has hundreds of them, so a crop is small: at most SIDE pixels of photograph, and outlines as polygons, which stay
-sharp at any size and tell what is true from what is predicted by their line.
+A page has hundreds of them, so a crop is small: at most SIDE pixels of photograph, and outlines as polygons, which
+stay sharp at any size; their line style distinguishes ground truth from predictions.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ from panbench.panoptic.types import IdMap
 from panbench.report.figures.colors import error_kind
 from panbench.report.figures.pictures import Layer, LayerSegment, Photo, Pictures, RunPictures
 
-__all__ = ["SIDE", "Answer", "Crop", "Cutter", "Polygon", "PricedError"]
-
 SIDE = 256
-"""The longest side of a crop's photograph in pixels; what is smaller in the image is enlarged where it is shown."""
+"""The longest side of a crop's photograph in pixels; smaller ones are enlarged when displayed."""
 
 AROUND, LEAST = 3, 18
-"""A crop shows so many times the extent of an error, and at least so many pixels of the image."""
+"""Size of a crop: a multiple of the extent of the error, and a minimum in pixels of the image."""
 
 SIMPLE = 0.7
-"""How far, in pixels of the crop, a simplified outline may be off."""
+"""Maximum deviation of a simplified outline, in pixels of the crop."""
 
 Mask = npt.NDArray[np.bool_]
 Polygon = npt.NDArray[np.float64]
@@ -38,7 +36,7 @@ Box = tuple[int, int, int, int]
 
 
 class PricedError(NamedTuple):
-    """A row of `priced_errors`."""
+    """An error with the gain in PQ from fixing it: a row of `priced_errors`."""
 
     image_id: int
     cause: str
@@ -52,7 +50,7 @@ class PricedError(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model has where an error is: in words, and the outlines of its segments there."""
+    """A model's prediction at the place of an error of another: in words, and the outlines of its segments."""
 
     words: str
     outlines: tuple[Polygon, ...]
@@ -60,11 +58,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Crop:
-    """An error, cut out. box: x, y, width, height in the image, which has a shape (height, width); points of outlines
-    are in pixels of `photo`.
+    """A picture of an error: a part of its image, with the outlines of truth and predictions.
 
-    truth: outlines of the true objects that belong to it; answers: of each other model, None of the run itself and of
-    one without predictions; taken: of a wrong category (the true one, the predicted one)
+    box: x, y, width, height in the image, whose shape is (height, width); points of outlines are in pixels of `photo`
+    truth: outlines of the true objects that belong to it
+    answers: of each other model; None for the run itself and for models without predictions
+    taken: of a wrong category (the true one, the predicted one)
     """
 
     error: PricedError
@@ -78,51 +77,54 @@ class Crop:
 
     @property
     def kind(self) -> str:
-        """The key of ERRORS by which predictions are drawn; a mask that is found but not exact is a bad one."""
+        """Returns the key of ERRORS that says how the prediction is drawn; "bad mask" if found but inexact."""
         drawn = error_kind("FP", self.error.cause)
         return "bad mask" if self.error.cause == IMPERFECT_MASK.name else drawn
 
 
 class Cutter:
-    """Cuts errors of some runs out of their images.
+    """Makes pictures of single errors: cuts them out of the images of some runs.
 
-    sources: of each run its pictures, None where it kept no predictions
+    sources: pictures of each run; None if it stored no predictions
     """
 
     def __init__(self, sources: Sequence[RunPictures | None], pictures: Pictures) -> None:
         self.sources, self.pictures = tuple(sources), pictures
 
     def cut(self, errors: Sequence[tuple[int, PricedError]]) -> tuple[list[Crop | None], list[str]]:
-        """A crop for each (place of its run, error), None where its pictures cannot be read, and why not.
+        """Returns a crop for each (index of its run, error), None if unreadable, and sentences on unreadable images.
 
         Each image is read once.
         """
         found: list[Crop | None] = [None] * len(errors)
         faults = []
         of_image: dict[int, list[int]] = {}
-        for place, (_, error) in enumerate(errors):
-            of_image.setdefault(error.image_id, []).append(place)
+        for index, (_, error) in enumerate(errors):
+            of_image.setdefault(error.image_id, []).append(index)
         for source in filter(None, self.sources):
             source.judge(of_image)
-        for image_id, places in of_image.items():
+        for image_id, indices in of_image.items():
             try:
-                crops = self.cut_image(image_id, [errors[place] for place in places])
+                crops = self.cut_image(image_id, [errors[index] for index in indices])
             except PanbenchError as problem:
                 faults.append(str(problem))
                 continue
-            for place, crop in zip(places, crops, strict=True):
-                found[place] = crop
+            for index, crop in zip(indices, crops, strict=True):
+                found[index] = crop
         return found, faults
 
     def cut_image(self, image_id: int, errors: Sequence[tuple[int, PricedError]]) -> list[Crop]:
-        """A crop for each (place of its run, error) of one image. Raises BadDataset, BadRun."""
-        shown = _Shown.of(image_id, self.sources, self.pictures)
-        return [shown.crop(run, error) for run, error in errors]
+        """Returns a crop for each (index of its run, error) of one image. Raises BadDataset, BadRun."""
+        picture = _JudgedImage.load(image_id, self.sources, self.pictures)
+        return [picture.crop(run, error) for run, error in errors]
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """An image with the truth and all answers. truths: in each run's eyes, by id."""
+class _JudgedImage:
+    """An image with its ground truth and the predictions of all runs.
+
+    truths: true segments with each run's verdicts, by id
+    """
 
     photo: Photo
     ids: IdMap
@@ -130,7 +132,8 @@ class _Shown:
     layers: tuple[Layer | None, ...]
 
     @staticmethod
-    def of(image_id: int, sources: Sequence[RunPictures | None], pictures: Pictures) -> _Shown:
+    def load(image_id: int, sources: Sequence[RunPictures | None], pictures: Pictures) -> _JudgedImage:
+        """Reads the photograph and the ground truth of an image, and each run's prediction with verdicts."""
         truths: list[Mapping[int, LayerSegment] | None] = []
         layers: list[Layer | None] = []
         for source in sources:
@@ -138,13 +141,14 @@ class _Shown:
             truths.append(None if truth is None else {segment.id: segment for segment in truth})
             layers.append(None if source is None else source.prediction(image_id, pictures, missed=False))
         ids = pictures.truth(image_id).ids
-        return _Shown(pictures.photo(image_id), ids, tuple(truths), tuple(layers))
+        return _JudgedImage(pictures.photo(image_id), ids, tuple(truths), tuple(layers))
 
     def crop(self, run: int, error: PricedError) -> Crop:
+        """Returns the crop of one error of a run."""
         own = self.layers[run]
         assert own is not None
-        region = _covered(self.ids, error.gt_ids) if error.gt_ids else _covered(own.ids, error.pred_ids)
-        both = region | _covered(own.ids, error.pred_ids) if error.gt_ids and error.pred_ids else region
+        region = _mask_of(self.ids, error.gt_ids) if error.gt_ids else _mask_of(own.ids, error.pred_ids)
+        both = region | _mask_of(own.ids, error.pred_ids) if error.gt_ids and error.pred_ids else region
         box = _box_around(both)
         x, y, width, height = box
         part = np.s_[y : y + height, x : x + width]
@@ -158,8 +162,8 @@ class _Shown:
             truth=_outlines(self.ids[part], error.gt_ids, size),
             predicted=_outlines(own.ids[part], error.pred_ids, size),
             answers=tuple(
-                None if place == run else self._answer(place, error, region, part, size)
-                for place in range(len(self.layers))
+                None if index == run else self._answer(index, error, region, part, size)
+                for index in range(len(self.layers))
             ),
             taken=next((one.taken for one in own.segments if one.id in error.pred_ids and one.taken), None),
         )
@@ -167,18 +171,19 @@ class _Shown:
     def _answer(
         self, run: int, error: PricedError, region: Mask, part: tuple[slice, slice], size: tuple[int, int]
     ) -> Answer | None:
+        """Returns what another run predicts at the place of an error; None if it stored no predictions."""
         layer, truth = self.layers[run], self.truths[run]
         if layer is None or truth is None:
             return None
-        there = _lying_in(layer, region, part)
+        there = _segments_in(layer, region, part)
         objects = [truth[one] for one in error.gt_ids if one in truth]
         ids = {segment.id for segment in there} | {one.matched_id for one in objects if one.matched_id}
-        words = _of_objects(objects) if objects else _of_nothing(there, error)
+        words = _words_on_objects(objects) if objects else _words_on_false_positive(there, error)
         return Answer(words, _outlines(layer.ids[part], tuple(ids), size))
 
 
-def _of_objects(objects: Sequence[LayerSegment]) -> str:
-    """What a model made of the true objects of an error, in words."""
+def _words_on_objects(objects: Sequence[LayerSegment]) -> str:
+    """Describes a run's prediction for the true objects of another run's error, as "found, IoU 0.81"."""
     hits = [one for one in objects if one.verdict == "TP"]
     if len(objects) > 1 and len(hits) < len(objects):
         return f"{len(hits)} of {len(objects)} found"
@@ -188,22 +193,25 @@ def _of_objects(objects: Sequence[LayerSegment]) -> str:
     return "missed" if cause in (None, "missed") else f"missed ({cause})"
 
 
-def _of_nothing(there: Sequence[LayerSegment], error: PricedError) -> str:
-    """What a model has where another sees something that is not there."""
+def _words_on_false_positive(there: Sequence[LayerSegment], error: PricedError) -> str:
+    """Says whether a run has a false positive where another run has one."""
     same = any(one.verdict == "FP" and one.category_id == error.category_id for one in there)
     return "false, too" if same else "no such error"
 
 
-def _covered(ids: IdMap, wanted: Sequence[int]) -> Mask:
-    """Where a map has one of some ids."""
-    mask: Mask = ids == wanted[0]
-    for one in wanted[1:]:
+def _mask_of(ids: IdMap, requested: Sequence[int]) -> Mask:
+    """Returns the mask of the pixels whose segment is one of some ids."""
+    mask: Mask = ids == requested[0]
+    for one in requested[1:]:
         mask |= ids == one
     return mask
 
 
-def _lying_in(layer: Layer, region: Mask, part: tuple[slice, slice]) -> list[LayerSegment]:
-    """The segments of which more than half lies in a region, or that have more than half of it. part: what holds it."""
+def _segments_in(layer: Layer, region: Mask, part: tuple[slice, slice]) -> list[LayerSegment]:
+    """Returns the segments with more than half of their area in a region, or that cover more than half of it.
+
+    part: the part of the map that holds the region
+    """
     there = layer.ids[part][region[part]]
     inside = count_ids(there)
     total = len(there)
@@ -211,7 +219,7 @@ def _lying_in(layer: Layer, region: Mask, part: tuple[slice, slice]) -> list[Lay
 
 
 def _box_around(mask: Mask) -> Box:
-    """A square of AROUND times the extent of a mask, as far as the image goes."""
+    """Returns a square around a mask, AROUND times its extent, clipped to the image: x, y, width, height."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -224,28 +232,30 @@ def _box_around(mask: Mask) -> Box:
     return int(x), int(y), int(across), int(down)
 
 
-def _outlines(ids: IdMap, wanted: Sequence[int], size: tuple[int, int]) -> tuple[Polygon, ...]:
-    """The outlines of some segments in a part of the map that is shown at a size: closed polygons, (n, 2) each."""
+def _outlines(ids: IdMap, requested: Sequence[int], size: tuple[int, int]) -> tuple[Polygon, ...]:
+    """Returns closed polygons, (n, 2) each, around some segments in a part of the map displayed at a size."""
     import contourpy
-    from matplotlib.path import Path
 
-    shown = ids if ids.shape == size[::-1] else pixels.nearest(ids, size)
+    # Not `from matplotlib.path import Path`, which does not wait while another thread is importing matplotlib.
+    import matplotlib.path
+
+    picture = ids if ids.shape == size[::-1] else pixels.nearest(ids, size)
     found = []
-    for one in wanted:
-        mask = shown == one
+    for one in requested:
+        mask = picture == one
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             continue
-        # Only where the segment is, with a rim: contourpy's time is that of the pixels.
+        # Only the segment's box, with a rim: contourpy's time grows with the pixels.
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         inside = np.zeros((bottom - top + 2, right - left + 2))
         inside[1:-1, 1:-1] = mask[top:bottom, left:right]
         corner = np.array([left - 0.5, top - 0.5])
         for line in contourpy.contour_generator(z=inside).lines(0.5):
-            outline = Path(np.asarray(line) + corner, closed=False)
+            outline = matplotlib.path.Path(np.asarray(line) + corner, closed=False)
             outline.should_simplify, outline.simplify_threshold = True, SIMPLE
             points = outline.cleaned(simplify=True)
-            # The last vertex only says that the path ends.
+            # The last vertex only closes the path.
             corners: Polygon = np.asarray(points.vertices, np.float64)[:-1]
             if len(corners) > 2:
                 found.append(corners)

@@ -1,18 +1,18 @@
 """Pictures of single images: segments over the photograph, models side by side, and where two models disagree.
 
-A `Layer` is one answer for an image (the ground truth's or a model's) with what became of each of its segments. Figures
-are matplotlib's: colours are pixels, outlines and names are vectors, so SVG and PDF stay sharp in print.
+A `Layer` is one answer for an image (the ground truth's or a model's) with the verdict on each of its segments.
+Figures use matplotlib: colours are pixels, outlines and names are vectors, so SVG and PDF stay sharp in print.
 """
 
 import colorsys
 import io
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,39 +25,23 @@ from panbench.base.text import for_xml, listed
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.image_ids import own_id
-from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.photo import decode_rgb
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
-from panbench.report.answers.data_files import DataFiles, path_of
+from panbench.report.answers.data_files import DataFiles
 from panbench.report.figures.colors import ERRORS, LIGHT, MARKERS, error_kind, model_key, styles_of
-from panbench.runs import Run, check_predictions_json
-from panbench.runs.sources import exist, paths_in, png_names
+from panbench.runs import PREDICTIONS, Run, check_predictions_json, predictions_paths
+from panbench.runs.sources import png_names, split_paths
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "DISAGREEMENTS",
-    "VIEWS",
-    "Layer",
-    "LayerSegment",
-    "Pictures",
-    "RunPictures",
-    "compare_layers",
-    "diff_figure",
-    "disagreement",
-    "key_to_errors",
-    "overlay_figure",
-    "save_figure",
-    "segment_colors",
-    "side_by_side_figure",
-    "viewed",
-]
-
 Rgb = tuple[int, int, int]
 Photo = npt.NDArray[np.uint8]
+Sides = Mapping[str, tuple["LayerSegment", ...]]
+"""The true ("gt") and predicted ("pred") segments of an image."""
+
+_Read = TypeVar("_Read")
 
 _LEGEND = 0.25
 """Inches below the panels for the key to errors."""
@@ -69,10 +53,10 @@ DISAGREEMENTS: Mapping[str, tuple[str, str]] = {
     "instance": ("#AA4499", "one category, but parted into other objects"),
     "boundary": ("#0077BB", "both have the segment; its edge runs elsewhere"),
 }
-"""The kinds of disagreement of two maps, their colours (apart for colour-blind eyes) and what they mean."""
+"""The kinds of disagreement of two maps, their colours (distinct for colour-blind eyes) and their meanings."""
 
 COLORINGS = ("errors", "categories")
-"""How a judged map is coloured: what is wrong with it alone, or each segment by its category."""
+"""Colourings of a judged map: only its errors, or each segment by its category."""
 
 STROKES: Mapping[str, tuple[str, str]] = {
     "missed": ("black", "missed"),
@@ -80,15 +64,15 @@ STROKES: Mapping[str, tuple[str, str]] = {
     "confused": ("black", "wrong category"),
     "bad mask": ("white", "bad mask: the true outline is broken"),
 }
-"""Of each kind of error the colour beneath its line, and its words in a legend."""
+"""The colour beneath the line of each kind of error, and its words in a legend."""
 
 
 @dataclass(frozen=True)
 class LayerSegment:
-    """A segment of a layer. verdict: "TP", "FP", "FN" or "ignored", with IoU, the matched id and the error's cause.
+    """A segment of a layer: its verdict ("TP", "FP", "FN" or "ignored"), IoU, the matched id and the cause of error.
 
-    verdict, iou and cause are None where there is nothing to judge by; matched_id is 0 without a match.
-    shade: which shade of its category's colour it has, the same as the segment that it matches; None: by its area
+    verdict, iou and cause are None without anything to compare with; matched_id is 0 without a match.
+    shade: index of the shade of its category's colour, shared with the segment that it matches; None: by its area
     taken: of a wrong category (the true one, the predicted one)
     """
 
@@ -106,16 +90,17 @@ class LayerSegment:
 
     @property
     def kind(self) -> str:
-        """Its key in ERRORS; "" where it was not judged."""
+        """Returns the key of ERRORS that says how the segment is drawn; "" if it was not judged."""
         return error_kind(self.verdict, self.cause)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One answer for an image: `ids` (H, W) int32 at the image's size, 0 = void, and its segments.
+    """An image's segments to be drawn, of the ground truth or of a model.
 
-    model: the key of the model whose answer it is, which has a colour (colors.py); "" for the ground truth
-    missed: of a model the true segments that it missed, whose pixels are those of `truth` (H, W), None where none is
+    ids: (H, W) int32 at the image's size, 0 = void
+    model: the key of the model, which determines its colour (colors.py); "" for the ground truth
+    missed: true segments that the model missed, with their pixels in `truth` (H, W), None if there are none
     """
 
     title: str
@@ -127,16 +112,16 @@ class Layer:
 
     @staticmethod
     def of(title: str, ids: IdMap, segments: Sequence[Segment]) -> "Layer":
-        """A layer without verdicts."""
+        """Returns a layer made from an id map and its segments, without verdicts."""
         return Layer(title, ids, tuple(LayerSegment(s.id, s.category_id, s.area, s.score, s.iscrowd) for s in segments))
 
     def with_missed(self, truth: "Layer") -> "Layer":
-        """The same layer with the segments that it missed, from a truth with this model's verdicts."""
+        """Returns a copy that includes the segments that the model missed, from a ground truth with verdicts."""
         missed = tuple(segment for segment in truth.segments if segment.verdict == "FN")
         return replace(self, missed=missed, truth=truth.ids if missed else None)
 
     def errors(self) -> str:
-        """How much of it is wrong, for people: "2 missed, 1 false"; "" where nothing was judged or it is the truth."""
+        """Returns how many errors the model has, as "2 missed, 1 false"; "" if it was not judged."""
         if not self.model or not any(segment.verdict for segment in (*self.segments, *self.missed)):
             return ""
         false = sum(segment.verdict == "FP" for segment in self.segments)
@@ -145,23 +130,23 @@ class Layer:
 
 
 VIEWS = ("panoptic", "instance", "semantic")
-"""How a map is shown: all segments; things alone; or categories, whose segments are one."""
+"""Views of a map: all segments; only things; or categories, with their segments merged."""
 
 
 def viewed(layer: Layer, view: str, categories: Sequence[Category]) -> Layer:
-    """A layer as a view of VIEWS shows it; a semantic view has no verdicts and no misses. Raises BadArgument."""
+    """Returns a layer in a view of VIEWS; the semantic view has neither verdicts nor misses. Raises BadArgument."""
     if view not in VIEWS:
         raise BadArgument(f"There is no view {view!r}. Choose one of {', '.join(VIEWS)}.")
     if view == "panoptic":
         return layer
     things = {category.id for category in categories if category.isthing}
     if view == "instance":
-        kept, missed = (
+        found, missed = (
             tuple(segment for segment in segments if segment.category_id in things)
             for segments in (layer.segments, layer.missed)
         )
         return replace(
-            layer, ids=_renumbered(layer.ids, {one.id: one.id for one in kept}), segments=kept, missed=missed
+            layer, ids=_renumbered(layer.ids, {one.id: one.id for one in found}), segments=found, missed=missed
         )
     number = {category: 1 + index for index, category in enumerate(sorted({s.category_id for s in layer.segments}))}
     ids = _renumbered(layer.ids, {one.id: number[one.category_id] for one in layer.segments})
@@ -171,31 +156,39 @@ def viewed(layer: Layer, view: str, categories: Sequence[Category]) -> Layer:
 
 
 def _renumbered(ids: IdMap, numbers: Mapping[int, int]) -> IdMap:
-    """The map with other ids; 0 for those that have none."""
-    known, place = np.unique(ids, return_inverse=True)
-    return np.array([numbers.get(int(one), 0) for one in known], np.int32)[place].reshape(ids.shape)
+    """Returns an id map with other ids; 0 for ids that have no new one."""
+    known, index = np.unique(ids, return_inverse=True)
+    return np.array([numbers.get(int(one), 0) for one in known], np.int32)[index].reshape(ids.shape)
+
+
+def _cached_for_last_image(read: Callable[..., _Read]) -> Callable[..., _Read]:
+    """Decorates a method of `Pictures` so that what it reads is cached until its thread reads another image."""
+
+    @wraps(read)
+    def cached(self: "Pictures", image_id: int, *others: Any) -> _Read:
+        """Returns what the method read of the image, calling it unless its result is cached."""
+        if getattr(self.last, "image_id", None) != image_id:
+            self.last.image_id, self.last.found = image_id, {}
+        found: dict[tuple[Any, ...], _Read] = self.last.found
+        key = read.__name__, *others
+        if key not in found:
+            found[key] = read(self, image_id, *others)
+        return found[key]
+
+    return cached
 
 
 class Pictures(DataFiles):
-    """The photographs and the ground truth that a run was scored on; each thread keeps those of its last image."""
+    """The photographs and the ground truth that a run was scored on; each thread caches those of its last image."""
 
     @cached_property
-    def _last(self) -> threading.local:
+    def last(self) -> threading.local:
+        """Returns the thread's cache: the id of its last image, and what was read of it."""
         return threading.local()
 
-    def _once(self, image_id: int, name: str, read: Callable[[], Any]) -> Any:
-        if getattr(self._last, "image_id", None) != image_id:
-            self._last.image_id, self._last.found = image_id, {}
-        found: dict[str, Any] = self._last.found
-        if name not in found:
-            found[name] = read()
-        return found[name]
-
+    @_cached_for_last_image
     def photo(self, image_id: int) -> Photo:
-        """The (H, W, 3) uint8 RGB photograph, at the size in the JSON. Raises BadDataset naming the file."""
-        return cast(Photo, self._once(image_id, "photo", lambda: self._read_photo(image_id)))
-
-    def _read_photo(self, image_id: int) -> Photo:
+        """Returns the (H, W, 3) uint8 RGB photograph, at the size in the JSON. Raises BadDataset naming the file."""
         path = self.path(image_id)
         info = self.panoptic.images[image_id]
         photo = read_photo(path, turned=self._turned)
@@ -209,9 +202,9 @@ class Pictures(DataFiles):
         return photo
 
     def small_photo(self, image_id: int, size: tuple[int, int]) -> Photo:
-        """The photograph for a picture of `size` (width, height), at that size or larger. Raises as `photo`.
+        """Returns the photograph for a picture of `size` (width, height), at that size or larger. Raises as `photo`.
 
-        Of an upright JPEG only as many of its frequencies are decoded as the size shows.
+        An upright JPEG is decoded with only as many of its frequencies as the size needs.
         """
         path, info = self.path(image_id), self.panoptic.images[image_id]
         try:
@@ -222,14 +215,12 @@ class Pictures(DataFiles):
                     image.draft("RGB", size)
                     return np.asarray(image)
         except (OSError, ValueError, SyntaxError):
-            pass  # what is wrong with it, `photo` says in words
+            pass  # `photo` raises the error with an explanation
         return self.photo(image_id)
 
+    @_cached_for_last_image
     def truth(self, image_id: int) -> Layer:
-        """The ground truth of an image, without verdicts. Raises BadDataset."""
-        return cast(Layer, self._once(image_id, "truth", lambda: self._read_truth(image_id)))
-
-    def _read_truth(self, image_id: int) -> Layer:
+        """Returns the ground truth of an image, without verdicts. Raises BadDataset."""
         self.file_name(image_id)
         if image_id not in self.panoptic.annotations:
             raise BadDataset(f"{self.panoptic.path} has no annotation of image {own_id(image_id)}.")
@@ -237,52 +228,50 @@ class Pictures(DataFiles):
         ids = read_id_png(self.panoptic.png_path(image_id), (info.height, info.width), image_id=image_id)
         return Layer.of("Ground truth", ids, self.panoptic.annotations[image_id].segments)
 
+    @_cached_for_last_image
     def predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
-        """The id map of a prediction of an image, whose PNG has a SHA-256, b"" if unknown. Raises BadRun."""
-        return cast(IdMap, self._once(image_id, str(path), lambda: self._read_predicted(image_id, path, digest)))
-
-    def _read_predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
+        """Reads the id map of a prediction from its PNG. Raises BadRun if the SHA-256 (b"": unknown) differs."""
         info = self.panoptic.images.get(image_id)
         assert info is not None
         return read_id_png(path, (info.height, info.width), image_id=image_id, error=BadRun, digest=digest)
 
 
 class RunPictures:
-    """The stored predictions of a run, as layers with verdicts, IoUs and causes from its tables."""
+    """The stored predictions of a run as layers, with verdicts, IoUs and causes from the run's tables."""
 
     def __init__(self, run: Run, title: str | None = None) -> None:
         self.run = run
         self.title = title or (run.info.model and run.info.model.title) or run.name
-        self._judged: dict[int, list[Judged]] = {}
+        self._judged: dict[int, Sides] = {}
 
     @cached_property
     def folder(self) -> Path | None:
-        """Where the id PNGs of the predictions lie; None when the run did not keep them."""
-        inside = self.run.path / "predictions" if self.run.path else None
-        scored = path_of(self.run.info.predictions and paths_in(self.run.info.predictions.folder)[0])
-        return next((place for place in (inside, scored) if place is not None and place.is_dir()), None)
+        """Returns the folder of the predictions' id PNGs; None if the run did not store them."""
+        index = predictions_paths(self.run)
+        # A run that is being written has no JSON yet.
+        inside = self.run.path / PREDICTIONS if self.run.path else None
+        return next((one for one in (inside, index and split_paths(index[1])[0]) if one and one.is_dir()), None)
 
     @cached_property
     def _names(self) -> dict[int, str]:
-        """The PNGs that a predictions JSON names, by image id; {} when there is none."""
-        inside = self.run.path / "predictions.json" if self.run.path else None
-        scored = path_of(self.run.info.predictions and self.run.info.predictions.json)
-        for path in (inside, scored):
-            if path is not None and exist(path):
-                check_predictions_json(self.run, path)
-                return png_names(path)
-        return {}
+        """Returns the names of id PNGs in the run's predictions JSON, by image id; {} if there is no JSON."""
+        index = predictions_paths(self.run)
+        if index is None:
+            return {}
+        check_predictions_json(self.run, index[0])
+        return png_names(index[0])
 
     @cached_property
     def _digests(self) -> dict[int, bytes]:
+        """Returns the recorded SHA-256 of the id PNGs of predictions, by image id."""
         return self.run.files.predictions()
 
     def judge(self, image_ids: Iterable[int]) -> None:
-        """Judges some images at once, which takes far less time than one by one; `judged` then has them."""
+        """Computes the verdicts on all segments of some images, for `judged`: much faster than one by one."""
         self._judged = self._verdicts(image_ids)
 
-    def judged(self, image_id: int) -> "Sequence[Judged]":
-        """The segments of both sides of an image."""
+    def judged(self, image_id: int) -> Sides:
+        """Returns the ground-truth and predicted segments of an image with their verdicts."""
         judged = self._judged
         if image_id not in judged:
             judged = self._judged = self._verdicts([image_id])
@@ -290,37 +279,24 @@ class RunPictures:
             raise BadRun(f"{self.run.name} has not scored an image {own_id(image_id)}.")
         return judged[image_id]
 
-    def _verdicts(self, image_ids: Iterable[int]) -> "dict[int, list[Judged]]":
-        from panbench.metrics.errors import assign_causes
-        from panbench.metrics.pq import segment_verdicts
+    def _verdicts(self, image_ids: Iterable[int]) -> dict[int, Sides]:
+        """Returns the segments of some images with verdicts and causes, by image id and side ("gt", "pred")."""
+        from panbench.metrics.errors import explained_segments
 
         matched = self.run.matched_of(image_ids)
-        errors = assign_causes(matched, self.run.categories)
-        wrong = list(errors[errors["verdict"] != "TP"].itertuples())
-        category = {(row.image_id, row.gt_id, row.pred_id, row.verdict): row.category_id for row in wrong}
-        causes: dict[tuple[int, str, int], dict[str, Any]] = {}
-        for row in wrong:
-            place = (
-                row.image_id,
-                "gt" if row.verdict == "FN" else "pred",
-                row.gt_id if row.verdict == "FN" else row.pred_id,
-            )
-            causes[place] = {"cause": row.cause}
-            if error_kind(row.verdict, row.cause) == "confused":
-                causes[place]["taken"] = tuple(
-                    category[row.image_id, row.gt_id, row.pred_id, verdict] for verdict in ("FN", "FP")
-                )
-        found: dict[int, list[Judged]] = {image: [] for image in matched.image_ids.tolist()}
-        for row in _rows(segment_verdicts(matched)):
-            found[row.image_id].append(row._replace(**causes.get((row.image_id, row.side, row.id), {})))
-        return found
+        table = explained_segments(matched, self.run.categories)
+        table = table.astype(object).where(table.notna(), None)
+        found: dict[int, list[dict[str, Any]]] = {image: [] for image in matched.image_ids.tolist()}
+        for record in table.to_dict("records"):
+            found[record.pop("image_id")].append(cast(dict[str, Any], record))
+        return {image: _segments_by_side(records) for image, records in found.items()}
 
     def truth(self, image_id: int, pictures: Pictures) -> Layer:
-        """The ground truth of an image, each segment with its verdict in this run."""
+        """Returns the ground truth of an image, each segment with its verdict in this run."""
         return self._layer(image_id, "gt", "Ground truth", pictures.truth(image_id).ids)
 
     def png_path(self, image_id: int, pictures: Pictures) -> Path:
-        """The id PNG of the run's own answer for an image. Raises BadRun when none was kept."""
+        """Returns the id PNG of the run's prediction for an image. Raises BadRun if none was stored."""
         if self.folder is None:
             raise BadRun(
                 f"{self.run.name} has no stored predictions. Make them with "
@@ -331,9 +307,9 @@ class RunPictures:
         return self.folder / name
 
     def prediction(self, image_id: int, pictures: Pictures, *, missed: bool = True) -> Layer:
-        """The run's own answer for an image, with the true segments that it missed unless `missed` is False.
+        """Returns the run's prediction for an image, with the true segments that it missed unless `missed` is False.
 
-        Raises BadRun when its PNG was not kept or is not found, BadDataset when the ground truth cannot be read.
+        Raises BadRun if its PNG was not stored or is not found, BadDataset if the ground truth cannot be read.
         """
         path = self.png_path(image_id, pictures)
         ids = pictures.predicted(image_id, path, self._digests.get(image_id, b""))
@@ -341,42 +317,53 @@ class RunPictures:
         return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
-        judged, sides = self.judged(image_id), self._sides
-        if sides is None or sides[0] is not judged:
-            sides = self._sides = judged, {one: _layer_segments(judged, one) for one in ("gt", "pred")}
-        return Layer(title, ids, sides[1][side], model_key(self.run) if side == "pred" else "")
-
-    _sides: "tuple[Sequence[Judged], dict[str, tuple[LayerSegment, ...]]] | None" = None
-    """The segments of the image that was looked at last: several pictures of it need them."""
+        """Returns a layer with the judged segments of one side ("gt" or "pred") of an image."""
+        return Layer(title, ids, self.judged(image_id)[side], model_key(self.run) if side == "pred" else "")
 
 
-def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: Sequence[Category]) -> Layer:
-    """`prediction` with verdicts, IoUs and causes against `truth`, for maps that are in no run."""
-    from panbench.metrics.matched import Matched
-    from panbench.metrics.pq import segment_verdicts
+def _segments_by_side(records: Sequence[dict[str, Any]]) -> Sides:
+    """Returns the segments of an image by side ("gt", "pred"), from its rows of `explained_segments`."""
+    shades = _shades(records)
+    category = {(record["side"], record["id"]): record["category_id"] for record in records}
+    found: dict[str, list[LayerSegment]] = {"gt": [], "pred": []}
+    for record in records:
+        side, other = record.pop("side"), record.pop("partner_id")
+        taken = None
+        if error_kind(record["verdict"], record["cause"]) == "confused":
+            true, predicted = (record["id"], other) if side == "gt" else (other, record["id"])
+            taken = category["gt", true], category["pred", predicted]
+        found[side].append(LayerSegment(**record, shade=shades[side, record["id"]], taken=taken))
+    return {side: tuple(segments) for side, segments in found.items()}
 
-    gt = [Segment(s.id, s.category_id, s.area, s.iscrowd) for s in truth.segments]
-    pred = [Segment(s.id, s.category_id, s.area, score=s.score) for s in prediction.segments]
-    matched = Matched.of(overlap_table(image_id, truth.ids, gt, prediction.ids, pred))
-    judged = _rows(segment_verdicts(matched))
-    found = Layer(prediction.title, prediction.ids, _layer_segments(judged, "pred"), prediction.model)
-    return found.with_missed(replace(truth, segments=_layer_segments(judged, "gt")))
+
+def _shades(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
+    """Returns the shade of each (side, id): ordered by area; matches have that of their truth."""
+    shades: dict[tuple[str, int], int] = {}
+    taken: dict[int, int] = {}
+    for record in sorted(records, key=lambda record: (record["side"], -record["area"])):
+        own = record["side"], record["id"]
+        if own[0] == "pred" and record["verdict"] == "TP":
+            shades[own] = shades["gt", record["matched_id"]]
+            continue
+        shades[own] = taken.get(record["category_id"], 0)
+        taken[record["category_id"]] = shades[own] + 1
+    return shades
 
 
 def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
-    """An image file as (H, W, 3) uint8 RGB. `turned`: as its EXIF says. Raises BadDataset when it does not decode."""
+    """Reads an image file as (H, W, 3) uint8 RGB. `turned`: rotated by its EXIF. Raises BadDataset if invalid."""
     try:
         content = path_at(path).read_bytes()
     except OSError as problem:
         raise BadDataset(
             f"{path} cannot be read: {problem.strerror or problem}. If the images have moved, say where with --images."
         ) from None
-    # An absurd size, or lost data, is refused before anything is decoded.
+    # Reject an absurd size, or lost data, before decoding anything.
     return decode_rgb(content, str(path_at(path)), exif="apply" if turned else "ignore")
 
 
 def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rgb]:
-    """A colour for each segment id: its category's; further things of a category are lighter or darker.
+    """Returns a colour for each segment id: its category's; further things of a category are lighter or darker.
 
     A segment that was found has the colour of the true segment in every layer of an image; a false one has another.
     """
@@ -394,27 +381,27 @@ def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rg
 
 
 def hue_of(number: int) -> Rgb:
-    """A colour for a category that has none: steps of the golden angle around the wheel, in three lightnesses."""
+    """Returns a colour for a category without one: golden-angle steps around the wheel, in three lightnesses."""
     red, green, blue = colorsys.hls_to_rgb(number * 0.618034 % 1, (0.42, 0.58, 0.7)[number % 3], 0.62)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def disagreement(a: Layer, b: Layer) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8: 0 where two maps agree, else 1 + the position in DISAGREEMENTS of the kind.
+    """Returns (H, W) uint8: 0 where two maps agree, else 1 + the index of the kind in DISAGREEMENTS.
 
-    Segments of the two maps are one when they share the category and have IoU > 0.5. A pixel agrees when its segments
-    are one, or both are void. Else, if each of its segments is void or one with a segment of the other map, only the
-    edge runs differently ("boundary"); of the others, those of one category are "instance", the rest "category".
+    Segments of the two maps correspond if they have the same category and IoU > 0.5. A pixel agrees if its segments
+    correspond, or both are void. Otherwise, if each of its segments is void or corresponds to a segment of the other
+    map, only the edge differs ("boundary"); of the others, those of one category are "instance", the rest "category".
     """
     if a.ids.shape != b.ids.shape:
         raise BadArgument(f"{a.title} is {a.ids.shape} and {b.title} {b.ids.shape}: maps of one image have one size.")
     partner = _partners(a, b)
-    number_a, number_b = _numbered(a), _numbered(b)
+    number_a, number_b = _index_map(a), _index_map(b)
     category_a = np.array([VOID, *(segment.category_id for segment in a.segments)])
     category_b = np.array([VOID, *(segment.category_id for segment in b.segments)])
     index_a = {segment.id: position + 1 for position, segment in enumerate(a.segments)}
     index_b = {segment.id: position + 1 for position, segment in enumerate(b.segments)}
-    # Of each pair of positions (0 = void) the kind; pixels only look it up.
+    # Table of the kind for each pair of indices (0 = void); pixels only look it up.
     kinds = np.zeros((len(category_a), len(category_b)), np.uint8)
     kinds[:] = 1 + list(DISAGREEMENTS).index("category")
     kinds[category_a[:, None] == category_b[None, :]] = 1 + list(DISAGREEMENTS).index("instance")
@@ -428,29 +415,13 @@ def disagreement(a: Layer, b: Layer) -> npt.NDArray[np.uint8]:
 
 
 def overlay_figure(
-    photo: Photo,
-    layer: Layer,
-    categories: Sequence[Category],
-    *,
-    width: float = 7.0,
-    opacity: float = 0.5,
-    names: bool = True,
-    scores: bool = False,
-    coloring: str = "errors",
+    photo: Photo, layer: Layer, categories: Sequence[Category], *, opacity: float = 0.5, **style: Any
 ) -> "Figure":
-    """One layer over the photograph. coloring: of COLORINGS, of a layer that was judged; width: in inches.
+    """Returns a figure of one layer over the photograph. style: as for `side_by_side_figure`.
 
-    Where the layer was judged, a title counts what is missed and what is false.
+    If the layer was judged, a title counts its missed and false segments.
     """
-    titled = bool(layer.errors())
-    errors = titled and coloring == "errors"
-    figure, (axes,) = _panels(photo, 1, 1, width, titled=titled, below=_LEGEND if errors else 0.0)
-    _show_layer(axes, photo, layer, categories, opacity, names, scores, errors)
-    if titled:
-        _title_layers([axes], [layer])
-    if errors:
-        key_to_errors(figure)
-    return figure
+    return side_by_side_figure(photo, [layer], categories, with_photo=False, opacity=opacity, **style)
 
 
 def side_by_side_figure(
@@ -460,25 +431,32 @@ def side_by_side_figure(
     *,
     width: float = 7.0,
     columns: int | None = None,
+    with_photo: bool = True,
     opacity: float = 0.6,
     names: bool = True,
     scores: bool = False,
     coloring: str = "errors",
 ) -> "Figure":
-    """The photograph, then each layer with its title, in rows of `columns` panels (default: up to four).
+    """Returns a figure of the photograph and each layer with its title, in rows of `columns` (default: up to four).
 
-    coloring: of COLORINGS, of layers that were judged
+    with_photo: False leaves out the photograph alone, and titles if nothing was judged
+    coloring: of COLORINGS, for judged layers; width: in inches
     """
-    count = 1 + len(layers)
+    count = with_photo + len(layers)
     across = columns or (count if count <= 4 else (count + 1) // 2 if count <= 8 else 4)
-    judged = [bool(layer.errors()) and coloring == "errors" for layer in layers]
-    figure, panels = _panels(photo, across, count, width, titled=True, below=_LEGEND if any(judged) else 0.0)
-    panels[0].imshow(photo)
-    panels[0].set_title("Image", fontsize=8, pad=3)
-    for axes, layer, errors in zip(panels[1:], layers, judged, strict=True):
+    judged = [bool(layer.errors()) for layer in layers]
+    by_errors = [one and coloring == "errors" for one in judged]
+    titled, below = with_photo or any(judged), _LEGEND if any(by_errors) else 0.0
+    figure, panels = _panels(photo, across, count, width, titled=titled, below=below)
+    if with_photo:
+        panels[0].imshow(photo)
+        panels[0].set_title("Image", fontsize=8, pad=3)
+    shown = panels[with_photo:]
+    for axes, layer, errors in zip(shown, layers, by_errors, strict=True):
         _show_layer(axes, photo, layer, categories, opacity, names, scores, errors)
-    _title_layers(panels[1:], layers)
-    if any(judged):
+    if titled:
+        _title_layers(shown, layers)
+    if any(by_errors):
         key_to_errors(figure)
     return figure
 
@@ -486,7 +464,7 @@ def side_by_side_figure(
 def diff_figure(
     photo: Photo, a: Layer, b: Layer, categories: Sequence[Category], *, width: float = 7.0, names: bool = True
 ) -> "Figure":
-    """Two layers, and between them where they disagree, by kind, over the greyed photograph."""
+    """Returns a figure of two layers and, between them, where they disagree, by kind, over the greyed photograph."""
     from matplotlib.patches import Patch
 
     kinds = disagreement(a, b)
@@ -510,7 +488,7 @@ def diff_figure(
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str], *, dpi: float = 200) -> None:
-    """Writes a figure as PNG, SVG or PDF, by the name's ending, atomically; the same figure gives the same bytes.
+    """Writes a figure as PNG, SVG or PDF, by the file extension, atomically; the same figure gives the same bytes.
 
     dpi: of a PNG, and of the photographs within a vector file. Raises BadArgument for another ending.
     """
@@ -535,7 +513,7 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str], *, dpi: float = 
 
 
 def label_spots(layer: Layer) -> dict[int, tuple[float, float, float]]:
-    """For each segment id, where its name fits best: x, y and the distance from there to its edge, in pixels."""
+    """Returns for each segment id the best spot for its name: x, y and the distance to its edge, in pixels."""
     from scipy import ndimage
 
     spots = {}
@@ -551,8 +529,22 @@ def label_spots(layer: Layer) -> dict[int, tuple[float, float, float]]:
     return spots
 
 
+def named_spots(
+    layer: Layer, categories: Sequence[Category], scores: bool
+) -> Iterator[tuple[LayerSegment, str, float, float, float]]:
+    """Yields each segment, its category's name ("book → clock" for a wrong one), and x, y and room for the name."""
+    by_id = {category.id: category.name for category in categories}
+    spots = label_spots(layer)
+    for segment in layer.segments:
+        if segment.id in spots:
+            text = " → ".join(by_id.get(one, str(one)) for one in segment.taken or (segment.category_id,))
+            if scores and segment.score is not None:
+                text += f" {segment.score:.2f}"
+            yield segment, text, *spots[segment.id]
+
+
 def outlines(ids: IdMap) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """The edges between pixels of different segments, joined where they go straight on, as pairs of (x, y) points."""
+    """Returns the borders between pixels of different segments as lines between two points (x, y)."""
     lines = []
     for across in (True, False):
         grid = ids if across else ids.T
@@ -568,15 +560,15 @@ def outlines(ids: IdMap) -> list[tuple[tuple[float, float], tuple[float, float]]
 
 
 def paint(layer: Layer, colors: Mapping[int, Rgb]) -> npt.NDArray[np.uint8]:
-    """(H, W, 4) uint8: the colour of each pixel's segment, transparent without one."""
+    """Returns (H, W, 4) uint8: the colour of each pixel's segment, transparent without one."""
     table = np.zeros((len(layer.segments) + 1, 4), np.uint8)
     for position, segment in enumerate(layer.segments):
         table[position + 1] = (*colors[segment.id], 255)
-    return table[_numbered(layer)]
+    return table[_index_map(layer)]
 
 
 def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo:
-    """The photograph under the colours of `paint`; dark grey without a segment, so that void is visible."""
+    """Returns the photograph mixed with the colours of `paint`, dark grey where there is no segment."""
     share = (painted[..., 3:] > 0) * opacity
     void = painted[..., 3:] == 0
     grey = photo.mean(axis=2, keepdims=True) * 0.55
@@ -584,33 +576,33 @@ def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo
 
 
 def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Run-length encoding of the layer at another size (width, height): values in row order, and lengths.
+    """Returns the run-length encoding of a layer at another size (width, height): values in row order, and lengths.
 
-    A run's value is 1 + the position in `segments` of its segment, 0 where there is none.
+    A run's value is 1 + the index of its segment in `segments`, 0 without one.
     """
     ids = layer.ids
     if ids.shape != size[::-1]:
         ids = pixels.nearest(ids, size)
     flat = ids.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    return _numbered(layer, flat[starts]), np.diff(np.append(starts, len(flat)))
+    return _index_map(layer, flat[starts]), np.diff(np.append(starts, len(flat)))
 
 
-def _numbered(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
-    """For each id (default: the layer's pixels) 1 + the position of its segment, 0 without one."""
-    wanted = layer.ids if given is None else given
+def _index_map(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
+    """Returns 1 + the index of the segment of each id (default: of each pixel), 0 without a segment."""
+    requested = layer.ids if given is None else given
     ids = np.array([segment.id for segment in layer.segments], np.int64)
     if not len(ids):
-        return np.zeros(wanted.shape, np.int64)
+        return np.zeros(requested.shape, np.int64)
     order = np.argsort(ids)
-    place = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
-    return np.where(ids[order][place] == wanted, order[place] + 1, 0)
+    index = np.minimum(np.searchsorted(ids[order], requested), len(ids) - 1)
+    return np.where(ids[order][index] == requested, order[index] + 1, 0)
 
 
 def _partners(a: Layer, b: Layer) -> dict[int, int]:
-    """For segments of `a`, the segment of `b` with the same category and IoU > 0.5; there is at most one."""
+    """Maps each segment of `a` to the one of `b` with the same category and IoU > 0.5; there is at most one."""
     width = len(b.segments) + 1
-    counts = np.bincount((_numbered(a) * width + _numbered(b)).ravel(), minlength=(len(a.segments) + 1) * width)
+    counts = np.bincount((_index_map(a) * width + _index_map(b)).ravel(), minlength=(len(a.segments) + 1) * width)
     shared = counts.reshape(-1, width)
     area_a, area_b = shared.sum(axis=1), shared.sum(axis=0)
     union = area_a[:, None] + area_b[None, :] - shared
@@ -621,67 +613,10 @@ def _partners(a: Layer, b: Layer) -> dict[int, int]:
     return found
 
 
-class Judged(NamedTuple):
-    """A row of `segment_verdicts`, and the cause of the error, "" if it is none; taken: as of `LayerSegment`."""
-
-    image_id: int
-    side: str
-    id: int
-    category_id: int
-    area: int
-    iscrowd: bool
-    score: float
-    verdict: str
-    iou: float
-    matched_id: int
-    cause: str = ""
-    taken: tuple[int, int] | None = None
-
-
-def _rows(verdicts: "pd.DataFrame") -> list[Judged]:
-    columns = (verdicts[name].tolist() for name in Judged._fields if name not in ("cause", "taken"))
-    return [Judged(*row) for row in zip(*columns, strict=True)]
-
-
-def _layer_segments(judged: Sequence[Judged], side: str) -> tuple[LayerSegment, ...]:
-    """The segments of one side; `judged` has both, since what was found takes the shade of what it is."""
-    shades = _shades(judged)
-    return tuple(
-        LayerSegment(
-            id=row.id,
-            category_id=row.category_id,
-            area=row.area,
-            score=None if row.score != row.score else row.score,
-            iscrowd=row.iscrowd,
-            verdict=row.verdict,
-            iou=None if row.iou != row.iou else row.iou,
-            matched_id=row.matched_id,
-            cause=row.cause or None,
-            shade=shades[side, row.id],
-            taken=row.taken,
-        )
-        for row in judged
-        if row.side == side
-    )
-
-
-def _shades(judged: Sequence[Judged]) -> dict[tuple[str, int], int]:
-    """The shade of each (side, id): true segments by area, matches as their truth, false ones as none of these."""
-    shades: dict[tuple[str, int], int] = {}
-    taken: dict[int, int] = {}
-    for row in sorted(judged, key=lambda row: (row.side, -row.area)):
-        if row.side == "pred" and row.verdict == "TP":
-            shades["pred", row.id] = shades["gt", row.matched_id]
-            continue
-        shades[row.side, row.id] = taken.get(row.category_id, 0)
-        taken[row.category_id] = taken.get(row.category_id, 0) + 1
-    return shades
-
-
 def _panels(
     photo: Photo, across: int, count: int, width: float, *, titled: bool, below: float = 0.0
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure with `count` panels, `across` in a row, each exactly of the photograph's proportions."""
+    """Returns a figure with `count` panels, `across` in a row, each of the proportions of the photograph."""
     from matplotlib.figure import Figure
 
     if not 0.5 <= width <= 60:
@@ -703,7 +638,7 @@ def _panels(
 
 
 def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
-    """The layers' titles, each model's with its marker in its colour before it and its errors counted behind it."""
+    """Writes titles over the layers: a model's name after its marker in its colour, and its error count."""
     from matplotlib.transforms import offset_copy
 
     models = [index for index, layer in enumerate(layers) if layer.model]
@@ -712,11 +647,11 @@ def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
         if index not in styles:
             axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
             continue
-        beside, at = (
+        frame, at = (
             offset_copy(axes.transAxes, cast("Figure", axes.figure), x, y, "points") for x, y in ((9, 4), (3.5, 6.5))
         )
         title = f"{layer.title}: {errors}" if (errors := layer.errors()) else layer.title
-        axes.text(0, 1, title, fontsize=8, parse_math=False, transform=beside)
+        axes.text(0, 1, title, fontsize=8, parse_math=False, transform=frame)
         style = styles[index]
         axes.plot(
             [0], [1], MARKERS[style.marker], color=LIGHT[style.color], markersize=5, transform=at, clip_on=False,
@@ -734,6 +669,7 @@ def _show_layer(
     scores: bool,
     errors: bool,
 ) -> None:
+    """Draws a layer over the photograph, or only its errors, with names of categories if requested."""
     from matplotlib.collections import LineCollection
 
     if layer.ids.shape != photo.shape[:2]:
@@ -750,40 +686,24 @@ def _show_layer(
     axes.set_ylim(photo.shape[0] - 0.5, -0.5)
     if not names:
         return
-    by_id = {category.id: category.name for category in categories}
     points_per_pixel = 72 * axes.get_window_extent().width / axes.figure.dpi / photo.shape[1]
-    spots = label_spots(layer)
-    for segment in layer.segments:
-        if segment.id not in spots or (errors and segment.kind in ("found", "")):
+    for segment, text, x, y, room in named_spots(layer, categories, scores):
+        if room * points_per_pixel < 3.5 or (errors and segment.kind in ("found", "")):
             continue
-        x, y, room = spots[segment.id]
-        if room * points_per_pixel < 3.5:
-            continue
-        text = " → ".join(by_id.get(one, str(one)) for one in segment.taken or (segment.category_id,))
-        if scores and segment.score is not None:
-            text += f" {segment.score:.2f}"
         size = float(np.clip(room * points_per_pixel / 2, 4, 8))
         half = 0.31 * size * len(text) / points_per_pixel
         if 2 * half < photo.shape[1]:
             x = min(max(x, half), photo.shape[1] - 1 - half)
         # A box behind the name, not an outline around it: outlined text would be written as curves, not as text.
+        box = {"boxstyle": "round,pad=0.12", "facecolor": (0, 0, 0, 0.6), "linewidth": 0}
         axes.text(
-            x,
-            y,
-            text,
-            fontsize=size,
-            color="white",
-            ha="center",
-            va="center",
-            clip_on=True,
-            parse_math=False,
-            bbox={"boxstyle": "round,pad=0.12", "facecolor": (0, 0, 0, 0.6), "linewidth": 0},
+            x, y, text, fontsize=size, color="white", ha="center", va="center", clip_on=True, parse_math=False, bbox=box
         )
 
 
 def _show_errors(axes: "Axes", photo: Photo, layer: Layer, opacity: float) -> None:
-    """The photograph, with what is wrong in a layer: see ERRORS."""
-    false = _mask_of(layer.ids, [one.id for one in layer.segments if one.kind == "false"])
+    """Draws the photograph and the errors of a layer, each kind in its style of ERRORS."""
+    false = np.isin(layer.ids, [one.id for one in layer.segments if one.kind == "false"])
     filled = photo.astype(np.float32)
     filled[false] += opacity * (np.array(_rgb(ERRORS["false"])) - filled[false])
     axes.imshow(filled.round().astype(np.uint8))
@@ -795,12 +715,8 @@ def _show_errors(axes: "Axes", photo: Photo, layer: Layer, opacity: float) -> No
             _stroke(axes, layer.truth == segment.id, segment.kind, broken=True)
 
 
-def _mask_of(ids: IdMap, wanted: Sequence[int]) -> npt.NDArray[np.bool_]:
-    return np.isin(ids, np.array(wanted, np.int64))
-
-
 def _stroke(axes: "Axes", mask: npt.NDArray[np.bool_], kind: str, broken: bool = False) -> None:
-    """The outline of a segment, as errors of a kind have it."""
+    """Draws the outline of a segment in the style of its kind of error."""
     if not mask.any():
         return
     height, width = mask.shape
@@ -813,7 +729,7 @@ def _stroke(axes: "Axes", mask: npt.NDArray[np.bool_], kind: str, broken: bool =
 
 
 def key_to_errors(figure: "Figure") -> None:
-    """A legend of the kinds of errors below the panels, drawn with their own strokes."""
+    """Draws a legend of the kinds of errors at the bottom of a figure, with their own outlines."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -840,7 +756,7 @@ def key_to_errors(figure: "Figure") -> None:
 
 
 def _varied(base: Rgb, nth: int) -> Rgb:
-    """`base` for the first; alternately lighter and darker for the next, so that neighbours differ."""
+    """Returns a colour for each index: `base` for 0, then alternately lighter and darker ones."""
     if nth == 0:
         return base
     hue, light, full = colorsys.rgb_to_hls(*(part / 255 for part in base))
@@ -851,4 +767,5 @@ def _varied(base: Rgb, nth: int) -> Rgb:
 
 
 def _rgb(color: str) -> Rgb:
+    """Returns a colour written "#rrggbb" as red, green and blue from 0 to 255."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)

@@ -1,14 +1,15 @@
-"""Plots for papers and notebooks: each kind draws one table of views.py, which can be written beside it as CSV.
+"""Plots for papers and notebooks: each kind draws one table of views.py, which can be written next to it as CSV.
 
-A plot is drawn for the width at which it is printed: text has the same few sizes at 3.3 inches (a column) and at 7,
-names are broken into lines, the height follows from the rows, and legends stand outside of the axes.
+A plot is drawn for its printed width: text has the same few sizes at 3.3 inches (a column) and at 7, names are broken
+into lines, the height follows from the rows, and legends lie outside the axes.
 """
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,43 +18,32 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
-from panbench.base.places import load
-from panbench.base.studies import named
+from panbench.base.references import load
+from panbench.base.studies import names_in_studies
 from panbench.base.text import for_spreadsheet
 from panbench.metrics.slices import SLICINGS
 from panbench.published import PublishedResult
 from panbench.report.answers import views
 from panbench.report.answers.views import Compared
-from panbench.report.figures.colors import CAUSES_LIGHT, LIGHT, MARKERS, Style, model_key, styles_of
+from panbench.report.figures.colors import CAUSES_LIGHT, Style, styles_by_name
 from panbench.report.figures.pictures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CLAIMED",
-    "PLOTS",
-    "Look",
-    "Plot",
-    "add_legend",
-    "check_kind",
-    "draw_plot",
-    "find_plot",
-    "kinds",
-    "runs_of",
-    "write_plot",
-]
-
 MOST_BARS = 30
 MOST_CONFUSED = 16
 COLUMN = 5.0
-"""Inches below which a figure counts as one column of two, and its text is a point smaller."""
+"""Below this width in inches a figure counts as one column of two, and its text is a point smaller."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a plot is drawn. size: of its text in points (ticks are one smaller); styles: of each run, by its label."""
+    """The style of a plot.
+
+    size: of its text in points (ticks are one smaller); styles: of each run, by its label
+    """
 
     width: float
     size: float
@@ -61,46 +51,45 @@ class Look:
 
     @property
     def small(self) -> float:
-        """The size of ticks, legends and marks."""
+        """Returns the size of the text of ticks, legends and marks, in points."""
         return self.size - 1
 
     def of(self, run: str) -> dict[str, Any]:
-        """matplotlib's colour and marker of a run."""
-        style = self.styles[run]
-        return {"color": LIGHT[style.color], "marker": MARKERS[style.marker]}
+        """Returns the colour and marker of a run as arguments of matplotlib's plot."""
+        return self.styles[run].drawn
 
     def lines(self, text: str, share: float = 0.34, most: int | None = 3) -> str:
-        """A name or sentence broken into lines of at most `share` of the figure's width, `most` of them."""
+        """Breaks a name or sentence into at most `most` lines of at most `share` of the figure's width."""
         room = max(8, int(self.width * 72 * share / (0.56 * self.small)))
         found = textwrap.wrap(text, room, max_lines=most, placeholder=" …") or [text]
-        return "\n".join(_plain(line) for line in found)
+        return "\n".join(_escape_tex(line) for line in found)
 
     def rows(self, names: Sequence[str], share: float = 0.34) -> float:
-        """Inches that these names need one below the other."""
+        """Returns the height in inches that these names need, one below the other."""
         return sum(1.0 + self.lines(name, share).count("\n") for name in names) * self.line
 
     @property
     def line(self) -> float:
-        """Inches of a line of text with the space below it."""
+        """Returns the height in inches of a line of text with its spacing."""
         return 1.55 * self.size / 72
 
     def columns(self, names: Sequence[str]) -> int:
-        """How many of these names a legend takes side by side."""
+        """Returns how many columns of these names fit into a legend."""
         longest = max((max(map(len, self.lines(name, 0.8).split("\n"))) for name in names), default=1)
         return int(np.clip(self.width * 72 * 0.94 / ((0.56 * longest + 4.5) * self.small), 1, max(len(names), 1)))
 
     def legend_height(self, names: Sequence[str]) -> float:
-        """Inches of the legend of these names."""
+        """Returns the height in inches of a legend with these names."""
         return self.line * (-(-len(names) // self.columns(names)) + 0.6)
 
 
 ANY = (1, 1000)
-"""Of a plot of any number of runs: the least and the most."""
+"""Minimum and maximum number of runs of a plot for any number."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A kind of plot. `table`: its data, as views.py makes it; `draw`: onto axes; `height`: of the figure in inches."""
+    """A kind of plot: `table` computes its data, `draw` draws them onto axes, `height` is in inches."""
 
     description: str
     table: Callable[[Sequence[Compared]], pd.DataFrame]
@@ -118,12 +107,11 @@ def draw_plot(
     font: str | None = None,
     font_size: float | None = None,
 ) -> "tuple[Figure, pd.DataFrame]":
-    """The figure of one of `kinds`, `width` inches wide, and the table that it shows.
+    """Draws one of `kinds`, `width` inches wide; returns the figure, and the table of its data.
 
-    published: claims to draw beside the runs, as hollow markers; of kinds in CLAIMED only
-    font: a family that is installed, such as "Times New Roman"; font_size: of the text in points, by default 8, and 7
-        below 5 inches
-    Raises BadArgument for an unknown kind or font, the wrong number of runs, or runs that lack what it shows.
+    published: claims to draw next to the runs, as hollow markers; only for kinds in CLAIMED
+    font: an installed family, such as "Times New Roman"; font_size: in points, by default 8, and 7 below 5 inches
+    Raises BadArgument for an unknown kind or font, the wrong number of runs, or runs without the plotted values.
     """
     from matplotlib.figure import Figure
 
@@ -131,8 +119,8 @@ def draw_plot(
     plot = find_plot(kind)
     least, most = plot.runs
     if not least <= len(members) <= most:
-        wanted = f"{least}" if least == most else f"at least {least}"
-        raise BadArgument(f"The plot {kind} shows {wanted} run(s), not {len(members)}.")
+        requested = f"{least}" if least == most else f"at least {least}"
+        raise BadArgument(f"The plot {kind} shows {requested} run(s), not {len(members)}.")
     if not 1 <= width <= 60:
         raise BadArgument(f"A plot of {width:g} inches cannot be drawn. Give --width between 1 and 60.")
     if font_size is not None and not 4 <= font_size <= 72:
@@ -146,47 +134,45 @@ def draw_plot(
             "and runs of models that have one."
         )
     if table.empty:
-        raise BadArgument(f"These runs hold nothing for the plot {kind}: {plot.description}.")
-    styles = styles_of([model_key(member.run) for member in members])
+        raise BadArgument(f"These runs have no data for the plot {kind}: {plot.description}.")
+    styles = styles_by_name([member.label for member in members], [member.run for member in members])
     size = font_size or (7.0 if width < COLUMN else 8.0)
-    look = Look(width, size, dict(zip([member.label for member in members], styles, strict=True)))
-    with _settings(look, font):
+    look = Look(width, size, styles)
+    with _matplotlib_settings(look, font):
         figure = Figure(figsize=(width, plot.height(table, look)), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
         plot.draw(axes, table, look)
-        # Ticks take their font when they are first drawn.
+        # Ticks fix their font when they are first drawn.
         figure.draw_without_rendering()
     return figure, table
 
 
 def kinds() -> tuple[str, ...]:
-    """All kinds of plots by name: those of any number of runs, with what studies add, then the others."""
+    """Returns the names of all plots: first those for any number of runs, with those of studies, then the others."""
     any_number = [name for name, plot in PLOTS.items() if plot.runs == ANY]
-    return tuple(dict.fromkeys([*any_number, *named("plots"), *PLOTS, *CLAIMED]))
+    return tuple(dict.fromkeys([*any_number, *names_in_studies("plots"), *PLOTS, *CLAIMED]))
 
 
 def find_plot(kind: str) -> Plot:
-    """The plot of one of `kinds`."""
+    """Returns the plot of one of `kinds`."""
     found: Plot | None = PLOTS.get(kind) or CLAIMED.get(kind)
-    return found or cast(Plot, load(named("plots")[kind]))
+    return found or cast(Plot, load(names_in_studies("plots")[kind]))
 
 
 def check_kind(kind: str, with_claims: bool = False) -> None:
-    """Raises BadArgument for an unknown kind of plot, or one that has no place for published results."""
+    """Raises BadArgument for an unknown kind of plot, or one that cannot show published results."""
     if kind not in kinds():
         raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(kinds())}.")
     if with_claims and kind not in CLAIMED:
-        raise BadArgument(f"The plot {kind} has no place for published results: --published goes with {_or(CLAIMED)}.")
-
-
-def _or(names: Iterable[str]) -> str:
-    return " or ".join(names)
+        raise BadArgument(
+            f"The plot {kind} cannot show published results: --published goes with {' or '.join(CLAIMED)}."
+        )
 
 
 def _with_claims(kind: str, table: pd.DataFrame, published: Sequence[PublishedResult]) -> pd.DataFrame:
-    """A table of runs, with rows of published claims that have the plot's values; `claimed` marks them."""
+    """Adds rows of published claims that have the plot's values to a table of runs; `claimed` marks them."""
     rows = [
         {"run": f"{result.title} (claimed)", "PQ": result.PQ, kind: getattr(result, kind), "source": result.source}
         for result in published
@@ -212,24 +198,24 @@ def write_plot(
     font: str | None = None,
     font_size: float | None = None,
 ) -> list[Path]:
-    """Writes a plot as PNG, SVG or PDF and, with `data`, its table beside it as CSV (fractions 0–1); the paths.
+    """Writes a plot as PNG, SVG or PDF and, with `data`, its table next to it as CSV (fractions 0–1).
 
-    raw: names that a spreadsheet would run as a formula are left as they are
+    raw: leave names unescaped that a spreadsheet would run as a formula
     """
     target = Path(out)
     figure, table = draw_plot(kind, members, published=published, width=width, font=font, font_size=font_size)
     save_figure(figure, target, dpi=dpi)
     if not data:
         return [target]
-    beside = target.with_suffix(".csv")
-    with atomic_write(beside, "w") as handle:
+    csv_path = target.with_suffix(".csv")
+    with atomic_write(csv_path, "w") as handle:
         handle.write((table if raw else table.map(for_spreadsheet)).to_csv(index=False, lineterminator="\n"))
-    return [target, beside]
+    return [target, csv_path]
 
 
 @contextmanager
-def _settings(look: Look, font: str | None) -> Iterator[None]:
-    """matplotlib's settings for a look: one family, two sizes."""
+def _matplotlib_settings(look: Look, font: str | None) -> Iterator[None]:
+    """Applies matplotlib's settings for a look while a plot is drawn: one font family, two sizes."""
     import matplotlib as mpl
     from matplotlib import font_manager
 
@@ -262,17 +248,17 @@ def _settings(look: Look, font: str | None) -> Iterator[None]:
 
 
 def runs_of(table: pd.DataFrame) -> list[str]:
-    """The runs of a table in their order, each once."""
+    """Returns the labels of the runs in a table, each once, in their order."""
     return list(dict.fromkeys(table["run"]))
 
 
-def _plain(text: str) -> str:
-    """Text without what matplotlib would read as TeX, or, at its start, as "not in the legend": names are anyone's."""
+def _escape_tex(text: str) -> str:
+    """Escapes text that matplotlib would read as TeX or, at its start, as "not in the legend": names are untrusted."""
     return text.replace("$", r"\$") if not text.startswith("_") else "\u200b" + text.replace("$", r"\$")
 
 
 def add_legend(axes: "Axes", look: Look, names: Sequence[str]) -> None:
-    """The legend over the plot, in as many columns as fit; constrained layout keeps its room free."""
+    """Draws the legend above the plot, in as many columns as fit; constrained layout reserves its room."""
     handles, labels = axes.get_legend_handles_labels()
     figure = axes.get_figure()
     assert figure is not None
@@ -280,6 +266,7 @@ def add_legend(axes: "Axes", look: Look, names: Sequence[str]) -> None:
 
 
 def _draw_intervals(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    """Draws the PQ of each run with its interval, one row per run."""
     for index, row in enumerate(table.itertuples()):
         style = look.of(row.run)
         if row.low == row.low:
@@ -291,8 +278,11 @@ def _draw_intervals(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.grid(axis="x")
 
 
-def _cost(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None]":
+def _pq_by(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None]":
+    """Returns a function that draws PQ against a column, such as params, on a logarithmic axis."""
+
     def draw(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+        """Draws PQ against the column: a marker per run, and published claims as hollow circles."""
         from matplotlib.ticker import NullLocator
 
         measured = table[~table["claimed"].astype(bool)] if "claimed" in table else table
@@ -307,7 +297,7 @@ def _cost(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None
         axes.set_xlim(low, high)
         ticks = _log_ticks(low, high, 4 if look.width < COLUMN else 7)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(ticks, [_short(tick) for tick in ticks])
+        axes.set_xticks(ticks, [_short_number(tick) for tick in ticks])
         axes.set_xlabel(label)
         axes.set_ylabel("PQ")
         axes.grid()
@@ -330,7 +320,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class _Spot:
-    """The place of a name beside its point: offset in points, and alignment of the text."""
+    """Position of a name relative to its point: offset in points, and alignment of the text."""
 
     dx: float
     dy: float
@@ -338,14 +328,14 @@ class _Spot:
     up: str
 
     def box(self, x: float, y: float, wide: float, high: float) -> Box:
-        """left, low, right, top of a text of this size beside the point (x, y)."""
+        """Returns left, low, right, top of a text of this size next to the point (x, y)."""
         left = x + self.dx - {"left": 0.0, "right": wide, "center": wide / 2}[self.across]
         low = y + self.dy - {"bottom": 0.0, "top": high, "center": high / 2}[self.up]
         return left, low, left + wide, low + high
 
 
 def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, ys: pd.Series) -> None:
-    """Writes names beside points, a point smaller than ticks, each where it covers the fewest points and names."""
+    """Writes names next to points, a point smaller than ticks, each where it covers the fewest points and names."""
     size = look.small - 1
     figure = cast("Figure", axes.figure)
     # Constrained layout moves the axes only a little afterwards, and only neighbours matter here.
@@ -359,10 +349,10 @@ def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, 
     sides = (("left", 6.0), ("right", -6.0), ("center", 0.0))
     spots = [_Spot(dx, dy, across, up) for up, dy in lines for across, dx in sides if dx or dy]
     for name, (x, y), at in zip(names, points, zip(xs, ys, strict=True), strict=True):
-        text = _plain(name.removesuffix(" (claimed)"))
+        text = _escape_tex(name.removesuffix(" (claimed)"))
         wide = 0.56 * size * len(text)
         boxes = {spot: spot.box(x, y, wide, high) for spot in spots}
-        best = min(spots, key=lambda spot: _covered(boxes[spot], taken, edges))
+        best = min(spots, key=lambda spot: _overlap(boxes[spot], taken, edges))
         taken.append(boxes[best])
         axes.annotate(
             text, at, (best.dx, best.dy), textcoords="offset points", ha=best.across, va=best.up, fontsize=size,
@@ -370,8 +360,8 @@ def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, 
         )  # fmt: skip
 
 
-def _covered(box: Box, taken: Sequence[Box], edges: Box) -> float:
-    """How much of other boxes a box covers, in square points; lying outside of the edges is worse by far."""
+def _overlap(box: Box, taken: Sequence[Box], edges: Box) -> float:
+    """Returns how much a box overlaps other boxes, in square points; lying outside the edges is far worse."""
     left, low, right, top = box
     outside = max(0.0, edges[0] - left, right - edges[2], edges[1] - low, top - edges[3])
     shared = (
@@ -382,6 +372,7 @@ def _covered(box: Box, taken: Sequence[Box], edges: Box) -> float:
 
 
 def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    """Draws the PQ of each category, a row per category and a marker per run."""
     runs = runs_of(table)
     names = list(dict.fromkeys(table["name"]))
     for run in runs:
@@ -402,7 +393,7 @@ def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
 
 
 def _shown_categories(members: Sequence[Compared]) -> pd.DataFrame:
-    """The categories with the lowest PQ or, for several runs, the largest differences: at most MOST_BARS."""
+    """Returns the categories with the lowest PQ or, for several runs, the largest differences: at most MOST_BARS."""
     table = views.per_category(members).dropna(subset="PQ")
     scores = table.groupby("name")["PQ"]
     weight = scores.max() - scores.min() if len(members) > 1 else -scores.mean()
@@ -413,11 +404,13 @@ def _shown_categories(members: Sequence[Compared]) -> pd.DataFrame:
 
 
 def _shown_causes(table: pd.DataFrame) -> list[str]:
+    """Returns the causes to which any run loses PQ."""
     lost = table[table["lost"] > 0]
     return [name for name in table["cause"].cat.categories if (lost["cause"] == name).any()]
 
 
 def _draw_causes(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    """Draws the PQ that each run loses, as one bar per run, divided by cause."""
     runs, names = runs_of(table), _shown_causes(table)
     left = np.zeros(len(runs))
     for name in names:
@@ -435,6 +428,7 @@ def _draw_causes(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
 
 
 def _draw_slices(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    """Draws the PQ of each slice, with a marker per run."""
     runs = runs_of(table)
     names = list(dict.fromkeys(table["slice"]))
     step = 0.7 / len(runs)
@@ -453,6 +447,7 @@ def _draw_slices(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
 
 
 def _draw_thresholds(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    """Draws the PQ of each run against the IoU that a match needs."""
     runs = runs_of(table)
     for run in runs:
         own = table[table["run"] == run]
@@ -464,6 +459,7 @@ def _draw_thresholds(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
 
 
 def _draw_images(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    """Draws a point per image: its PQ in one run against its PQ in the other."""
     first, second = (column for column in table.columns if column != "image_id")
     axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
     axes.plot(100 * table[first], 100 * table[second], linestyle="", marker=".", alpha=0.5, color="#3a3f4a")
@@ -475,13 +471,14 @@ def _draw_images(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.grid()
 
 
-def _both_images(members: Sequence[Compared]) -> pd.DataFrame:
-    """image_id and a column of PQ for each of two runs."""
+def _pq_of_both(members: Sequence[Compared]) -> pd.DataFrame:
+    """Returns the PQ of each image in two runs: image_id, and a column per run."""
     table = views.per_image(members).pivot(index="image_id", columns="run", values="PQ")
     return table[[member.label for member in members]].dropna().rename_axis(columns=None).reset_index()
 
 
 def _draw_confusion(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    """Draws the shares of each true category's pixels by predicted category, in shades."""
     wide = table.pivot(index="true", columns="predicted", values="share").fillna(0.0)
     names = list(dict.fromkeys(table["true"]))
     columns = [*names, *(["void"] if "void" in wide.columns and "void" not in names else [])]
@@ -499,53 +496,53 @@ def _draw_confusion(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _confused(members: Sequence[Compared]) -> pd.DataFrame:
-    """views.confusion among the MOST_CONFUSED categories that are confused most."""
+def _most_confused(members: Sequence[Compared]) -> pd.DataFrame:
+    """Returns the rows of views.confusion for the MOST_CONFUSED categories with the most confusion."""
     table = views.confusion(members)
     wrong = table[(table["true"] != table["predicted"]) & (table["predicted"] != "void")]
     weight = wrong.groupby("true")["share"].sum().add(wrong.groupby("predicted")["share"].sum(), fill_value=0)
     weight = weight.reindex(list(dict.fromkeys(table["true"])), fill_value=0)
     chosen = set(weight.nlargest(MOST_CONFUSED).index)
     names = [category.name for category in members[0].categories if category.name in chosen]
-    kept = table[table["true"].isin(names) & table["predicted"].isin([*names, "void"])].copy()
-    kept["true"] = pd.Categorical(kept["true"], names)
-    return kept.sort_values("true", kind="stable", ignore_index=True).astype({"true": str})
-
-
-def _slices_by(name: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
-    return lambda members: views.slices(members, name)
+    shown = table[table["true"].isin(names) & table["predicted"].isin([*names, "void"])].copy()
+    shown["true"] = pd.Categorical(shown["true"], names)
+    return shown.sort_values("true", kind="stable", ignore_index=True).astype({"true": str})
 
 
 def _known(column: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
+    """Returns a function for the rows of views.overview in which PQ and a column are known."""
     return lambda members: views.overview(members).dropna(subset=["PQ", column]).reset_index(drop=True)
 
 
-def _one_a_run(table: pd.DataFrame, look: Look) -> float:
-    """Inches of a plot with a row a run."""
+def _height_by_runs(table: pd.DataFrame, look: Look) -> float:
+    """Returns the height in inches of a plot with one row per run."""
     return 0.55 + look.line + 1.25 * look.rows(runs_of(table))
 
 
-def _with_legend(look: Look, names: Sequence[str], plot: float) -> float:
+def _total_height(look: Look, names: Sequence[str], plot: float) -> float:
+    """Returns the height in inches of a figure: its plot, the legend of these names, and the axis labels."""
     return plot + look.legend_height(names) + 0.55
 
 
-def _short_table(column: str) -> "Callable[[pd.DataFrame, Look], float]":
-    """Inches of a plot with a row for each value of a column, each as high as its runs need."""
+def _height_by_rows(column: str) -> "Callable[[pd.DataFrame, Look], float]":
+    """Returns a function for the height in inches of a plot with a row per value of a column."""
 
     def height(table: pd.DataFrame, look: Look) -> float:
+        """Returns the height in inches for a table's values; rows of slices are higher for more runs."""
         runs, names = runs_of(table), list(dict.fromkeys(table[column].astype(str)))
         a_row = max(1.0, 0.75 * len(runs)) if column == "slice" else 1.0
-        return _with_legend(look, runs, max(1.0, a_row * look.rows(names)))
+        return _total_height(look, runs, max(1.0, a_row * look.rows(names)))
 
     return height
 
 
 def _landscape(table: pd.DataFrame, look: Look) -> float:
-    return _with_legend(look, runs_of(table), 0.46 * look.width)
+    """Returns the height in inches of a plot that is wider than high."""
+    return _total_height(look, runs_of(table), 0.46 * look.width)
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers between low and high, the more the shorter the axis, `most` at most."""
+    """Returns at most `most` round numbers between low and high, more of them on a shorter axis."""
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     found: list[float] = []
     for factors in (
@@ -562,7 +559,8 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     return found
 
 
-def _short(value: float) -> str:
+def _short_number(value: float) -> str:
+    """Formats a number of an axis, short: 250k, 44M, 1.2G."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -570,48 +568,48 @@ def _short(value: float) -> str:
 
 
 PLOTS: Mapping[str, Plot] = {
-    "intervals": Plot("PQ of each run with its 95 % interval", views.overview, _draw_intervals, _one_a_run),
+    "intervals": Plot("PQ of each run with its 95 % interval", views.overview, _draw_intervals, _height_by_runs),
     "speed": Plot(
         "PQ against images a second",
         _known("images_per_second"),
-        _cost("images_per_second", "Images a second"),
+        _pq_by("images_per_second", "Images a second"),
         _landscape,
     ),
-    "params": Plot("PQ against the number of parameters", _known("params"), _cost("params", "Parameters"), _landscape),
+    "params": Plot("PQ against the number of parameters", _known("params"), _pq_by("params", "Parameters"), _landscape),
     "categories": Plot(
         f"PQ by category: the {MOST_BARS} in which the runs differ most, or of one run the lowest",
         _shown_categories,
         _draw_categories,
-        _short_table("name"),
+        _height_by_rows("name"),
     ),
     "causes": Plot(
         "what PQ is lost to",
         views.causes,
         _draw_causes,
-        lambda table, look: _with_legend(look, _shown_causes(table), 1.25 * look.rows(runs_of(table)) + 0.1),
+        lambda table, look: _total_height(look, _shown_causes(table), 1.25 * look.rows(runs_of(table)) + 0.1),
     ),
     **{
-        name: Plot(f"PQ by {slicing.title}", _slices_by(name), _draw_slices, _short_table("slice"))
+        name: Plot(f"PQ by {slicing.title}", partial(views.slices, by=name), _draw_slices, _height_by_rows("slice"))
         for name, slicing in SLICINGS.items()
     },
     "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds, _landscape),
     "confusion": Plot(
         "which categories' pixels are given to which",
-        _confused,
+        _most_confused,
         _draw_confusion,
         lambda table, look: 0.95 * look.width,
         runs=(1, 1),
     ),
     "images": Plot(
-        "PQ of two runs, image by image", _both_images, _draw_images, lambda table, look: 0.95 * look.width, runs=(2, 2)
+        "PQ of two runs, image by image", _pq_of_both, _draw_images, lambda table, look: 0.95 * look.width, runs=(2, 2)
     ),
 }
-"""What the core draws for `panbench show plot`, by name; studies add more (`kinds`)."""
+"""The core's plots for `panbench show plot`, by name; studies add more (`kinds`)."""
 
 CLAIMED: Mapping[str, Plot] = {
     "params": PLOTS["params"],
     "gflops": Plot(
-        "PQ against published GFLOPs", _known("gflops"), _cost("gflops", "GFLOPs, as published"), _landscape
+        "PQ against published GFLOPs", _known("gflops"), _pq_by("gflops", "GFLOPs, as published"), _landscape
     ),
 }
-"""Plots that published results have a place in; those beside PLOTS need one of each run's model, or --published."""
+"""Plots that can include published results; those not in PLOTS need one for each run's model, or --published."""

@@ -1,1 +1,1 @@
-"""HTML: one page of some runs, the same from a server, and a site of many."""
+"""HTML: one page about some runs (as a file or from a server), and a site of many."""

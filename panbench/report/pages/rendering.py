@@ -1,9 +1,9 @@
-"""Our pages from templates: one shell, one style sheet, and a folder templates/ beside the code of each page.
+"""Renders pages from templates: one shell, one style sheet, and a folder templates/ next to the code of each page.
 
 A template is named by its package and file: "panbench.studies.calibration:section.html" is
 panbench/studies/calibration/templates/section.html, and a study in another package has its own in the same way.
-Whatever a template prints is escaped, unless it is `Markup`: names come from anywhere. templates/elements.html has the
-pieces that several pages share.
+Template output is escaped, unless it is `Markup`: names are untrusted. templates/elements.html has the pieces that
+several pages share.
 """
 
 import base64
@@ -22,21 +22,19 @@ from panbench.base.text import for_file
 from panbench.report.answers.grid import percent
 from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, ERRORS, LIGHT
 
-__all__ = ["FOOTER", "Markup", "json_in_html", "named_apart", "render", "scripts_of", "whole_page"]
-
 FOOTER = "Written by panbench. This file needs no network and sends nothing."
-"""The last line of a page that is a file."""
+"""The last line of a page saved as a file."""
 
 
 STYLES = tuple(f"{__package__}:{name}.css" for name in ("base", "report", "wall", "print"))
-"""The parts of the style sheet that every page has."""
+"""The parts of the style sheet on every page."""
 
 _SELF, _NONE = "'self'", "'none'"
 
 
 def render(template: str, /, **facts: Any) -> Markup:
-    """The HTML that a template, "package:file", makes of facts."""
-    # The template has escaped what is not HTML.
+    """Returns the HTML of a template, "package:file", filled with facts."""
+    # The template has already escaped everything that is not HTML.
     return Markup(_environment().get_template(template).render(facts))
 
 
@@ -51,20 +49,20 @@ def whole_page(
     forms: bool = False,
     **facts: Any,
 ) -> str:
-    """A whole page, of a template that fills the blocks of shell.html, as one file that requests nothing.
+    """Returns a complete page as one file that requests nothing; its template fills the blocks of shell.html.
 
-    styles: templates of style sheets that this page has besides STYLES; script: its only script, a module
-    asks: the script may ask the server that the page came from; forms: forms lead to it
-    facts: what the template shows; `subtitle` and `footer` are the shell's
+    styles: templates of this page's style sheets in addition to STYLES; script: its only script, a module
+    asks: the script may send requests to the page's server; forms: so may forms
+    facts: variables of the template; `subtitle` and `footer` are the shell's
     """
-    style = "\n".join(_style(name) for name in (*STYLES, *styles))
+    style = "\n".join(_stylesheet(name) for name in (*STYLES, *styles))
     policy = _policy(style=style, script=script, asks=asks, forms=forms)
-    whole = {"subtitle": None, **facts, "title": title, "style": Markup(style), "script": script and Markup(script)}
-    return str(render(template, policy=policy, **whole))
+    values = {"subtitle": None, **facts, "title": title, "style": Markup(style), "script": script and Markup(script)}
+    return str(render(template, policy=policy, **values))
 
 
 def named_apart(names: Sequence[str], fingerprints: Sequence[str | None]) -> list[str]:
-    """Names of tables; of several with one name each says which ground truth it is of, by its SHA-256."""
+    """Returns the names; repeated ones with the first digits of the SHA-256 of their ground truth."""
     return [
         name if names.count(name) == 1 or not mark else f"{name} (ground truth {mark[:8]})"
         for name, mark in zip(names, fingerprints, strict=True)
@@ -72,7 +70,7 @@ def named_apart(names: Sequence[str], fingerprints: Sequence[str | None]) -> lis
 
 
 def json_in_html(data: Mapping[str, Any] | Sequence[Any]) -> str:
-    """JSON that cannot end the script element it stands in, whatever its strings hold."""
+    """Returns JSON that cannot end its script element, whatever its strings contain."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -80,18 +78,23 @@ def json_in_html(data: Mapping[str, Any] | Sequence[Any]) -> str:
 
 
 def scripts_of(folder: str, names: Sequence[str]) -> str:
-    """Some scripts as one; `folder` is a package and a folder beside its code: "panbench.report.pages.page:assets"."""
+    """Joins scripts of a folder into one.
+
+    folder: a package and a folder next to its code: "panbench.report.pages.page:assets"
+    """
     return "\n".join(_script(folder, name) for name in names)
 
 
 @functools.cache
 def _script(folder: str, name: str) -> str:
+    """Returns the text of a script in a folder, given as "package:folder"."""
     package, _, inside = folder.partition(":")
     return resources.files(package).joinpath(inside, name).read_text("utf-8")
 
 
 @functools.cache
 def _environment() -> Environment:
+    """Returns Jinja's environment, with panbench's filters."""
     made = Environment(
         loader=FunctionLoader(_source),
         autoescape=select_autoescape(("html",)),
@@ -106,6 +109,7 @@ def _environment() -> Environment:
 
 
 def _source(template: str) -> str | None:
+    """Returns the text of a template, given as "package:file"; None if it does not exist."""
     package, _, file = template.partition(":")
     try:
         return resources.files(package).joinpath("templates", file).read_text("utf-8")
@@ -117,19 +121,20 @@ _BEFORE_DIGITS = re.compile(r"(?<![^\s\[(])-(?=[\d.])")
 
 
 def _minus(text: str) -> str:
-    """A number, or words with numbers, as it is set: with a minus before digits; a hyphen in a name stays one."""
+    """Replaces the hyphen before digits by a minus sign; a hyphen in a name stays."""
     return _BEFORE_DIGITS.sub("\u2212", text)
 
 
 @functools.cache
-def _style(template: str) -> str:
+def _stylesheet(template: str) -> str:
+    """Renders a style sheet with the colours of models, causes and errors, light and dark."""
     errors = " ".join(f"--{kind.partition(' ')[0]}: {color};" for kind, color in ERRORS.items())
     colors = {"light": _colors(LIGHT, CAUSES_LIGHT), "dark": _colors(DARK, CAUSES_DARK), "errors": errors}
     return str(render(template, **colors))
 
 
 def _colors(models: Sequence[str], causes: Sequence[str]) -> str:
-    """The colours of models (--m0 …) and of causes (--c0 …) as CSS variables."""
+    """Returns the colours of models (--m0 …) and of causes (--c0 …) as CSS variables."""
     return " ".join(
         f"--{letter}{index}: {color};"
         for letter, colors in (("m", models), ("c", causes))
@@ -138,7 +143,7 @@ def _colors(models: Sequence[str], causes: Sequence[str]) -> str:
 
 
 def _policy(*, style: str, script: str | None, asks: bool, forms: bool) -> str:
-    """The content security policy of a page: its own style and script, nothing else."""
+    """Returns the content security policy of a page: only its own style and script."""
     rules = ["default-src 'none'", "img-src data:", f"style-src {_hash_of(style)}"]
     rules += [f"script-src {_hash_of(script)}"] if script is not None else []
     rules += ["connect-src 'self'"] if asks else []
@@ -146,4 +151,5 @@ def _policy(*, style: str, script: str | None, asks: bool, forms: bool) -> str:
 
 
 def _hash_of(text: str) -> str:
+    """Returns the SHA-256 of a text as a content security policy writes it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

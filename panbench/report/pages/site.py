@@ -21,39 +21,31 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.base.files import write_json, write_text
 from panbench.base.reporter import SILENT, NoticesOnly, Reporter
 from panbench.base.text import capitalised
-from panbench.metrics.coverage import interval_notes
-from panbench.report.answers.comparison import rank_note, standing
+from panbench.metrics.jackknife import interval_notes
+from panbench.report.answers.comparison import compare, rank_note
 from panbench.report.answers.grid import ABSENT, count, percent
-from panbench.report.answers.tables import ComparisonRow, labels, rate
+from panbench.report.answers.tables import ComparisonRow, comparable_groups, labels, rate
+from panbench.report.figures.colors import run_styles
 from panbench.report.pages.page.document import write_report
+from panbench.report.pages.page.overview import interval_bars
+from panbench.report.pages.page.wall import costliest_crop
 from panbench.report.pages.rendering import FOOTER, named_apart, whole_page
 from panbench.runs import Run
-from panbench.runs.alike import ground_truths
-
-__all__ = ["write_site"]
 
 MARK = ".panbench-site.json"
 EXAMPLES = 24
 COMPARED = 12
-"""Runs of a page that compares, at most: the best of its table."""
+"""Maximum number of runs on a comparison page: the best of its table."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A run of the table: its row, and its page, None where it holds no image."""
+    """A run in the site's table: its row, and its page, None if it holds no image."""
 
     run: Run
     row: ComparisonRow
     label: str
     page: str | None
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """The page that shows the best runs of a table together."""
-
-    page: str
-    runs: Sequence[Run]
 
 
 def write_site(
@@ -64,61 +56,54 @@ def write_site(
     examples: int = EXAMPLES,
     reporter: Reporter = SILENT,
 ) -> Path:
-    """Writes the site of some runs into a folder; its index.html.
+    """Writes the site of some runs into a folder and returns the path of its index.html.
 
-    Runs on the same images of the same ground truth share a table, in which they are ranked. Raises BadArgument when
-    `out` holds files that no earlier call wrote, BadRun when no run is named.
+    Runs on the same images of the same ground truth share a table, in which they are ranked. Raises BadArgument if
+    `out` holds files that no earlier call wrote, BadRun if no run is given.
     """
     if not runs:
         raise BadRun("No run is named. Pass run folders, or a folder of runs.")
     folder = Path(out)
-    _make_room(folder)
+    _remove_old_site(folder)
     pages = _page_names(runs)
     tables = [
         _entries([runs[index] for index in members], [pages[index] for index in members], reporter)
-        for members in _of_one_data(runs)
+        for members in comparable_groups(runs)
     ]
-    compared = _comparisons(tables)
-    # Before the first page: a call that is killed leaves an earlier site, which the next one replaces.
-    _mark(folder, ["index.html", ".nojekyll", *pages, *(one.page for one in compared if one)])
-    shown = {page: [run] for run, page in zip(runs, pages, strict=True) if run.image_ids()}
-    shown |= {one.page: list(one.runs) for one in compared if one}
-    for number, (page, members) in enumerate(shown.items()):
-        reporter.progress("Writing reports", number, len(shown), "files")
+    compared = _comparison_pages(tables)
+    # Written before the first page, so that the next call can replace the site of a killed one.
+    together = dict(filter(None, compared))
+    files = ["index.html", ".nojekyll", *pages, *together]
+    write_json(folder / MARK, {"panbench": __version__, "files": files})
+    runs_of = {page: [run] for run, page in zip(runs, pages, strict=True) if run.image_ids()}
+    runs_of |= together
+    for number, (page, members) in enumerate(runs_of.items()):
+        reporter.progress("Writing reports", number, len(runs_of), "files")
         (folder / page).parent.mkdir(parents=True, exist_ok=True)
         write_report(members, folder / page, examples=examples, home="../index.html", reporter=NoticesOnly(reporter))
-    reporter.progress("Writing reports", len(shown), len(shown), "files")
+    reporter.progress("Writing reports", len(runs_of), len(runs_of), "files")
     (folder / ".nojekyll").touch()
-    found = [_table(entries, comparison) for entries, comparison in zip(tables, compared, strict=True)]
+    found = [_table_context(entries, comparison) for entries, comparison in zip(tables, compared, strict=True)]
     fingerprints = [entries[0].run.info.dataset.fingerprint for entries in tables]
     for table, name in zip(found, named_apart([table["data"] for table in found], fingerprints), strict=True):
         table["data"] = name
-    write_text(folder / "index.html", _index(title, len(runs), found))
+    write_text(folder / "index.html", _render_index(title, len(runs), found))
     return folder / "index.html"
 
 
-def _of_one_data(runs: Sequence[Run]) -> list[list[int]]:
-    """The runs, by their places, that share ground truth and images; the largest group first."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    truths = ground_truths([run.info.dataset for run in runs])
-    for index, run in enumerate(runs):
-        groups.setdefault((truths[index], hash(tuple(run.image_ids()))), []).append(index)
-    return sorted(groups.values(), key=lambda members: -len(members))
-
-
-def _comparisons(tables: Sequence[Sequence[_Entry]]) -> list[_Comparison | None]:
-    """The page that compares the best runs of each table; None where fewer than two hold images."""
-    found: list[_Comparison | None] = []
+def _comparison_pages(tables: Sequence[Sequence[_Entry]]) -> list[tuple[str, list[Run]] | None]:
+    """Returns for each table the page that compares its best runs, and these runs; None if fewer than two."""
+    found: list[tuple[str, list[Run]] | None] = []
     names: list[str] = []
     for entries in tables:
         members = [entry.run for entry in entries if entry.page][:COMPARED]
         names.append(_free_name("compare", _data_of(entries[0].row), names))
-        found.append(_Comparison(names[-1], members) if len(members) > 1 else None)
+        found.append((names[-1], members) if len(members) > 1 else None)
     return found
 
 
-def _make_room(folder: Path) -> None:
-    """Removes what an earlier call wrote. Raises BadArgument for a folder that holds anything else."""
+def _remove_old_site(folder: Path) -> None:
+    """Removes the files of an earlier site from a folder. Raises BadArgument if it holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise BadArgument(f"{folder} is a file. Give a folder for the site with --out.")
     if not folder.exists() or not any(folder.iterdir()):
@@ -136,12 +121,8 @@ def _make_room(folder: Path) -> None:
             path.unlink()
 
 
-def _mark(folder: Path, files: Sequence[str]) -> None:
-    write_json(folder / MARK, {"panbench": __version__, "files": list(files)})
-
-
 def _page_names(runs: Sequence[Run]) -> list[str]:
-    """A file for each run, of its name's letters and digits, with a number where two would be the same."""
+    """Returns a unique file name for each run, from its name's letters and digits, numbered if repeated."""
     names: list[str] = []
     for run in runs:
         names.append(_free_name("runs", run.name, names))
@@ -149,6 +130,7 @@ def _page_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _free_name(folder: str, title: str, taken: Sequence[str]) -> str:
+    """Returns a file name made from a title that is not taken yet."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip(".-") or "run"
     name, number = f"{folder}/{stem}.html", 2
     while name in taken:
@@ -157,12 +139,12 @@ def _free_name(folder: str, title: str, taken: Sequence[str]) -> str:
 
 
 def _entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> list[_Entry]:
-    """The runs of one table, the best first, those without images last."""
+    """Returns the entries of one table, best run first, those without images last."""
     try:
-        found = standing(runs)
+        found = compare(runs)
     except BadRun as error:
         reporter.notice(error.reason)
-        found = standing(runs, mixed=True)
+        found = compare(runs, mixed=True)
     entries = [
         _Entry(run, row, label, page if run.image_ids() else None)
         for run, row, label, page in zip(runs, found.rows, labels(found.rows), pages, strict=True)
@@ -171,33 +153,32 @@ def _entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> l
 
 
 def _data_of(row: ComparisonRow) -> str:
+    """Names the data of a run: dataset and split."""
     return " ".join(part for part in (row.dataset, row.split) if part) or "their data"
 
 
-def _table(entries: Sequence[_Entry], comparison: _Comparison | None) -> dict[str, Any]:
-    """The data, the runs' lines, the page that compares them, and notes."""
+def _table_context(entries: Sequence[_Entry], comparison: tuple[str, list[Run]] | None) -> dict[str, Any]:
+    """Returns a table's facts for the template: its data, a line per run, the comparing page, and notes."""
     row = entries[0].row
     notes = [f"{capitalised(note)}." for note in dict.fromkeys(n for entry in entries for n in entry.row.notes)]
     if any(entry.row.PQ_low is not None for entry in entries):
         notes.extend(interval_notes(row.images or 0))
         notes.extend(rank_note([entry.row for entry in entries]))
-    lines = list(map(_line, entries))
+    crops = [costliest_crop(entry.run) if entry.page else None for entry in entries]
+    rows = [entry.row for entry in entries]
+    styles = run_styles([entry.run for entry in entries])
+    bars = interval_bars([(one.PQ_low, one.PQ_high, one.PQ) for one in rows])
+    lines = [
+        {**_run_line(entry), "style": style.record, "bar": bar, "crop": crop}
+        for entry, style, bar, crop in zip(entries, styles, bars, crops, strict=True)
+    ]
     held = sum(entry.page is not None for entry in entries)
-    together = comparison and {
-        "page": comparison.page,
-        "runs": len(comparison.runs),
-        "all": len(comparison.runs) == held,
-    }
-    return {
-        "data": _data_of(row),
-        "images": row.images or 0,
-        "lines": lines,
-        "comparison": together,
-        "notes": notes,
-    }
+    together = comparison and {"page": comparison[0], "runs": len(comparison[1]), "all": len(comparison[1]) == held}
+    return {"data": _data_of(row), "images": row.images or 0, "lines": lines, "comparison": together, "notes": notes}
 
 
-def _line(entry: _Entry) -> dict[str, Any]:
+def _run_line(entry: _Entry) -> dict[str, Any]:
+    """Returns the facts of a run in its table: rank, label, page and numbers."""
     row = entry.row
     known = row.PQ_low is not None and row.PQ_high is not None
     return {
@@ -215,7 +196,8 @@ def _line(entry: _Entry) -> dict[str, Any]:
     }
 
 
-def _index(title: str, runs: int, tables: Sequence[Mapping[str, Any]]) -> str:
+def _render_index(title: str, runs: int, tables: Sequence[Mapping[str, Any]]) -> str:
+    """Renders the site's index.html."""
     made = f"{runs} runs · {datetime.now(timezone.utc):%Y-%m-%d} · panbench {__version__}"
     columns = ("PQ", "95 % interval", "SQ", "RQ", "PQ_th", "PQ_st", "parameters", "images/s")
     return whole_page(

@@ -1,4 +1,4 @@
-"""How far the maps of two runs agree: pixels that differ, segments that flip, and the images where most does.
+"""Compares the maps of two runs: the pixels that differ, the segments that flip, and the images with most of both.
 
 A segment of one run has a partner if one of the other has its category and IoU > 0.5 with it. A pixel is the same where
 both maps are void there, or its segments are partners; a segment without a partner has flipped.
@@ -20,52 +20,55 @@ from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import Grid
 from panbench.runs import Run, stored_predictions
 
-__all__ = ["agreement", "with_agreement"]
-
 WORST = 5
-"""How many images are named, those with the most pixels that differ."""
+"""How many of the images with the most differing pixels the table names."""
 
 
 def with_agreement(standing: Standing, runs: Sequence[Run]) -> Standing:
-    """A comparison of two runs with what differs between their maps below it; in JSON and CSV, a row an image."""
+    """Adds a table of how the maps of two runs differ to their comparison; JSON and CSV get one row per image."""
     found = agreement(*runs)
     own = [
-        found.rename(columns={f"{column}_{place}": column for column in ("segments", "flipped")}).assign(run=key)
-        for place, key in enumerate(standing.keys)
+        found.rename(columns={f"{column}_{index}": column for column in ("segments", "flipped")}).assign(run=key)
+        for index, key in enumerate(standing.keys)
     ]
     columns = ["run", "image_id", "pixels", "differing", "segments", "flipped"]
     details = pd.concat(own, ignore_index=True)[columns]
-    grids = (*standing.grids, _grid(found, standing.keys))
+    grids = (*standing.grids, _agreement_grid(found, standing.keys))
     return dataclasses.replace(standing, grids=grids, details={**standing.details, "maps": details})
 
 
 def agreement(one: Run, other: Run) -> pd.DataFrame:
-    """A row an image that both runs have, by id.
+    """Compares the maps of two runs pixel by pixel; returns one row per image that both have, by image id.
 
-    image_id; pixels, and how many of them differ; of each run, 0 and 1, `segments` and how many of them `flipped`
+    image_id, pixels, differing (pixels); segments_0 and flipped_0 count those of the first run, segments_1 and
+    flipped_1 those of the second
     Raises BadRun for a run without predictions, or with a map of another size than the other run's.
     """
-    maps = [_predictions(run) for run in (one, other)]
+    maps = [_required_predictions(run) for run in (one, other)]
     images = sorted(set(maps[0].annotations) & set(maps[1].annotations))
     if not images:
         raise BadRun(f"{one.name} and {other.name} have no predictions of the same image.")
-    return pd.DataFrame([_of_image(image_id, *maps) for image_id in images])
+    return pd.DataFrame([_image_agreement(image_id, *maps) for image_id in images])
 
 
-def _predictions(run: Run) -> PanopticSet:
+def _required_predictions(run: Run) -> PanopticSet:
+    """Returns the stored predictions of a run. Raises BadRun if it has none."""
     found = stored_predictions(run)
     if found is None:
-        raise BadRun(f"{run.name} kept no predictions. Make it again with `panbench eval --save-predictions`.")
+        raise BadRun(
+            f"{run.name} has no stored predictions. Evaluate it again with `panbench eval --save-predictions`."
+        )
     return found
 
 
-def _of_image(image_id: int, one: PanopticSet, other: PanopticSet) -> dict[str, object]:
+def _image_agreement(image_id: int, one: PanopticSet, other: PanopticSet) -> dict[str, object]:
+    """Counts the pixels and segments of an image that differ between two runs, as a row of `agreement`."""
     first, second = (read_ids(each, image_id, error=BadRun) for each in (one, other))
     if first.shape != second.shape:
         raise BadRun(f"The maps of image {own_id(image_id)} are {first.shape} and {second.shape} pixels large.")
     ids, others, shared = count_pairs(first, second)
-    category, its = (_categories(each.annotations[image_id], own) for each, own in ((one, ids), (other, others)))
-    (at, area), (its_at, its_area) = _areas(ids, shared), _areas(others, shared)
+    category, its = (_category_of_ids(each.annotations[image_id], own) for each, own in ((one, ids), (other, others)))
+    (at, area), (its_at, its_area) = _pixels_by_id(ids, shared), _pixels_by_id(others, shared)
     partners = (category == its) & (ids > 0) & (others > 0) & (3 * shared > area[at] + its_area[its_at])
     same = partners | ((ids == 0) & (others == 0))
     row: dict[str, object] = {
@@ -73,32 +76,36 @@ def _of_image(image_id: int, one: PanopticSet, other: PanopticSet) -> dict[str, 
         "pixels": int(shared.sum()),
         "differing": int(shared[~same].sum()),
     }
-    for place, own in enumerate((ids, others)):
+    for index, own in enumerate((ids, others)):
         segments = np.unique(own[own > 0])
-        row |= {f"segments_{place}": len(segments), f"flipped_{place}": len(np.setdiff1d(segments, own[partners]))}
+        row |= {f"segments_{index}": len(segments), f"flipped_{index}": len(np.setdiff1d(segments, own[partners]))}
     return row
 
 
-def _categories(annotation: Annotation, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """The category of each id; 0 of void."""
+def _category_of_ids(annotation: Annotation, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Returns the category id of each segment id; 0 for void."""
     of = {segment.id: segment.category_id for segment in annotation.segments}
     return np.array([of.get(number, 0) for number in ids.tolist()], np.int64)
 
 
-def _areas(
+def _pixels_by_id(
     ids: npt.NDArray[np.int32], pixels: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The index of each pair's id among the distinct ids, and the pixels of each of these."""
+    """Sums the pixels of each distinct id; returns for each input the index of its id's sum, and the sums."""
     names, at = np.unique(ids, return_inverse=True)
     return at, np.bincount(at, weights=pixels, minlength=len(names)).astype(np.int64)
 
 
-def _grid(found: pd.DataFrame, names: Sequence[str]) -> Grid:
+def _agreement_grid(found: pd.DataFrame, names: Sequence[str]) -> Grid:
+    """Tabulates how the maps differ over all images, and in the images with the most differing pixels."""
     worst = found.sort_values(["differing", "image_id"], ascending=[False, True], kind="stable")
     worst = worst[worst["differing"] > 0].head(WORST)
     total = found.drop(columns="image_id").sum()
-    rows = [_row(f"all {len(found):,} images", total)]
-    rows += [_row(f"image {image}", row) for image, (_, row) in zip(worst["image_id"], worst.iterrows(), strict=True)]
+    rows = [_agreement_row(f"all {len(found):,} images", total)]
+    rows += [
+        _agreement_row(f"image {image}", row)
+        for image, (_, row) in zip(worst["image_id"], worst.iterrows(), strict=True)
+    ]
     columns = ("", "pixels that differ", "of 1,000", *(f"flipped of {name}" for name in names))
     equal = "" if total["differing"] else "The maps are equal, pixel for pixel. "
     note = (
@@ -108,7 +115,8 @@ def _grid(found: pd.DataFrame, names: Sequence[str]) -> Grid:
     return Grid(columns, tuple(rows), words=1, title=f"{names[0]} and {names[1]}, pixel by pixel", notes=(note,))
 
 
-def _row(title: str, counts: "pd.Series[int]") -> tuple[str, ...]:
+def _agreement_row(title: str, counts: "pd.Series[int]") -> tuple[str, ...]:
+    """Returns a row of the table: differing pixels, their share in thousandths, and flipped segments of each run."""
     share = 1000 * counts["differing"] / counts["pixels"]
-    flips = (f"{counts[f'flipped_{place}']:,} of {counts[f'segments_{place}']:,}" for place in (0, 1))
+    flips = (f"{counts[f'flipped_{index}']:,} of {counts[f'segments_{index}']:,}" for index in (0, 1))
     return title, f"{counts['differing']:,}", f"{share:.3f}", *flips

@@ -1,8 +1,8 @@
-"""`panbench compare --pixels`: two runs held against each other pixel by pixel."""
+"""`panbench compare --pixels`: compares the maps of two runs pixel by pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from panbench.base.errors import BadArgument
 from panbench.base.studies import Option
@@ -12,21 +12,17 @@ if TYPE_CHECKING:
     from panbench.report.answers.comparison import Standing
     from panbench.runs import Run
 
-__all__ = ["PixelOptions"]
-
 
 @dataclass(frozen=True)
 class PixelOptions(CompareOptions):
-    """Whether the maps of two runs are compared."""
-
-    panel: ClassVar[str] = "Pixel by pixel"
+    """The option `--pixels`: compares the maps of two runs."""
 
     pixels: Annotated[
-        bool, Option("Also which pixels and segments differ between two runs that kept their predictions.")
+        bool, Option("Also which pixels and segments differ between two runs with stored predictions.")
     ] = False
 
     def added(self, standing: "Standing", runs: "Sequence[Run]") -> "Standing":
-        """The comparison with what differs between the maps below. Raises BadArgument for other than two runs."""
+        """Called when runs are compared: adds how their maps differ. Raises BadArgument unless there are two runs."""
         if not self.pixels:
             return standing
         if len(runs) != 2:

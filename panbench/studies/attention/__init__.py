@@ -1,12 +1,10 @@
-"""What a transformer's queries look at in a photograph, layer by layer."""
+"""Attention of a transformer's queries over a photograph, layer by layer."""
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "attention",
-    "What a transformer's queries look at in a photograph, layer by layer.",
+    "Attention of a transformer's queries over a photograph, layer by layer.",
     order=140,
     commands=(
         StudyCommand(

@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from panbench.base.errors import BadArgument
 from panbench.catalog import WITHOUT_QUERIES, choose_model, no_queries
 from panbench.cli import console
-from panbench.cli.command import Model, command, family, may_download_weights
+from panbench.cli.command import Model, command, family, may_download_weights, option
 from panbench.panoptic.image_ids import typed
 
 app = family()
@@ -23,32 +21,19 @@ app = family()
 )
 def attention(
     model: Model = None,
-    photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Use this run's model and weights, with --image.")
-    ] = None,
-    image: Annotated[
-        int | None, typer.Option("--image", parser=typed, metavar="ID", help="The id of an image of --run.")
-    ] = None,
-    query: Annotated[
-        list[int] | None,
-        typer.Option("--query", metavar="N", help="A query, from 0; repeatable. Default: four."),
-    ] = None,
-    category: Annotated[
-        str | None, typer.Option("--category", metavar="NAME", help="The queries that found this category.")
-    ] = None,
-    layer: Annotated[
-        list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; repeatable.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write: .png, .svg or .pdf.")] = Path(
-        "attention.png"
-    ),
+    photo: Annotated[Path | None, option("Any photograph.", metavar="FILE")] = None,
+    run: Annotated[Path | None, option("Use this run's model and weights, with --image.", metavar="DIR")] = None,
+    image: Annotated[int | None, option("The id of an image of --run.", parser=typed, metavar="ID")] = None,
+    query: Annotated[list[int] | None, option("A query, from 0; repeatable. Default: four.", metavar="N")] = None,
+    category: Annotated[str | None, option("The queries that found this category.", metavar="NAME")] = None,
+    layer: Annotated[list[int] | None, option("A decoder layer, from 1; repeatable.", metavar="N")] = None,
+    out: Annotated[Path, option("The file to write: .png, .svg or .pdf.", metavar="FILE")] = Path("attention.png"),
 ) -> None:
     """Show what a transformer's queries look at, layer by layer, and the mask that each layer leads to."""
     of_run = run is not None and image is not None and photo is None
     if not of_run and (run is not None or image is not None or model is None or photo is None):
         raise BadArgument("Give --model and --photo, or --run and --image.")
-    # A config is a Python file, which only runs when it is named, or comes with panbench.
+    # A config is Python code: it runs only if the user names it or it comes with panbench.
     file = Path(model) if model is not None and model.endswith(".py") else None
     if of_run and model is not None and file is None:
         raise BadArgument("A run brings its model. Leave --model out, or name its config as --model FILE.py.")

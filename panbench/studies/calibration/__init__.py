@@ -1,12 +1,10 @@
-"""What scores are worth: is a segment of score 0.9 right nine times in ten?"""
+"""Calibration of scores: is a segment of score 0.9 right nine times in ten?"""
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "calibration",
-    "What scores are worth: is a segment of score 0.9 right nine times in ten?",
+    "Calibration of scores: is a segment of score 0.9 right nine times in ten?",
     order=20,
     commands=(
         StudyCommand(

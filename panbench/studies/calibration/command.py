@@ -1,4 +1,4 @@
-"""`panbench calibration`: are segments right as often as their scores say?"""
+"""`panbench calibration`: are segments correct as often as their scores say?"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`panbench show plot calibration`: how often segments of a score are right, a line a run."""
+"""`panbench show plot calibration`: how often segments of a score are right, one line per run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,20 +10,18 @@ from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.views import Compared
 from panbench.report.figures.plots import Look, Plot, add_legend, runs_of
-from panbench.studies.calibration.answer import OF_SOME, of_some
+from panbench.studies.calibration.answer import PARTLY_SCORED, partly_scored_label
 from panbench.studies.calibration.calibration import calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["RELIABILITY", "reliability"]
-
 
 def reliability(members: Sequence[Compared]) -> pd.DataFrame:
-    """run, low, high, segments, score, precision and its interval: how often segments of a score are right.
+    """Tabulates how often segments of a score are right: run, low, high, segments, score, precision and its interval.
 
-    unscored: how many segments of the run have no score and are left out, as the stuff of Panoptic FPN
-    Bins without a segment are left out. Raises BadRun for a run whose predictions have no scores.
+    unscored: the number of segments of the run without a score, which are left out (Panoptic FPN: all stuff)
+    Empty bins are left out. Raises BadRun for a run whose predictions have no scores.
     """
     tables = []
     for member in members:
@@ -38,11 +36,13 @@ def reliability(members: Sequence[Compared]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _caption(table: pd.DataFrame, look: Look) -> str:
-    """Which lines are of some segments only, in lines; "" for none."""
+def _partly_scored_caption(table: pd.DataFrame, look: Look) -> str:
+    """Returns a caption that names the runs with segments without a score; "" if there are none."""
     counts = table.groupby("run", sort=False).agg(unscored=("unscored", "first"), segments=("segments", "sum"))
-    partly = [of_some(str(row.Index), row.unscored, row.segments) for row in counts.itertuples() if row.unscored]
-    return look.lines(f"{OF_SOME} {in_sentence(partly)}", 0.85, most=None) if partly else ""
+    partly = [
+        partly_scored_label(str(row.Index), row.unscored, row.segments) for row in counts.itertuples() if row.unscored
+    ]
+    return look.lines(f"{PARTLY_SCORED} {in_sentence(partly)}", 0.85, most=None) if partly else ""
 
 
 def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
@@ -61,25 +61,21 @@ def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
             capsize=1.5,
             **look.of(run),
         )
-    # A little beyond 0 and 100, so that markers there are whole.
+    # A little beyond 0 and 100, so that markers there are not clipped.
     axes.set_xlim(-2, 102)
     axes.set_ylim(-2, 102)
     axes.set_aspect("equal")
     axes.set_xlabel("Score of a segment, %")
     axes.set_ylabel("Right, %")
-    axes.set_title(_caption(table, look), loc="left", fontsize=look.small, color="#565c68")
+    axes.set_title(_partly_scored_caption(table, look), loc="left", fontsize=look.small, color="#565c68")
     axes.grid()
     add_legend(axes, look, runs)
 
 
-def _height(table: pd.DataFrame, look: Look) -> float:
-    caption = _caption(table, look)
+def _reliability_height(table: pd.DataFrame, look: Look) -> float:
+    """Returns the height of the figure, with room for legend and caption."""
+    caption = _partly_scored_caption(table, look)
     return 0.9 * look.width + look.legend_height(runs_of(table)) + look.line * len(caption.splitlines())
 
 
-RELIABILITY = Plot(
-    "how often segments are right, by their score",
-    reliability,
-    _draw_reliability,
-    _height,
-)
+RELIABILITY = Plot("how often segments are right, by their score", reliability, _draw_reliability, _reliability_height)

@@ -1,7 +1,6 @@
-"""The section of the page on what scores are worth."""
+"""The section of the page on calibration."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -9,17 +8,14 @@ from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.grid import ABSENT, percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.section import Curves, Section
-from panbench.report.pages.page.shortened import shortened
+from panbench.report.pages.page.section import Curves, Section, shortened
 from panbench.report.pages.rendering import render
-from panbench.studies.calibration.answer import OF_SOME, of_some
+from panbench.studies.calibration.answer import PARTLY_SCORED, partly_scored_label
 from panbench.studies.calibration.calibration import Calibration, calibration
-
-__all__ = ["calibration_section"]
 
 
 def calibration_section(members: Sequence[Compared]) -> Section:
-    """Whether scores are right as often as they say."""
+    """Builds the section with each model's reliability curve and calibration error."""
     title, rows, series, lacking = "Calibration", [], [], []
     known: list[tuple[int, Compared, Calibration]] = []
     for index, member in enumerate(members):
@@ -27,20 +23,21 @@ def calibration_section(members: Sequence[Compared]) -> Section:
             known.append((index, member, calibration(member.matched, member.categories)))
         except BadRun:
             lacking.append(member.label)
-    # Where a model scores things alone, all are shown by their things: lines of other segments would not compare.
+    # If one model scores only its things, all models are compared on things.
     partly = [
-        of_some(member.label, found.unscored, _segments(found, "All")) for _, member, found in known if found.unscored
+        partly_scored_label(member.label, found.unscored, _segment_count(found, "All"))
+        for _, member, found in known
+        if found.unscored
     ]
-    group = "Things" if partly and all(_segments(found, "Things") for *_, found in known) else "All"
+    group = "Things" if partly and all(_segment_count(found, "Things") for *_, found in known) else "All"
     for index, member, found in known:
         own = found.scopes[found.scopes["group"] == group].iloc[0]
-        series.append((index, _points(member.label, found.curve[found.curve["group"] == group])))
-        threshold = _known(own["threshold"])
+        series.append((index, _curve_points(member.label, found.curve[found.curve["group"] == group])))
         cells = [
             f"{own['segments']:,}",
-            *(percent(_known(own[name]), 1) for name in ("score", "precision", "ECE")),
-            ABSENT if threshold is None else f"{threshold:.3f}",
-            percent(_known(own["kept"]), 1),
+            *(percent(own[name], 1) for name in ("score", "precision", "ECE")),
+            ABSENT if pd.isna(own["threshold"]) else f"{own['threshold']:.3f}",
+            percent(own["kept"], 1),
         ]
         rows.append((member.label, index, cells))
     if not rows:
@@ -53,8 +50,8 @@ def calibration_section(members: Sequence[Compared]) -> Section:
         "right ones that this keeps."
     ]
     if partly:
-        shown = "so all models are shown by their things" if group == "Things" else "so their lines do not compare"
-        notes.append(f"{OF_SOME} {in_sentence(partly)}. What has no score is left out, {shown}.")
+        remark = "so all models are shown by their things" if group == "Things" else "so their lines do not compare"
+        notes.append(f"{PARTLY_SCORED} {in_sentence(partly)}. What has no score is left out, {remark}.")
     if lacking:
         notes.append(f"Without scores: {', '.join(lacking)}.")
     intro = (
@@ -66,15 +63,16 @@ def calibration_section(members: Sequence[Compared]) -> Section:
         f"How often {what} of a score are right", "mean score of the bin", "right", series, diagonal=True, zoom=True
     )
     content = render("panbench.studies.calibration:section.html", heads=heads, rows=rows, notes=notes)
-    return Section(title, intro, content, curves)
+    return Section(title, intro, content, {"calibration": curves})
 
 
-def _segments(found: Calibration, group: str) -> int:
+def _segment_count(found: Calibration, group: str) -> int:
+    """Returns the number of scored segments in All, Things or Stuff."""
     return int(found.scopes.loc[found.scopes["group"] == group, "segments"].iloc[0])
 
 
-def _points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
-    """Points (score, right, low, high) of each bin that holds segments, and their explanation."""
+def _curve_points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
+    """Returns the point (score, right, low, high) and the tooltip of each bin that holds segments."""
     points = []
     for _, row in curve[curve["segments"] > 0].iterrows():
         score, right, low, high = (
@@ -86,7 +84,3 @@ def _points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
         )
         points.append((shortened((score, right, low, high)), words))
     return points
-
-
-def _known(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)

@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "ensembles",
     "Ensembles of runs by votes or masks; averaged views of an image.",

@@ -7,67 +7,57 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.errors import BadArgument
-from panbench.models.adapter import Adapter
 from panbench.models.candidates import Output
-from panbench.models.host import HostedModel
-from panbench.models.model import LoadedImage, Model, Wrapped, way_of_running
+from panbench.models.model import LoadedImage, Model, Wrapped, running_settings
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
 from panbench.studies.ensembles.merging import flip, merge_outputs
 from panbench.studies.ensembles.views import Views
 
-__all__ = ["AugmentedModel"]
-
 
 class AugmentedModel(Wrapped):
-    """Another model that sees several views of each image.
+    """Wraps a model and merges its outputs for several views of each image.
 
-    With the image as it is for the only view its answers are those of the model, to the bit.
+    If the original image is the only view, the outputs are bit-identical to the model's.
     """
 
     def __init__(self, model: Model, views: Views) -> None:
-        """model: one with an adapter (all but functions). Raises BadArgument when it cannot be shown the views."""
-        if not isinstance(model, HostedModel):
-            raise BadArgument(f"{model.spec.title} gives finished id maps: --tta needs a network's masks.")
+        """Wraps a model to run on views of its images. Raises BadArgument if the model cannot take them."""
         super().__init__(model)
         self.views = views
-        self._readers: list[Adapter] = [
-            model.adapter if scale == 1.0 else model.adapter.scaled(scale) for scale in views.scales
-        ]
+        self._scaled_models = [model.scaled(scale) for scale in views.scales]
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What must be equal to resume a run, besides the model: the views."""
-        return {**way_of_running(self.inner), "tta": str(self.views)}
+        """The settings that must match to resume a run: the model's, and the views."""
+        return {**running_settings(self.inner), "tta": str(self.views)}
 
     def describe(self) -> ModelRecord:
-        """The model's own record; published numbers are those of one view, so they go."""
+        """Returns the model's record for run.json, without its published number if there are several views."""
         described = self.inner.describe()
         return replace(described, published=None) if len(self.views) > 1 else described
 
     def load(self, scene: Scene) -> LoadedImage:
-        """The image at every scale."""
-        first, *others = (reader.read(scene) for reader in self._readers)
+        """Loads the image at every scale."""
+        first, *others = (reader.load(scene) for reader in self._scaled_models)
         return replace(first, sample=(first, *others))
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """These pixels at every scale."""
-        first, *others = (reader.read_pixels(scene, rgb) for reader in self._readers)
+        """Prepares an image that is given as pixels, at every scale."""
+        first, *others = (reader.load_pixels(scene, rgb) for reader in self._scaled_models)
         return replace(first, sample=(first, *others))
 
     def batch_key(self, image: ImageInfo) -> Hashable:
-        """The size of the network's input at every scale."""
-        sizes = [reader.padded_size(image.height, image.width) for reader in self._readers]
-        return (image.height, image.width, "as it is") if None in sizes else tuple(sizes)
+        """Returns the network's input size at every scale; only images of equal input sizes share a batch."""
+        return tuple(reader.batch_key(image) for reader in self._scaled_models)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """The merged answer to the views of each image; each view goes through the model as a batch."""
+        """Runs the model on each view of the batch; returns one merged output per image."""
         answers: list[Sequence[Output]] = []
-        for place in range(len(self.views.scales)):
-            seen = [image.sample[place] for image in batch]
-            answers.append(self.inner.candidates(seen))
+        for index in range(len(self.views.scales)):
+            batch_of_view = [image.sample[index] for image in batch]
+            answers.append(self.inner.candidates(batch_of_view))
             if self.views.flip:
-                mirrored = [self._readers[place].mirrored(image) for image in seen]
+                mirrored = [self._scaled_models[index].mirrored(image) for image in batch_of_view]
                 answers.append([flip(answer) for answer in self.inner.candidates(mirrored)])
-        return [merge_outputs(of_image) for of_image in zip(*answers, strict=True)]
+        return [merge_outputs(of_one_image) for of_one_image in zip(*answers, strict=True)]

@@ -18,28 +18,27 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.kept.rule_statistics import rule_statistics
-from panbench.evaluation.kept.stored_model import StoredModel, as_evaluated, dataset_of
-from panbench.evaluation.kept.tuning import best_by_turns
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.stored.rule_statistics import rule_statistics
+from panbench.evaluation.stored.stored_model import StoredModel, as_evaluated, dataset_of
+from panbench.evaluation.stored.tuning import best_by_turns
 from panbench.metrics.slices import pq_by
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
 from panbench.models.model import LoadedImage, Wrapped
 from panbench.models.rules import Rule
 from panbench.runs import ModelRecord, Run, candidate_files, check_room
-from panbench.runs.alike import unlike
+from panbench.runs.comparable import why_incomparable
 from panbench.studies.ensembles.merging import merge_outputs
 from panbench.studies.ensembles.shares import (
     STEPS,
-    Found,
+    ChosenShares,
     Shares,
     check_weights,
     chosen_on_halves,
+    ensemble_record,
     given_shares,
     shares_record,
 )
-
-__all__ = ["MOST_TUNED", "StoredEnsemble", "average_runs", "why_not_averaged"]
 
 MOST_TUNED = 500
 """Weights are chosen on this many images of each half at most: enough to tell them apart, and bounded in time."""
@@ -57,11 +56,11 @@ def average_runs(
     options: EvaluateOptions | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[Run, tuple[Shares, ...]]:
-    """Averages the stored candidates of runs, fuses them and writes the run `out`. Also the weights that were used.
+    """Averages the stored candidates of runs, fuses them and writes the run `out`; returns it and the weights used.
 
-    weights, tuned, seed, title: as of by_votes.ensemble_runs
-    rule: that of the first run by default
-    options: overwrite, resume, save_predictions, keep_candidates, workers and command count
+    weights, tuned, seed, title: as in by_votes.ensemble_runs
+    rule: by default that of the first run
+    options: only overwrite, resume, save_predictions, keep_candidates, workers and command are used
     Raises BadArgument and BadRun for runs that cannot be averaged (`why_not_averaged`) and weights that do not fit.
     """
     check_weights(runs, weights, tuned)
@@ -77,14 +76,14 @@ def average_runs(
     dataset = dataset_of(runs[0], ensemble.image_ids)
     options = as_evaluated(runs[0], options)
     if tuned:
-        ensemble.shares, ensemble.share_of = _tuned(ensemble, dataset, options, seed, reporter)
+        ensemble.shares, ensemble.share_of = _tune_masks(ensemble, dataset, options, seed, reporter)
     else:
         ensemble.shares, ensemble.share_of = given_shares(weights, len(runs), ensemble.image_ids)
     return evaluate(ensemble, dataset, out, options, reporter), ensemble.shares
 
 
 def why_not_averaged(runs: Sequence[Run]) -> str | None:
-    """In a sentence, why masks of runs cannot be averaged: not kept, or of different kinds; None when they can."""
+    """Explains why the runs' masks cannot be averaged (not stored, or of different kinds); None if they can."""
     lacking = [run.name for run in runs if run.path is None or not candidate_files(run.path)]
     if lacking:
         return f"{lacking[0]} kept no candidates."
@@ -99,112 +98,108 @@ def why_not_averaged(runs: Sequence[Run]) -> str | None:
 class StoredEnsemble(Wrapped):
     """Averages the outputs of several networks: masks of matching queries, or boxes and semantics.
 
-    Labels and rule are those of the first run; the others' labels are brought to them by name.
+    Labels and rule are those of the first run; the labels of the others are converted to them by name.
     """
 
     def __init__(self, runs: Sequence[Run], title: str | None = None) -> None:
-        """All runs count alike until `share_of` sets their weights.
+        """Opens the runs' stored candidates; all runs have equal weight until `share_of` gives other weights.
 
-        Raises BadRun when runs kept no candidates, or differ in data, categories or images; BadArgument when they kept
-        answers of different kinds.
+        Raises BadRun if runs stored no candidates, or differ in data, categories or images; BadArgument if they stored
+        candidates of different kinds.
         """
         self.members = [StoredModel(run) for run in runs]
         super().__init__(self.members[0])
         self.image_ids = self.members[0].stored.image_ids
         self.shares: tuple[Shares, ...] = ()
         self.share_of: Mapping[int, Shares] = {}
-        params = [run.info.model.params for run in runs if run.info.model and run.info.model.params]
         title = title or f"Ensemble of {len(runs)} runs (masks)"
-        self.record = ModelRecord(
-            name="ensemble",
-            title=title,
-            family="ensemble",
-            params=sum(params) if len(params) == len(runs) else None,
-        )
+        self.record = ensemble_record(runs, title)
         self.spec = replace(self.spec, name="ensemble", title=title, weights=None, published=None)
-        self._places: list[npt.NDArray[np.int64]] = []
+        self._label_of: list[npt.NDArray[np.int64]] = []
         first = runs[0]
         for run, member in zip(runs, self.members, strict=True):
-            if reason := unlike([first, run], "ground truth"):
+            if reason := why_incomparable([first, run], "ground truth"):
                 raise BadRun(f"{reason}.")
             things = dict(zip(member.class_names, member.isthing, strict=True))
             if things != dict(zip(self.class_names, self.isthing, strict=True)):
                 raise BadRun(f"{first.name} and {run.name} have different categories.")
-            if reason := unlike([first, run], "exif", "category map"):
+            if reason := why_incomparable([first, run], "exif", "category map"):
                 raise BadRun(f"{reason}.")
             if member.stored.image_ids != self.image_ids:
                 raise BadRun(
-                    f"{first.name} and {run.name} kept candidates of different images "
+                    f"{first.name} and {run.name} stored candidates of different images "
                     f"({len(self.image_ids)} and {len(member.stored.image_ids)}). Evaluate them with the same "
                     "--limit."
                 )
-            self._places.append(np.array([self.class_names.index(name) for name in member.class_names], np.int64))
+            self._label_of.append(np.array([self.class_names.index(name) for name in member.class_names], np.int64))
         if reason := why_not_averaged(runs):
             raise BadArgument(f"{reason} `panbench ensemble --way votes` takes finished maps of any models.")
 
     def check(self, rule: Rule) -> None:
-        """Raises BadArgument for a rule that does not fit, or wants what the first run did not keep."""
+        """Raises BadArgument for a rule that cannot use the candidates that the first run stored."""
         self.members[0].check(rule)
 
     def describe(self) -> ModelRecord:
-        """The ensemble's record."""
+        """Returns the ensemble's record as a model, for run.json."""
         return self.record
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The runs whose candidates were averaged, with their weights."""
+        """The settings for run.json: the runs whose candidates are averaged, with their weights."""
         return {
             "candidates": "; ".join(str(member.stored.folder.absolute()) for member in self.members),
             **shares_record(self.shares),
         }
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[Candidates | Instances]:
-        """The averaged outputs of the networks for each image."""
+        """Returns the averaged outputs of the networks for each image."""
         return [self.read(image.scene.image.id, self.share_of.get(image.scene.image.id)) for image in batch]
 
     def read(self, image_id: int, shares: Shares | None) -> Candidates | Instances:
-        """The average of an image. Raises BadRun for damaged candidates."""
+        """Returns the averaged output for an image. Raises BadRun for damaged candidates."""
         outputs = [
-            _relabelled(member.stored.read(image_id, self.device), place, self.isthing)
-            for member, place in zip(self.members, self._places, strict=True)
+            _with_labels(member.stored.read(image_id, self.device), index, self.isthing)
+            for member, index in zip(self.members, self._label_of, strict=True)
         ]
         weights = (None, None) if shares is None else (shares.things, shares.stuff)
         return cast("Candidates | Instances", merge_outputs(outputs, *weights))
 
 
-class _Weighted:
-    """An ensemble under weights that are tried."""
+class _WeightedEnsemble:
+    """Reads an ensemble's averaged outputs, by one combination of weights that tuning tries."""
 
     def __init__(self, ensemble: StoredEnsemble, shares: Shares) -> None:
         self.ensemble = ensemble
         self.shares = shares
 
     def read(self, image_id: int) -> Candidates | Instances:
-        """The average of an image."""
+        """Returns the averaged output for an image, by these weights."""
         return self.ensemble.read(image_id, self.shares)
 
 
-def _tuned(
+def _tune_masks(
     ensemble: StoredEnsemble, dataset: Dataset, options: EvaluateOptions, seed: int, reporter: Reporter
-) -> Found:
-    """The weights chosen on each half, and for each image those of the half that it is not in."""
+) -> ChosenShares:
+    """Chooses weights by PQ on each half of the images, to average the masks of the other half."""
     ids = ensemble.category_ids(dataset.categories)
     models = len(ensemble.members)
     tried = itertools.count(1)
 
-    def choose(here: Sequence[int]) -> Shares:
-        chosen_on = set(here[:: -(-len(here) // MOST_TUNED)])
+    def best_shares_on(images_of_half: Sequence[int]) -> Shares:
+        """Finds the weights with the highest PQ on some images, changing one weight at a time."""
+        chosen_on = set(images_of_half[:: -(-len(images_of_half) // MOST_TUNED)])
         scenes = [scene for scene in dataset.scenes if scene.image.id in chosen_on]
         known: dict[Shares, float] = {}
 
-        def pq(weights: Mapping[str, float]) -> float:
+        def pq_with(weights: Mapping[str, float]) -> float:
+            """Returns PQ of the ensemble by these weights, on the images that choose them."""
             values = tuple(weights.values())
             if not any(values[:models]) or not any(values[models:]):
                 return -1.0
-            shares = Shares(_scaled(values[:models]), _scaled(values[models:]), 0)
+            shares = Shares(_scaled_to_1(values[:models]), _scaled_to_1(values[models:]), 0)
             if shares not in known:
                 (found,) = rule_statistics(
-                    _Weighted(ensemble, shares),
+                    _WeightedEnsemble(ensemble, shares),
                     scenes,
                     dataset.categories,
                     ids,
@@ -217,26 +212,29 @@ def _tuned(
             return known[shares]
 
         names = [f"{kind} {member}" for kind in ("things", "stuff") for member in range(models)]
-        found = best_by_turns(dict.fromkeys(names, 1.0), STEPS, pq, rounds=2)
+        found = best_by_turns(dict.fromkeys(names, 1.0), STEPS, pq_with, rounds=2)
         values = tuple(found.values())
-        return Shares(_scaled(values[:models]), _scaled(values[models:]), len(here), pq(found))
+        return Shares(_scaled_to_1(values[:models]), _scaled_to_1(values[models:]), len(images_of_half), pq_with(found))
 
-    return chosen_on_halves(ensemble.image_ids, seed, choose)
+    return chosen_on_halves(ensemble.image_ids, seed, best_shares_on)
 
 
-def _scaled(weights: tuple[float, ...]) -> tuple[float, ...]:
-    """Weights scaled so that the largest is 1."""
+def _scaled_to_1(weights: tuple[float, ...]) -> tuple[float, ...]:
+    """Scales weights so that the largest is 1."""
     return tuple(weight / max(weights) for weight in weights)
 
 
-def _relabelled(
-    output: Candidates | Instances, place: npt.NDArray[np.int64], isthing: tuple[bool, ...]
+def _with_labels(
+    output: Candidates | Instances, index: npt.NDArray[np.int64], isthing: tuple[bool, ...]
 ) -> Candidates | Instances:
-    """The same answer in the labels of another model; place: of each of its labels."""
+    """Returns an output with its labels translated to those of another model.
+
+    index: (labels,) the other model's label of each of this model's labels
+    """
     if isinstance(output, Candidates):
-        return replace(output, labels=place[output.labels], isthing=isthing)
+        return replace(output, labels=index[output.labels], isthing=isthing)
     return replace(
         output,
-        labels=tuple(int(place[label]) for label in output.labels),
-        semantic_labels=tuple(label if label == NO_LABEL else int(place[label]) for label in output.semantic_labels),
+        labels=tuple(int(index[label]) for label in output.labels),
+        semantic_labels=tuple(label if label == NO_LABEL else int(index[label]) for label in output.semantic_labels),
     )

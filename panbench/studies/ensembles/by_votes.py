@@ -1,25 +1,23 @@
 """An ensemble of stored runs: their id maps voted into one map an image, scored and stored as a run of its own.
 
-Any framework's predictions will do, as long as the maps were kept (`eval --save-predictions`, or a scored folder).
+Any framework's predictions will do, as long as the maps were stored (`eval --save-predictions`, or a scored folder).
 """
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, product
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
 
 from panbench.base import provenance
 from panbench.base.errors import BadRun, PredictionMismatch
 from panbench.base.files import sha256_of
+from panbench.base.program import default_threads, in_order
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
-from panbench.base.threads import default_threads
-from panbench.evaluation.kept.tuning import best_by_turns
+from panbench.evaluation.stored.tuning import best_by_turns
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.coco import read_id_png, read_ids, write_id_png
@@ -30,7 +28,6 @@ from panbench.runs import (
     PREDICTIONS_JSON,
     FileHashes,
     ImagesRecord,
-    ModelRecord,
     PredictionsRecord,
     Run,
     RunInfo,
@@ -40,24 +37,22 @@ from panbench.runs import (
     unfinished_run,
     write_predictions_json,
 )
-from panbench.runs.alike import differing_settings, unlike
-from panbench.runs.sources import ground_truth
+from panbench.runs.comparable import differing_settings, refuse_other_settings, why_incomparable
+from panbench.runs.sources import read_ground_truth
 from panbench.studies.ensembles.shares import (
     STEPS,
-    Found,
+    ChosenShares,
     Shares,
     check_weights,
     chosen_on_halves,
+    ensemble_record,
     given_shares,
     shares_record,
 )
 from panbench.studies.ensembles.vote import JointTable, fuse_maps, join, overlaps_of
 
-__all__ = ["ensemble_runs"]
-
 IMAGES_A_PART = 200
 SECONDS_A_PART = 10.0
-Result = TypeVar("Result")
 
 
 def ensemble_runs(
@@ -73,59 +68,58 @@ def ensemble_runs(
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[Run, tuple[Shares, ...]]:
-    """Votes the maps of runs into one, and writes the run `out` with its predictions. Also the weights that were used.
+    """Votes the maps of runs into one, and writes the run `out` with its predictions; returns it and the weights used.
 
-    weights: one number a run; None counts all alike
+    weights: one number per run; None weights all runs equally
     tuned: chooses weights for things and for stuff by PQ on one half of the images (drawn by `seed`) and fuses the
-        other half with them, both ways: no image is fused by weights that have seen its ground truth
-    title: what tables call it
-    resume: go on with the run in the folder, which must have been made with the same settings
-    Raises BadArgument for fewer than two runs or weights that do not fit, BadRun when runs differ in ground truth or
-    categories or kept no maps, PredictionMismatch when maps differ in size.
+        other half with them, both ways: no image is fused with weights that saw its ground truth
+    title: the name of the ensemble in tables
+    resume: continue the run in the folder, which must have been made with the same settings
+    Raises BadArgument for fewer than two runs or weights that do not fit, BadRun if runs differ in ground truth or
+    categories or stored no maps, PredictionMismatch if maps differ in size.
     """
     check_weights(runs, weights, tuned)
-    _check_data(runs)
+    if reason := why_incomparable(runs, "ground truth", "categories"):
+        raise BadRun(f"{reason}: there is nothing to vote on.")
     if not resume:
         check_room(out, overwrite)
-    truth = ground_truth(_required(runs[0].info.dataset.gt, runs[0]), runs[0].info.dataset.gt_dir)
-    members = [_predictions(run) for run in runs]
+    gt_json = runs[0].info.dataset.gt
+    if gt_json is None or not Path(gt_json).is_file():
+        raise BadRun(f"{runs[0].name}: its ground truth {gt_json} was not found. Put it back, or score the run again.")
+    truth = read_ground_truth(gt_json, runs[0].info.dataset.gt_dir)
+    members = [_maps_of(run) for run in runs]
     images = _shared_images(runs, members, truth)
     isthing = {category.id: category.isthing for category in truth.categories}
     workers = threads or default_threads()
 
     def read(image_id: int) -> list[PanopticPrediction]:
+        """Returns the stored map of an image from each run."""
         shape = None
         if info := truth.images.get(image_id):
             shape = (info.height, info.width)
         return [
             PanopticPrediction(
-                image_id,
-                read_ids(member, image_id, shape, PredictionMismatch),
-                member.annotations[image_id].segments,
+                image_id, read_ids(member, image_id, shape, PredictionMismatch), member.annotations[image_id].segments
             )
             for member in members
         ]
 
     if tuned:
-        shares, share_of = _tuned(truth, images, read, isthing, len(runs), seed, workers, reporter)
+        shares, share_of = _tune_votes(truth, images, read, isthing, len(runs), seed, workers, reporter)
     else:
         shares, share_of = given_shares(weights, len(runs), images)
 
-    info = _info(runs, Path(out), title, shares, tuned, seed, len(images))
+    info = _ensemble_info(runs, Path(out), title, shares, tuned, seed, len(images))
     stored = unfinished_run(out) if resume else None
-    if stored is not None and (
-        different := differing_settings(replace(stored.info, predictions=None), info)  # named when it is done
-    ):
-        raise BadRun(
-            f"{out} cannot be resumed with other settings: {'; '.join(different)}. Give the settings it was made with, "
-            "or another --out."
-        )
+    if stored is not None:
+        # run.json names the predictions only once a run is done.
+        refuse_other_settings(out, differing_settings(replace(stored.info, predictions=None), info))
     if stored is not None and stored.info.status == "done" and not stored.faults and stored.path == Path(out):
         reporter.notice(f"{out} is already complete.")
         return stored, shares
     writer = RunWriter.create(out, info, overwrite) if stored is None else RunWriter.resume(out)
     try:
-        run = _write(writer, truth, images, read, share_of, isthing, workers, reporter)
+        run = _write_voted(writer, truth, images, read, share_of, isthing, workers, reporter)
     except BaseException as problem:
         status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
         writer.finish(status, error=str(problem) or type(problem).__name__)
@@ -133,7 +127,7 @@ def ensemble_runs(
     return run, shares
 
 
-def _write(
+def _write_voted(
     writer: RunWriter,
     truth: PanopticSet,
     images: Sequence[int],
@@ -143,11 +137,13 @@ def _write(
     workers: int,
     reporter: Reporter,
 ) -> Run:
+    """Votes, scores and writes the images that the run still lacks; returns the finished run."""
     folder = writer.path / PREDICTIONS
 
     def fused(image_id: int) -> tuple[OverlapTable, bytes]:
+        """Writes an image's voted map as a PNG; returns its overlap table with the ground truth, and the PNG's hash."""
         prediction = fuse_maps(read(image_id), isthing, share_of[image_id].of(isthing))
-        digest = write_id_png(folder / _png_name(truth, image_id), prediction.ids, durable=True)
+        digest = write_id_png(folder / _voted_png(truth, image_id), prediction.ids, durable=True)
         gt_ids = read_id_png(truth.png_path(image_id), prediction.ids.shape, image_id=image_id)  # type: ignore[arg-type]
         segments = truth.annotations[image_id].segments
         return overlap_table(image_id, gt_ids, segments, prediction.ids, prediction.segments), digest
@@ -155,25 +151,25 @@ def _write(
     left = [image_id for image_id in images if image_id not in writer.done]
     block: list[tuple[OverlapTable, bytes]] = []
     since = time.monotonic()
-    for number, found in enumerate(_in_order(fused, left, workers), start=1):
+    for number, found in enumerate(in_order([partial(fused, image_id) for image_id in left], workers), start=1):
         block.append(found)
         if len(block) == IMAGES_A_PART or time.monotonic() - since >= SECONDS_A_PART or number == len(left):
             written = left[number - len(block) : number]
             files = FileHashes.of([(one, b"", b"") for one in written], predictions=[digest for _, digest in block])
-            beside = [folder / _png_name(truth, image_id) for image_id in written]
-            writer.write_part(concat([table for table, _ in block]), files=files, beside=beside)
+            beside = [folder / _voted_png(truth, image_id) for image_id in written]
+            writer.write_part(concat([table for table, _ in block]), files=files, pngs=beside)
             block, since = [], time.monotonic()
         reporter.progress("Voting", len(images) - len(left) + number, len(images), "images")
     path = write_predictions_json(
-        Run(writer.info, writer.path), {image_id: _png_name(truth, image_id) for image_id in images}
+        Run(writer.info, writer.path), {image_id: _voted_png(truth, image_id) for image_id in images}
     )
-    # The run may be about to take the place of another: its files are named where they will be.
+    # The run may still be in a temporary folder before it replaces another: name the files by their final path.
     final = writer.home.absolute()
     predictions = PredictionsRecord(str(final / path.name), str(final / folder.name), sha256_of(path))
     return writer.finish("done", predictions=predictions, images=ImagesRecord(expected=len(images), scored=len(images)))
 
 
-def _tuned(
+def _tune_votes(
     truth: PanopticSet,
     images: Sequence[int],
     read: Callable[[int], list[PanopticPrediction]],
@@ -182,21 +178,23 @@ def _tuned(
     seed: int,
     workers: int,
     reporter: Reporter,
-) -> Found:
-    """The weights chosen on each half, and for each image those of the half that it is not in."""
+) -> ChosenShares:
+    """Chooses weights by PQ on each half of the images, to vote on the maps of the other half."""
 
     def joint(image_id: int) -> JointTable:
+        """Returns the joint table of an image's maps and its ground truth."""
         predictions = read(image_id)
         shape = predictions[0].ids.shape
         gt_ids = read_id_png(truth.png_path(image_id), shape, image_id=image_id)  # type: ignore[arg-type]
         return join(predictions, isthing, gt_ids)
 
     tables: dict[int, JointTable] = {}
-    for table in _in_order(joint, images, workers):
+    for table in in_order([partial(joint, image_id) for image_id in images], workers):
         tables[table.image_id] = table
         reporter.progress("Matching", len(tables), len(images), "images")
 
-    def pq(of: Sequence[int], chosen: Mapping[str, Sequence[float]]) -> float:
+    def pq_on(of: Sequence[int], chosen: Mapping[str, Sequence[float]]) -> float:
+        """Returns PQ of the vote by these weights, on some images."""
         weights = {category: chosen["things" if thing else "stuff"] for category, thing in isthing.items()}
         voted = concat([overlaps_of(tables[one], weights, truth.annotations[one].segments) for one in of])
         return summarise(pq_table(Matched.of(voted), truth.categories))["All"]["PQ"] or 0.0
@@ -205,51 +203,27 @@ def _tuned(
     alike = (1.0,) * models
     start: dict[str, tuple[float, ...]] = {"things": alike, "stuff": alike}
 
-    def choose(here: Sequence[int]) -> Shares:
-        chosen = best_by_turns(start, choices, lambda weights: pq(here, weights), rounds=2)
-        return Shares(chosen["things"], chosen["stuff"], len(here), pq(here, chosen))
+    def best_shares_on(images_of_half: Sequence[int]) -> Shares:
+        """Finds the weights with the highest PQ on some images, first for things, then for stuff."""
+        chosen = best_by_turns(start, choices, lambda weights: pq_on(images_of_half, weights), rounds=2)
+        return Shares(chosen["things"], chosen["stuff"], len(images_of_half), pq_on(images_of_half, chosen))
 
-    return chosen_on_halves(images, seed, choose)
-
-
-def _in_order(work: Callable[[int], Result], images: Sequence[int], workers: int) -> Iterator[Result]:
-    """What `work` gives for each image, in order, by threads that run a few images ahead."""
-    waiting = iter(images)
-    with ThreadPoolExecutor(workers, "vote") as pool:
-        ahead = deque(pool.submit(work, image_id) for image_id in islice(waiting, 2 * workers))
-        try:
-            while ahead:
-                result = ahead.popleft().result()
-                ahead.extend(pool.submit(work, image_id) for image_id in islice(waiting, 1))
-                yield result
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    return chosen_on_halves(images, seed, best_shares_on)
 
 
-def _check_data(runs: Sequence[Run]) -> None:
-    if reason := unlike(runs, "ground truth", "categories"):
-        raise BadRun(f"{reason}: there is nothing to vote on.")
-
-
-def _required(path: str | None, run: Run) -> str:
-    if path is None or not Path(path).is_file():
-        raise BadRun(f"{run.name}: its ground truth {path} was not found. Put it back, or score the run again.")
-    return path
-
-
-def _predictions(run: Run) -> PanopticSet:
-    """The maps that a run kept. Raises BadRun when there are none."""
+def _maps_of(run: Run) -> PanopticSet:
+    """Returns the predictions that a run stored. Raises BadRun if there are none."""
     found = stored_predictions(run)
     if found is None:
         if run.info.predictions is None and run.path is None:
             raise BadRun(f"{run.name} is not on disk, so its maps cannot be read.")
-        kept = run.info.predictions.json if run.info.predictions else run.path and run.path / PREDICTIONS_JSON
-        raise BadRun(f"{run.name} kept no maps ({kept} was not found). Make it again with --save-predictions.")
+        stored = run.info.predictions.json if run.info.predictions else run.path and run.path / PREDICTIONS_JSON
+        raise BadRun(f"{run.name} kept no maps ({stored} was not found). Make it again with --save-predictions.")
     return found
 
 
 def _shared_images(runs: Sequence[Run], members: Sequence[PanopticSet], truth: PanopticSet) -> list[int]:
+    """Returns the images that the runs and the truth share. Raises BadRun if a run has further images."""
     shared = set(truth.annotations)
     for run, member in zip(runs, members, strict=True):
         shared &= set(member.annotations) & set(run.image_ids())
@@ -264,23 +238,19 @@ def _shared_images(runs: Sequence[Run], members: Sequence[PanopticSet], truth: P
     return [image_id for image_id in truth.annotations if image_id in shared]
 
 
-def _png_name(truth: PanopticSet, image_id: int) -> str:
+def _voted_png(truth: PanopticSet, image_id: int) -> str:
+    """Returns the file name of an image's voted PNG, taken from its ground truth's PNG."""
     return str(Path(truth.annotations[image_id].file_name).with_suffix(".png"))
 
 
-def _info(
+def _ensemble_info(
     runs: Sequence[Run], out: Path, title: str | None, shares: Sequence[Shares], tuned: bool, seed: int, images: int
 ) -> RunInfo:
-    known = [run.info.model.params for run in runs if run.info.model and run.info.model.params]
+    """Returns the content of run.json before the first image is voted."""
     return RunInfo(
         kind="score",
         name=out.absolute().name,
-        model=ModelRecord(
-            name="ensemble",
-            title=title or f"Ensemble of {len(runs)} runs",
-            family="ensemble",
-            params=sum(known) if len(known) == len(runs) else None,
-        ),
+        model=ensemble_record(runs, title or f"Ensemble of {len(runs)} runs"),
         dataset=runs[0].info.dataset,
         categories=runs[0].categories,
         arguments={

@@ -1,4 +1,4 @@
-"""`panbench ensemble`: stored runs made one, by their masks or by votes."""
+"""`panbench ensemble`: combines stored runs into one, by their masks or by votes."""
 
 import importlib.util
 import shlex
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
-from panbench.base.threads import MOST
+from panbench.base.program import MOST
 from panbench.cli import console
-from panbench.cli.command import AsJson, command, family, find_runs, flag, one_of, option
+from panbench.cli.command import AsJson, check_rules, command, family, find_runs, flag, one_of, option, show_scores
 
 if TYPE_CHECKING:
     from panbench.runs import Run
@@ -26,6 +26,7 @@ WAYS = ("auto", "masks", "votes")
     "ensemble",
     "panbench ensemble results/a results/b --tune --out results/ab",
     "panbench ensemble results/a results/b --way masks --out results/ab",
+    needs={"--halves": ("--tune",)},
 )
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")],
@@ -43,13 +44,16 @@ def ensemble(
         str | None, option("The weight of each run, in their order: 1,0.5,1. Default: all equal.", metavar="LIST")
     ] = None,
     tune: Annotated[
-        bool,
-        flag("--tune", "Choose weights for things and stuff on one half of the images for the other, both ways."),
+        bool, flag("--tune", "Choose weights for things and stuff on one half of the images for the other, both ways.")
     ] = False,
     halves: Annotated[int, option("The seed of the halves that --tune draws.", metavar="N")] = 0,
     rule: Annotated[
         str | None,
-        option("By masks: the fusion rule. Default: that of the first run.", metavar="NAME[:KEY=VALUE,…]"),
+        option(
+            "By masks: the fusion rule. Default: that of the first run.",
+            metavar="NAME[:KEY=VALUE,…]",
+            callback=check_rules,
+        ),
     ] = None,
     keep_candidates: Annotated[
         bool, flag("--keep-candidates", "By masks: also store the averages, for `panbench fuse`.")
@@ -61,19 +65,17 @@ def ensemble(
     as_json: AsJson = False,
 ) -> None:
     """Combine the maps of several runs into one, and score it. No model is run."""
-    from panbench.report.answers.tables import comparison_row, summary_text
-
     if way not in WAYS:
         raise BadArgument(f"--way is {way!r} but is one of {', '.join(WAYS)}.")
     refuse_overwrite_and_resume(overwrite, resume)
-    given = None if shares is None else _weights(shares)
+    given = None if shares is None else _parse_weights(shares)
     members = find_runs(runs)
     with console.Bars() as bars:
-        if _way(way, members, bars) == "masks":
+        if _chosen_way(way, members, bars) == "masks":
             bars.status("Loading PyTorch")
 
-            from panbench.evaluation.kept.stored_model import StoredModel
             from panbench.evaluation.options import EvaluateOptions
+            from panbench.evaluation.stored.stored_model import StoredModel
             from panbench.models.rules import parse_rule
             from panbench.studies.ensembles.by_masks import average_runs
 
@@ -98,7 +100,7 @@ def ensemble(
         else:
             if rule is not None or keep_candidates:
                 what = "--rule" if rule is not None else "--keep-candidates"
-                raise BadArgument(f"{what} is for --way masks: votes are about maps that are fused already.")
+                raise BadArgument(f"{what} is for --way masks: votes combine maps that are already fused.")
 
             from panbench.studies.ensembles.by_votes import ensemble_runs
 
@@ -114,31 +116,25 @@ def ensemble(
                 threads=workers,
                 reporter=bars,
             )
-    if as_json:
-        from panbench.scoring.folder import as_json as scores_of
-
-        console.show_json({**scores_of(run), "path": str(run.path), "shares": [vars(share) for share in found]})
-    else:
-        row = comparison_row(run)
-        console.show(summary_text(row.title, run.summary(), row.notes))
+    show_scores(run, as_json, {"path": str(run.path), "shares": [vars(share) for share in found]})
     for share in found:
         origin = "given" if share.pq_here is None else f"chosen on the others, PQ {100 * share.pq_here:.2f} there"
-        console.say(
+        console.hint(
             f"{share.images} images: weights of {', '.join(member.name for member in members)} {origin}: things "
-            f"{_listed(share.things)}, stuff {_listed(share.stuff)}."
+            f"{_weights_in_words(share.things)}, stuff {_weights_in_words(share.stuff)}."
         )
-    places = [str(run.path or run.name) for run in (*members, run)]
-    console.say(f"Against its members: `panbench compare {shlex.join(places)}`")
+    names = [str(run.path or run.name) for run in (*members, run)]
+    console.hint(f"Against its members: `panbench compare {shlex.join(names)}`")
 
 
-def _way(by: str, members: "list[Run]", bars: console.Bars) -> str:
-    """Chooses masks or votes; prints what `auto` chose, and why."""
-    if by != "auto":
-        return by
+def _chosen_way(way: str, members: "list[Run]", bars: console.Bars) -> str:
+    """Resolves `--way` to masks or votes; for `auto`, reports the choice and its reason."""
+    if way != "auto":
+        return way
     from panbench.runs import candidate_files
 
-    kept = [run.path is not None and bool(candidate_files(run.path)) for run in members]
-    if not all(kept) or len(members) < 2 or importlib.util.find_spec("torch") is None:
+    stored = [run.path is not None and bool(candidate_files(run.path)) for run in members]
+    if not all(stored) or len(members) < 2 or importlib.util.find_spec("torch") is None:
         return "votes"
 
     from panbench.studies.ensembles.by_masks import why_not_averaged
@@ -146,16 +142,16 @@ def _way(by: str, members: "list[Run]", bars: console.Bars) -> str:
     if reason := why_not_averaged(members):
         bars.notice(f"By votes: {reason}")
         return "votes"
-    bars.notice("By masks, as all runs kept their candidates; --way votes takes their maps instead.")
+    bars.notice("By masks, as all runs stored their candidates; --way votes takes their maps instead.")
     return "masks"
 
 
-def _weights(text: str) -> list[float]:
+def _parse_weights(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise BadArgument(f"--shares {text}: write one number a run, for example 1,0.5,1.") from None
 
 
-def _listed(weights: tuple[float, ...]) -> str:
+def _weights_in_words(weights: tuple[float, ...]) -> str:
     return ", ".join(f"{weight:g}" for weight in weights)

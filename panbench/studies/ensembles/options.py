@@ -1,7 +1,7 @@
-"""`panbench eval --tta`: a model that sees several views of each image."""
+"""`panbench eval --tta`: averages the outputs for several views of each image."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from panbench.base.studies import Option
 from panbench.evaluation.options import StudyOptions
@@ -11,18 +11,14 @@ if TYPE_CHECKING:
     from panbench.datasets import Dataset
     from panbench.models.model import Model
 
-__all__ = ["ViewOptions"]
-
 
 @dataclass(frozen=True)
 class ViewOptions(StudyOptions):
-    """The views of each image that a model sees; their outputs become one."""
+    """The option `--tta`: views of each image whose outputs are merged."""
 
-    panel: ClassVar[str] = "Views"
-
-    tta: Annotated[
-        str | None, Option("Average views of each image: flip,scales=0.75:1.25. It costs a pass a view.", "VIEWS")
-    ] = None
+    tta: Annotated[str | None, Option("Average views of each image, a pass each: flip,scales=0.75:1.25.", "VIEWS")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         """Raises BadArgument for an unknown view."""
@@ -30,7 +26,7 @@ class ViewOptions(StudyOptions):
             parse_views(self.tta)
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
-        """The model behind its views. Raises BadArgument for a model that gives finished maps."""
+        """Called before a pass: wraps the model to run on views. Raises BadArgument if it gives finished maps."""
         if self.tta is None:
             return model
         from panbench.studies.ensembles.augmented_model import AugmentedModel

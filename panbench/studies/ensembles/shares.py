@@ -1,4 +1,4 @@
-"""How much each run of an ensemble counts: as given, or chosen by PQ on halves of the images."""
+"""The weights of an ensemble's runs: given by the user, or chosen by PQ on halves of the images."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,21 +6,19 @@ from dataclasses import dataclass
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
-from panbench.evaluation.kept.tuning import halves
-from panbench.runs import Run
+from panbench.evaluation.stored.tuning import halves
+from panbench.runs import ModelRecord, Run
 from panbench.studies.ensembles.vote import Weights
 
-__all__ = ["STEPS", "Shares", "check_weights", "chosen_on_halves", "given_shares", "shares_record"]
-
 STEPS = (0.0, 0.25, 0.5, 1.0)
-"""The weights that tuning tries for each run; of each combination the largest is 1."""
+"""The weights that tuning tries for each run; the largest of each combination is 1."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The weights that some images were fused with: of each run, for thing and for stuff categories.
+    """The weights with which some images are fused: one per run, for thing and for stuff categories.
 
-    images: how many images; pq_here: PQ on the images that they were chosen on, None where they were given
+    images: the number of these images; pq_here: PQ on the images that chose the weights, None for given weights
     """
 
     things: tuple[float, ...]
@@ -29,47 +27,54 @@ class Shares:
     pq_here: float | None = None
 
     def of(self, isthing: Mapping[int, bool]) -> Weights:
-        """The weights of each category id."""
+        """Returns the weights of all runs for each category id."""
         return {category: self.things if thing else self.stuff for category, thing in isthing.items()}
 
 
-Found = tuple[tuple[Shares, ...], dict[int, Shares]]
-"""All weights that are used, and for each image those that it is fused with."""
+ChosenShares = tuple[tuple[Shares, ...], dict[int, Shares]]
+"""All weights that are used, and the weights for each image."""
 
 
-def given_shares(weights: Sequence[float] | None, runs: int, images: Sequence[int]) -> Found:
-    """The same weights for all images; None counts all runs alike."""
+def given_shares(weights: Sequence[float] | None, runs: int, images: Sequence[int]) -> ChosenShares:
+    """Returns the user's weights for every image; None weights all runs equally."""
     given = tuple(float(weight) for weight in weights or [1.0] * runs)
     shares = Shares(given, given, len(images))
     return (shares,), dict.fromkeys(images, shares)
 
 
-def chosen_on_halves(images: Sequence[int], seed: int, choose: Callable[[Sequence[int]], Shares]) -> Found:
-    """The weights chosen on each half of the images (drawn by `seed`), with which the other half is fused.
+def chosen_on_halves(images: Sequence[int], seed: int, choose: Callable[[Sequence[int]], Shares]) -> ChosenShares:
+    """Chooses weights on each half of the images (drawn by `seed`) for the other half.
 
-    choose: the best weights on some images, with PQ there. So no image is fused by weights that saw its ground truth.
+    No image is fused with weights that saw its ground truth. choose: finds the best weights on some images
     """
     shares: list[Shares] = []
     share_of: dict[int, Shares] = {}
     one, other = (half.tolist() for half in halves(images, seed))
-    for here, there in ((one, other), (other, one)):
-        found = choose(here)
-        shares.append(Shares(found.things, found.stuff, len(there), found.pq_here))
-        share_of |= dict.fromkeys(there, shares[-1])
+    for chosen_on, fused in ((one, other), (other, one)):
+        found = choose(chosen_on)
+        shares.append(Shares(found.things, found.stuff, len(fused), found.pq_here))
+        share_of |= dict.fromkeys(fused, shares[-1])
     return tuple(shares), share_of
 
 
 def shares_record(shares: Sequence[Shares]) -> dict[str, str]:
-    """The weights as run.json's `arguments` hold them: of the first half, then of the second."""
+    """Returns the weights as run.json's `arguments` store them: for the first half, then for the second."""
     record = {}
     for kind in ("things", "stuff"):
-        for place, one in enumerate(shares, 1):
-            record[f"weights_{place}_{kind}"] = " ".join(map(str, getattr(one, kind)))
+        for index, one in enumerate(shares, 1):
+            record[f"weights_{index}_{kind}"] = " ".join(map(str, getattr(one, kind)))
     return record
 
 
+def ensemble_record(runs: Sequence[Run], title: str) -> ModelRecord:
+    """Returns the record of an ensemble as a model; its parameters are the sum of all runs', if all are known."""
+    params = [run.info.model.params for run in runs if run.info.model and run.info.model.params]
+    total = sum(params) if len(params) == len(runs) else None
+    return ModelRecord(name="ensemble", title=title, family="ensemble", params=total)
+
+
 def check_weights(runs: Sequence[Run], weights: Sequence[float] | None, tuned: bool) -> None:
-    """Raises BadArgument for fewer than two runs, and for weights that do not fit them."""
+    """Raises BadArgument for fewer than two runs, and unless there is one weight per run, none negative, not all 0."""
     if len(runs) < 2:
         raise BadArgument("An ensemble needs at least two runs.")
     if weights is not None and tuned:

@@ -1,16 +1,14 @@
-"""The views of an image that test-time augmentation shows, by name."""
+"""The views of an image for test-time augmentation, by name."""
 
 from dataclasses import dataclass
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 
-__all__ = ["Views", "parse_views"]
-
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image: each scale and, with `flip`, mirrored. The first is the image itself."""
+    """The views of an image: one per scale and, with `flip`, its mirror image. The first is the image itself."""
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
@@ -24,7 +22,7 @@ class Views:
 
 
 def parse_views(text: str) -> Views:
-    """The views that `flip,scales=0.75:1.25` names; scale 1 is always among them. Raises BadArgument."""
+    """Parses views as `flip,scales=0.75:1.25`; scale 1 is always included. Raises BadArgument."""
     scales, mirrored = [1.0], False
     for word in (word.strip() for word in text.split(",") if word.strip()):
         name, equals, values = word.partition("=")

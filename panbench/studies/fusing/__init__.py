@@ -2,11 +2,9 @@
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "fusing",
-    "Fusing again: rules, thresholds and an oracle on what a network said.",
+    "Fusing again: rules, thresholds and an oracle on stored network outputs.",
     order=30,
     options={"eval": "panbench.studies.fusing.options:KeepOptions"},
     commands=(

@@ -1,4 +1,4 @@
-"""What fusion does to PQ: the table and the heat map of a sweep, and the loss that an oracle splits."""
+"""The effect of fusion on PQ: table and heat map of a sweep, and what an oracle says of the lost PQ."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,29 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from panbench.base.errors import BadRun
-from panbench.evaluation.kept.tuning import Tuned
+from panbench.evaluation.stored.tuning import Tuned
 from panbench.metrics.slices import ImageStatistics, pq_by
 from panbench.panoptic.parts import readable
-from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.grid import ABSENT, Grid, known, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question
 from panbench.runs import ORACLE, Run, check_recorded, write_recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = [
-    "ORACLE_LOSS",
-    "ORACLE_STEPS",
-    "ORACLE_VERSION",
-    "heat_map",
-    "oracle_grid",
-    "oracle_record",
-    "read_oracle",
-    "sweep_grids",
-    "sweep_record",
-    "thresholds_of",
-    "write_oracle",
-]
 
 ORACLE_STEPS = {
     "rule": "the rule itself",
@@ -44,20 +30,20 @@ ORACLE_STEPS = {
     "all": "… with all three: what the masks can achieve at least",
 }
 ORACLE_VERSION = 1
-"""Of what the steps mean; oracles of another version are made again."""
+"""The version of the steps' definitions; oracles of other versions must be made again."""
 _SCORES = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
 
 Thresholds = Mapping[str, Mapping[str, Any]]
-"""Of each setting of a sweep, its thresholds by name."""
+"""The thresholds, by name, of each setting of a sweep."""
 
 
 def sweep_grids(tuned: Tuned, thresholds: Thresholds, most: int = 10) -> list[Grid]:
-    """The best points of a sweep beside the published one, and what choosing among them is worth."""
-    axes = _axes(thresholds)
+    """Tabulates a sweep's best thresholds next to the published ones, and the gain that remains on other images."""
+    axes = _varied_thresholds(thresholds)
     table = tuned.table.sort_values("PQ", ascending=False, kind="stable")
-    shown = list(dict.fromkeys([*table["setting"].iloc[:most], tuned.published]))
+    settings = list(dict.fromkeys([*table["setting"].iloc[:most], tuned.published]))
     rows = []
-    for setting in shown:
+    for setting in settings:
         row = tuned.table[tuned.table["setting"] == setting].iloc[0]
         mark = " (published)" if setting == tuned.published else ""
         rows.append(
@@ -88,12 +74,13 @@ def sweep_grids(tuned: Tuned, thresholds: Thresholds, most: int = 10) -> list[Gr
         ),
         words=2,
         title="Chosen on one half of the images, reported on the other",
-        notes=(_verdict(tuned),),
+        notes=(_sweep_note(tuned),),
     )
     return [points, halves]
 
 
-def _verdict(tuned: Tuned) -> str:
+def _sweep_note(tuned: Tuned) -> str:
+    """Returns a sentence: how much tuned thresholds gain over published ones on images that did not choose them."""
     found = tuned.comparison.differences
     row = found[(found["group"] == "All") & (found["metric"] == "PQ")].iloc[0]
     sure = (
@@ -108,7 +95,7 @@ def _verdict(tuned: Tuned) -> str:
 
 
 def sweep_record(tuned: Tuned, thresholds: Thresholds) -> dict[str, Any]:
-    """All of a sweep as JSON: points, halves, the honest PQ and the flattery, fractions 0–1."""
+    """Returns a sweep for JSON: PQ by thresholds, choices on halves, PQ on held-out images; fractions 0–1."""
     found = tuned.comparison.differences
     row = found[(found["group"] == "All") & (found["metric"] == "PQ")].iloc[0]
     return {
@@ -116,7 +103,7 @@ def sweep_record(tuned: Tuned, thresholds: Thresholds) -> dict[str, Any]:
             {
                 "setting": setting,
                 "thresholds": dict(thresholds[setting]),
-                **{score: _plain(scores[score]) for score in _SCORES},
+                **{score: known(scores[score]) for score in _SCORES},
             }
             for setting, scores in tuned.table.set_index("setting").to_dict("index").items()
         ],
@@ -133,16 +120,19 @@ def sweep_record(tuned: Tuned, thresholds: Thresholds) -> dict[str, Any]:
         ],
         "held_out": tuned.held_out,
         "flattery": tuned.flattery,
-        "difference": {name: _plain(row[name]) for name in ("value_a", "value_b", "difference", "low", "high", "p")},
+        "difference": {name: known(row[name]) for name in ("value_a", "value_b", "difference", "low", "high", "p")},
         "images": tuned.comparison.images,
     }
 
 
-def heat_map(tuned: Tuned, thresholds: Thresholds, *, width: float = 7.0) -> "Figure":
-    """PQ over two thresholds as a map, or over one as a line; the published point and the best are marked."""
+def heat_map(tuned: Tuned, thresholds: Thresholds, title: str = "", *, width: float = 7.0) -> "Figure":
+    """Draws PQ over two thresholds as a heat map, or over one as a line; marks the published and the best point.
+
+    title: the name of the model
+    """
     from matplotlib.figure import Figure
 
-    axes_names = _axes(thresholds)
+    axes_names = _varied_thresholds(thresholds)
     pq = tuned.table.set_index("setting")["PQ"]
     figure = Figure(figsize=(width, 0.75 * width), layout="constrained")
     axes = figure.subplots()
@@ -156,9 +146,9 @@ def heat_map(tuned: Tuned, thresholds: Thresholds, *, width: float = 7.0) -> "Fi
         columns, rows = (sorted({float(thresholds[setting][axis]) for setting in pq.index}) for axis in (x, y))
         values = np.full((len(rows), len(columns)), np.nan)
         for setting in pq.index:
-            place = (rows.index(float(thresholds[setting][y])), columns.index(float(thresholds[setting][x])))
-            values[place] = np.nanmax([values[place], 100 * pq[setting]])
-        image = axes.pcolormesh(_edges(columns), _edges(rows), values, cmap="cividis")
+            position = (rows.index(float(thresholds[setting][y])), columns.index(float(thresholds[setting][x])))
+            values[position] = np.nanmax([values[position], 100 * pq[setting]])
+        image = axes.pcolormesh(_cell_edges(columns), _cell_edges(rows), values, cmap="cividis")
         figure.colorbar(image, ax=axes, label="PQ (%)")
         axes.set_ylabel(y)
     axes.set_xlabel(x)
@@ -176,17 +166,18 @@ def heat_map(tuned: Tuned, thresholds: Thresholds, *, width: float = 7.0) -> "Fi
             linestyle="none",
         )
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2, frameon=False)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 
-def _axes(thresholds: Thresholds) -> list[str]:
-    """The thresholds that differ between settings, in their order."""
+def _varied_thresholds(thresholds: Thresholds) -> list[str]:
+    """Returns the names of the thresholds that differ between the settings of a sweep."""
     names = list(next(iter(thresholds.values())))
     return [name for name in names if len({of_setting.get(name) for of_setting in thresholds.values()}) > 1]
 
 
-def _edges(values: Sequence[float]) -> list[float]:
-    """The borders of cells around some values, ascending."""
+def _cell_edges(values: Sequence[float]) -> list[float]:
+    """Returns the borders of a heat map's cells, given the threshold of each cell, ascending."""
     middle = [(one + other) / 2 for one, other in pairwise(values)]
     if not middle:
         return [values[0] - 0.5, values[0] + 0.5]
@@ -194,22 +185,22 @@ def _edges(values: Sequence[float]) -> list[float]:
 
 
 def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
-    """Stores the oracle of a run as rows beside its parts: step, image_id, category_id, TP, FP, FN, iou_sum."""
+    """Stores the oracle of a run as a side table: step, image_id, category_id, TP, FP, FN, iou_sum."""
     assert run.path is not None
     table = pd.concat([of_step.table.assign(step=step) for step, of_step in steps.items()], ignore_index=True)
     rows = pa.Table.from_pandas(table.drop(columns="slice"), preserve_index=False)
     content = pa.BufferOutputStream()
-    pq.write_table(rows.replace_schema_metadata({"panbench": json.dumps(_stands_for(run))}), content)
+    pq.write_table(rows.replace_schema_metadata({"panbench": json.dumps(_oracle_metadata(run))}), content)
     return write_recorded(run.path, ORACLE, bytes(content.getvalue()))
 
 
-def _stands_for(run: Run) -> dict[str, Any]:
-    """What an oracle must share with the run that it is of, and with this program."""
+def _oracle_metadata(run: Run) -> dict[str, Any]:
+    """Returns the metadata by which a stored oracle is recognized: its run, number of images and version."""
     return {"run": run.info.id, "images": len(run.image_ids()), "version": ORACLE_VERSION}
 
 
 def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
-    """The oracle of a run; None when it has none. Raises BadRun when it is damaged or of other images."""
+    """Reads the stored oracle of a run; None if it has none. Raises BadRun if it is damaged or of other images."""
     if run.path is None or not (run.path / ORACLE).is_file():
         return None
     path = run.path / ORACLE
@@ -227,13 +218,13 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
         }
     except (OSError, ValueError, KeyError) as problem:
         raise BadRun(f"{path} is damaged ({problem}). {again}") from None
-    if stored != _stands_for(run) or not set(table["image_id"]) <= set(run.image_ids()):
+    if stored != _oracle_metadata(run) or not set(table["image_id"]) <= set(run.image_ids()):
         raise BadRun(f"{path} is the oracle of another run, of other images, or of another panbench. {again}")
     return steps
 
 
 def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
-    """PQ of the rule and of each step of its oracle, and how the loss splits."""
+    """Tabulates PQ of the rule and of each oracle step, with a note on how much PQ fusion loses."""
     rows = []
     scores = {step: pq_by(of_step).iloc[0] for step, of_step in steps.items()}
     rule = scores["rule"]["PQ"]
@@ -241,13 +232,13 @@ def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
         row = scores[step]
         gain = ABSENT if step == "rule" else signed(row["PQ"] - rule)
         rows.append((words, *(percent(row[name]) for name in ("PQ", "PQ_th", "PQ_st")), gain))
-    lost, kept = 1 - scores["all"]["PQ"], scores["all"]["PQ"] - rule
+    lost, gained = 1 - scores["all"]["PQ"], scores["all"]["PQ"] - rule
     return Grid(
         ("Fusion", "PQ", "PQ_th", "PQ_st", "gain"),
         tuple(rows),
         title="The least that fusion costs",
         notes=(
-            f"Of the {100 * (1 - rule):.2f} points of PQ that are lost, at least {100 * kept:.2f} are lost by scores "
+            f"Of the {100 * (1 - rule):.2f} points of PQ that are lost, at least {100 * gained:.2f} are lost by scores "
             f"and fusion (the masks existed) and at most {100 * lost:.2f} because no mask fits. The last line is a "
             "map that these masks allow, not the best one.",
         ),
@@ -255,21 +246,18 @@ def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
 
 
 def oracle_record(steps: Mapping[str, ImageStatistics]) -> dict[str, dict[str, float | None]]:
-    """PQ, PQ_th and PQ_st of the rule and of each step, fractions 0–1."""
+    """Returns PQ, PQ_th and PQ_st of the rule and of each oracle step, fractions 0–1."""
     rows = {step: pq_by(of_step).iloc[0] for step, of_step in steps.items()}
-    return {step: {name: _plain(row[name]) for name in ("PQ", "PQ_th", "PQ_st")} for step, row in rows.items()}
+    return {step: {name: known(row[name]) for name in ("PQ", "PQ_th", "PQ_st")} for step, row in rows.items()}
 
 
 def thresholds_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The thresholds in a rule's record."""
+    """Returns the thresholds of a rule's record by name."""
     return {name: value for name, value in record.items() if name != "name"}
 
 
-def _plain(value: Any) -> float | None:
-    return None if value is None or value != value else float(value)
-
-
 def _oracle_loss(question: Question) -> Measured:
+    """Answers `panbench errors`: the table of the run's stored oracle, if there is one."""
     found = read_oracle(question.run)
     if found is None:
         return Measured(record={"oracle": None})
@@ -277,4 +265,4 @@ def _oracle_loss(question: Question) -> Measured:
 
 
 ORACLE_LOSS = Measure(_oracle_loss)
-"""What `panbench fuse --oracle` stored, for `panbench errors`."""
+"""The result of `panbench fuse --oracle`, for `panbench errors`."""

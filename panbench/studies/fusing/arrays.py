@@ -1,9 +1,9 @@
-"""Fusion rules on anybody's raw arrays: an .npz in, maps or COCO panoptic predictions out (docs/fusion.md).
+"""Fuses raw arrays of any framework: an .npz in, maps or COCO panoptic predictions out (docs/fusion.md).
 
-The door for models of JAX, TensorFlow or C++: whatever computed class logits and mask logits can be fused here, by any
-rule, as an evaluation here would fuse them.
+Class logits and mask logits of models in JAX, TensorFlow or C++ are fused by any rule exactly as in an evaluation.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -30,18 +30,16 @@ from panbench.models.candidates import (
     sigmoid_candidates,
     softmax_candidates,
 )
-from panbench.models.rules import Rule, SettledMap, fuse
+from panbench.models.rules import Rule, SegmentedMap, fuse
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.studies.fusing.npz import read_npz
 
-__all__ = ["Arrays", "check_predictions", "fuse_arrays", "read_arrays", "write_maps", "write_predictions"]
-
 THINGS_OF_COCO, CLASSES_OF_COCO = 80, 133
 LONGEST_SIDE = 65_535
 MAX_CATEGORY_ID = 2**31 - 1
-"""Runs hold category ids in 32 bits."""
+"""Runs store category ids in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +50,25 @@ class Arrays:
     values: dict[str, npt.NDArray[Any]]
 
     def get(self, name: str, *shape: int | None) -> npt.NDArray[Any]:
-        """An array of this shape; None allows any length. Raises BadArgument if it is missing or has another shape."""
+        """Returns the array of this name and shape; None allows any length. Raises BadArgument if none fits."""
         if name not in self.values:
             raise BadArgument(f"{self.path} has no array {name!r}. It has {listed(self.values, 12) or 'none'}.")
         value = self.values[name]
         fits = len(shape) == value.ndim and all(want in (None, got) for want, got in zip(shape, value.shape))  # noqa: B905
         if shape and not fits:
-            wanted = " × ".join("any" if side is None else str(side) for side in shape)
-            raise BadArgument(f"{self.path}: {name} has the shape {_shape(value)} but must have {wanted}.")
+            needed = " × ".join("any" if side is None else str(side) for side in shape)
+            raise BadArgument(f"{self.path}: {name} has the shape {_shape_in_words(value)} but must have {needed}.")
         return value
 
     def floats(self, name: str, *shape: int | None) -> npt.NDArray[np.floating[Any]]:
-        """An array of floating-point numbers; whole ones would be something else than logits. Raises BadArgument."""
+        """Returns an array of floats. Raises BadArgument for integers, which cannot be logits."""
         value = self.get(name, *shape)
         if value.dtype.kind != "f":
             raise BadArgument(f"{self.path}: {name} are {value.dtype} but must be floating-point numbers.")
         return value
 
-    def whole(self, name: str, *shape: int | None) -> npt.NDArray[np.int64]:
-        """An array of whole numbers, whatever their type. Raises BadArgument."""
+    def integers(self, name: str, *shape: int | None) -> npt.NDArray[np.int64]:
+        """Returns an array of whole numbers as int64. Raises BadArgument if it holds others."""
         value = self.get(name, *shape)
         if value.dtype.kind == "f" and (np.abs(value) < 2**53).all() and (value == np.round(value)).all():
             return value.astype(np.int64)
@@ -79,14 +77,16 @@ class Arrays:
         return value.astype(np.int64)
 
     def number(self, name: str) -> int:
-        """A single whole number. Raises BadArgument."""
-        value = self.whole(name)
+        """Returns a single whole number. Raises BadArgument for other arrays."""
+        value = self.integers(name)
         if value.size != 1:
-            raise BadArgument(f"{self.path}: {name} has the shape {_shape(value)} but must be a single number.")
+            raise BadArgument(
+                f"{self.path}: {name} has the shape {_shape_in_words(value)} but must be a single number."
+            )
         return int(value.reshape(()))
 
-    def words(self, name: str, *shape: int | None) -> list[str]:
-        """An array of text. Raises BadArgument."""
+    def texts(self, name: str, *shape: int | None) -> list[str]:
+        """Returns an array of text as a list. Raises BadArgument if it is missing or has another shape."""
         value = self.get(name, *shape)
         return [each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in value.tolist()]
 
@@ -95,27 +95,38 @@ class Arrays:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """The arrays of an .npz file; objects in it are refused, not loaded. Raises BadArgument."""
+    """Reads an .npz file; pickled objects are refused. Raises BadArgument for unusable files."""
     return Arrays(path, read_npz(path))
 
 
-def fuse_arrays(arrays: Arrays, rule: Rule) -> Iterator[SettledMap]:
-    """The id map and labelled segments of each image. Raises BadArgument for arrays that the rule cannot take."""
-    for index, output in enumerate(_outputs(arrays, rule)):
-        try:
+def fuse_arrays(arrays: Arrays, rule: Rule) -> Iterator[SegmentedMap]:
+    """Yields the id map and segments of each image. Raises BadArgument for arrays that the rule cannot use."""
+    for index, output in enumerate(_candidates_of(arrays, rule)):
+        with _refusing_non_finite(arrays, index):
             (fused,) = fuse([output], rule)
-            yield rule.settle(fused)
-        except NonFiniteOutput as error:
-            raise BadArgument(f"{arrays.path}: the {error} of image {index} hold NaN or infinity.") from error
+            segmented = rule.to_segments(fused)
+        yield segmented
 
 
-def write_maps(path: Path, maps: Sequence[SettledMap], rule: Rule) -> None:
-    """Writes map_i (H, W) int32, 0 = void and k = the k-th of labels_i; labels_i, scores_i (NaN where none); rule."""
+@contextlib.contextmanager
+def _refusing_non_finite(arrays: Arrays, image: int) -> Iterator[None]:
+    """Turns NaN or infinity in an image's arrays, found within the context, into BadArgument."""
+    try:
+        yield
+    except NonFiniteOutput as error:
+        raise BadArgument(f"{arrays.path}: the {error} of image {image} hold NaN or infinity.") from error
+
+
+def write_maps(path: Path, maps: Sequence[SegmentedMap], rule: Rule) -> None:
+    """Writes fused maps to an .npz, with the label and score of each segment.
+
+    Arrays: rule; map_i (H, W) int32, 0 = void, k = the k-th segment; labels_i; scores_i (NaN if none).
+    """
     values: dict[str, npt.NDArray[Any]] = {"rule": np.array(str(rule))}
     for index, (ids, segments) in enumerate(maps):
         table = np.zeros(int(ids.max(initial=0)) + 1, np.int32)
-        for place, segment in enumerate(segments, start=1):
-            table[segment.id] = place
+        for position, segment in enumerate(segments, start=1):
+            table[segment.id] = position
         values[f"map_{index}"] = table[ids]
         values[f"labels_{index}"] = np.array([segment.label for segment in segments], np.int64)
         scores = [np.nan if segment.score is None else segment.score for segment in segments]
@@ -128,7 +139,7 @@ def write_maps(path: Path, maps: Sequence[SettledMap], rule: Rule) -> None:
 
 
 def check_predictions(arrays: Arrays, folder: Path, *, overwrite: bool = False) -> None:
-    """Raises BadArgument when `write_predictions` could not write there: arrays are missing, or it would overwrite."""
+    """Raises BadArgument if `write_predictions` would fail: arrays are missing, or it would overwrite."""
     missing = [name for name in ("category_ids", "file_names") if name not in arrays]
     if missing:
         raise BadArgument(
@@ -137,39 +148,39 @@ def check_predictions(arrays: Arrays, folder: Path, *, overwrite: bool = False) 
         )
     if (folder / "predictions.json").exists() and not overwrite:
         raise BadArgument(f"{folder} already holds predictions. Give another --out, or --overwrite to replace them.")
-    names = arrays.words("file_names", None)
-    _check_names(arrays, names)
-    _category_ids(arrays, None)
-    _image_ids(arrays, names)
-    pngs = [_png_of(name) for name in names]
+    names = arrays.texts("file_names", None)
+    _check_file_names(arrays, names)
+    _checked_category_ids(arrays, None)
+    _image_ids_of(arrays, names)
+    pngs = [_png_for(name) for name in names]
     if twice := next((png for png in pngs if pngs.count(png) > 1), None):
         raise BadArgument(
             f"{arrays.path}: two of file_names would be written to {twice}. Give each image its own name."
         )
 
 
-def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SettledMap]) -> Path:
-    """Writes predictions.json and predictions/*.png as COCO has them; the path of the JSON.
+def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SegmentedMap]) -> Path:
+    """Writes predictions.json and predictions/*.png in COCO's format; returns the path of the JSON.
 
-    `category_ids` (classes,) and `file_names` (images,) are needed; `image_ids` where file names hold no number.
-    Raises BadArgument when they do not fit the maps.
+    Needs `category_ids` (classes,) and `file_names` (images,); also `image_ids` if file names hold no number.
+    Raises BadArgument if they do not fit the maps.
     """
     target = folder / "predictions.json"
-    isthing = _things(arrays, None)
-    category_ids = _category_ids(arrays, len(isthing))
+    isthing = _which_are_things(arrays, None)
+    category_ids = _checked_category_ids(arrays, len(isthing))
     highest = max((segment.label for _, segments in maps for segment in segments), default=0)
     if highest >= len(category_ids):
         raise BadArgument(f"{arrays.path}: category_ids has {len(category_ids)} entries but label {highest} occurs.")
-    names = arrays.words("file_names", len(maps))
-    image_ids = _image_ids(arrays, names)
+    names = arrays.texts("file_names", len(maps))
+    image_ids = _image_ids_of(arrays, names)
     images, annotations = {}, {}
     for (ids, segments), image_id, name in zip(maps, image_ids, names, strict=True):
-        png = _png_of(name)
+        png = _png_for(name)
         write_id_png(folder / "predictions" / png, ids)
         images[image_id] = ImageInfo(image_id, name, *ids.shape)
         listed_segments = tuple(Segment(s.id, category_ids[s.label], s.area, score=s.score) for s in segments)
         annotations[image_id] = Annotation(image_id, png, listed_segments)
-    class_names = arrays.words("category_names", len(isthing)) if "category_names" in arrays else category_ids
+    class_names = arrays.texts("category_names", len(isthing)) if "category_names" in arrays else category_ids
     categories = tuple(
         Category(int(category), str(name), thing)
         for category, name, thing in zip(category_ids, class_names, isthing, strict=True)
@@ -178,93 +189,94 @@ def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SettledMap]) 
     return target
 
 
-def _outputs(arrays: Arrays, rule: Rule) -> Iterator[Output]:
-    """The candidates of each image in the arrays, scored as in the rule's paper."""
+def _candidates_of(arrays: Arrays, rule: Rule) -> Iterator[Output]:
+    """Yields the candidates of each image, scored as the rule's paper does."""
     if rule.takes is Instances:
-        yield from _instances(arrays)
+        yield from _instances_of_images(arrays)
     elif rule.takes is not Candidates:
         raise BadArgument(f"The rule {rule.name} takes a finished map, so there is nothing to fuse in arrays.")
     elif "thing_logits" in arrays:
-        yield from _pairs(arrays)
+        yield from _thing_and_stuff_candidates(arrays)
     else:
-        yield from _queries(arrays, rule)
+        yield from _query_candidates(arrays, rule)
 
 
-def _queries(arrays: Arrays, rule: Rule) -> Iterator[Candidates]:
-    """Queries with class logits (images, queries, classes [+ 1]) and masks (images, queries, h, w)."""
+def _query_candidates(arrays: Arrays, rule: Rule) -> Iterator[Candidates]:
+    """Yields candidates from class logits (images, queries, classes [+ 1]) and masks (images, queries, h, w)."""
     class_logits = arrays.floats("class_logits", None, None, None)
     images, queries, columns = class_logits.shape
-    masks, activation = _masks(arrays, "mask_logits", "mask_codes", images, queries)
+    masks, activation = _masks_and_activation(arrays, "mask_logits", "mask_codes", images, queries)
     sigmoid = rule.scoring == "sigmoid"
     classes = columns if sigmoid else columns - 1
-    stated = arrays.number("num_classes") if "num_classes" in arrays else classes
-    if stated != classes or classes < 1:
+    declared = arrays.number("num_classes") if "num_classes" in arrays else classes
+    if declared != classes or classes < 1:
         what = "no column for nothing" if sigmoid else "a last column for nothing"
         raise BadArgument(
-            f"{arrays.path}: {columns} columns of class_logits for {max(stated, 1)} classes; {rule.name} takes {what}."
+            f"{arrays.path}: {columns} columns of class_logits for {max(declared, 1)} classes; "
+            f"{rule.name} takes {what}."
         )
-    isthing = _things(arrays, classes)
-    frames = _frames(arrays, images, (masks.shape[-2], masks.shape[-1]), padded=rule.knows_padding)
+    isthing = _which_are_things(arrays, classes)
+    frames = _image_frames(arrays, images, (masks.shape[-2], masks.shape[-1]), padded=rule.knows_padding)
     temperature = _temperature(arrays)
     for index, frame in enumerate(frames):
         logits = torch.from_numpy(np.ascontiguousarray(class_logits[index : index + 1], np.float32))
-        values = torch.from_numpy(np.ascontiguousarray(_as_masks(masks[index : index + 1])))
-        try:
+        values = torch.from_numpy(np.ascontiguousarray(_decoded_masks(masks[index : index + 1])))
+        with _refusing_non_finite(arrays, index):
             if sigmoid:
                 scored = sigmoid_candidates(logits, values, [frame], isthing, temperature=temperature)
             else:
                 scored = softmax_candidates(logits, values, [frame], isthing, nothing_wins=rule.scoring == "softmax")
-        except NonFiniteOutput as error:
-            raise BadArgument(f"{arrays.path}: the {error} of image {index} hold NaN or infinity.") from error
         (candidates,) = scored
         yield dataclasses.replace(candidates, activation=activation)
 
 
-def _pairs(arrays: Arrays) -> Iterator[Candidates]:
-    """Panoptic SegFormer's outputs: logits and masks of thing queries and of one query for each stuff class."""
+def _thing_and_stuff_candidates(arrays: Arrays) -> Iterator[Candidates]:
+    """Yields Panoptic SegFormer's candidates: from thing queries, and one query per stuff class."""
     thing_logits = arrays.floats("thing_logits", None, None, None)
     images, queries, things = thing_logits.shape
     stuff_logits = arrays.floats("stuff_logits", images, None)
     stuff = stuff_logits.shape[1]
-    thing_masks, _ = _masks(arrays, "thing_masks", "thing_mask_codes", images, queries)
-    stuff_masks, _ = _masks(arrays, "stuff_masks", "stuff_mask_codes", images, stuff)
+    thing_masks, _ = _masks_and_activation(arrays, "thing_masks", "thing_mask_codes", images, queries)
+    stuff_masks, _ = _masks_and_activation(arrays, "stuff_masks", "stuff_mask_codes", images, stuff)
     if stuff_masks.shape[-2:] != thing_masks.shape[-2:]:
         raise BadArgument(
-            f"{arrays.path}: masks of things are {_shape(thing_masks[0, 0])}, of stuff {_shape(stuff_masks[0, 0])}; "
-            "they must have one size."
+            f"{arrays.path}: masks of things are {_shape_in_words(thing_masks[0, 0])}, of stuff "
+            f"{_shape_in_words(stuff_masks[0, 0])}; they must have one size."
         )
-    isthing = _things(arrays, things + stuff)
+    isthing = _which_are_things(arrays, things + stuff)
     if sum(isthing) != things:
         raise BadArgument(f"{arrays.path}: thing_logits has {things} columns but {sum(isthing)} classes are things.")
-    frames = _frames(arrays, images, (thing_masks.shape[-2], thing_masks.shape[-1]), padded=True)
+    frames = _image_frames(arrays, images, (thing_masks.shape[-2], thing_masks.shape[-1]), padded=True)
     for index, frame in enumerate(frames):
-        try:
-            yield pair_candidates(
+        with _refusing_non_finite(arrays, index):
+            found = pair_candidates(
                 torch.from_numpy(np.ascontiguousarray(thing_logits[index], np.float32)),
-                torch.from_numpy(_as_masks(thing_masks[index])),
+                torch.from_numpy(_decoded_masks(thing_masks[index])),
                 torch.from_numpy(np.ascontiguousarray(stuff_logits[index], np.float32)),
-                torch.from_numpy(_as_masks(stuff_masks[index])),
+                torch.from_numpy(_decoded_masks(stuff_masks[index])),
                 dataclasses.replace(frame, one_step=True),
                 isthing,
             )
-        except NonFiniteOutput as error:
-            raise BadArgument(f"{arrays.path}: the {error} of image {index} hold NaN or infinity.") from error
+        yield found
 
 
-def _instances(arrays: Arrays) -> Iterator[Instances]:
-    """Instances in_masks_i (packed bits or whole), in_scores_i, in_classes_i, and in_semantic_i, 0 for "a thing"."""
+def _instances_of_images(arrays: Arrays) -> Iterator[Instances]:
+    """Yields the instances of each image i, from in_masks_i, in_scores_i, in_classes_i and in_semantic_i.
+
+    in_masks_i is packed in bits or plain; in_semantic_i is 0 at things.
+    """
     arrays.get("in_semantic_0", None, None)
     numbers = sorted(int(found[1]) for name in arrays.values if (found := re.fullmatch(r"in_semantic_(\d+)", name)))
     if numbers != list(range(len(numbers))):
         gap = next(number for number in range(len(numbers)) if number not in numbers)
         raise BadArgument(f"{arrays.path} has in_semantic_{numbers[-1]} but no in_semantic_{gap}: count images from 0.")
-    isthing = _things(arrays, None)
+    isthing = _which_are_things(arrays, None)
     labels_of = (NO_LABEL, *(label for label, thing in enumerate(isthing) if not thing))
     for index in numbers:
-        semantic = arrays.whole(f"in_semantic_{index}", None, None)
+        semantic = arrays.integers(f"in_semantic_{index}", None, None)
         size = (semantic.shape[0], semantic.shape[1])
         if not semantic.size:
-            raise BadArgument(f"{arrays.path}: in_semantic_{index} is empty ({_shape(semantic)}).")
+            raise BadArgument(f"{arrays.path}: in_semantic_{index} is empty ({_shape_in_words(semantic)}).")
         if wrong := [int(value) for value in (semantic.min(), semantic.max()) if not 0 <= value < len(labels_of)]:
             raise BadArgument(
                 f"{arrays.path}: in_semantic_{index} has the value {wrong[0]} but there are {len(labels_of) - 1} "
@@ -275,14 +287,16 @@ def _instances(arrays: Arrays) -> Iterator[Instances]:
         if masks.shape[1:] == (size[0], -(-size[1] // 8)) and masks.dtype == np.uint8 and size[1] > 1:
             masks = np.unpackbits(masks, axis=2, count=size[1])
         elif masks.shape[1:] != size:
-            raise BadArgument(f"{arrays.path}: in_masks_{index} has the shape {_shape(masks)} for an image of {size}.")
+            raise BadArgument(
+                f"{arrays.path}: in_masks_{index} has the shape {_shape_in_words(masks)} for an image of {size}."
+            )
         if masks.dtype.kind not in "buf":
             raise BadArgument(f"{arrays.path}: in_masks_{index} are {masks.dtype} but must be bits or probabilities.")
         scores = arrays.floats(f"in_scores_{index}", count).astype(np.float32)
-        labels = arrays.whole(f"in_classes_{index}", count)
+        labels = arrays.integers(f"in_classes_{index}", count)
         if strange := [label for label in labels.tolist() if not (0 <= label < len(isthing) and isthing[label])]:
             raise BadArgument(
-                f"{arrays.path}: in_classes_{index} has the label {strange[0]}, which is no thing of {len(isthing)} "
+                f"{arrays.path}: in_classes_{index} has the label {strange[0]}, which is not a thing of {len(isthing)} "
                 "classes. Add num_things or isthing (classes,) where they are not COCO's."
             )
         if not np.isfinite(scores).all():
@@ -300,10 +314,10 @@ def _instances(arrays: Arrays) -> Iterator[Instances]:
         )
 
 
-def _masks(
+def _masks_and_activation(
     arrays: Arrays, name: str, codes: str, images: int, queries: int
 ) -> tuple[npt.NDArray[Any], Literal["sigmoid", "identity"]]:
-    """Masks (images, queries, h, w), and whether a sigmoid makes probabilities of them ("identity": they are some)."""
+    """Returns masks (images, queries, h, w), and the activation that turns them into probabilities."""
     if codes in arrays and name in arrays:
         raise BadArgument(f"{arrays.path} has {name} and {codes}: give the masks once.")
     if codes in arrays:
@@ -316,17 +330,17 @@ def _masks(
             hint = f" Masks in bytes, mask = code / 64, are named {codes}." if found.dtype == np.uint8 else ""
             raise BadArgument(f"{arrays.path}: {name} are {found.dtype} but must be floating-point numbers.{hint}")
     if 0 in found.shape[-2:]:
-        raise BadArgument(f"{arrays.path}: the masks are empty ({_shape(found)}).")
+        raise BadArgument(f"{arrays.path}: the masks are empty ({_shape_in_words(found)}).")
     return found, "identity" if codes in arrays else "sigmoid"
 
 
-def _as_masks(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """float32 of logits, and of bytes as code / 64."""
+def _decoded_masks(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Converts mask logits to float32; bytes are codes, mask = code / 64."""
     return values.astype(np.float32) / np.float32(64) if values.dtype == np.uint8 else values.astype(np.float32)
 
 
 def _temperature(arrays: Arrays) -> float | None:
-    """Temperature that sharpens sigmoid scores: Mask DINO's or the file's own; None (0) leaves them unchanged."""
+    """Returns the temperature of sigmoid scores: the file's, else Mask DINO's; None if the file has 0."""
     if "temperature" not in arrays:
         return MASK_DINO_TEMPERATURE
     value = arrays.get("temperature")
@@ -335,8 +349,8 @@ def _temperature(arrays: Arrays) -> float | None:
     return float(value.reshape(())) or None
 
 
-def _things(arrays: Arrays, classes: int | None) -> tuple[bool, ...]:
-    """For each class whether it is a thing: `isthing`, else the first `num_things`, else COCO's."""
+def _which_are_things(arrays: Arrays, classes: int | None) -> tuple[bool, ...]:
+    """Returns whether each class is a thing: from `isthing`, else the first `num_things`, else as in COCO."""
     if "isthing" in arrays:
         table = arrays.get("isthing", classes)
         if table.dtype.kind not in "biuf" or not set(table.tolist()) <= {0, 1}:
@@ -360,19 +374,20 @@ def _things(arrays: Arrays, classes: int | None) -> tuple[bool, ...]:
     return (True,) * things + (False,) * (classes - things)
 
 
-def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool) -> list[Frame]:
-    """The sizes of each image. Without `padded` and `resized`, masks are of the image as it was, however small.
+def _image_frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool) -> list[Frame]:
+    """Returns the padded, resized and original size of each image.
 
-    padded: False for rules of models whose masks are of the resized image, whatever was padded (DETR)
+    Without `padded` and `resized`, masks cover the original image.
+    padded: False for rules of models whose masks cover the resized image without padding (DETR)
     """
-    original = arrays.whole("original", images, 2)
+    original = arrays.integers("original", images, 2)
     if not images:
-        raise BadArgument(f"{arrays.path} holds no image: original has the shape {_shape(original)}.")
-    resized = arrays.whole("resized", images, 2) if "resized" in arrays else None
+        raise BadArgument(f"{arrays.path} holds no image: original has the shape {_shape_in_words(original)}.")
+    resized = arrays.integers("resized", images, 2) if "resized" in arrays else None
     outer = resized
     if "padded" in arrays:
         one_for_all = arrays.values["padded"].ndim == 1
-        outer = np.broadcast_to(arrays.whole("padded", *([2] if one_for_all else [images, 2])), (images, 2))
+        outer = np.broadcast_to(arrays.integers("padded", *([2] if one_for_all else [images, 2])), (images, 2))
     if resized is None:
         resized = outer
     if outer is None or resized is None:
@@ -397,9 +412,9 @@ def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool
     return found
 
 
-def _category_ids(arrays: Arrays, classes: int | None) -> list[int]:
-    """`category_ids`, each of them once. Raises BadArgument for what a run or a JSON of COCO cannot hold."""
-    found = arrays.whole("category_ids", classes).tolist()
+def _checked_category_ids(arrays: Arrays, classes: int | None) -> list[int]:
+    """Returns the file's `category_ids`. Raises BadArgument for repeated ids, and for ids that a run cannot store."""
+    found = arrays.integers("category_ids", classes).tolist()
     if outside := [number for number in found if not 0 <= number <= MAX_CATEGORY_ID]:
         raise BadArgument(f"{arrays.path}: category_ids has {outside[0]}; they lie in 0…{MAX_CATEGORY_ID}.")
     if len(set(found)) != len(found):
@@ -407,16 +422,17 @@ def _category_ids(arrays: Arrays, classes: int | None) -> list[int]:
     return found
 
 
-def _check_names(arrays: Arrays, names: Sequence[str]) -> None:
-    """Raises BadArgument for a file name that is none, or that leads out of the folder."""
+def _check_file_names(arrays: Arrays, names: Sequence[str]) -> None:
+    """Raises BadArgument for a name that is not a file's, or that leads out of the folder."""
     for name in names:
         if leaves_folder(name) or not Path(name).name.strip(". ") or not name.isprintable():
             raise BadArgument(f"{arrays.path}: file_names has {name!r}, which is not the name of an image's file.")
 
 
-def _image_ids(arrays: Arrays, names: Sequence[str]) -> list[int]:
+def _image_ids_of(arrays: Arrays, names: Sequence[str]) -> list[int]:
+    """Returns the id of each image: from `image_ids`, else the number in its file name."""
     if "image_ids" in arrays:
-        ids = arrays.whole("image_ids", len(names)).tolist()
+        ids = arrays.integers("image_ids", len(names)).tolist()
     else:
         # COCO's names are the ids: 000000000139.jpg.
         numbers = [re.fullmatch(r"\D*(\d+)", Path(name).stem) for name in names]
@@ -429,9 +445,10 @@ def _image_ids(arrays: Arrays, names: Sequence[str]) -> list[int]:
     return ids
 
 
-def _png_of(name: str) -> str:
+def _png_for(name: str) -> str:
+    """Returns the name of the PNG for an image file."""
     return Path(name).with_suffix(".png").name
 
 
-def _shape(value: npt.NDArray[Any]) -> str:
+def _shape_in_words(value: npt.NDArray[Any]) -> str:
     return " × ".join(map(str, value.shape)) or "of a single number"

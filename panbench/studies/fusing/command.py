@@ -1,22 +1,22 @@
-"""`panbench fuse`: fusion rules on what a run kept, or on raw arrays of any framework."""
+"""`panbench fuse`: fusion rules on the candidates of a run, or on raw arrays of any framework."""
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
+from panbench.base.errors import BadArgument, BadRun, refuse_overwrite_and_resume
 from panbench.base.files import atomic_write, write_json
 from panbench.cli import console
-from panbench.cli.command import OFFSET, AsJson, command, family, flag, option
+from panbench.cli.command import OFFSET, AsJson, check_rules, command, family, flag, option
 
 if TYPE_CHECKING:
     from panbench.datasets import Dataset
-    from panbench.evaluation.kept.rule_statistics import Readable
+    from panbench.evaluation.stored.rule_statistics import Readable
     from panbench.models.labels import CategoryIds
     from panbench.models.rules import Rule
     from panbench.runs import Run
@@ -34,6 +34,16 @@ app = family()
     "panbench fuse --arrays outputs.npz --rule mask2former --out maps.npz",
     "panbench fuse --arrays outputs.npz --rule mask2former:score=0.7 --out mine",
     "panbench fuse --instances r.json --images gt.json --rule combine --out out",
+    needs={
+        **dict.fromkeys(("--semantic", "--images", "--categories"), ("--instances",)),
+        **dict.fromkeys(("--halves", "--yes"), ("--sweep",)),
+        "--offset": ("--semantic",),
+    },
+    idle_beside={
+        "--save-predictions": ("--sweep", "--oracle", "--arrays"),
+        "--overwrite": ("--oracle",),
+        "--resume": ("--arrays",),
+    },
 )
 def fuse(
     run: Annotated[
@@ -58,7 +68,10 @@ def fuse(
         option("--instances: the categories, where --images has none: coco, … or a JSON.", metavar="NAME|FILE"),
     ] = None,
     rule: Annotated[
-        str | None, option("Rules, with thresholds after a colon, comma-separated.", metavar="NAME[:KEY=VALUE,…]")
+        str | None,
+        option(
+            "Rules, with thresholds after a colon, comma-separated.", metavar="NAME[:KEY=VALUE,…]", callback=check_rules
+        ),
     ] = None,
     sweep: Annotated[
         str | None, option("A grid of thresholds, first:last:step each.", metavar="NAME:KEY=A:B:STEP,…")
@@ -67,8 +80,7 @@ def fuse(
         bool, flag("--oracle", "Store a lower bound on the cost of fusion in the run; `panbench errors` shows it.")
     ] = False,
     out: Annotated[
-        Path | None,
-        option("A folder for runs, a sweep or COCO PNGs; FILE.npz for arrays.", metavar="DIR|FILE.npz"),
+        Path | None, option("A folder for runs, a sweep or COCO PNGs; FILE.npz for arrays.", metavar="DIR|FILE.npz")
     ] = None,
     save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace the contents of the folder.")] = False,
@@ -79,9 +91,7 @@ def fuse(
 ) -> None:
     """Fuse stored masks and scores into panoptic maps by the rule of any paper, without the network."""
     if [run, arrays, instances].count(None) != 2:
-        raise BadArgument("Give one of a RUN that kept its candidates, --arrays and --instances.")
-    if instances is None and (unused := [name for name, value in _of_results(semantic, images, categories) if value]):
-        raise BadArgument(f"{unused[0]} goes with --instances.")
+        raise BadArgument("Give exactly one of a RUN with stored candidates, --arrays and --instances.")
     refuse_overwrite_and_resume(overwrite, resume)
     wishes = [rule is not None, sweep is not None, oracle]
     if sum(wishes) != 1:
@@ -91,7 +101,7 @@ def fuse(
     if instances is not None:
         if images is None or out is None or oracle:
             raise BadArgument("--instances takes --images, --out, and --rule or --sweep.")
-        results = _Results(instances, semantic, offset, images, categories)
+        results = _InstanceFiles(instances, semantic, offset, images, categories)
         if sweep is not None:
             _sweep_results(results, sweep, out, halves, overwrite, yes, as_json)
         else:
@@ -105,10 +115,10 @@ def fuse(
     elif oracle:
         if out is not None:
             raise BadArgument("--oracle stores what it finds in RUN. Leave out --out.")
-        _ask_oracle(run, as_json)
+        _store_oracle(run, as_json)
     elif sweep is not None:
         assert out is not None
-        _sweep(run, sweep, out, halves, overwrite, yes, as_json)
+        _sweep_run(run, sweep, out, halves, overwrite, yes, as_json)
     else:
         assert out is not None
         assert rule is not None
@@ -116,8 +126,11 @@ def fuse(
 
 
 @dataclass(frozen=True)
-class _Swept:
-    """What a sweep tries its rules on. of: in words, for blocks of an interrupted sweep; check: refuses a rule"""
+class _SweepInput:
+    """The candidates, dataset and rule that a sweep starts from.
+
+    of: identifies the blocks of an interrupted sweep; check: raises for unfit rules
+    """
 
     stored: "Readable"
     dataset: "Dataset"
@@ -125,11 +138,12 @@ class _Swept:
     paper: "Rule"
     check: "Callable[[Rule], None]"
     of: str
+    title: str
 
 
 @dataclass(frozen=True)
-class _Results:
-    """The files of `--instances`."""
+class _InstanceFiles:
+    """The files of `--instances`: scored instances, semantic maps, the list of images, and categories."""
 
     instances: Path
     semantic: Path | None
@@ -138,7 +152,7 @@ class _Results:
     categories: str | None
 
     def model(self, least_score: float) -> "tuple[ResultsModel, Dataset]":
-        """The results as a model, without instances that score less, and the images."""
+        """Returns a model whose outputs are these files, without instances below `least_score`, and its images."""
         from panbench.datasets.convert import categories_named
         from panbench.datasets.label_maps import SemanticMaps
         from panbench.studies.fusing.results import InstanceResults, ResultsModel, images_to_fuse
@@ -149,13 +163,8 @@ class _Results:
         return ResultsModel(InstanceResults.of(self.instances, dataset, maps, least_score)), dataset
 
 
-def _of_results(semantic: Path | None, images: Path | None, categories: str | None) -> list[tuple[str, object]]:
-    return [("--semantic", semantic), ("--images", images), ("--categories", categories)]
-
-
-def _fuse_results(results: _Results, text: str, out: Path, overwrite: bool, resume: bool, as_json: bool) -> None:
-    from panbench.report.answers.tables import comparison_row, comparison_text, row_record
-
+def _fuse_results(results: _InstanceFiles, text: str, out: Path, overwrite: bool, resume: bool, as_json: bool) -> None:
+    """Fuses the files of `--instances` by each rule, into a run of its own."""
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
@@ -163,7 +172,7 @@ def _fuse_results(results: _Results, text: str, out: Path, overwrite: bool, resu
         from panbench.evaluation.options import EvaluateOptions
         from panbench.models.rules import parse_rules
         from panbench.models.rules.panoptic_fpn import PanopticFPN
-        from panbench.studies.fusing.runs import folder_of_rule
+        from panbench.studies.fusing.again import folder_of_rule
 
         rules = parse_rules(text, PanopticFPN())
         model, dataset = results.model(min(rule.least_gate for rule in rules))
@@ -172,86 +181,110 @@ def _fuse_results(results: _Results, text: str, out: Path, overwrite: bool, resu
             overwrite=overwrite, resume=resume, save_predictions=True, command=("panbench", *sys.argv[1:])
         )
         runs = evaluate_rules(model, dataset, folders, options, bars)
-    if as_json:
-        console.show_json([{**row_record(comparison_row(each)), "path": str(each.path)} for each in runs])
-    elif dataset.has_ground_truth:
-        console.show(comparison_text([comparison_row(each) for each in runs]))
+    _show_runs(runs, as_json, dataset.has_ground_truth)
     for each in runs:
-        console.say(f"{each.info.rule}: {each.path}, with predictions.json")
+        console.hint(f"{each.info.rule}: {each.path}, with predictions.json")
 
 
 def _sweep_results(
-    results: _Results, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
+    results: _InstanceFiles, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
 ) -> None:
-    def opened() -> _Swept:
-        from panbench.evaluation.fits import refuse_unfit
-        from panbench.studies.fusing.sweeps import parse_sweep
+    """Sweeps thresholds over the files of `--instances`."""
+
+    def open_input() -> _SweepInput:
+        """Reads the files of `--instances`, which imports PyTorch."""
+        from panbench.evaluation.wrapping import refuse_unfit
+        from panbench.studies.fusing.again import parse_sweep
 
         least = min(rule.least_gate for rule in parse_sweep(text))
         model, dataset = results.model(min(least, PanopticFPN().least_gate))
         ids = model.category_ids(dataset.categories)
         of = " ".join(map(str, model.settings.values()))
-        return _Swept(model.results, dataset, ids, model.rule, lambda rule: refuse_unfit(rule, model), of)
+        return _SweepInput(model.results, dataset, ids, model.rule, lambda rule: refuse_unfit(rule, model), of, "")
 
     from panbench.models.rules.panoptic_fpn import PanopticFPN
 
-    _run_sweep(opened, text, out, seed, overwrite, yes, as_json)
+    _write_sweep(open_input, text, out, seed, overwrite, yes, as_json)
+
+
+def _show_runs(runs: "Sequence[Run]", as_json: bool, scored: bool = True) -> None:
+    """Prints the scores of runs as a table, or as JSON with their paths. scored: False prints no table"""
+    from panbench.report.answers.tables import comparison_row, comparison_text, row_record
+
+    rows = [comparison_row(each) for each in runs]
+    if as_json:
+        console.show_json([{**row_record(row), "path": str(run.path)} for run, row in zip(runs, rows, strict=True)])
+    elif scored:
+        console.show(comparison_text(rows))
+
+
+def _run_with_candidates(path: Path, mapped: bool = True) -> "Run":
+    """Loads a run with stored candidates, before PyTorch is imported. Raises BadRun without candidates.
+
+    mapped: False raises BadArgument for a run through a category map, which sweeps and oracles do not support
+    """
+    from panbench.runs import candidate_files, load_run
+
+    run = load_run(path)
+    if not candidate_files(path):
+        raise BadRun(f"{run.name} holds no candidates. Make the run with `panbench eval --keep-candidates`.")
+    if not mapped and run.info.category_map is not None:
+        raise BadArgument(
+            f"{run.name} was evaluated through a category map, which sweeps and oracles do not go through. --rule does."
+        )
+    return run
 
 
 def _fuse_run(
     path: Path, rule: str, out: Path, save_predictions: bool, overwrite: bool, resume: bool, as_json: bool
 ) -> None:
-    from panbench.report.answers.tables import comparison_row, comparison_text, row_record
-    from panbench.runs import load_run
-
-    loaded = load_run(path)
+    """Fuses a run's stored candidates by each rule, into a run of its own, and prints all scores."""
+    loaded = _run_with_candidates(path)
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.kept.stored_model import StoredModel
         from panbench.evaluation.options import EvaluateOptions
+        from panbench.evaluation.stored.stored_model import StoredModel
         from panbench.models.rules import parse_rules
-        from panbench.studies.fusing.runs import fuse_run
+        from panbench.studies.fusing.again import fuse_run
 
         rules = parse_rules(rule, StoredModel(loaded).paper)
         options = EvaluateOptions(
-            overwrite=overwrite,
-            resume=resume,
-            save_predictions=save_predictions,
-            command=("panbench", *sys.argv[1:]),
+            overwrite=overwrite, resume=resume, save_predictions=save_predictions, command=("panbench", *sys.argv[1:])
         )
         runs = fuse_run(loaded, rules, out, options=options, reporter=bars)
-    if as_json:
-        console.show_json([{**row_record(comparison_row(each)), "path": str(each.path)} for each in (loaded, *runs)])
-    else:
-        console.show(comparison_text([comparison_row(each) for each in (loaded, *runs)]))
+    _show_runs([loaded, *runs], as_json)
     for each in runs:
-        console.say(f"{each.info.rule}: {each.path}")
-    console.say(f"Are they different? `panbench compare {shlex.join(str(each.path) for each in (loaded, *runs))}`")
+        console.hint(f"{each.info.rule}: {each.path}")
+    console.hint(f"Are they different? `panbench compare {shlex.join(str(each.path) for each in (loaded, *runs))}`")
 
 
-def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool) -> None:
-    from panbench.runs import load_run
+def _sweep_run(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool) -> None:
+    """Sweeps thresholds over a run's stored candidates."""
+    loaded = _run_with_candidates(path, mapped=False)
 
-    loaded = load_run(path)
-    _refuse_mapped(loaded)
-
-    def opened() -> "_Swept":
-        from panbench.evaluation.kept.stored_model import StoredModel, dataset_of
+    def open_input() -> "_SweepInput":
+        """Opens the run's stored candidates, which imports PyTorch."""
+        from panbench.evaluation.stored.stored_model import StoredModel, dataset_of
+        from panbench.report.answers.tables import comparison_row
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
         ids = model.category_ids(dataset.categories)
-        return _Swept(model.stored, dataset, ids, model.paper, model.check, f"sweep of {loaded.info.id}")
+        title = comparison_row(loaded).title
+        return _SweepInput(model.stored, dataset, ids, model.paper, model.check, f"sweep of {loaded.info.id}", title)
 
-    _run_sweep(opened, text, out, seed, overwrite, yes, as_json)
+    _write_sweep(open_input, text, out, seed, overwrite, yes, as_json)
 
 
-def _run_sweep(
-    opened: "Callable[[], _Swept]", text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
+def _write_sweep(
+    open_input: "Callable[[], _SweepInput]", text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
 ) -> None:
-    """Scores every point of a grid, chooses on halves, prints and writes what was found. opened: loads PyTorch"""
-    from panbench.evaluation.kept.tuning import tune
+    """Scores every combination of thresholds, tunes on halves, prints and writes the results.
+
+    open_input: imports PyTorch
+    """
+    from panbench.evaluation.stored.tuning import tune
     from panbench.studies.fusing.answer import heat_map, sweep_grids, sweep_record, thresholds_of
 
     files = [out / name for name in ("sweep.json", "sweep.csv", "sweep.png")]
@@ -260,21 +293,21 @@ def _run_sweep(
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.kept.rule_statistics import Kept, rule_statistics
-        from panbench.studies.fusing.sweeps import MOST_POINTS, parse_sweep, points_of
+        from panbench.evaluation.stored.rule_statistics import BlockCache, rule_statistics
+        from panbench.studies.fusing.again import MOST_POINTS, count_points, parse_sweep
 
-        count = points_of(text)
+        count = count_points(text)
         if count > MOST_POINTS and not yes:
             raise BadArgument(
                 f"--sweep {text} has {count:,} points, more than {MOST_POINTS:,}. Add --yes to try them all."
             )
-        swept = opened()
+        swept = open_input()
         rules = list(dict.fromkeys([swept.paper, *parse_sweep(text, swept.paper)]))
         for each in rules:
             swept.check(each)
-        kept, dataset = Kept(out / "blocks", swept.of), swept.dataset
+        cache, dataset = BlockCache(out / "blocks", swept.of), swept.dataset
         found = rule_statistics(
-            swept.stored, dataset.scenes, dataset.categories, swept.ids, rules, kept=kept, reporter=bars
+            swept.stored, dataset.scenes, dataset.categories, swept.ids, rules, cache=cache, reporter=bars
         )
         bars.status("Choosing on halves")
         tuned = tune(found, str(swept.paper), seed=seed)
@@ -287,56 +320,56 @@ def _run_sweep(
     write_json(files[0], record)
     with atomic_write(files[1], "w") as handle:
         tuned.table.to_csv(handle, index=False)
-    figure = heat_map(tuned, thresholds)
+    figure = heat_map(tuned, thresholds, swept.title)
     with atomic_write(files[2]) as handle:
         figure.savefig(handle, format="png", dpi=200)
-    kept.clear()
+    cache.clear()
     if as_json:
-        console.say(f"Written: {', '.join(map(str, files))}")
+        console.hint(f"Written: {', '.join(map(str, files))}")
     else:
         console.wrote(files)
 
 
-def _ask_oracle(path: Path, as_json: bool) -> None:
-    from panbench.runs import ORACLE_BLOCKS, load_run
+def _store_oracle(path: Path, as_json: bool) -> None:
+    """Computes the oracle of a run, stores it in the run's folder and prints it."""
+    from panbench.runs import ORACLE_BLOCKS
     from panbench.studies.fusing.answer import ORACLE_VERSION, oracle_grid, oracle_record, write_oracle
 
-    loaded = load_run(path)
-    _refuse_mapped(loaded)
+    loaded = _run_with_candidates(path, mapped=False)
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.kept.rule_statistics import Kept
-        from panbench.evaluation.kept.stored_model import StoredModel, dataset_of
-        from panbench.studies.fusing.runs import other_rules
-        from panbench.studies.fusing.sweeps import oracle_statistics
+        from panbench.evaluation.stored.rule_statistics import BlockCache
+        from panbench.evaluation.stored.stored_model import StoredModel, dataset_of
+        from panbench.studies.fusing.again import oracle_statistics, other_rules
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
         ids = model.category_ids(dataset.categories)
         others = other_rules(model)
         of = f"oracle {ORACLE_VERSION} of {loaded.info.id} with {', '.join(map(str, others))}"
-        kept = Kept(path / ORACLE_BLOCKS, of)
+        cache = BlockCache(path / ORACLE_BLOCKS, of)
         steps = oracle_statistics(
-            model.stored, dataset.scenes, dataset.categories, ids, model.paper, others=others, kept=kept, reporter=bars
+            model.stored,
+            dataset.scenes,
+            dataset.categories,
+            ids,
+            model.paper,
+            others=others,
+            cache=cache,
+            reporter=bars,
         )
     written = write_oracle(loaded, steps)
-    kept.clear()
+    cache.clear()
     if as_json:
         console.show_json(oracle_record(steps))
     else:
         console.show_grids([oracle_grid(steps)])
-    console.say(f"Stored in {written}; `panbench errors {path}` shows it again.")
-
-
-def _refuse_mapped(run: "Run") -> None:
-    if run.info.category_map is not None:
-        raise BadArgument(
-            f"{run.name} was evaluated through a category map, which sweeps and oracles do not go through. --rule does."
-        )
+    console.hint(f"Stored in {written}; `panbench errors {path}` shows it again.")
 
 
 def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool, as_json: bool) -> None:
+    """Fuses the arrays of an .npz file, and writes maps or COCO panoptic predictions."""
     if out.suffix == ".npz" and out.is_dir():
         raise BadArgument(f"{out} is a folder. Name a file, or a folder without the ending .npz.")
 
@@ -366,4 +399,4 @@ def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool, as_json: b
         console.show_json(found)
         return
     console.wrote([written])
-    console.say(f"{chosen}: {len(maps)} images, {segments} segments, {100 * void:.1f} % void")
+    console.hint(f"{chosen}: {len(maps)} images, {segments} segments, {100 * void:.1f} % void")

@@ -1,8 +1,6 @@
-"""Reads the arrays of an .npz file from anybody: nothing is executed, and declared sizes are checked before memory is
-taken for them.
+"""Reads the arrays of an untrusted .npz file: executes nothing, and checks declared sizes before allocating memory.
 
-NumPy's own reader takes memory for whatever shape a header declares, and answers damage with a dozen kinds of
-exceptions.
+NumPy's own reader allocates whatever shape a header declares, and raises a dozen kinds of exceptions on damage.
 """
 
 import os
@@ -18,8 +16,6 @@ from numpy.lib import format as npy
 from panbench.base.errors import BadArgument
 from panbench.base.text import size_in_words
 
-__all__ = ["read_npz"]
-
 _MOST_ARRAYS = 100_000
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # Version 3 differs from 2 in the encoding of field names alone, and no array here has fields.
@@ -29,11 +25,11 @@ _DAMAGE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, Runtime
 
 
 class _Unusable(Exception):
-    """What is wrong with the file, as the end of a sentence."""
+    """Raised for a fault of the .npz file; `read_npz` completes its message to a sentence."""
 
 
 def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an .npz file by name; objects in it are refused, not loaded. Raises BadArgument."""
+    """Returns the arrays of an .npz file by name; pickled objects are refused. Raises BadArgument."""
     try:
         with open(path, "rb") as file:
             if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
@@ -42,8 +38,8 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
                 )
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
-                _check(members)
-                return {_name(member): _array(archive, member) for member in members}
+                _check_members(members)
+                return {_array_name(member): _read_array(archive, member) for member in members}
     except FileNotFoundError:
         raise BadArgument(f"There is no file {path}.") from None
     except (_Unusable, *_DAMAGE) as error:
@@ -53,11 +49,11 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise BadArgument(f"{path} holds more than this machine has memory for.") from None
 
 
-def _check(members: list[zipfile.ZipInfo]) -> None:
-    """Raises _Unusable for names that cannot be an array's, and for more bytes than this machine has."""
+def _check_members(members: list[zipfile.ZipInfo]) -> None:
+    """Raises _Unusable for names that no array has, and for more bytes than this machine's memory."""
     if len(members) > _MOST_ARRAYS:
         raise _Unusable(f"it has {len(members):,} members, more than {_MOST_ARRAYS:,}")
-    names = [_name(member) for member in members]
+    names = [_array_name(member) for member in members]
     for name, member in zip(names, members, strict=True):
         if not name.strip(". ") or not name.isprintable() or "/" in name or "\\" in name:
             raise _Unusable(f"{member.orig_filename!r} is not a name of an array")
@@ -65,21 +61,22 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
             raise _Unusable(f"{name} is encrypted")
     if len(set(names)) != len(names):
         raise _Unusable("two arrays have one name")
-    total, most = sum(member.file_size for member in members), _memory()
+    total, most = sum(member.file_size for member in members), _memory_of_machine()
     if total > most:
         raise _Unusable(f"its arrays take {size_in_words(total)}, and this machine has {size_in_words(most)} of memory")
 
 
-def _name(member: zipfile.ZipInfo) -> str:
+def _array_name(member: zipfile.ZipInfo) -> str:
+    """Returns the name of an array: its file's name in the zip, without .npy."""
     # `filename` ends before a NUL; `orig_filename` has the whole name.
     return member.orig_filename.removesuffix(".npy")
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
-    """One array. Its header must declare exactly the bytes that are there: then nothing is read beyond them."""
-    name = _name(member)
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """Reads one array, whose header must declare exactly the bytes that are stored."""
+    name = _array_name(member)
     with archive.open(member) as file:
-        shape, fortran, dtype = _header(file, name)
+        shape, fortran, dtype = _read_header(file, name)
         count = 1
         for side in shape:
             count *= side  # Python's integers: NumPy's would overflow
@@ -97,7 +94,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
-def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Reads an array's shape, whether it is in Fortran order, and its dtype. Raises _Unusable for pickled objects."""
     try:
         version = npy.read_magic(file)
         shape, fortran, dtype = _READERS[version](file)
@@ -112,8 +110,8 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
     return shape, fortran, dtype
 
 
-def _memory() -> int:
-    """This machine's memory in bytes; if the system does not report it, the least that 64-bit machines have."""
+def _memory_of_machine() -> int:
+    """Returns this machine's memory in bytes; 8 GiB if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

@@ -1,24 +1,18 @@
-"""`panbench eval --keep-candidates`: what leaves the network is stored, to be fused again."""
+"""`panbench eval --keep-candidates`: stores the network's outputs so that they can be fused again."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from panbench.base.studies import Option
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
 
-__all__ = ["KeepOptions"]
-
 
 @dataclass(frozen=True)
 class KeepOptions(StudyOptions):
-    """Whether candidates are stored."""
+    """The option `--keep-candidates`, which stores the network's outputs."""
 
-    panel: ClassVar[str] = "To fuse again"
-
-    keep_candidates: Annotated[bool, Option("Also store the network's outputs, for `panbench fuse` and ensembles.")] = (
-        False
-    )
+    keep_candidates: Annotated[bool, Option("Store the network's outputs, for `fuse` and `ensemble`.")] = False
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
-        """The options with the candidates kept."""
+        """Called on the command line: returns the options with candidates stored, if the flag is given."""
         return replace(options, keep_candidates=True) if self.keep_candidates else options

@@ -1,18 +1,18 @@
-"""The least that fusion costs: the same masks, with single decisions of the rule taken by the ground truth.
+"""A lower bound of the PQ that fusion costs: the same masks, with some decisions of the rule taken by the ground truth.
 
-    labels      every segment of the rule that matches a true one (IoU > 0.5) gets its category
-    selection   the rule's segments that match nothing are left out; where it missed a true segment, a stored mask of
-                the right category that fits is added, on the pixels that are free then
-    order       where a segment matches, the pixels of its true segment that its full mask covers are its own
+    labels      each segment of the rule that matches a true one (IoU > 0.5) gets its category
+    selection   unmatched segments of the rule are removed; for each true segment that it missed, a stored mask of the
+                right category that fits is added on the free pixels
+    order       a segment that matches gets all pixels of its true segment that its full mask covers
     all         each true segment gets the shape that fits it best, whatever its label; overlaps are decided by the
-                truth, and what matches nothing is left out
+                truth, and shapes that match nothing are removed
 
-A shape is a mask where it is at least half sure, or a segment that the run's rule, another rule or a step above made.
+A shape is a mask (probability of at least 0.5), or a segment made by the run's rule, another rule or a step above.
 So every step matches, in every image, each true segment that the rule matches, at no lower IoU, and has no more false
-positives; `all` has none, and holds the same against every step and each of the other rules. It is a map that could
-have been made, not the best of all: a rule with other thresholds may cut a mask better still. What `all` gains over the
-rule is therefore the least that scores and fusion lose, and 1 − PQ of `all` the most that is lost as no mask fits.
-Each step is a map like any other, scored like any other.
+positives; `all` has none, and the same holds for it against every step and each other rule. `all` is one possible map,
+not the best one: a rule with other thresholds may cut a mask better still. The gain of `all` over the rule is therefore
+a lower bound of what scores and fusion lose, and 1 − PQ of `all` an upper bound of what is lost because no mask fits.
+Each step is a panoptic map, scored like any other.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,10 @@ from torch import Tensor
 
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
 from panbench.models.labels import CategoryIds
-from panbench.models.rules.base import SettledMap
+from panbench.models.rules.base import SegmentedMap
 from panbench.models.rules.panoptic_fpn import paste_masks
 from panbench.models.rules.resize import semantic_argmax, upsampled_blocks
 from panbench.panoptic.types import IdMap, PanopticPrediction, Segment
-
-__all__ = ["STEPS", "oracle_maps"]
 
 STEPS = ("labels", "selection", "order", "all")
 
@@ -40,52 +38,54 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Masks:
-    """Masks of an image: (K, H, W) bool where each is, (K,) its category id, (K, G) its IoU with each true segment."""
+    """K masks of an image: (K, H, W) bool, (K,) category ids, and (K, G) IoU with each of the G true segments."""
 
     covers: Bool
     category: npt.NDArray[np.int64]
     iou: Float
 
     def matches(self, true: Sequence[Segment], *, any_category: bool = False) -> dict[int, int]:
-        """The mask of each true segment that has one: the best of those with IoU > 0.5, by the segment's place."""
+        """Returns the index of the best mask for each true segment that a mask fits (IoU > 0.5)."""
         if not len(true) or not len(self.covers):
             return {}
         alike = self.category[:, None] == np.array([segment.category_id for segment in true], np.int64)[None]
         iou = self.iou if any_category else np.where(alike, self.iou, 0.0)
-        return {place: int(iou[:, place].argmax()) for place in range(len(true)) if iou[:, place].max() > 0.5}
+        return {index: int(iou[:, index].argmax()) for index in range(len(true)) if iou[:, index].max() > 0.5}
 
 
 def oracle_maps(
     output: Candidates | Instances,
-    fused: SettledMap,
+    fused: SegmentedMap,
     category_ids: CategoryIds,
     gt_ids: IdMap,
     gt_segments: Sequence[Segment],
     image_id: int = 0,
-    others: Sequence[SettledMap] = (),
+    others: Sequence[SegmentedMap] = (),
 ) -> dict[str, PanopticPrediction]:
-    """The map of each step of STEPS.
+    """Returns the panoptic map of each oracle step (labels, selection, order, all), by name.
 
-    fused: what the rule made of the same output; others: what further rules made of it
-    category_ids: of each label of the model; gt_segments: crowds are left to the rule, as no mask can match one
+    fused: the rule's map of this output; others: further rules' maps of it
+    category_ids: by label; gt_segments: crowds are ignored, as no mask can match one
     """
     true = [segment for segment in gt_segments if not segment.iscrowd]
-    masks = _masks(output, category_ids, gt_ids, true)
-    own = _segments(fused, category_ids, gt_ids, true)
-    selected = _selected(masks, own, gt_ids, true)
-    ordered = _by_truth(masks, own, gt_ids, true)
-    drawn = [own, selected, ordered, *(_segments(each, category_ids, gt_ids, true) for each in others)]
+    masks = _network_masks(output, category_ids, gt_ids, true)
+    own = _fused_masks(fused, category_ids, gt_ids, true)
+    selected = _select_by_truth(masks, own, gt_ids, true)
+    ordered = _order_by_truth(masks, own, gt_ids, true)
+    drawn = [own, selected, ordered, *(_fused_masks(each, category_ids, gt_ids, true) for each in others)]
     steps = {
-        "labels": replace(own, category=_relabelled(own, true)),
+        "labels": replace(own, category=_true_categories(own, true)),
         "selection": selected,
         "order": ordered,
-        "all": _ideal(masks, drawn, gt_ids, true),
+        "all": _best_shapes(masks, drawn, gt_ids, true),
     }
-    return {step: _painted(image_id, made) for step, made in steps.items()}
+    return {step: _as_prediction(image_id, made) for step, made in steps.items()}
 
 
-def _masks(output: Candidates | Instances, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """All masks of the network, each where it is at least half sure."""
+def _network_masks(
+    output: Candidates | Instances, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]
+) -> _Masks:
+    """Returns all masks of the network before fusion, thresholded at probability 0.5."""
     if isinstance(output, Candidates):
         rows = np.flatnonzero(output.labels >= 0)
         index = torch.from_numpy(rows).to(output.masks.device)
@@ -97,27 +97,30 @@ def _masks(output: Candidates | Instances, category_ids: CategoryIds, gt_ids: Id
         labels = output.labels[rows]
     else:
         covers, labels = _instance_masks(output)
-    return _with_iou(covers, [category_ids[int(label)] for label in labels], gt_ids, true)
+    return _measured_masks(covers, [category_ids[int(label)] for label in labels], gt_ids, true)
 
 
-def _segments(settled: SettledMap, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """The segments of a map that a rule made."""
-    ids, segments = settled
+def _fused_masks(segmented: SegmentedMap, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+    """Returns the segments of a fused map as masks."""
+    ids, segments = segmented
     covers = [ids == segment.id for segment in segments]
-    return _with_iou(_stacked(covers, ids.shape), [category_ids[each.label] for each in segments], gt_ids, true)
+    return _measured_masks(
+        _stack_masks(covers, ids.shape), [category_ids[each.label] for each in segments], gt_ids, true
+    )
 
 
-def _stacked(covers: Sequence[Bool], shape: tuple[int, ...]) -> Bool:
+def _stack_masks(covers: Sequence[Bool], shape: tuple[int, ...]) -> Bool:
+    """Stacks masks to (K, H, W), also if there are none."""
     return np.stack(covers) if len(covers) else np.zeros((0, *shape), np.bool_)
 
 
 def _instance_masks(output: Instances) -> tuple[Bool, npt.NDArray[np.int64]]:
-    """The pasted instances, then one mask for each semantic channel that wins somewhere."""
+    """Returns the pasted instance masks and one mask per semantic channel that wins somewhere, with their labels."""
     height, width = output.frame.original
     covers = np.zeros((len(output.labels), height, width), np.bool_)
     for number, (window, mask) in enumerate(paste_masks(output, 0.5)):
-        covers[number][window] = _on_host(mask)
-    winner = _on_host(semantic_argmax(output.semantic_logits, output.frame))
+        covers[number][window] = _to_numpy(mask)
+    winner = _to_numpy(semantic_argmax(output.semantic_logits, output.frame))
     channels = [
         channel
         for channel, label in enumerate(output.semantic_labels)
@@ -129,67 +132,71 @@ def _instance_masks(output: Instances) -> tuple[Bool, npt.NDArray[np.int64]]:
     return every, np.array(labels, np.int64)
 
 
-def _on_host(values: Tensor) -> npt.NDArray[np.generic]:
+def _to_numpy(values: Tensor) -> npt.NDArray[np.generic]:
     return values.cpu().numpy()
 
 
-def _with_iou(covers: Bool, categories: Sequence[int], gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """Masks with their IoUs with the true segments; pixels of a mask on void count for nothing, as in PQ."""
+def _measured_masks(covers: Bool, categories: Sequence[int], gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+    """Computes the masks' IoU with the true segments; as in PQ, pixels on void do not count."""
     flat = gt_ids.ravel()
-    # The place of each pixel's segment, counted from 1; 0 for void, crowds and ids that are not listed.
+    # The index of each pixel's true segment plus 1; 0 for void, crowds and unlisted ids.
     ids = np.array([segment.id for segment in true], np.int64)
     order = np.argsort(ids, kind="stable")
     found = np.minimum(np.searchsorted(ids, flat, sorter=order), max(len(ids) - 1, 0))
-    place_at = np.where(ids[order][found] == flat, order[found] + 1, 0) if len(ids) else np.zeros(len(flat), np.int64)
+    segment_at = np.where(ids[order][found] == flat, order[found] + 1, 0) if len(ids) else np.zeros(len(flat), np.int64)
     unlabelled = flat == 0
     iou = np.zeros((len(covers), len(true)))
     area = np.array([segment.area for segment in true], np.float64)
     for number, cover in enumerate(covers):
         covered = cover.ravel()
-        shared = np.bincount(place_at[covered], minlength=len(true) + 1)[1:].astype(np.float64)
+        shared = np.bincount(segment_at[covered], minlength=len(true) + 1)[1:].astype(np.float64)
         counted = covered.sum() - (covered & unlabelled).sum()
         iou[number] = shared / np.maximum(counted + area - shared, 1)
     return _Masks(covers, np.array(categories, np.int64), iou)
 
 
-def _relabelled(own: _Masks, true: Sequence[Segment]) -> npt.NDArray[np.int64]:
+def _true_categories(own: _Masks, true: Sequence[Segment]) -> npt.NDArray[np.int64]:
+    """Does step `labels`: returns the segments' categories, corrected where a segment fits a true one (IoU > 0.5)."""
     category = own.category.copy()
-    for place, number in own.matches(true, any_category=True).items():
-        category[number] = true[place].category_id
+    for index, number in own.matches(true, any_category=True).items():
+        category[number] = true[index].category_id
     return category
 
 
-def _selected(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """The rule's segments that match, and on what they leave free, best first, masks that fit what the rule missed."""
-    kept = own.matches(true)
-    parts, category = [own.covers[number] for number in kept.values()], [own.category[row] for row in kept.values()]
+def _select_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+    """Does step `selection`: keeps matching segments, and adds the best masks for segments that the rule missed."""
+    matched = own.matches(true)
+    parts, category = (
+        [own.covers[number] for number in matched.values()],
+        [own.category[row] for row in matched.values()],
+    )
     free = ~np.any(parts, axis=0) if parts else np.ones(gt_ids.shape, np.bool_)
-    missed = {place: row for place, row in masks.matches(true).items() if place not in kept}
-    iou = {place: float(masks.iou[row, place]) for place, row in missed.items()}
-    for place in sorted(missed, key=lambda place: -iou[place]):
-        part = masks.covers[missed[place]] & free
-        if _with_iou(part[None], [0], gt_ids, true).iou[0, place] > 0.5:
+    missed = {index: row for index, row in masks.matches(true).items() if index not in matched}
+    iou = {index: float(masks.iou[row, index]) for index, row in missed.items()}
+    for index in sorted(missed, key=lambda index: -iou[index]):
+        part = masks.covers[missed[index]] & free
+        if _measured_masks(part[None], [0], gt_ids, true).iou[0, index] > 0.5:
             parts.append(part)
-            category.append(true[place].category_id)
+            category.append(true[index].category_id)
             free &= ~part
-    return _with_iou(_stacked(parts, gt_ids.shape), category, gt_ids, true)
+    return _measured_masks(_stack_masks(parts, gt_ids.shape), category, gt_ids, true)
 
 
-def _by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """The rule's segments; those that match also get the pixels of their full mask where their true segment is."""
+def _order_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+    """Does step `order`: gives a matching segment all pixels of its true segment that its network mask covers."""
     covers = own.covers.copy()
-    for place, number in own.matches(true).items():
-        row = _origin(masks, own, number)
+    for index, number in own.matches(true).items():
+        row = _mask_of_segment(masks, own, number)
         if row is None:
             continue
-        won = masks.covers[row] & (gt_ids == true[place].id)
+        won = masks.covers[row] & (gt_ids == true[index].id)
         covers &= ~won[None]
         covers[number] |= won
-    return _with_iou(covers, own.category.tolist(), gt_ids, true)
+    return _measured_masks(covers, own.category.tolist(), gt_ids, true)
 
 
-def _origin(masks: _Masks, own: _Masks, number: int) -> int | None:
-    """The mask that a segment of the rule was made of: of its category, the one that fits it best."""
+def _mask_of_segment(masks: _Masks, own: _Masks, number: int) -> int | None:
+    """Returns the index of the network mask that became a segment: the best fit of its category; None if none is."""
     alike = np.flatnonzero(masks.category == own.category[number])
     if not len(alike):
         return None
@@ -199,42 +206,46 @@ def _origin(masks: _Masks, own: _Masks, number: int) -> int | None:
     return int(alike[np.argmax(shared / np.maximum(union, 1))])
 
 
-def _ideal(masks: _Masks, drawn: Sequence[_Masks], gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """For each true segment the shape that fits it best: first where the segment is, then by falling IoU the rest.
+def _best_shapes(masks: _Masks, drawn: Sequence[_Masks], gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+    """Does step `all`: gives each true segment the mask or segment that fits it best.
 
-    A shape keeps what it covers of its segment, and what it loses lies outside: it fits no worse than by itself.
+    A shape always keeps its pixels within its true segment and loses only pixels outside, so its IoU cannot fall.
+    Pixels outside go to the shapes by falling IoU.
     """
-    shapes = _joined([masks, *drawn])
+    shapes = _concat_masks([masks, *drawn])
     found = shapes.matches(true, any_category=True)
-    best = {place: shapes.covers[row] for place, row in found.items()}
-    fit = {place: float(shapes.iou[row, place]) for place, row in found.items()}
+    best = {index: shapes.covers[row] for index, row in found.items()}
+    fit = {index: float(shapes.iou[row, index]) for index, row in found.items()}
     won = np.zeros(gt_ids.shape, np.bool_)
-    for place, cover in best.items():
-        won |= cover & (gt_ids == true[place].id)
-    # A mask that fits nothing by itself may fit what is missed, without the pixels that others have won.
+    for index, cover in best.items():
+        won |= cover & (gt_ids == true[index].id)
+    # A mask that matches nothing may match a missed segment once the pixels won by others are removed.
     for row in sorted(set(range(len(masks.covers))) - set(found.values())):
-        rest = _with_iou((masks.covers[row] & ~won)[None], [0], gt_ids, true).iou[0]
-        place = max(set(range(len(true))) - set(best), key=lambda each: float(rest[each]), default=-1)
-        if place >= 0 and rest[place] > 0.5:
-            best[place], fit[place] = masks.covers[row], float(rest[place])
-            won |= masks.covers[row] & (gt_ids == true[place].id)
-    order = sorted(best, key=lambda place: -fit[place])
+        rest = _measured_masks((masks.covers[row] & ~won)[None], [0], gt_ids, true).iou[0]
+        index = max(set(range(len(true))) - set(best), key=lambda each: float(rest[each]), default=-1)
+        if index >= 0 and rest[index] > 0.5:
+            best[index], fit[index] = masks.covers[row], float(rest[index])
+            won |= masks.covers[row] & (gt_ids == true[index].id)
+    order = sorted(best, key=lambda index: -fit[index])
     parts = []
-    for place in order:
-        outside = best[place] & ~won
-        parts.append(best[place] & (gt_ids == true[place].id) | outside)
+    for index in order:
+        outside = best[index] & ~won
+        parts.append(best[index] & (gt_ids == true[index].id) | outside)
         won |= outside
-    return _with_iou(_stacked(parts, gt_ids.shape), [true[place].category_id for place in order], gt_ids, true)
+    return _measured_masks(
+        _stack_masks(parts, gt_ids.shape), [true[index].category_id for index in order], gt_ids, true
+    )
 
 
-def _joined(several: Sequence[_Masks]) -> _Masks:
+def _concat_masks(several: Sequence[_Masks]) -> _Masks:
+    """Concatenates several sets of masks of one image to one set."""
     return _Masks(
         *(np.concatenate([getattr(each, name) for each in several]) for name in ("covers", "category", "iou"))
     )
 
 
-def _painted(image_id: int, masks: _Masks) -> PanopticPrediction:
-    """Disjoint masks as a prediction, a segment each."""
+def _as_prediction(image_id: int, masks: _Masks) -> PanopticPrediction:
+    """Turns disjoint masks into a prediction with one segment each."""
     ids = np.zeros(masks.covers.shape[1:], np.int32)
     segments: list[Segment] = []
     for mask, category in zip(masks.covers, masks.category.tolist(), strict=True):

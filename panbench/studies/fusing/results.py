@@ -1,4 +1,4 @@
-"""Results of a detector and semantic maps, as a model: any rule for instances makes panoptic predictions of them.
+"""Wraps a detector's results and semantic maps as a model, so that any rule for instances can fuse them.
 
 COCO's results are a list of `{"image_id": 139, "category_id": 1, "segmentation": {…}, "score": 0.98}`.
 """
@@ -28,19 +28,17 @@ from panbench.panoptic.image_ids import image_id_of
 from panbench.panoptic.types import Category, ImageInfo, Scene
 from panbench.runs import ModelRecord
 
-__all__ = ["InstanceResults", "ResultsModel", "images_to_fuse"]
-
 
 def images_to_fuse(path: Path, categories: Sequence[Category] | None) -> Dataset:
-    """The images of a JSON: of a panoptic ground truth with it, of any other that has `images` without.
+    """Reads the images that a COCO JSON lists, with their ground truth if it is a panoptic JSON.
 
-    categories: of the predictions; None takes the ground truth's
-    Raises BadDataset, and BadArgument where no categories are known or they are not the ground truth's.
+    categories: those of the predictions; None takes the ground truth's
+    Raises BadDataset, and BadArgument if the categories are unknown or not the ground truth's.
     """
     document = read_json(path, ("images",))
     if any("segments_info" in record for record in document.get("annotations") or ()):
         dataset = dataset_of_set(read_panoptic_json(path), Path(), name=path.stem, images_needed=False)
-        if categories is not None and _kinds(categories) != _kinds(dataset.categories):
+        if categories is not None and _category_kinds(categories) != _category_kinds(dataset.categories):
             raise BadArgument(f"The categories of {path} are not those of --categories. Leave --categories out.")
         return dataset
     if categories is None:
@@ -52,14 +50,15 @@ def images_to_fuse(path: Path, categories: Sequence[Category] | None) -> Dataset
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise BadDataset(f"{path}: an image lacks or has a wrong {error}.") from error
-    # Predictions are named after the images.
+    # Predictions are named after images, so a file name must not lead out of the folder.
     if strange := next((info.file_name for info in infos if leaves_folder(info.file_name)), None):
         raise BadDataset(f"{path}: the file_name {strange!r} leaves its folder.")
     scenes = tuple(map(Scene, infos))
     return Dataset(path.stem, "", tuple(categories), scenes, len(scenes), sha256_of(path), path, Path())
 
 
-def _kinds(categories: Sequence[Category]) -> set[tuple[int, bool]]:
+def _category_kinds(categories: Sequence[Category]) -> set[tuple[int, bool]]:
+    """Returns (id, isthing) of each category, to compare two lists of categories."""
     return {(category.id, category.isthing) for category in categories}
 
 
@@ -67,7 +66,7 @@ def _kinds(categories: Sequence[Category]) -> set[tuple[int, bool]]:
 class InstanceResults:
     """Scored instances and semantic maps of a set's images.
 
-    by_image: records of the results by image id, by falling score; maps: None leaves what no instance covers void
+    by_image: the results of each image by falling score; maps: None leaves pixels without an instance void
     """
 
     path: Path
@@ -78,7 +77,7 @@ class InstanceResults:
 
     @classmethod
     def of(cls, path: Path, dataset: Dataset, maps: SemanticMaps | None, least_score: float) -> "InstanceResults":
-        """Reads results. least_score: those that score less are passed over. Raises BadDataset."""
+        """Reads COCO results, skipping scores below `least_score`. Raises BadDataset for malformed or foreign ones."""
         records = read_json(path, ())
         if not isinstance(records, list):
             records = read_json(path, ("annotations",))["annotations"]
@@ -86,18 +85,18 @@ class InstanceResults:
         things = {category.id for category in dataset.categories if category.isthing}
         found: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
         unlisted = set()
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             try:
                 image_id, category_id = image_id_of(record["image_id"]), record["category_id"]
                 score = float(record["score"])
                 hash((image_id, category_id))
             except (KeyError, TypeError, ValueError) as error:
                 raise BadDataset(
-                    f"{path}: result {place} lacks or has a wrong {error}. Results have image_id, category_id, "
+                    f"{path}: result {index} lacks or has a wrong {error}. Results have image_id, category_id, "
                     "segmentation and score."
                 ) from error
             if category_id not in things:
-                raise BadDataset(f"{path}: result {place} is of category {category_id}, which is not a thing here.")
+                raise BadDataset(f"{path}: result {index} is of category {category_id}, which is not a thing here.")
             if image_id not in images:
                 unlisted.add(image_id)
             elif score >= least_score:
@@ -110,7 +109,7 @@ class InstanceResults:
         return cls(path, ordered, images, dataset.categories, maps)
 
     def read(self, image_id: Any, device: torch.device | None = None) -> Instances:
-        """The instances of an image, whose labels are category ids, and its semantic map as channels of 0 and 1."""
+        """Returns an image's instances, labelled by category id, and its semantic map as channels of 0 and 1."""
         image = self.images[image_id]
         size = image.height, image.width
         own = self.by_image.get(image_id, ())
@@ -134,7 +133,7 @@ class InstanceResults:
 
 
 class ResultsModel(Model):
-    """Results as a `Model` that answers in the category ids of the dataset."""
+    """A `Model` whose outputs are stored results; its labels are the category ids of the dataset."""
 
     def __init__(self, results: InstanceResults) -> None:
         self.results = results
@@ -142,11 +141,11 @@ class ResultsModel(Model):
         self.device = torch.device("cpu")
         self.class_names, self.isthing = (), ()
         name = results.path.stem
-        self.spec = ModelSpec(name, name, None, None, None, None, None, None, None, (), None)
+        self.spec = ModelSpec(name, title=name)
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Which files are fused."""
+        """The settings for run.json: the paths and hashes of the fused files."""
         maps = self.results.maps
         return {
             "instances": str(self.results.path.absolute()),
@@ -156,13 +155,13 @@ class ResultsModel(Model):
         }
 
     def describe(self) -> ModelRecord:
-        """The name of the results' file; no network is known."""
+        """Returns the model's record for run.json, named after the results' file."""
         return ModelRecord(name=self.spec.name, title=self.spec.title)
 
     def load(self, scene: Scene) -> LoadedImage:
-        """The scene itself: no image is read."""
+        """Returns a black image of the scene's size: outputs are already stored, so no photograph is read."""
         return LoadedImage(scene, torch.zeros(3, scene.image.height, scene.image.width, dtype=torch.uint8), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[Instances]:
-        """The results of each image."""
+        """Returns the stored results of each image in the batch."""
         return [self.results.read(image.scene.image.id) for image in batch]

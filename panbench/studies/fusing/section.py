@@ -1,20 +1,17 @@
-"""The section of the page on what fusion costs."""
+"""The section of the page on the PQ that fusion costs."""
 
 from collections.abc import Sequence
 
 from panbench.base.errors import BadRun
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.section import Bars, Section
-from panbench.report.pages.page.shortened import shortened
+from panbench.report.pages.page.section import Section
 from panbench.report.pages.rendering import render
 from panbench.studies.fusing.answer import ORACLE_STEPS, oracle_record, read_oracle
 
-__all__ = ["fusion_section"]
-
 
 def fusion_section(members: Sequence[Compared]) -> Section:
-    """The least that the fusion rule costs, for runs with a stored oracle."""
+    """Builds the section: a lower bound of what each fusion rule costs, for runs with a stored oracle."""
     title, rows, bars, lacking = "What fusion costs", [], [], []
     for index, member in enumerate(members):
         try:
@@ -31,10 +28,10 @@ def fusion_section(members: Sequence[Compared]) -> Section:
         rule, best = pq["rule"], pq["all"]
         rows.append((member.label, index, [percent(pq[step], 1) for step in ORACLE_STEPS]))
         if rule is not None and best is not None:
-            lost, rest = shortened((max(best - rule, 0.0), 1 - best))
+            lost, rest = max(best - rule, 0.0), 1 - best
             words = f"{member.label}: PQ {percent(rule, 1)}; at least {percent(lost, 1)} lost by scores and fusion, "
             words += f"at most {percent(rest, 1)} because no mask fits"
-            bars.append((index, (lost, rest), words))
+            bars.append((index, 100 * lost, 100 * rest, words))
     how = "`panbench eval … --keep-candidates` stores the network's outputs, then `panbench fuse RUN --oracle`."
     if not rows:
         return Section(title, missing=f"the share of the fusion rule in what is lost: {how}")
@@ -46,7 +43,5 @@ def fusion_section(members: Sequence[Compared]) -> Section:
         "masks can do at least: a map that was made, not the best one. So scores and fusion lose at least as much as "
         "shown, and at most the rest is lost because no mask fits."
     )
-    parts = ("scores and fusion, at least", "no mask fits, at most")
-    drawn = Bars("What scores and fusion take of PQ, and what they cannot", "points of PQ lost", parts, bars)
     content = render("panbench.studies.fusing:section.html", bars=bars, heads=heads, rows=rows, notes=notes)
-    return Section(title, intro, content, bars=drawn)
+    return Section(title, intro, content)

@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "gate",
     "A gate for CI: is a run worse than its baseline?",

@@ -1,8 +1,9 @@
-"""A gate for CI: is a run worse than a baseline on the same images, by more than a drop that is allowed?
+"""A gate for CI: is a run worse than a baseline on the same images, by more than the allowed drop?
 
-One question with three answers, because a sample of images cannot always tell: worse, not worse, or cannot tell. The
+There are three outcomes, because a sample of images is not always enough: worse, not worse, or cannot tell. The
 difference, its interval and p are those of `compare`: paired by image (docs/uncertainty.md). A run is worse where both
-say so: of few images an interval holds only about what it says, and a swap test never calls runs that differ by chance
+say so: with few images the interval's coverage is only approximate, and a swap test never calls runs that differ by
+    chance
 worse in more than the 2.5 % of cases that are meant.
 """
 
@@ -18,17 +19,14 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import for_xml, with_sign
-from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.jackknife import MATCHED_IOU
 from panbench.metrics.samples import Sample, SampleFold
-from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
-from panbench.metrics.uncertainty import weigh
+from panbench.metrics.slices import SLICINGS, ImageSlices, ImageStatistics, StatisticsFold, slice_by_images
+from panbench.metrics.uncertainty import compare_runs
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.grid import ABSENT, Grid, as_markdown, deciding
+from panbench.report.answers.grid import ABSENT, Grid, as_markdown, format_p
 from panbench.report.answers.tables import comparable_images
 from panbench.runs import Run
-
-__all__ = ["METRICS", "Check", "GateResult", "check_whole", "checks", "gate", "judged"]
 
 Outcome = Literal["worse", "cannot tell", "not worse"]
 
@@ -44,11 +42,11 @@ CHANCE = 0.05
 
 @dataclass(frozen=True)
 class Check:
-    """One number of a gate. Points of percent; `difference` is run − baseline, low and high its 95 % interval.
+    """One comparison of a gate, in points; `difference` is run − baseline, low and high its 95 % interval.
 
-    p: of `compare`, two-sided: by swapping the two runs' answers image by image, or of SQ and IoU by the jackknife
+    p: two-sided, as in `compare`: from swapping the two runs image by image, or for SQ and IoU from the jackknife
     where: "all images" or the slice; detectable: the smallest drop that these images could have shown
-    value, baseline, difference and the rest are None where a run has no such number (or too few images for an interval)
+    Numbers are None if a run has no such value, or too few images for an interval.
     """
 
     where: str
@@ -63,12 +61,12 @@ class Check:
 
     @property
     def may_be_chance(self) -> bool:
-        """Whether the interval lies below 0, and yet swaps make as large a difference by chance."""
+        """True if the interval lies below 0 but p is above 0.05: the drop may be chance."""
         return self.high is not None and self.high < 0 and self.p is not None and self.p > CHANCE
 
     @property
     def detectable(self) -> float | None:
-        """The upper half of the interval: a drop larger than this would have had an interval below 0."""
+        """The smallest drop that these images can show: the upper half of the interval's width."""
         if self.high is None or self.difference is None:
             return None
         return self.high - self.difference
@@ -76,9 +74,9 @@ class Check:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The result of a gate. `outcome` is the worst of its checks, `sentence` the same in words.
+    """The result of a gate: its checks over all images or in each slice, and the worst outcome among them.
 
-    notes: sentences on incomplete runs, and on images that were left out
+    notes: sentences on incomplete runs, and on images that are not compared
     """
 
     run: str
@@ -90,22 +88,23 @@ class GateResult:
 
     @property
     def outcome(self) -> Outcome:
+        """The worst outcome of all checks: worse, cannot tell, or not worse."""
         outcomes = [check.outcome for check in self.checks]
         order: tuple[Outcome, ...] = ("worse", "cannot tell", "not worse")
         return next(outcome for outcome in order if outcome in outcomes)
 
     def exit_code(self, strict: bool) -> int:
-        """0: not worse; 3: worse; cannot tell: 0, or 4 when `strict`."""
+        """Returns the exit code: 0 for not worse, 3 for worse, and for cannot tell 0, or 4 if `strict`."""
         if self.outcome == "worse":
             return WORSE
         return CANNOT_TELL if strict and self.outcome == "cannot tell" else 0
 
     @property
-    def sentence(self) -> str:
-        """The outcome in a sentence or two: of all checks if they agree, else of those that decide."""
-        return " ".join(self._said(check) for check in self.checks if check.outcome == self.outcome)
+    def message(self) -> str:
+        """A sentence for each check that has the gate's outcome."""
+        return " ".join(self._check_in_words(check) for check in self.checks if check.outcome == self.outcome)
 
-    def _said(self, check: Check) -> str:
+    def _check_in_words(self, check: Check) -> str:
         name = f"{self.metric} of {self.run}" if check.where == "all images" else f"{self.metric} ({check.where})"
         if check.difference is None:
             return f"{name}: one of the runs has no such number on these images, so the gate cannot tell."
@@ -113,7 +112,7 @@ class GateResult:
         if check.low is None or check.high is None:
             return f"{name}: {change}, on too few images ({check.images}) for an interval, so the gate cannot tell."
         interval = f"{with_sign(check.low)} to {with_sign(check.high)}"
-        p = "" if check.p is None else f", p = {_p(check.p)}"
+        p = "" if check.p is None else f", p = {_p_in_words(check.p)}"
         found = f"{name}: {change} (95 % interval {interval}{p}, {check.images:,} images)"
         allowed = f"; a drop of {self.max_drop:g} is allowed" if self.max_drop else ""
         if check.outcome == "worse":
@@ -131,9 +130,10 @@ class GateResult:
         )
 
     def grid(self) -> Grid:
-        """The checks as a table."""
+        """Returns the checks as a table."""
 
         def number(value: float | None, signed: bool = False) -> str:
+            """Formats a number of points, with two decimals."""
             if value is None:
                 return ABSENT
             return with_sign(value) if signed else f"{value:.2f}"
@@ -147,24 +147,24 @@ class GateResult:
                 number(check.value),
                 number(check.difference, signed=True),
                 ABSENT if check.low is None else f"[{number(check.low, True)}, {number(check.high, True)}]",
-                ABSENT if check.p is None else _p(check.p),
+                ABSENT if check.p is None else _p_in_words(check.p),
                 check.outcome,
                 number(check.detectable),
             )
             for check in self.checks
         ]
-        shown = len(columns) if any(row[-1] != ABSENT for row in rows) else -1
+        count = len(columns) if any(row[-1] != ABSENT for row in rows) else -1
         title = f"{self.metric} of {self.run} against {self.against}, in points; a drop above {self.max_drop:g} fails"
-        return Grid(columns[:shown], tuple(row[:shown] for row in rows), title=title)
+        return Grid(columns[:count], tuple(row[:count] for row in rows), title=title)
 
     def markdown(self) -> str:
-        """A summary for a page of GitHub: outcome, sentence, table."""
+        """Returns a Markdown summary for GitHub: outcome, message and table."""
         sign = {"worse": "❌", "cannot tell": "⚠️", "not worse": "✅"}[self.outcome]
-        said = "\n\n".join((self.sentence, *self.notes))
-        return f"### {sign} {self.metric}: {self.outcome}\n\n{said}\n\n{as_markdown(self.grid())}"
+        text = "\n\n".join((self.message, *self.notes))
+        return f"### {sign} {self.metric}: {self.outcome}\n\n{text}\n\n{as_markdown(self.grid())}"
 
     def junit(self, strict: bool = False) -> str:
-        """JUnit XML with a test case for each check; "cannot tell" is skipped, or fails when `strict`."""
+        """Returns JUnit XML with a test case per check; "cannot tell" is skipped, or fails if `strict`."""
         failed = [
             check for check in self.checks if check.outcome == "worse" or (strict and check.outcome != "not worse")
         ]
@@ -180,44 +180,41 @@ class GateResult:
             },
         )
         for check in self.checks:
-            name, said = for_xml(self._case(check)), for_xml(self._said(check))
+            name, text = for_xml(f"{self.metric}, {check.where}"), for_xml(self._check_in_words(check))
             case = ElementTree.SubElement(suite, "testcase", {"classname": "panbench.gate", "name": name})
             if check in failed:
-                ElementTree.SubElement(case, "failure", {"message": said, "type": check.outcome})
+                ElementTree.SubElement(case, "failure", {"message": text, "type": check.outcome})
             elif check in skipped:
-                ElementTree.SubElement(case, "skipped", {"message": said})
+                ElementTree.SubElement(case, "skipped", {"message": text})
         ElementTree.indent(suite)
         return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
-    def _case(self, check: Check) -> str:
-        return f"{self.metric}, {check.where}"
-
     def record(self) -> dict[str, Any]:
-        """What `panbench gate --json` prints: points; None where a number does not exist."""
+        """Returns the output of `panbench gate --json`: points, None for missing numbers."""
         return {
             "run": self.run,
             "baseline": self.against,
             "metric": self.metric,
             "max_drop": self.max_drop,
             "outcome": self.outcome,
-            "sentence": self.sentence,
+            "sentence": self.message,
             "notes": list(self.notes),
             "checks": [{**vars(check), "detectable": check.detectable} for check in self.checks],
         }
 
 
-def check_whole(sides: Sequence[Run], common_images: bool) -> tuple[str, ...]:
-    """A sentence for each run that lacks images; they are compared on the images that both have.
+def notes_on_incomplete_runs(runs: Sequence[Run], common_images: bool) -> tuple[str, ...]:
+    """Returns a sentence for each run that lacks images.
 
     Raises BadRun for a damaged run, naming the part, and for an incomplete one unless `common_images`.
     """
-    for side in sides:
-        if side.faults:
+    for run in runs:
+        if run.faults:
             raise BadRun(
-                f"{side.name} is damaged, so the gate does not judge it. {' '.join(side.faults)} Restore the part, or "
+                f"{run.name} is damaged, so the gate does not judge it. {' '.join(run.faults)} Restore the part, or "
                 "make its images again with --resume."
             )
-    incomplete = tuple(sentence for side in sides if (sentence := side.shortfall) is not None)
+    incomplete = tuple(message for run in runs if (message := run.shortfall) is not None)
     if incomplete and not common_images:
         raise BadRun(
             f"{' '.join(incomplete)} Continue with --resume, or compare on the images that both have with "
@@ -237,18 +234,18 @@ def gate(
     common_images: bool = False,
     permutations: int = 10_000,
 ) -> GateResult:
-    """Whether a run is worse than a baseline, over all images and, with `by` or `slices`, in each slice.
+    """Judges whether a run is worse than a baseline, over all images and, with `by` or `slices`, in each slice.
 
     worse: the drop is above `max_drop`, the 95 % interval of the paired difference lies below 0, and p ≤ 0.05
-    not worse: no drop at all, or an interval that excludes a drop above `max_drop`
-    cannot tell: anything else, and scopes with too few images for an interval
+    not worse: no drop, or an interval that excludes a drop above `max_drop`
+    cannot tell: anything else, and slices with too few images for an interval
     metric: one of METRICS (of slices only PQ, RQ and IoU); max_drop: points of percent, 0 or more
-    common_images: compare on the images that both have; otherwise other images are an error
-    Each check is made at 95 %: of many slices without any change one in forty comes out worse by chance.
+    common_images: compare on the images that both have; otherwise different images are an error
+    Each check is made at 95 %: of many unchanged slices, one in forty comes out worse by chance.
     Raises BadRun for a damaged run, an incomplete one (unless `common_images`) and runs that cannot be compared,
     BadArgument for an unknown metric or slicing.
     """
-    notes = check_whole((run, baseline), common_images)
+    notes = notes_on_incomplete_runs((run, baseline), common_images)
     if metric not in METRICS:
         raise BadArgument(f"There is no metric {metric!r} to gate on. Choose one of {', '.join(METRICS)}.")
     if not max_drop >= 0:
@@ -270,60 +267,67 @@ def gate(
     if not len(shared):
         raise BadRun(f"{baseline.name} and {run.name} hold no scored image, so there is nothing to gate on.")
     notes += tuple(
-        f"{len(side.images) - len(shared):,} of the {len(side.images):,} images of {side.name} are left out."
-        for side in (run, baseline)
-        if len(side.images) > len(shared)
+        f"{len(each.images) - len(shared):,} of the {len(each.images):,} images of {each.name} are left out."
+        for each in (run, baseline)
+        if len(each.images) > len(shared)
     )
-    sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]
+    sums = [_gate_sums(each, shared, by, bool(slices)) for each in (baseline, run)]
     group = _GROUPS[f"_{suffix}" if suffix else ""]
-    found = checks([side.whole for side in sides], [(group, "all images")], name, max_drop, permutations)
-    sliced = [side.sliced for side in sides if side.sliced is not None]
+    found = checks([each.all_images for each in sums], [(group, "all images")], name, max_drop, permutations)
+    sliced = [each.sliced for each in sums if each.sliced is not None]
     if sliced:
         found += checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, permutations)
     for own in slices:
-        cut = [slice_by_images(side.statistics, own) for side in sides if side.statistics is not None]
+        cut = [slice_by_images(each.statistics, own) for each in sums if each.statistics is not None]
         named = [(part, f"{own.name} {part}") for part in own.images]
         found += checks(cut, named, name, max_drop, permutations)
     return GateResult(run.name, baseline.name, metric, max_drop, tuple(found), notes)
 
 
 @dataclass(frozen=True)
-class _Side:
-    """What a gate keeps of a run, read block by block: a million images take some 100 MB, not gigabytes."""
+class _GateSums:
+    """The sums of a run that a gate compares, over all images and in each slice.
 
-    whole: Sample
+    They are read block by block: 10⁶ images take some 100 MB, not gigabytes.
+    """
+
+    all_images: Sample
     sliced: Sample | None
     statistics: ImageStatistics | None
 
 
-def _read(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slices: bool) -> _Side:
-    """One pass over a run for all that is asked. own_slices: keep the statistics of single images."""
-    whole = SampleFold(run.categories, images)
+def _gate_sums(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slices: bool) -> _GateSums:
+    """Reads the sums of a run in one pass over its parts.
+
+    own_slices: also keep the statistics of single images
+    """
+    all_images = SampleFold(run.categories, images)
     sliced = None if by is None else SampleFold(run.categories, images, by)
     single = StatisticsFold(run.categories) if own_slices else None
-    run.fold(*(fold for fold in (whole, sliced, single) if fold is not None), images=images)
-    return _Side(
-        whole.result(),
-        None if sliced is None else sliced.result(),
-        None if single is None else single.result(),
+    run.fold(*(fold for fold in (all_images, sliced, single) if fold is not None), images=images)
+    return _GateSums(
+        all_images.result(), None if sliced is None else sliced.result(), None if single is None else single.result()
     )
 
 
-def _p(p: float) -> str:
-    """A p-value with two digits, or as many as decide."""
-    return deciding(p, max(2, 1 - math.floor(math.log10(p))) if p > 0 else 2, CHANCE)
+def _p_in_words(p: float) -> str:
+    """Formats a p-value with two digits, or as many as show on which side of 0.05 it lies."""
+    return format_p(p, max(2, 1 - math.floor(math.log10(p))) if p > 0 else 2, CHANCE)
 
 
 def checks(
-    sides: Sequence[ImageStatistics | Sample],
+    statistics: Sequence[ImageStatistics | Sample],
     groups: Sequence[tuple[str, str]],
     metric: str,
     max_drop: float,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> list[Check]:
-    """A check for each group (or slice), with its shown name; `sides` are the baseline's and the run's statistics."""
-    found = weigh({"a": sides[0], "b": sides[1]}, permutations=permutations, seed=seed)
+    """Compares a run with its baseline in each group or slice; returns one check for each.
+
+    statistics: the baseline's, then the run's; groups: each group or slice, and its name in `where`
+    """
+    found = compare_runs({"a": statistics[0], "b": statistics[1]}, permutations=permutations, seed=seed)
     table = found.differences[found.differences["metric"] == metric]
     made = []
     for group, where in groups:
@@ -335,16 +339,19 @@ def checks(
         )
         images = 0 if row is None else int(row["images"])
         p = None if row is None or pd.isna(row["p"]) else float(row["p"])
-        outcome = judged(difference, low, high, p, max_drop)
+        outcome = judge_difference(difference, low, high, p, max_drop)
         made.append(Check(where, images, value, baseline, difference, low, high, p, outcome))
     return made
 
 
-def judged(
+def judge_difference(
     difference: float | None, low: float | None, high: float | None, p: float | None, max_drop: float
 ) -> Outcome:
-    """The outcome of a difference in points with its interval and p; None where a run has no such number."""
-    # Differences of sums that are equal but for the order of adding are no differences.
+    """Returns worse, not worse or cannot tell, for a difference in points with its interval and p.
+
+    None stands for missing numbers.
+    """
+    # Equal sums added in different orders may differ by rounding.
     smallest = 1e-9
     if difference is None:
         return "cannot tell"

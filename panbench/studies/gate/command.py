@@ -2,9 +2,8 @@
 
 import os
 import re
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,21 +15,10 @@ from panbench.cli.command import AsJson, command, family, flag, option
 app = family()
 
 
-class Metric(str, Enum):
-    """What a gate can look at."""
-
-    PQ = "PQ"
-    SQ = "SQ"
-    RQ = "RQ"
-    IoU = "IoU"
-    PQ_th = "PQ_th"
-    SQ_th = "SQ_th"
-    RQ_th = "RQ_th"
-    IoU_th = "IoU_th"
-    PQ_st = "PQ_st"
-    SQ_st = "SQ_st"
-    RQ_st = "RQ_st"
-    IoU_st = "IoU_st"
+Metric = Literal[
+    "PQ", "SQ", "RQ", "IoU", "PQ_th", "SQ_th", "RQ_th", "IoU_th", "PQ_st", "SQ_st", "RQ_st", "IoU_st",
+]  # fmt: skip
+"""The metrics that a gate can compare."""
 
 
 @command(
@@ -45,7 +33,7 @@ def gate(
     max_drop: Annotated[float, option("The allowed drop, in points.", None, "POINTS")] = 0.0,
     metrics: Annotated[
         Metric, option("The metric that must not drop. IoU: of the matches, over categories that both match.", None)
-    ] = Metric.PQ,
+    ] = "PQ",
     by: Annotated[
         str | None, option("Also check each slice by size, share, segments or supercategory.", None, "WHAT")
     ] = None,
@@ -64,34 +52,29 @@ def gate(
     """
     from panbench.report.answers.own_slices import slices_for
     from panbench.runs import load_run
-    from panbench.studies.gate.answer import check_whole
     from panbench.studies.gate.answer import gate as judge
+    from panbench.studies.gate.answer import notes_on_incomplete_runs
 
     if not baseline.exists() and re.fullmatch(r"[\d.]+ ?%?", str(baseline)):
         raise BadArgument(
             f"--baseline {baseline} is a number. A gate compares image by image, so it takes the folder of a run: keep "
             "one of the released model, by eval or score --out, in the repository (docs/ci.md)."
         )
-    sides = load_run(run), load_run(baseline)
-    check_whole(sides, common_images)  # before files of slices are read
+    runs = load_run(run), load_run(baseline)
+    notes_on_incomplete_runs(runs, common_images)  # before files of slices are read
     result = judge(
-        *sides,
-        metric=metrics.value,
-        max_drop=max_drop,
-        by=by,
-        slices=slices_for(slices, sides),
-        common_images=common_images,
+        *runs, metric=metrics, max_drop=max_drop, by=by, slices=slices_for(slices, runs), common_images=common_images
     )
     if as_json:
         console.show_json(result.record())
     else:
-        console.show(result.sentence)
+        console.show(result.message)
         if len(result.checks) > 1:
             console.show_grids([result.grid()])
-    for sentence in result.notes:
-        console.note(sentence)
+    for message in result.notes:
+        console.note(message)
     if result.outcome == "cannot tell" and not as_json:
-        console.note("The images cannot tell. More images would; --strict fails here.")
+        console.note("These images are too few to decide; --strict fails here.")
     target = summary or (Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None)
     if target is not None:
         try:

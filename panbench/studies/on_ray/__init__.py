@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "on_ray",
     "`eval` and `score` on a Ray cluster: its scheduler runs the shards, and starts again those whose worker dies.",

@@ -2,7 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from panbench.base.errors import BadArgument
 from panbench.base.extras import install_line
@@ -11,26 +11,20 @@ from panbench.evaluation.options import StudyOptions
 from panbench.report.answers.options import ScoreOptions
 
 if TYPE_CHECKING:
-    from panbench.runs.sharded import Spread
-
-__all__ = ["EvaluateOnRay", "ScoreOnRay", "parse_engine"]
+    from panbench.runs.sharded import Sharding
 
 Engine = Annotated[
     str | None,
-    Option(
-        "Make shards as tasks of a Ray cluster: ray:64 for 64 of them; ray:64=ray://HOST:10001 names the cluster.",
-        "ray[:TASKS][=ADDRESS]",
-        ("ray",),
-    ),
+    Option("Run shards as tasks of a Ray cluster: ray:64, or ray:64=ray://HOST:10001.", "ray:TASKS", ("ray",)),
 ]
 
 DEFAULT_TASKS = 16
 
 
 def parse_engine(text: str) -> tuple[int, str | None]:
-    """How many tasks, and the address of the cluster: None for the one that runs here, or a new one.
+    """Parses `ray:TASKS=ADDRESS`; returns the number of tasks and the address (None: a local cluster, or a new one).
 
-    Raises BadArgument for another engine or number, and where Ray is not installed.
+    Raises BadArgument for another engine, for a bad number, and if Ray is not installed.
     """
     kind, _, address = text.partition("=")
     name, _, tasks = kind.partition(":")
@@ -47,7 +41,8 @@ def _is_installed() -> bool:
     return importlib.util.find_spec("ray") is not None
 
 
-def _spread(engine: str | None) -> "Spread | None":
+def _ray_sharding(engine: str | None) -> "Sharding | None":
+    """Returns the function that runs shards on the cluster of `--engine`; None without the option."""
     if engine is None:
         return None
     tasks, address = parse_engine(engine)
@@ -59,25 +54,21 @@ def _spread(engine: str | None) -> "Spread | None":
 
 @dataclass(frozen=True)
 class EvaluateOnRay(StudyOptions):
-    """The cluster that evaluates a run's shards."""
-
-    panel: ClassVar[str] = "On a cluster"
+    """The option `--engine` of `eval`: evaluates shards on a cluster."""
 
     engine: Engine = None
 
-    def spread(self) -> "Spread | None":
-        """Shards as Ray tasks. Raises BadArgument for an engine that cannot be."""
-        return _spread(self.engine)
+    def sharding(self) -> "Sharding | None":
+        """Returns the function that runs shards as Ray tasks, if any. Raises BadArgument for an unusable engine."""
+        return _ray_sharding(self.engine)
 
 
 @dataclass(frozen=True)
 class ScoreOnRay(ScoreOptions):
-    """The cluster that scores."""
-
-    panel: ClassVar[str] = "On a cluster"
+    """The option `--engine` of `score`: scores shards on a cluster."""
 
     engine: Engine = None
 
-    def spread(self) -> "Spread | None":
-        """Shards as Ray tasks. Raises BadArgument for an engine that cannot be."""
-        return _spread(self.engine)
+    def sharding(self) -> "Sharding | None":
+        """Returns the function that runs shards as Ray tasks, if any. Raises BadArgument for an unusable engine."""
+        return _ray_sharding(self.engine)

@@ -1,4 +1,4 @@
-"""Shards as tasks of a Ray cluster. A worker reads the data where it lies, and returns its run folders through Ray."""
+"""Runs shards as tasks of a Ray cluster. A worker reads the data in place and returns its run folders through Ray."""
 
 import io
 import tarfile
@@ -13,93 +13,94 @@ from panbench.base.reporter import Collected, Reporter
 from panbench.base.shards import Shard
 from panbench.runs import Run, load_run
 from panbench.runs.layout import RECORD
-from panbench.runs.sharded import Sharded, already_whole, merge_shards, shard_folders, shards_left, size_begun_with
-
-__all__ = ["RETRIES", "run_on_ray"]
+from panbench.runs.sharded import Sharded, are_all_done, begun_batch_size, merge_shards, shard_folders, shards_to_make
 
 RETRIES = 3
-"""So often Ray starts a task again whose worker died."""
+"""How often Ray restarts a task whose worker died."""
 
 
 def run_on_ray(work: Sharded, reporter: Reporter, tasks: int, address: str | None = None) -> list[Run]:
-    """Has a cluster make the shards of some work, one task each, and merges them here.
+    """Runs each shard of the work as a task of a cluster, and merges the shards on this machine.
 
-    address: of the cluster, as `ray.init` takes it; None for the one that runs here, or a new one
-    Raises BadRun for a shard that fails: the others that are done stay, for --resume.
+    address: the cluster's, as `ray.init` takes it; None for the local cluster, or a new one
+    Raises BadRun for a shard that fails; finished shards are stored for --resume.
     """
-    if already_whole(work, tasks):
-        return [load_run(home) for home in work.homes]
-    if work.needs_size and (size := size_begun_with(work, tasks)):
+    if are_all_done(work, tasks):
+        return [load_run(home) for home in work.merged_folders]
+    if work.needs_size and (size := begun_batch_size(work, tasks)):
         work = work.with_size(size)
     was_running = ray.is_initialized()
     if not was_running:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
-        # A GPU a task where the cluster has some; Ray lets the worker see that one alone.
+        # One GPU per task if the cluster has any; Ray shows a worker only its own.
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        task = ray.remote(max_retries=RETRIES, num_gpus=gpus)(_on_worker)
+        task = ray.remote(max_retries=RETRIES, num_gpus=gpus)(_run_on_worker)
         if work.needs_size:
-            work = work.with_size(_answer(ray.get(task.remote(work, None)), reporter))
-        _run_all(work, reporter, tasks, task)
+            work = work.with_size(_task_result(ray.get(task.remote(work, None)), reporter))
+        _run_shards(work, reporter, tasks, task)
     finally:
         if not was_running:
             ray.shutdown()
     return merge_shards(work, tasks)
 
 
-def _run_all(work: Sharded, reporter: Reporter, tasks: int, task: Any) -> None:
+def _run_shards(work: Sharded, reporter: Reporter, tasks: int, task: Any) -> None:
+    """Runs all unfinished shards as tasks of the cluster, and unpacks the runs of each as it ends."""
     title, shared = f"{work.title} on Ray", ray.put(work)
-    waiting = {task.remote(shared, Shard(number, tasks)): number for number in shards_left(work, tasks)}
+    waiting = {task.remote(shared, Shard(number, tasks)): number for number in shards_to_make(work, tasks)}
     while waiting:
         reporter.progress(title, tasks - len(waiting), tasks, "shards")
         (ended,), _ = ray.wait(list(waiting), num_returns=1)
         number = waiting.pop(ended)
         try:
-            packed = _answer(ray.get(ended), reporter)
+            packed = _task_result(ray.get(ended), reporter)
         except ray.exceptions.RayError as error:
             why = str(error).strip().splitlines()[0]
             raise BadRun(f"Shard {number}/{tasks} failed ({why}). The same command with --resume continues.") from error
         for content, folder in zip(packed, shard_folders(work, number), strict=True):
-            _unpack(content, folder)
+            _unpack_run(content, folder)
     reporter.progress(title, tasks, tasks, "shards")
 
 
-def _answer(found: tuple[Any, list[str]], reporter: Reporter) -> Any:
-    """What a task returned; its notices are reported. Raises BadRun for what it refused."""
+def _task_result(found: tuple[Any, list[str]], reporter: Reporter) -> Any:
+    """Reports the notices of a task and returns its result. Raises BadRun if the result is an error."""
     answer, notices = found
-    for sentence in notices:
-        reporter.notice(sentence)
+    for message in notices:
+        reporter.notice(message)
     if isinstance(answer, PanbenchError):
         raise BadRun(str(answer))
     return answer
 
 
-def _on_worker(work: Sharded, shard: Shard | None) -> tuple[Any, list[str]]:
-    """The packed run folders of a shard, or without one the batch size; and notices, those of all from the first.
+def _run_on_worker(work: Sharded, shard: Shard | None) -> tuple[Any, list[str]]:
+    """Runs a shard on a worker; returns its packed run folders and its notices, or an error in their place.
 
-    A PanbenchError is returned: raised, Ray would try again.
+    shard: None measures the best batch size instead. Shards share most notices, so only the first returns them.
+    Errors are returned because Ray would retry a task that raises.
     """
     collected = Collected()
     try:
         if shard is None:
             return work.best_size(collected), collected.notices
-        with tempfile.TemporaryDirectory(prefix="panbench-shard-") as place:
-            folders = [Path(place) / str(number) / home.name for number, home in enumerate(work.homes)]
+        with tempfile.TemporaryDirectory(prefix="panbench-shard-") as temporary:
+            folders = [Path(temporary) / str(number) / home.name for number, home in enumerate(work.merged_folders)]
             work.run_shard(shard, folders, collected)
-            return [_packed(folder) for folder in folders], collected.notices if shard.number == 1 else []
+            return [_packed_run(folder) for folder in folders], collected.notices if shard.number == 1 else []
     except PanbenchError as error:
         return BadRun(str(error)), []
 
 
-def _packed(folder: Path) -> bytes:
+def _packed_run(folder: Path) -> bytes:
+    """Packs a run folder to the bytes of a tar file."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         archive.add(folder, arcname=".")
     return content.getvalue()
 
 
-def _unpack(content: bytes, folder: Path) -> None:
-    """Writes a run folder; its run.json comes last, so that a folder that was cut short is no run."""
+def _unpack_run(content: bytes, folder: Path) -> None:
+    """Unpacks a run folder; run.json comes last, so that an interrupted folder does not look like a run."""
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = sorted(archive.getmembers(), key=lambda member: member.name == f"./{RECORD}")

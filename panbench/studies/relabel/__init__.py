@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "relabel",
     "Two truths of the same images, and labels that look wrong.",

@@ -1,7 +1,7 @@
-"""`panbench relabel`: the same predictions scored on two ground truths of the same images.
+"""`panbench relabel`: scores the same predictions on two ground truths of the same images.
 
-What changes in the ranks, how far the truths agree with each other (the ceiling of any model), and which labels are
-suspect because several models agree on something else.
+It finds rank changes, how far the truths agree with each other (the ceiling of any model), and labels that are suspect
+because several models agree on something else.
 """
 
 import io
@@ -22,22 +22,25 @@ from panbench.metrics.slices import image_statistics
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
 from panbench.panoptic.image_ids import with_own_ids
 from panbench.panoptic.types import GROUPS, Annotation, Category, PanopticPrediction, PanopticSet
-from panbench.report.answers.grid import ABSENT, Grid, percent, signed
-from panbench.report.answers.records import as_records
+from panbench.report.answers.answer import as_records
+from panbench.report.answers.grid import ABSENT, Grid, interval_text, percent, signed
 from panbench.report.answers.tables import find_runs
 from panbench.runs import Run, stored_predictions
 from panbench.studies.relabel.crossed import Crossed, cross
 from panbench.studies.relabel.suspects import KINDS, suspect_labels
 from panbench.studies.relabel.two_truths import RankChanges, rank_changes
 
-__all__ = ["Answers", "Relabelling", "find_answers", "mapped_truth", "read_truth", "relabel"]
-
-SIDES = ("A", "B")
+TRUTH_NAMES = ("A", "B")
+CEILINGS = ("B against A", "A against B")
+"""For each truth, the name of the score of the other one."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The predictions of one model: their name, and the COCO panoptic JSON with its PNGs. run: where they come from."""
+class Predictions:
+    """The predictions of one model that both truths score.
+
+    run: the run that stored them, if they come from one
+    """
 
     name: str
     panoptic: PanopticSet
@@ -45,21 +48,21 @@ class Answers:
 
     @property
     def photos(self) -> Path | None:
-        """The folder of photographs that the run names, if it is here."""
+        """The folder of photographs that the run names, if it exists."""
         named = None if self.run is None else self.run.info.dataset.images
         return Path(named) if named and Path(named).is_dir() else None
 
 
 @dataclass(frozen=True)
 class Relabelling:
-    """What was found. Fractions 0–1; the sides 0 and 1 are the truths A and B.
+    """The result of scoring on two truths, A (index 0) and B (index 1). Fractions 0–1.
 
-    changes: ranks and PQ on both truths; ceiling: for each truth, intervals of PQ of the other one's labels
-    suspects: for each truth, `suspect_labels`, the most suspect first
+    changes: ranks and PQ on both truths; ceiling: for each truth, PQ with intervals of the other truth's labels
+    suspects: for each truth, the table of `suspect_labels`
     """
 
     truths: tuple[PanopticSet, PanopticSet]
-    answers: tuple[Answers, ...]
+    answers: tuple[Predictions, ...]
     images: int
     left_out: int
     changes: RankChanges
@@ -68,12 +71,12 @@ class Relabelling:
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """The categories of both."""
+        """The categories, which both truths share."""
         return self.truths[0].categories
 
     @property
-    def sentence(self) -> str:
-        """Whether the order of the runs depends on the truth, in a sentence or two."""
+    def message(self) -> str:
+        """One or two sentences: does the order of the runs depend on the truth?"""
         pairs = self.changes.pairs
         pairs = pairs[pairs["group"] == "All"] if len(pairs) else pairs
         flipped = pairs[pairs["flipped"]] if len(pairs) else pairs
@@ -94,62 +97,60 @@ class Relabelling:
         )
 
     def grids(self, suspects: int) -> list[Grid]:
-        """The tables for people; of the suspects the first `suspects` of each truth."""
+        """Returns the tables to print, with the first `suspects` suspect labels of each truth."""
         return [
-            self._ranks(),
-            *([self._pairs()] if len(self.answers) > 1 else []),
-            self._ceiling(),
-            *(self._suspects(side, suspects) for side in (0, 1) if suspects),
+            self._ranks_grid(),
+            *([self._pairs_grid()] if len(self.answers) > 1 else []),
+            self._ceiling_grid(),
+            *(self._suspects_grid(side, suspects) for side in (0, 1) if suspects),
         ]
 
     def record(self) -> dict[str, Any]:
-        """What `panbench relabel --json` prints: fractions, None for what does not exist."""
+        """Returns the output of `panbench relabel --json`: fractions, None for missing numbers."""
         return {
-            "truths": {side: str(truth.path) for side, truth in zip(SIDES, self.truths, strict=True)},
+            "truths": {side: str(truth.path) for side, truth in zip(TRUTH_NAMES, self.truths, strict=True)},
             "images": self.images,
             "images_left_out": self.left_out,
             "level": self.changes.level,
             "runs": as_records(self.changes.runs),
             "pairs": as_records(self.changes.pairs),
-            "ceiling": {
-                f"{SIDES[1 - side]} against {SIDES[side]}": as_records(self._ceiling_rows(side)) for side in (0, 1)
-            },
+            "ceiling": {name: as_records(self._ceiling_rows(side)) for side, name in enumerate(CEILINGS)},
             "kinds": {kind.name: kind.description for kind in KINDS},
-            "suspects": {
-                name: as_records(self._named(side)) for name, side in zip(SIDES, (0, 1), strict=True)
-            },
-        }  # fmt: skip
+            "suspects": {name: as_records(self._named_suspects(side)) for side, name in enumerate(TRUTH_NAMES)},
+        }
 
     def csv(self, side: int) -> str:
-        """The suspects of a truth, a line each; answers are `name=id` for each model that has one."""
-        table = self._named(side)
-        told = [
+        """Returns the suspect labels of a truth as CSV; answers are `name=id` of each model's segment."""
+        table = self._named_suspects(side)
+        named = [
             "; ".join(f"{answer.name}={segment}" for answer, segment in zip(self.answers, row, strict=False) if segment)
             for row in table["answers"]
         ]
         out = io.StringIO()
-        table.assign(answers=told).map(for_spreadsheet).to_csv(out, index=False, lineterminator="\n")
+        table.assign(answers=named).map(for_spreadsheet).to_csv(out, index=False, lineterminator="\n")
         return out.getvalue()
 
     def name_of(self, category_id: int) -> str:
-        """The category's name."""
-        return self._names.get(category_id, ABSENT)
+        """Returns the name of a category, by its id."""
+        return self._category_names.get(category_id, ABSENT)
 
     @property
-    def _names(self) -> dict[int, str]:
+    def _category_names(self) -> dict[int, str]:
         return {category.id: category.name for category in self.categories}
 
-    def _named(self, side: int) -> pd.DataFrame:
+    def _named_suspects(self, side: int) -> pd.DataFrame:
+        """Returns the suspect labels of a truth, with category names and the data set's own image ids."""
         table = self.suspects[side]
         named = table.assign(
-            label=[self._names.get(int(value), "") for value in table["category_id"]],
-            suggested=[self._names.get(int(value), "") for value in table["suggested_id"]],
+            label=[self._category_names.get(int(value), "") for value in table["category_id"]],
+            suggested=[self._category_names.get(int(value), "") for value in table["suggested_id"]],
             answers=[list(answers) for answers in table["answers"]],
         )
         columns = ["image_id", "kind", "score", "segment_id", "label", "suggested", "other"]
         return with_own_ids(named[[*columns, *(name for name in named if name not in columns)]])
 
-    def _ranks(self) -> Grid:
+    def _ranks_grid(self) -> Grid:
+        """Tabulates PQ and rank of each run on both truths."""
         table = self.changes.runs
         table = table[table["group"] == "All"].sort_values("rank_a", kind="stable")
         return Grid(
@@ -158,11 +159,11 @@ class Relabelling:
                 (
                     row.run,
                     percent(row.PQ_a),
-                    _rank(row.rank_a, row.rank_low_a, row.rank_high_a),
+                    _rank_text(row.rank_a, row.rank_low_a, row.rank_high_a),
                     percent(row.PQ_b),
-                    _rank(row.rank_b, row.rank_low_b, row.rank_high_b),
+                    _rank_text(row.rank_b, row.rank_low_b, row.rank_high_b),
                     signed(row.change),
-                    self._interval(row.low, row.high),
+                    self._interval_text(row.low, row.high),
                 )
                 for row in table.itertuples()
             ),
@@ -172,7 +173,8 @@ class Relabelling:
             ),
         )
 
-    def _pairs(self) -> Grid:
+    def _pairs_grid(self) -> Grid:
+        """Tabulates the difference of each two runs on both truths, and how much it changes."""
         table = self.changes.pairs
         return Grid(
             ("Run", "minus", "in", "on A", "on B", "change", "95 % interval", "other order"),
@@ -184,7 +186,7 @@ class Relabelling:
                     signed(row.difference_a),
                     signed(row.difference_b),
                     signed(row.change),
-                    self._interval(row.low, row.high),
+                    self._interval_text(row.low, row.high),
                     f"{100 * row.flips:.0f} %{' *' if row.flipped else ''}" if row.flips == row.flips else ABSENT,
                 )
                 for row in table.itertuples()
@@ -197,13 +199,16 @@ class Relabelling:
             ),
         )
 
-    def _ceiling(self) -> Grid:
+    def _ceiling_grid(self) -> Grid:
+        """Tabulates PQ, SQ and RQ of each truth as a prediction of the other truth."""
         lines = []
         for side in (0, 1):
             for row in self._ceiling_rows(side).itertuples():
-                name = f"{SIDES[1 - side]} against {SIDES[side]}" if row.group == "All" else ""
+                name = CEILINGS[side] if row.group == "All" else ""
                 cells = (percent(value) for value in (row.PQ, row.SQ, row.RQ))
-                lines.append((name, f"PQ{GROUPS[row.group]}", *cells, self._interval(row.low, row.high, plain=True)))
+                lines.append(
+                    (name, f"PQ{GROUPS[row.group]}", *cells, self._interval_text(row.low, row.high, plain=True))
+                )
         return Grid(
             ("Truth as a prediction", "", "PQ", "SQ", "RQ", "95 % interval of PQ"),
             tuple(lines),
@@ -213,17 +218,19 @@ class Relabelling:
         )
 
     def _ceiling_rows(self, side: int) -> pd.DataFrame:
+        """Returns PQ with its interval, SQ and RQ of one truth as a prediction of the other, by group."""
         table = self.ceiling[side]
         table = table[table["group"].notna()]
         wide = table.pivot_table(index="group", columns="metric", values="value", sort=False, dropna=False)
         ends = table[table["metric"] == "PQ"].set_index("group")[["low", "high"]]
         return wide.join(ends).reset_index()[["group", "PQ", "SQ", "RQ", "low", "high"]]
 
-    def _suspects(self, side: int, most: int) -> Grid:
-        table = self._named(side)
+    def _suspects_grid(self, side: int, most: int) -> Grid:
+        """Tabulates the first `most` suspect labels of a truth."""
+        table = self._named_suspects(side)
         rows = tuple(
             (
-                str(place),
+                str(position),
                 row.kind,
                 row.label or ABSENT,
                 row.suggested or ABSENT,
@@ -234,18 +241,18 @@ class Relabelling:
                 f"{100 * row.iou:.0f} %",
                 row.other or ABSENT,
             )
-            for place, row in enumerate(table[:most].itertuples(), start=1)
+            for position, row in enumerate(table[:most].itertuples(), start=1)
         )
-        shown = sorted({row[1] for row in rows}, key=[kind.name for kind in KINDS].index)
-        said = {kind.name: kind.description for kind in KINDS}
-        other = SIDES[1 - side]
+        kinds = sorted({row[1] for row in rows}, key=[kind.name for kind in KINDS].index)
+        text = {kind.name: kind.description for kind in KINDS}
+        other = TRUTH_NAMES[1 - side]
         return Grid(
             ("", "suspicion", "label", "models say", "image", "segment", "score", "agree", "IoU", f"{other} has"),
             rows,
             words=4,
-            title=f"Suspect labels of {SIDES[side]}: {min(most, len(table))} of {len(table):,}",
+            title=f"Suspect labels of {TRUTH_NAMES[side]}: {min(most, len(table))} of {len(table):,}",
             notes=(
-                *(f"{name}: {said[name]}" for name in shown),
+                *(f"{name}: {text[name]}" for name in kinds),
                 f"agree: IoU of the models' masks with each other; IoU: with the label; {other} has: whom the other "
                 "truth confirms.",
             )
@@ -253,50 +260,49 @@ class Relabelling:
             else ("The models agree on no object that this truth lacks.",),
         )
 
-    def _interval(self, low: float, high: float, *, plain: bool = False) -> str:
-        if self.images < FEWEST_IMAGES or low != low:
-            return ABSENT
-        show = percent if plain else signed
-        return f"[{show(low)}, {show(high)}]"
+    def _interval_text(self, low: float, high: float, *, plain: bool = False) -> str:
+        """Formats an interval; a dash if there are too few images for one."""
+        return interval_text(low, high, with_sign=not plain) if self.images >= FEWEST_IMAGES else ABSENT
 
 
-def find_answers(paths: Sequence[Path], reporter: Reporter = SILENT) -> list[Answers]:
-    """The predictions of run folders, folders of runs, predictions JSONs, and folders of PNGs with a JSON beside them.
+def find_predictions(paths: Sequence[Path], reporter: Reporter = SILENT) -> list[Predictions]:
+    """Finds predictions in run folders, folders of runs, predictions JSONs, and folders of PNGs next to their JSON.
 
-    reporter: gets a notice for each run in a folder of runs that cannot be read
-    Raises BadRun for a run that kept none and for what is none of these.
+    reporter: gets a notice for each unreadable run in a folder of runs
+    Raises BadRun for a run without predictions and for anything else.
     """
-    found: list[Answers] = []
+    found: list[Predictions] = []
     for path in paths:
         if path.suffix == ".json" and path.name != "run.json":
-            found.append(Answers(path.stem, read_predictions_json(path)))
-        elif path.is_dir() and not (path / "run.json").exists() and (beside := _json_of(path)) is not None:
-            found.append(Answers(path.name, read_predictions_json(beside, path if path.suffix else None)))
+            found.append(Predictions(path.stem, read_predictions_json(path)))
+        elif path.is_dir() and not (path / "run.json").exists() and (found_json := _json_next_to(path)) is not None:
+            found.append(Predictions(path.name, read_predictions_json(found_json, path if path.suffix else None)))
         else:
-            found.extend(_of_run(run) for run in find_runs([path], reporter))
+            found.extend(_predictions_of_run(run) for run in find_runs([path], reporter))
     names = [answer.name for answer in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        # A run's folder tells apart what its name does not.
+        # Models of the same name are numbered.
         found = [
-            Answers(f"{answer.name} ({number})", answer.panoptic, answer.run) if answer.name in twice else answer
+            Predictions(f"{answer.name} ({number})", answer.panoptic, answer.run) if answer.name in twice else answer
             for number, answer in enumerate(found, start=1)
         ]
     return found
 
 
-def _json_of(folder: Path) -> Path | None:
-    """The JSON of a folder of PNGs, as panopticapi has it: beside the folder, of its name."""
-    beside = folder.parent / f"{folder.name}.json"
-    return beside if beside.is_file() else None
+def _json_next_to(folder: Path) -> Path | None:
+    """Returns the JSON of a folder of PNGs by panopticapi's convention: next to the folder, with its name."""
+    found_json = folder.parent / f"{folder.name}.json"
+    return found_json if found_json.is_file() else None
 
 
-def _of_run(run: Run) -> Answers:
+def _predictions_of_run(run: Run) -> Predictions:
+    """Returns the predictions that a run stored, named after its model. Raises BadRun if there are none."""
     info = run.info
     name = (info.model and info.model.title) or run.name
     found = stored_predictions(run)
     if found is not None:
-        return Answers(name, found, run)
+        return Predictions(name, found, run)
     if info.predictions is not None:
         raise BadRun(
             f"{run.name} was scored from {info.predictions.json}, which is no longer there. Name the predictions' JSON "
@@ -312,21 +318,21 @@ def _of_run(run: Run) -> Answers:
 def relabel(
     truth_a: PanopticSet,
     truth_b: PanopticSet,
-    answers: Sequence[Answers],
+    answers: Sequence[Predictions],
     *,
     common_images: bool = False,
     reporter: Reporter = SILENT,
 ) -> Relabelling:
-    """Scores predictions on two truths of the same images and categories, and compares all three.
+    """Scores predictions on two truths of the same images and categories, and the truths against each other.
 
-    common_images: use the images that the truths and all predictions have; otherwise other images are an error
-    Raises BadDataset when the truths differ in images or categories, BadRun for predictions of other images or
+    common_images: use the images that the truths and all predictions share; otherwise different images are an error
+    Raises BadDataset if the truths differ in images or categories, BadRun for predictions of other images or
     categories.
     """
     if not answers:
         raise BadArgument("No predictions are named. Give --runs with run folders or predictions JSONs.")
-    _check_categories(truth_a, truth_b)
-    images = _images(truth_a, truth_b, answers, common_images)
+    _check_same_categories(truth_a, truth_b)
+    images = _images_to_compare(truth_a, truth_b, answers, common_images)
     known = {category.id for category in truth_a.categories}
     for answer in answers:
         strange = {s.category_id for i in images for s in answer.panoptic.annotations[i].segments} - known
@@ -357,10 +363,11 @@ def relabel(
 
 
 def _suspects_of(crossed: Crossed, side: int) -> pd.DataFrame:
+    """Finds the suspect labels of truth A (side 0) or B (side 1)."""
     return suspect_labels(crossed.matched[side], crossed.among, crossed.matched[1 - side], crossed.between[side])
 
 
-def _check_categories(a: PanopticSet, b: PanopticSet) -> None:
+def _check_same_categories(a: PanopticSet, b: PanopticSet) -> None:
     ours, theirs = ({(c.id, c.name, c.isthing) for c in side.categories} for side in (a, b))
     if ours == theirs:
         return
@@ -371,7 +378,10 @@ def _check_categories(a: PanopticSet, b: PanopticSet) -> None:
     )
 
 
-def _images(a: PanopticSet, b: PanopticSet, answers: Sequence[Answers], common_images: bool) -> list[int]:
+def _images_to_compare(
+    a: PanopticSet, b: PanopticSet, answers: Sequence[Predictions], common_images: bool
+) -> list[int]:
+    """Returns the images that truths and predictions share. Raises if images differ without `common_images`."""
     held = [(str(a.path), set(a.annotations)), (str(b.path), set(b.annotations))]
     held += [(answer.name, set(answer.panoptic.annotations)) for answer in answers]
     shared = set.intersection(*(images for _, images in held))
@@ -379,12 +389,12 @@ def _images(a: PanopticSet, b: PanopticSet, answers: Sequence[Answers], common_i
         raise BadDataset(f"{listed([name for name, _ in held])} have no image in common.")
     first_name, first = held[0]
     if not common_images:
-        for place, (name, images) in enumerate(held[1:]):
+        for index, (name, images) in enumerate(held[1:]):
             if images == first:
                 continue
             apart = sorted(images ^ first)
-            kind = "The truths" if place == 0 else f"{name} and the truths"
-            raise (BadDataset if place == 0 else BadRun)(
+            kind = "The truths" if index == 0 else f"{name} and the truths"
+            raise (BadDataset if index == 0 else BadRun)(
                 f"{kind} have different images: {first_name} has {len(first):,}, {name} {len(images):,}, and "
                 f"{len(apart):,} are in one only ({listed(apart, 5)}). --common-images uses the {len(shared):,} that "
                 "all have."
@@ -392,14 +402,14 @@ def _images(a: PanopticSet, b: PanopticSet, answers: Sequence[Answers], common_i
     return sorted(shared)
 
 
-def _rank(rank: float, low: float, high: float) -> str:
+def _rank_text(rank: float, low: float, high: float) -> str:
     if rank != rank:
         return ABSENT
     return f"{rank:.0f}" if low == high else f"{rank:.0f} ({low:.0f}–{high:.0f})"
 
 
 def read_truth(path: Path, folder: Path | None = None) -> PanopticSet:
-    """A ground truth: its JSON, or a data set's folder with one panoptic JSON in `annotations/`."""
+    """Reads a ground truth from its JSON, or from a data set's folder with one panoptic JSON in `annotations/`."""
     if path.is_dir():
         found = sorted((path / "annotations").glob("panoptic_*.json"))
         if len(found) != 1:
@@ -409,10 +419,10 @@ def read_truth(path: Path, folder: Path | None = None) -> PanopticSet:
 
 
 def mapped_truth(truth: PanopticSet, target: PanopticSet, source: str, folder: Path, reporter: Reporter) -> PanopticSet:
-    """A truth in the categories of another one; its id PNGs are written into `folder`.
+    """Converts a truth to the categories of another one and writes its id PNGs into `folder`.
 
-    source: a category map, from the truth's categories to the target's (datasets/category_map.py). Segments of
-    categories that it leaves out become void; segments of one stuff category become one. Raises BadArgument.
+    source: a category map from the truth's categories to the target's (datasets/category_map.py). Segments of unmapped
+    categories become void; segments of one stuff category are joined. Raises BadArgument.
     """
     category_map = read_category_map(source, truth.categories, target.categories)
     annotations = {}

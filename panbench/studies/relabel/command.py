@@ -18,6 +18,7 @@ app = family()
     "relabel",
     "panbench relabel panoptic_val2017.json relabeled_val.json --runs results",
     "panbench relabel a.json b.json --runs results/x results/y --out relabelled",
+    needs={"gt_a": ("--runs",), "--pictured": ("--out",), "--images": ("--out",)},
 )
 def relabel(
     gt_a: Annotated[Path, typer.Argument(metavar="GT_A", help="A ground truth: COCO panoptic JSON.")],
@@ -55,21 +56,18 @@ def relabel(
 
     Two annotators, or COCO and COCONut. Runs need their predictions: `eval --save-predictions` or `score`.
     """
-    from panbench.studies.relabel.answer import find_answers, mapped_truth, read_truth
+    from panbench.studies.relabel.answer import find_predictions, mapped_truth, read_truth
     from panbench.studies.relabel.answer import relabel as compare_truths
     from panbench.studies.relabel.page import write_relabelling
 
     if out is not None and out.exists() and not out.is_dir():
         raise BadArgument(f"{out} is a file. Give a folder with --out.")
-    for name, given in (("--pictured", pictured), ("--images", images)):
-        if given is not None and out is None:
-            raise BadArgument(f"{name} is about the page, which --out DIR writes. Give it, or leave {name} out.")
     paths = [*(runs or []), *(more or [])]
     truth_a, truth_b = read_truth(gt_a, gt_dir_a), read_truth(gt_b, gt_dir_b)
     with console.Bars(transient=True) as bars, TemporaryDirectory(prefix="panbench-") as folder:
         if category_map is not None:
             truth_b = mapped_truth(truth_b, truth_a, category_map, Path(folder), bars)
-        answers = find_answers(paths, bars)
+        answers = find_predictions(paths, bars)
         found = compare_truths(truth_a, truth_b, answers, common_images=common_images, reporter=bars)
         wrote = []
         if out is not None:
@@ -80,7 +78,7 @@ def relabel(
     if as_json:
         console.show_json(found.record())
     else:
-        console.show(found.sentence)
+        console.show(found.message)
         console.show("")
         console.show_grids(found.grids(suspects))
     if len(answers) == 1:

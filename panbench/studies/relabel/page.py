@@ -1,7 +1,7 @@
-"""The page of `panbench relabel`: the tables, and each suspect label with pictures; one HTML file without scripts.
+"""The page of `panbench relabel`: tables, and pictures of each suspect label; one HTML file without scripts.
 
-A picture is a strip: the photograph, both truths and the models' answers, cut out around the suspect. What is suspected
-and what the models have instead is drawn with a bright edge.
+Each suspect has a strip of pictures: the photograph, both truths and the models' predictions, cropped around the
+suspect. The suspect segment and the models' segments are outlined.
 """
 
 import base64
@@ -22,44 +22,37 @@ from panbench.panoptic.types import PanopticSet
 from panbench.report.answers.grid import ABSENT
 from panbench.report.figures.pictures import Layer, Photo, blend, paint, read_photo, segment_colors
 from panbench.report.pages.rendering import FOOTER, whole_page
-from panbench.studies.relabel.answer import SIDES, Relabelling
+from panbench.studies.relabel.answer import TRUTH_NAMES, Relabelling
 from panbench.studies.relabel.suspects import KINDS
 
-__all__ = ["PICTURED", "write_relabelling"]
-
 PICTURED = 60
-"""So many suspects of a truth have pictures unless somebody asks for more."""
+"""The default number of suspects per truth that are shown with pictures."""
 
 HEIGHT, WIDEST = 150, 190
 _EDGE, _AROUND = (255, 238, 0), (0, 0, 0)
 
 
 def write_relabelling(
-    found: Relabelling,
-    out: Path,
-    *,
-    images: Path | None = None,
-    pictured: int = PICTURED,
-    reporter: Reporter = SILENT,
+    found: Relabelling, out: Path, *, images: Path | None = None, pictured: int = PICTURED, reporter: Reporter = SILENT
 ) -> list[Path]:
-    """Writes index.html, relabel.json and a CSV of suspects for each truth into a folder; their paths.
+    """Writes index.html, relabel.json and a CSV of suspects per truth into a folder; returns their paths.
 
-    images: the folder of photographs; where there is none the strips have no photograph. pictured: suspects of each
-    truth on the page. Raises BadDataset when `images` is no folder.
+    images: the folder of photographs; None leaves photographs out. pictured: the number of suspects per truth on the
+    page. Raises BadDataset if `images` is not a folder.
     """
     if images is not None and not images.is_dir():
         raise BadDataset(f"There is no folder {images} with the photographs. Name it with --images, or leave it out.")
-    paths = [out / "relabel.json", *(out / f"suspects-{name}.csv" for name in SIDES), out / "index.html"]
+    paths = [out / "relabel.json", *(out / f"suspects-{name}.csv" for name in TRUTH_NAMES), out / "index.html"]
     write_json(paths[0], found.record())
     for side in (0, 1):
         with atomic_write(paths[1 + side], "w") as handle:
             handle.write(found.csv(side))
-    page = _page(found, images, pictured, reporter)
+    page = _relabelling_page(found, images, pictured, reporter)
     write_text(paths[-1], page)
     return paths
 
 
-def _page(found: Relabelling, images: Path | None, pictured: int, reporter: Reporter) -> str:
+def _relabelling_page(found: Relabelling, images: Path | None, pictured: int, reporter: Reporter) -> str:
     made = f"{found.images:,} images · {datetime.now(timezone.utc):%Y-%m-%d} · panbench {__version__}"
     return whole_page(
         "panbench.studies.relabel:page.html",
@@ -67,76 +60,81 @@ def _page(found: Relabelling, images: Path | None, pictured: int, reporter: Repo
         subtitle=made,
         footer=FOOTER,
         styles=("panbench.studies.relabel:page.css",),
-        sentence=found.sentence,
-        truths=[(name, truth.path) for name, truth in zip(SIDES, found.truths, strict=True)],
+        message=found.message,
+        truths=[(name, truth.path) for name, truth in zip(TRUTH_NAMES, found.truths, strict=True)],
         grids=found.grids(0),
-        sides=[_suspects(found, side, images, pictured, reporter) for side in (0, 1)],
+        sides=[_suspect_facts(found, side, images, pictured, reporter) for side in (0, 1)],
     )
 
 
-def _suspects(found: Relabelling, side: int, images: Path | None, pictured: int, reporter: Reporter) -> dict[str, Any]:
-    """The most suspect labels of a truth: how many there are, the kinds that are shown, and a card each."""
+def _suspect_facts(
+    found: Relabelling, side: int, images: Path | None, pictured: int, reporter: Reporter
+) -> dict[str, Any]:
+    """Returns the template's facts on the suspects of a truth: their number, the kinds on the page, and a card each."""
     table = found.suspects[side]
-    shown = table[:pictured]
+    top = table[:pictured]
     cards = []
-    for place, row in enumerate(shown.itertuples()):
-        reporter.progress(f"Pictures of {SIDES[side]}", place + 1, len(shown))
-        cards.append(_card(found, side, row, images))
-    kinds = [kind for kind in KINDS if (shown["kind"] == kind.name).any()]
-    return {"name": SIDES[side], "suspects": len(table), "kinds": kinds, "cards": cards}
+    for index, row in enumerate(top.itertuples()):
+        reporter.progress(f"Pictures of {TRUTH_NAMES[side]}", index + 1, len(top))
+        cards.append(_suspect_card(found, side, row, images))
+    kinds = [kind for kind in KINDS if (top["kind"] == kind.name).any()]
+    return {"name": TRUTH_NAMES[side], "suspects": len(table), "kinds": kinds, "cards": cards}
 
 
-def _card(found: Relabelling, side: int, row: Any, images: Path | None) -> dict[str, Any]:
-    other = SIDES[1 - side]
-    stands = {"models": f"{other} agrees with the models", "label": f"{other} has this label, too"}.get(row.other)
+def _suspect_card(found: Relabelling, side: int, row: Any, images: Path | None) -> dict[str, Any]:
+    """Returns the template's facts on one suspect: its row, category names and pictures."""
+    other = TRUTH_NAMES[1 - side]
+    other_truth = {"models": f"{other} agrees with the models", "label": f"{other} has this label, too"}.get(row.other)
     return {
         "row": row,
         "label": found.name_of(int(row.category_id)) if row.kind != "unlabelled" else "nothing",
         "suggested": found.name_of(int(row.suggested_id)),
-        "other": stands,
+        "other": other_truth,
         "tiles": [
-            {"title": title, "source": _jpeg(tile), "width": tile.shape[1], "height": tile.shape[0]}
-            for title, tile in _tiles(found, side, row, images)
+            {"title": title, "source": _jpeg_url(tile), "width": tile.shape[1], "height": tile.shape[0]}
+            for title, tile in _suspect_tiles(found, side, row, images)
         ],
     }
 
 
-def _jpeg(tile: Photo) -> str:
+def _jpeg_url(tile: Photo) -> str:
+    """Returns a picture as a data: URL, encoded as JPEG."""
     return "data:image/jpeg;base64," + base64.b64encode(pixels.encode_jpeg(tile, 85)).decode()
 
 
-def _tiles(found: Relabelling, side: int, row: Any, images: Path | None) -> list[tuple[str, Photo]]:
-    """The titles and pictures of a suspect's strip, cut out around it."""
+def _suspect_tiles(found: Relabelling, side: int, row: Any, images: Path | None) -> list[tuple[str, Photo]]:
+    """Returns title and picture of each tile of a suspect: the photograph, both truths, and each model."""
     image_id = int(row.image_id)
     layers: list[tuple[str, Layer, int]] = []
     for index, truth in enumerate(found.truths):
         marked = int(row.segment_id) if index == side and row.kind != "unlabelled" else 0
-        layers.append((SIDES[index], _layer(truth, image_id), marked))
+        layers.append((TRUTH_NAMES[index], _segment_layer(truth, image_id), marked))
     answers = list(row.answers) or [0] * len(found.answers)
     for answer, segment in zip(found.answers, answers, strict=True):
-        layers.append((answer.name, _layer(answer.panoptic, image_id), int(segment)))
+        layers.append((answer.name, _segment_layer(answer.panoptic, image_id), int(segment)))
     shape = layers[0][1].ids.shape
-    photo = _photo(found, images, image_id, shape)
+    photo = _photo_of_size(found, images, image_id, shape)
     marks = [layer.ids == marked for _, layer, marked in layers if marked]
-    window = _window(np.any(marks, axis=0) if marks else np.ones(shape, np.bool_), shape)
+    window = _window_around(np.any(marks, axis=0) if marks else np.ones(shape, np.bool_), shape)
     titles = {category.id: category.name for category in found.categories}
-    tiles = [] if photo is None else [("Photograph", _cut(photo, None, window))]
+    tiles = [] if photo is None else [("Photograph", _crop_tile(photo, None, window))]
     ground: Photo = np.full((*shape, 3), 128, np.uint8) if photo is None else photo
     for name, layer, marked in layers:
         painted = blend(ground, paint(layer, segment_colors(layer, found.categories)), 0.6)
         mask = layer.ids == marked if marked else None
-        said = next((titles.get(s.category_id, ABSENT) for s in layer.segments if s.id == marked), None)
-        tiles.append((f"{name}: {said}" if said else name, _cut(painted, mask, window)))
+        text = next((titles.get(s.category_id, ABSENT) for s in layer.segments if s.id == marked), None)
+        tiles.append((f"{name}: {text}" if text else name, _crop_tile(painted, mask, window)))
     return tiles
 
 
-def _layer(panoptic: PanopticSet, image_id: int) -> Layer:
+def _segment_layer(panoptic: PanopticSet, image_id: int) -> Layer:
+    """Reads an image's id map with its segments, ready to be painted."""
     ids = read_ids(panoptic, image_id)
     return Layer.of("", ids, panoptic.annotations[image_id].segments)
 
 
-def _photo(found: Relabelling, images: Path | None, image_id: int, shape: tuple[int, ...]) -> Photo | None:
-    """The photograph at the truth's size; None without a folder, a file or a picture that fits."""
+def _photo_of_size(found: Relabelling, images: Path | None, image_id: int, shape: tuple[int, ...]) -> Photo | None:
+    """Reads the photograph if it exists and has the truth's size, with or without its EXIF rotation."""
     named = next((truth.images[image_id] for truth in found.truths if image_id in truth.images), None)
     if images is None or named is None:
         return None
@@ -153,15 +151,16 @@ def _photo(found: Relabelling, images: Path | None, image_id: int, shape: tuple[
 Window = tuple[int, int, int, int]
 
 
-def _window(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Window:
-    """top, left, bottom, right around a mask, with as much again around it."""
+def _window_around(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Window:
+    """Returns top, left, bottom, right of a mask's box with a margin of half its longer edge."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     margin = max(16, round(0.5 * max(bottom - top, right - left)))
     return max(0, top - margin), max(0, left - margin), min(shape[0], bottom + margin), min(shape[1], right + margin)
 
 
-def _cut(picture: Photo, mask: npt.NDArray[np.bool_] | None, window: Window) -> Photo:
+def _crop_tile(picture: Photo, mask: npt.NDArray[np.bool_] | None, window: Window) -> Photo:
+    """Crops a picture to the window, scales it to a tile, and outlines the mask if there is one."""
     top, left, bottom, right = window
     height, width = bottom - top, right - left
     scale = min(HEIGHT / height, WIDEST / width)
@@ -170,7 +169,7 @@ def _cut(picture: Photo, mask: npt.NDArray[np.bool_] | None, window: Window) -> 
     tile = np.array(pixels.shrink(tile, size) if scale < 1 else pixels.nearest(tile, size))
     if mask is not None:
         small = pixels.nearest(mask[top:bottom, left:right], size)
-        # A pixel of the mask is at its edge when one that is not lies beside it.
+        # A pixel of the mask is at its edge if a neighbour is outside.
         edge = small & pixels.dilate(~small, 3)
         tile[pixels.dilate(edge, 5)] = _AROUND
         tile[pixels.dilate(edge, 3)] = _EDGE

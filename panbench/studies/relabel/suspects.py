@@ -1,21 +1,21 @@
-"""Suspect labels: where several models agree with each other and not with the ground truth.
+"""Finds suspect labels: where several models agree with each other and not with the ground truth.
 
 A *consensus* is one segment of each of more than half of the models, all of one category, each two with IoU > 0.5 of
-their masks: independent answers that say the same. Where the truth says something else, either the models err alike or
-the label is wrong. The answers alone cannot decide which, so a person has to look at the list; its order is
+their masks: independent answers that agree. Where the truth differs, either all models make the
+same error or the label is wrong. Predictions alone cannot decide which, so a person has to check the list, sorted by
 
     score = share · (agreement − IoU) · trust
 
-share: of all pairs of models, how many agree
+share: the share of all pairs of models that agree
 agreement: the mean IoU of their masks with each other
 IoU: the mean IoU of their masks with the truth's segment of that category, 0 where there is none: the difference says
     how much closer the models are to each other than to the truth
 trust: how often, elsewhere in the same data, the truth confirms a consensus of that category and size
 
-The last factor keeps what models get wrong by habit from the top: where all take small stars for balls, few consensuses
-are confirmed. It is the idea of confident learning [Northcutt et al. 2021], with agreement in place of probabilities.
-A segment that all models miss without agreeing on another in its place has the score alike · trust: the share of its
-pixels that all give to one other category, and how often segments of its category and size are found.
+The last factor ranks systematic errors of models lower: if all take small stars for balls, few consensuses on balls are
+confirmed. It is the idea of confident learning [Northcutt et al. 2021], with agreement in place of probabilities.
+A segment that all models miss without a consensus in its place has the score alike · trust: the share of its pixels
+that all models give to one other category, and how often segments of its category and size are found.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,18 +29,16 @@ from panbench.metrics.matched import FN, TP, Matched
 from panbench.panoptic.overlap import Pairs, find_rows
 from panbench.panoptic.types import VOID
 
-__all__ = ["KINDS", "Kind", "suspect_labels"]
-
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 NEAR = 0.1
-"""Above this IoU a segment is the consensus's label in a wrong place; below, the object has no label."""
+"""Above this IoU a segment counts as the misplaced label of a consensus; below, the object counts as unlabelled."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What seems to be wrong with a label; users see `description` unchanged."""
+    """A kind of suspected labelling error; users see `description` unchanged."""
 
     name: str
     description: str
@@ -57,7 +55,7 @@ KINDS = (
 )
 """The kinds of suspicion, in the order in which they claim a segment."""
 
-_ORDER = {kind.name: place for place, kind in enumerate(KINDS)}
+_ORDER = {kind.name: index for index, kind in enumerate(KINDS)}
 COLUMNS = (
     *("image_id", "kind", "score", "category_id", "segment_id", "suggested_id", "share", "agreement", "iou", "trust"),
     *("pixels", "answers", "other"),
@@ -70,21 +68,22 @@ def suspect_labels(
     other: Sequence[Matched] = (),
     between: Matched | None = None,
 ) -> pd.DataFrame:
-    """The suspect labels of a ground truth, the highest score first; COLUMNS, one row a segment or missing object.
+    """Returns a ground truth's suspect labels by falling score: one row per segment or missing object.
 
-    matched: the models' matches with this truth; other: with another truth of the same images, if there is one, and
-        between: that one's matches, as a prediction, with this truth
+    The columns are COLUMNS.
+    matched: the models' matches with this truth; other: their matches with another truth of the same images, if any
+    between: the matches of the other truth, as a prediction, with this truth
     among: for models (i, j), i < j, the pairs of their segments that share pixels (gt_id is i's, pred_id j's)
     kind: a name of KINDS; category_id: the label's (of an unlabelled object 0); suggested_id: the models' category
-    segment_id: the label's; of an unlabelled object the segment in which most of it lies, 0 for none
-    share, agreement, iou, trust: what the score is made of; of "unseen" agreement is the share that is alike
-    pixels: the mean size of the models' segments, or of the unseen one
-    answers: the models' segments, an id a model, 0 of one that has none
-    other: "label" where the other truth has the label, too, "models" where it has the models' segment, else ""
+    segment_id: the label's; for an unlabelled object the segment that covers most of it, 0 for none
+    share, agreement, iou, trust: the factors of the score; for "unseen", agreement is the share called alike
+    pixels: the mean area of the models' segments, or the area of the unseen segment
+    answers: the id of each model's segment, 0 for none
+    other: "label" if the other truth has the same label, "models" if it has the models' segment, else ""
     """
     consensus = _Consensus.of(matched, among)
-    rows = pd.concat([_contradicted(matched, consensus), _unseen(matched)], ignore_index=True)
-    # A segment is listed once, for the strongest reason; what it is called follows the order of KINDS.
+    rows = pd.concat([_contradicting_consensuses(matched, consensus), _unseen_segments(matched)], ignore_index=True)
+    # A segment is listed once, with its highest score; its kind is the first that fits in the order of KINDS.
     labelled = rows["kind"] != "unlabelled"
     named = rows[labelled].assign(order=rows["kind"].map(_ORDER))
     named = named.sort_values(["order", "score"], ascending=[True, False], kind="stable")
@@ -92,14 +91,17 @@ def suspect_labels(
     named = named.drop_duplicates(["image_id", "segment_id"]).drop(columns="order")
     rows = pd.concat([named, rows[~labelled]], ignore_index=True)
     rows = rows[rows["score"] > 0]
-    rows["other"] = "" if between is None else _confirmed(rows, other, between)
+    rows["other"] = "" if between is None else _confirmed_by_other(rows, other, between)
     order = ["score", "image_id", "segment_id"]
     return rows.sort_values(order, ascending=[False, True, True], kind="stable", ignore_index=True)[list(COLUMNS)]
 
 
 @dataclass(frozen=True)
 class _Consensus:
-    """The consensuses: image, category, the row of each model's segment (`members`, -1 for none), share, agreement."""
+    """Groups of segments on which most models agree: N groups of M models.
+
+    members: (N, M) the row of each model's segment, -1 for none; the other fields: (N,)
+    """
 
     image: Int
     category: Int
@@ -110,9 +112,9 @@ class _Consensus:
 
     @staticmethod
     def of(matched: Sequence[Matched], among: Mapping[tuple[int, int], Pairs]) -> "_Consensus":
-        """Every segment of the first model with its like in the others, then what is left of the second, and so on."""
+        """Groups each segment of the first model with its matches in the others, then the rest of the second …"""
         n = len(matched)
-        alike = {pair: _alike(matched[pair[0]], matched[pair[1]], pairs) for pair, pairs in among.items()}
+        alike = {pair: _agreeing_pairs(matched[pair[0]], matched[pair[1]], pairs) for pair, pairs in among.items()}
         taken = [side.segments.is_gt.copy() for side in matched]
         found: list[tuple[Int, Float]] = []
         for first in range(n):
@@ -125,21 +127,23 @@ class _Consensus:
                 own, their, _ = alike[first, j]
                 partner[own] = their
                 members[:, j] = partner[seeds]
-                # Each two must agree, not only each with the first.
-                ious = [_look_up(alike[i, j], len(taken[j]), members[:, i], members[:, j]) for i in range(first, j)]
+                # Every two members must agree, not only each with the first.
+                ious = [
+                    _iou_of_pairs(alike[i, j], len(taken[j]), members[:, i], members[:, j]) for i in range(first, j)
+                ]
                 apart = np.any([(iou == 0) & (members[:, first + i] >= 0) for i, iou in enumerate(ious)], axis=0)
                 members[apart, j] = -1
                 agreement += np.where(apart, 0.0, np.sum(ious, axis=0))
-            kept = 2 * (members >= 0).sum(axis=1) > n
+            chosen = 2 * (members >= 0).sum(axis=1) > n
             for j in range(n):
-                rows = members[kept, j]
+                rows = members[chosen, j]
                 taken[j][rows[rows >= 0]] = True
-            found.append((members[kept], agreement[kept]))
+            found.append((members[chosen], agreement[chosen]))
         members = np.concatenate([rows for rows, _ in found])
         counted = (members >= 0).sum(axis=1)
         agreeing = counted * (counted - 1) // 2
         agreement = np.concatenate([values for _, values in found]) / np.maximum(agreeing, 1)
-        if n == 1:  # one model agrees with itself
+        if n == 1:  # a single model agrees with itself
             agreement, agreeing = np.ones(len(members)), np.ones(len(members), np.int64)
         image, category, pixels = (np.zeros(len(members)) for _ in range(3))
         for j, side in enumerate(matched):
@@ -157,19 +161,19 @@ class _Consensus:
         )
 
 
-def _look_up(pairs: tuple[Int, Int, Float], width: int, one: Int, other: Int) -> Float:
-    """The IoU of each (one, other) among the pairs, else 0; -1 stands for no row."""
+def _iou_of_pairs(pairs: tuple[Int, Int, Float], width: int, one: Int, other: Int) -> Float:
+    """Looks up the IoU of each pair of rows (one, other); 0 for pairs that are not listed and for row -1."""
     keys = pairs[0] * (width + 1) + pairs[1]
     order = np.argsort(keys)
-    wanted = np.where((one < 0) | (other < 0), -1, one * (width + 1) + other)
-    place = np.minimum(np.searchsorted(keys[order], wanted), max(len(keys) - 1, 0))
+    needed = np.where((one < 0) | (other < 0), -1, one * (width + 1) + other)
+    index = np.minimum(np.searchsorted(keys[order], needed), max(len(keys) - 1, 0))
     if not len(keys):
-        return np.zeros(len(wanted))
-    return np.where(keys[order][place] == wanted, pairs[2][order][place], 0.0)
+        return np.zeros(len(needed))
+    return np.where(keys[order][index] == needed, pairs[2][order][index], 0.0)
 
 
-def _alike(one: Matched, other: Matched, pairs: Pairs) -> tuple[Int, Int, Float]:
-    """Pairs of predictions of two models, of one category and with IoU > 0.5: their rows, and the IoU."""
+def _agreeing_pairs(one: Matched, other: Matched, pairs: Pairs) -> tuple[Int, Int, Float]:
+    """Returns the pairs of two models' segments with one category and IoU > 0.5: both rows, and the IoU."""
     sides = []
     for matched, ids in ((one, pairs.gt_id), (other, pairs.pred_id)):
         own = np.flatnonzero(~matched.segments.is_gt)
@@ -180,21 +184,21 @@ def _alike(one: Matched, other: Matched, pairs: Pairs) -> tuple[Int, Int, Float]
     known = (a >= 0) & (b >= 0)
     a, b, pixels = a[known], b[known], pairs.pixels[known]
     iou = pixels / (one.segments.area[a] + other.segments.area[b] - pixels)
-    kept = (iou > 0.5) & (one.segments.category_id[a] == other.segments.category_id[b])
-    return a[kept], b[kept], iou[kept]
+    chosen = (iou > 0.5) & (one.segments.category_id[a] == other.segments.category_id[b])
+    return a[chosen], b[chosen], iou[chosen]
 
 
-def _against_truth(matched: Sequence[Matched], members: Int) -> pd.DataFrame:
-    """Mean IoU and mean shares of each pair of consensus and true segment (no crowd) that any member meets.
+def _consensus_vs_truth(matched: Sequence[Matched], members: Int) -> pd.DataFrame:
+    """Compares each consensus with every true segment (no crowds) that it overlaps, averaged over its members.
 
-    Columns: consensus, gt (row among the segments of the truth), iou, inside (of the members' pixels), covered (of the
-    segment's). IoU is PQ's: pixels on void do not count.
+    Columns: consensus, gt (index among the true segments), iou, inside (share of the members' pixels), covered (share
+    of the true segment's pixels). As in PQ, pixels on void do not count.
     """
     tables = []
-    for place, side in enumerate(matched):
+    for index, side in enumerate(matched):
         number = np.full(len(side.segments), -1, np.int64)
-        own = members[:, place] >= 0
-        number[members[own, place]] = np.flatnonzero(own)
+        own = members[:, index] >= 0
+        number[members[own, index]] = np.flatnonzero(own)
         gt, pred, pixels = side.gt_row, side.pred_row, side.overlaps.pixels
         known = (gt >= 0) & (pred >= 0)
         known[known] &= (number[pred[known]] >= 0) & ~side.segments.iscrowd[gt[known]]
@@ -205,7 +209,7 @@ def _against_truth(matched: Sequence[Matched], members: Int) -> pd.DataFrame:
             pd.DataFrame(
                 {
                     "consensus": number[pred],
-                    # Rows differ from table to table; positions among the truth's segments do not.
+                    # Row numbers differ between tables; indices among the truth's segments do not.
                     "gt": np.cumsum(side.segments.is_gt)[gt] - 1,
                     "iou": pixels / union,
                     "inside": pixels / counted,
@@ -218,16 +222,16 @@ def _against_truth(matched: Sequence[Matched], members: Int) -> pd.DataFrame:
     return sums.assign(**{name: sums[name] / answers for name in ("iou", "inside", "covered")})
 
 
-def _contradicted(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataFrame:
-    """The consensuses that the truth does not confirm to the pixel, as rows of `suspect_labels`."""
+def _contradicting_consensuses(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataFrame:
+    """Returns the consensuses that differ from the truth, with kind and score, as rows of `suspect_labels`."""
     truth = np.flatnonzero(matched[0].segments.is_gt)
     segments = matched[0].segments
-    met = _against_truth(matched, consensus.members)
+    met = _consensus_vs_truth(matched, consensus.members)
     met["same"] = segments.category_id[truth][met["gt"]] == consensus.category[met["consensus"]]
     n = len(consensus.image)
 
     def best(table: pd.DataFrame, column: str) -> tuple[Int, Float]:
-        """The true segment with the highest value of a column for each consensus (-1: none), and that value."""
+        """Returns for each consensus the true segment with the highest value in a column (-1: none), and the value."""
         top = table.sort_values(column, ascending=False, kind="stable").drop_duplicates("consensus")
         which, value = np.full(n, -1, np.int64), np.zeros(n)
         which[top["consensus"]], value[top["consensus"]] = top["gt"], top[column]
@@ -254,15 +258,15 @@ def _contradicted(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataF
         ("merged", in_several, lies_in),
     ):
         kind[which], about[which] = name, target[which]
-    trust = _rate(consensus.category, consensus.pixels, iou > 0.5)
+    trust = _rate_by_category_and_size(consensus.category, consensus.pixels, iou > 0.5)
     score = consensus.share * np.maximum(consensus.agreement - iou, 0.0) * trust
-    # Nothing is said of places that the truth leaves open: void, and crowds.
-    open_place = np.any(
+    # Void and crowds of the truth say nothing of single objects: consensuses there are no suspects.
+    on_void_or_crowd = np.any(
         [np.append(side.excused, False)[consensus.members[:, k]] for k, side in enumerate(matched)], axis=0
     )
     ids = np.append(segments.id[truth], VOID)[about]
     labels = np.append(segments.category_id[truth], 0)[about]
-    answers = [np.append(side.segments.id, VOID)[consensus.members[:, place]] for place, side in enumerate(matched)]
+    answers = [np.append(side.segments.id, VOID)[consensus.members[:, index]] for index, side in enumerate(matched)]
     table = pd.DataFrame(
         {
             "image_id": consensus.image,
@@ -279,11 +283,11 @@ def _contradicted(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataF
             "answers": list(zip(*(column.tolist() for column in answers), strict=True)) if n else [],
         }
     )
-    return table[~open_place]
+    return table[~on_void_or_crowd]
 
 
-def _unseen(matched: Sequence[Matched]) -> pd.DataFrame:
-    """The segments of the truth that no model matches, where all give most of the pixels to one other category."""
+def _unseen_segments(matched: Sequence[Matched]) -> pd.DataFrame:
+    """Returns the true segments that no model matches although all give most of their pixels to one other category."""
     truth = np.flatnonzero(matched[0].segments.is_gt)
     segments = matched[0].segments
     category, area = segments.category_id[truth].astype(np.int64), segments.area[truth]
@@ -302,7 +306,9 @@ def _unseen(matched: Sequence[Matched]) -> pd.DataFrame:
     alike[top["gt"]], given[top["gt"]] = top["share"], top["given"]
     countable = ~segments.iscrowd[truth]
     trust = np.zeros(len(truth))
-    trust[countable] = _rate(category[countable], area[countable].astype(np.float64), ~missed[countable])
+    trust[countable] = _rate_by_category_and_size(
+        category[countable], area[countable].astype(np.float64), ~missed[countable]
+    )
     rows = missed & (alike > 0.5)
     return pd.DataFrame(
         {
@@ -322,10 +328,11 @@ def _unseen(matched: Sequence[Matched]) -> pd.DataFrame:
     )
 
 
-def _rate(category: Int, pixels: Float, holds: npt.NDArray[np.bool_]) -> Float:
-    """For each row how often something holds in its category and third of sizes; (k + 1) / (n + 2), so never 0 or 1.
+def _rate_by_category_and_size(category: Int, pixels: Float, holds: npt.NDArray[np.bool_]) -> Float:
+    """Returns for each row the smoothed share of `holds` among rows of its category and third of sizes.
 
-    A row speaks for itself, too: one in a hundred moves little, and of a few the rate is near a half anyway.
+    If k of n rows hold, it is (k + 1) / (n + 2), never 0 or 1.
+    A row counts towards its own rate: among a hundred it changes little, and among a few the rate is near 0.5 anyway.
     """
     if not len(category):
         return np.zeros(0)
@@ -336,22 +343,22 @@ def _rate(category: Int, pixels: Float, holds: npt.NDArray[np.bool_]) -> Float:
     return ((groups.transform("sum") + 1) / (groups.transform("count") + 2)).to_numpy(np.float64)
 
 
-def _confirmed(rows: pd.DataFrame, other: Sequence[Matched], between: Matched) -> list[str]:
-    """For each suspect whom another truth confirms: "models", "label", or "" for neither."""
-    label_stands = _keys(between, between.segments.is_gt & (between.verdict == TP))
-    found = [_keys(side, ~side.segments.is_gt & (side.verdict == TP)) for side in other]
-    said = []
+def _confirmed_by_other(rows: pd.DataFrame, other: Sequence[Matched], between: Matched) -> list[str]:
+    """Returns for each suspect what the other truth confirms: "models", "label", or "" for none of the two."""
+    label_stands = _segment_keys(between, between.segments.is_gt & (between.verdict == TP))
+    found = [_segment_keys(side, ~side.segments.is_gt & (side.verdict == TP)) for side in other]
+    text = []
     for row in rows.itertuples():
         is_label = row.kind != "unlabelled" and (row.image_id, row.segment_id) in label_stands
         answers = zip(row.answers, found, strict=False)
         agree = all((row.image_id, answer) in own for answer, own in answers if answer) and row.kind != "unseen"
         agree |= row.kind == "unseen" and not is_label
-        # Both can hold where masks differ by little: then the label is not wrong by the other truth.
-        said.append("label" if is_label else "models" if agree else "")
-    return said
+        # Both can be true if masks differ little: then the other truth does not call the label wrong.
+        text.append("label" if is_label else "models" if agree else "")
+    return text
 
 
-def _keys(matched: Matched, rows: npt.NDArray[np.bool_]) -> set[tuple[int, int]]:
-    """(image id, segment id) of some segments."""
+def _segment_keys(matched: Matched, rows: npt.NDArray[np.bool_]) -> set[tuple[int, int]]:
+    """Returns (image id, segment id) of each selected segment."""
     segments = matched.segments
     return set(zip(segments.image_id[rows].tolist(), segments.id[rows].tolist(), strict=True))

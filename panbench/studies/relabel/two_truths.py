@@ -1,7 +1,7 @@
-"""The same predictions on two ground truths: does another labelling change which model is better, beyond chance?
+"""Tests whether another labelling changes which model is better, beyond chance.
 
-The jackknife leaves an image out of both truths and of all runs (metrics/jackknife.py), so a change is separated from
-the choice of images.
+The jackknife leaves an image out of both truths and of all runs at once (metrics/jackknife.py), so the change of labels
+is separated from the choice of images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,19 @@ from panbench.base.errors import BadArgument
 from panbench.metrics.jackknife import Jackknife
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import weigh
-
-__all__ = ["RankChanges", "rank_changes"]
+from panbench.metrics.uncertainty import compare_runs
 
 DRAWS = 10_000
 
 
 @dataclass(frozen=True)
 class RankChanges:
-    """What another truth changes, for PQ of All, Things and Stuff. low and high are ends of intervals at `level`.
+    """How PQ and ranks of runs change from one truth to the other, for All, Things and Stuff.
 
-    runs: one row a run and group: run, group, and for truth a and b each PQ, PQ_low, PQ_high, rank, rank_low, rank_high
-        (with the suffix _a or _b); change (PQ_b − PQ_a), low, high
-    pairs: one row a pair of runs and group: run, other, group, difference_a (of run − other), low_a, high_a,
+    low and high are the ends of intervals at `level`.
+    runs: one row per run and group: run, group, and for truth a and b each PQ, PQ_low, PQ_high, rank, rank_low,
+        rank_high (with the suffix _a or _b); change (PQ_b − PQ_a), low, high
+    pairs: one row per pair of runs and group: run, other, group, difference_a (run − other), low_a, high_a,
         difference_b, low_b, high_b, change (difference_b − difference_a), low, high, flipped (whether the order is the
         other way round), flips (the share of DRAWS from a normal distribution of the two differences in which it is)
     """
@@ -39,15 +38,11 @@ class RankChanges:
 
 
 def rank_changes(
-    on_a: Mapping[str, ImageStatistics],
-    on_b: Mapping[str, ImageStatistics],
-    *,
-    level: float = 0.95,
-    seed: int = 0,
+    on_a: Mapping[str, ImageStatistics], on_b: Mapping[str, ImageStatistics], *, level: float = 0.95, seed: int = 0
 ) -> RankChanges:
-    """Ranks and PQ of some runs on two truths of the same images and categories, and how they change.
+    """Compares ranks and PQ of runs on two truths of the same images and categories.
 
-    Raises BadArgument when the statistics are of different runs or images.
+    Raises BadArgument if the statistics are of different runs or images.
     """
     names = list(on_a)
     if names != list(on_b):
@@ -59,7 +54,7 @@ def rank_changes(
     n, groups = len(names), len(stack.members)
     of = [Jackknife.of(stack, run) for run in range(2 * n)]
     exact = stack.exact()[:, 0, :groups]
-    standing = [_standing(side, level, seed) for side in (on_a, on_b)]
+    standing = [_pq_and_ranks(side, level, seed) for side in (on_a, on_b)]
 
     runs, pairs = [], []
     changed = [(of[n + run] - of[run]).estimate().ends(level) for run in range(n)]
@@ -101,14 +96,14 @@ def rank_changes(
                     "low": ends[2][0],
                     "high": ends[2][1],
                     "flipped": bool(value[0] * value[1] < 0),
-                    "flips": _flips(apart, group, seed),
+                    "flips": _flip_rate(apart, group, seed),
                 }
             )
     return RankChanges(pd.DataFrame(runs), pd.DataFrame(pairs), level)
 
 
-def _flips(apart: Sequence[Jackknife], group: int, seed: int) -> float:
-    """How often a difference on the two truths has two signs; NaN where it is on neither."""
+def _flip_rate(apart: Sequence[Jackknife], group: int, seed: int) -> float:
+    """Estimates how often a difference has another sign on the other truth; NaN if it is undefined."""
     left_out = np.stack([each.left_out[0, group] for each in apart])
     units = left_out.shape[1]
     if np.isnan(left_out).any():
@@ -119,7 +114,7 @@ def _flips(apart: Sequence[Jackknife], group: int, seed: int) -> float:
     return float((drawn[:, 0] * drawn[:, 1] < 0).mean())
 
 
-def _standing(runs: Mapping[str, ImageStatistics], level: float, seed: int) -> pd.DataFrame:
-    """PQ of groups with its interval and rank, by run and group."""
-    table = weigh(runs, level=level, seed=seed).runs
+def _pq_and_ranks(runs: Mapping[str, ImageStatistics], level: float, seed: int) -> pd.DataFrame:
+    """Returns PQ with its interval and rank, indexed by run and group."""
+    table = compare_runs(runs, level=level, seed=seed).runs
     return table[(table["metric"] == "PQ") & table["group"].notna()].set_index(["run", "group"])

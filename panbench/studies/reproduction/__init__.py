@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "reproduction",
     "Check whether a published number is reproduced.",

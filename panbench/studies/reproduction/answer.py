@@ -1,9 +1,9 @@
-"""Is a published number reproduced? A run of a catalogued model against what was measured, or printed, for it.
+"""Judges whether a published number is reproduced: a run of a catalogued model against its measured or printed results.
 
-Where somebody measured PQ, SQ and RQ of all, things and stuff (measured.csv), all nine must agree to 0.05 points.
-Elsewhere the published PQ counts, which is rounded and often of another evaluation: it must agree to 0.15.
-A run that was made otherwise than the claim (other weights, views, rule, arithmetic; images left out) reproduces
-nothing, whatever its numbers: what differs is always listed.
+If PQ, SQ and RQ of all, things and stuff were measured (measured.csv), all nine must agree to 0.05 points. Otherwise
+the published PQ counts, which is rounded and often from other evaluation code: it must agree to 0.15.
+A run made in another way than the claim (other weights, views, rule, arithmetic, or missing images) reproduces nothing,
+whatever its numbers; the differences are always listed.
 """
 
 import csv
@@ -18,38 +18,30 @@ from panbench.base.errors import BadModel, BadRun
 from panbench.base.text import with_sign
 from panbench.catalog import ModelSpec, load_catalog
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.departures import departures
 from panbench.report.answers.grid import ABSENT, Grid, as_markdown, markdown_text
 from panbench.runs import Run, RunInfo, read_runs
-
-__all__ = [
-    "MEASURED_WITHIN",
-    "PUBLISHED_WITHIN",
-    "Claim",
-    "Reproduction",
-    "claim_for",
-    "judge",
-    "page_of",
-    "unfit_to_commit",
-]
+from panbench.studies.reproduction.departures import departures
 
 MEASURED_WITHIN = 0.05
-"""Points: other processors and versions move a few pixels, which is far less."""
+"""Tolerance in points; other processors and versions change a few pixels, which is far less."""
 
 PUBLISHED_WITHIN = 0.15
-"""Points: the rounding to one digit, and as much again for an evaluation by other code."""
+"""Tolerance in points: the rounding to one digit, and as much again for other evaluation code."""
 
 LARGEST_FILE = 2_000_000
-"""Bytes of a file that may be committed with a verified run: a part of 10,000 images has fewer."""
+"""The largest file, in bytes, to commit with a verified run; a part with 10,000 images is smaller."""
 
 _METRICS = ("PQ", "SQ", "RQ")
-# Differences in binary must not decide at the edge of a tolerance that is written in decimals.
+# Slack for binary rounding at the edge of a decimal tolerance.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run should have come to. values: percent by (group, metric); within: points it may be off."""
+    """The published result that a run should reach.
+
+    values: percent by (group, metric); within: tolerance in points
+    """
 
     values: Mapping[tuple[str, str], float]
     within: float
@@ -61,12 +53,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The verdict on a run.
+    """The verdict on a run: its numbers next to the claimed ones, and departures from the claimed evaluation.
 
     rows: group, metric, claimed, found (percent)
-    departures: what the run did otherwise than the claimed evaluation, as it recorded it
-    suspects: what else can have moved the numbers, to be compared by hand
-    other_images: how many images the data have, where these are not those of the claim; then nothing is reproduced
+    departures: recorded differences from the claimed evaluation
+    suspects: what else can have changed the numbers, to be compared by hand
+    other_images: the number of images if it differs from the claim's; then nothing is reproduced
     """
 
     title: str
@@ -78,24 +70,26 @@ class Reproduction:
 
     @property
     def agrees(self) -> bool:
-        """Whether every number is within what is allowed."""
-        return all(map(self._allowed, self._differences))
+        """True if every number is within its tolerance."""
+        return all(map(self._is_within, self._differences))
 
     @property
     def _differences(self) -> list[float]:
+        """The absolute differences between found and claimed numbers, in points."""
         return [abs(found - claimed) for _, _, claimed, found in self.rows]
 
-    def _allowed(self, difference: float) -> bool:
+    def _is_within(self, difference: float) -> bool:
+        """Returns True if a difference is within the claim's tolerance."""
         return difference <= self.claim.within + _ROUNDING
 
     @property
     def reproduced(self) -> bool:
-        """Whether every number agrees, in an evaluation that departs from the claimed one in nothing recorded."""
+        """True if every number agrees and no recorded setting departs from the claim."""
         return self.agrees and not self.departures and self.other_images is None
 
     @property
     def verdict(self) -> str:
-        """`Reproduced`, or `Not reproduced` and where the numbers agree all the same, why not."""
+        """The verdict in words, with the reason if the run is not reproduced although the numbers agree."""
         if self.reproduced:
             return "Reproduced"
         if self.other_images is not None:
@@ -105,26 +99,28 @@ class Reproduction:
 
     @property
     def digits(self) -> int:
-        """Enough decimals to show why a difference fails: 0.0501 is not shown as an allowed 0.05."""
+        """The number of decimals to print, so that a failing 0.0501 does not look like an allowed 0.05."""
         for digits in range(2, 9):
-            if all(self._allowed(off) == self._allowed(round(off, digits)) for off in self._differences):
+            if all(self._is_within(off) == self._is_within(round(off, digits)) for off in self._differences):
                 return digits
         return 9
 
     @property
-    def sentence(self) -> str:
-        """The verdict in a sentence, with the number that is off most."""
+    def message(self) -> str:
+        """The verdict in a sentence, with the largest difference."""
         group, metric, claimed, found = max(self.rows, key=lambda row: abs(row[3] - row[2]))
         digits = self.digits
-        said = f"{metric} ({group}) is {found:.{digits}f} for {claimed:g}, {with_sign(found - claimed, digits)} points"
+        text = (
+            f"{metric} ({group}) {found:.{digits}f}, claimed {claimed:g}, {with_sign(found - claimed, digits)} points"
+        )
         which = "the largest difference" if len(self.rows) > 1 else "the difference"
         return (
-            f"{self.verdict}: {self.title}, {which}: {said}; {self.claim.within:g} are allowed. "
+            f"{self.verdict}: {self.title}, {which}: {text} ({self.claim.within:g} allowed). "
             f"Claimed by {self.claim.source}."
         )
 
     def grid(self) -> Grid:
-        """The numbers side by side."""
+        """Tabulates claimed and found numbers."""
         digits = max(3, self.digits)
         return Grid(
             ("", "", "claimed", "found", "difference"),
@@ -136,7 +132,7 @@ class Reproduction:
         )
 
     def record(self) -> dict[str, Any]:
-        """What `panbench reproduce --json` prints; percent."""
+        """Returns the output of `panbench reproduce --json`, in percent."""
         return {
             "model": self.title,
             "reproduced": self.reproduced,
@@ -153,7 +149,8 @@ class Reproduction:
 
 
 @cache
-def _measured() -> dict[str, Claim]:
+def _measured_claims() -> dict[str, Claim]:
+    """Reads the measured results of catalogued models (measured.csv), by model."""
     text = resources.files("panbench").joinpath("measured.csv").read_text("utf-8")
     values: dict[str, dict[tuple[str, str], float]] = {}
     heads: dict[str, dict[str, str]] = {}
@@ -167,9 +164,9 @@ def _measured() -> dict[str, Claim]:
 
 
 def claim_for(spec: ModelSpec) -> Claim:
-    """The published or measured claim for a catalogued model. Raises BadModel when there is neither."""
-    if spec.name in _measured():
-        return _measured()[spec.name]
+    """Returns the claim for a catalogued model: measured, else published. Raises BadModel if none is known."""
+    if spec.name in _measured_claims():
+        return _measured_claims()[spec.name]
     if spec.published is None:
         raise BadModel(f"{spec.title} has no published PQ, so there is nothing to reproduce. See `panbench models`.")
     published = spec.published
@@ -185,9 +182,9 @@ def claim_for(spec: ModelSpec) -> Claim:
 
 
 def judge(run: Run, spec: ModelSpec) -> Reproduction:
-    """Holds a run against the claim for its model.
+    """Compares a run with the claim for its model.
 
-    Raises BadRun when the run is of other data, another model, or not of all images: then there is no verdict.
+    Raises BadRun if the run is of other data, of another model, or incomplete: then there is no verdict.
     """
     claim, info = claim_for(spec), run.info
     if info.model is None or info.model.name != spec.name:
@@ -211,18 +208,19 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
         for metric in _METRICS
         if (group, metric) in claim.values
     )
-    others = claim.images is not None and listed != claim.images
+    has_other_images = claim.images is not None and listed != claim.images
     return Reproduction(
         spec.title,
         claim,
         rows,
-        tuple(_suspects(info)),
-        (*_of_other_data(info, claim), *departures(info, spec)),
-        listed if others else None,
+        tuple(_unchecked_settings(info)),
+        (*_data_departures(info, claim), *departures(info, spec)),
+        listed if has_other_images else None,
     )
 
 
-def _of_other_data(info: RunInfo, claim: Claim) -> Iterator[str]:
+def _data_departures(info: RunInfo, claim: Claim) -> Iterator[str]:
+    """Yields a sentence if the run's dataset has another number of images than the claim's."""
     if claim.images is not None and info.dataset.n_images not in (None, claim.images):
         yield (
             f"The data are others: {info.dataset.gt} lists {info.dataset.n_images:,} images, and the claim is of "
@@ -230,8 +228,8 @@ def _of_other_data(info: RunInfo, claim: Claim) -> Iterator[str]:
         )
 
 
-def _suspects(info: RunInfo) -> Iterator[str]:
-    """What can move PQ and what nobody has compared with the claim, likeliest first."""
+def _unchecked_settings(info: RunInfo) -> Iterator[str]:
+    """Yields a sentence on each setting that can change PQ but was not compared, the likeliest first."""
     if info.images.gt_faults:
         yield "The ground truth's PNGs and JSON disagree (panbench data check says where): is it COCO's own?"
     if info.rule is not None and info.rule.thresholds:
@@ -243,20 +241,20 @@ def _suspects(info: RunInfo) -> Iterator[str]:
 
 
 def unfit_to_commit(folder: Path) -> list[str]:
-    """What of a run's folder is not for version control: large files, predictions, candidates; a sentence each."""
-    said = [
+    """Returns a sentence for each file that should not be committed: large files, predictions, candidates."""
+    text = [
         f"{path} has {path.stat().st_size / 1e6:.1f} MB; keep files above {LARGEST_FILE / 1e6:g} MB out of git."
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.stat().st_size > LARGEST_FILE
     ]
-    kept = [name for name in ("predictions", "predictions.json", "candidates") if (folder / name).exists()]
-    return said + [f"{folder / name} is not needed for the verdict; keep it out of git." for name in kept]
+    extra = [name for name in ("predictions", "predictions.json", "candidates") if (folder / name).exists()]
+    return text + [f"{folder / name} is not needed for the verdict; keep it out of git." for name in extra]
 
 
 def page_of(folder: Path) -> str:
-    """The runs of a folder, each judged against what is claimed of its model, as a Markdown page.
+    """Judges each run of a folder against its model's claim; returns a Markdown page.
 
-    Raises BadRun when there is no run; one that cannot be judged is on the page with the reason.
+    Runs that cannot be judged are listed with the reason. Raises BadRun if there is no run.
     """
     runs, problems = read_runs(folder) if folder.is_dir() else ([], [])
     if not runs:
@@ -277,13 +275,15 @@ def page_of(folder: Path) -> str:
             continue
         if found.claim.source not in sources:
             sources.append(found.claim.source)
+        reasons += [f"{found.title}: {reason}" for reason in found.departures]
+        departed = found.departures and found.agrees
         _, _, claimed, value = found.rows[0]
-        worst = max((abs(own - said), group, metric) for group, metric, said, own in found.rows)
+        worst = max((abs(own - text), group, metric) for group, metric, text, own in found.rows)
         rows.append(
             (
                 found.title,
                 f"{found.claim.dataset} {found.claim.split}",
-                _in_the_page(found, reasons),
+                "reproduced" if found.reproduced else f"not reproduced{': another evaluation' if departed else ''}",
                 f"{claimed:g} [{sources.index(found.claim.source) + 1}]",
                 f"{value:.{max(3, found.digits)}f}",
                 f"{worst[0]:.{max(3, found.digits)}f} ({worst[2]}, {worst[1]})",
@@ -296,20 +296,12 @@ def page_of(folder: Path) -> str:
     heads = ("Model", "data", "verdict", "PQ claimed", "PQ found", "largest difference", "allowed")
     grid = Grid((*heads, "torch", "device", "on"), tuple(rows), words=3)
     notes = "".join(f"{number}. {markdown_text(source)}\n" for number, source in enumerate(sources, start=1))
-    departed = "".join(f"- {markdown_text(reason)}\n" for reason in reasons)
+    departures_text = "".join(f"- {markdown_text(reason)}\n" for reason in reasons)
     left_out = "".join(f"- {markdown_text(problem)}\n" for problem in problems)
     return (
         "# Published numbers, run again\n\nEach line is a run of this folder held against what is claimed of its "
         "model; made from the runs by `panbench reproduce --page`. Percent.\n\n"
         f"{as_markdown(grid)}\nClaimed by:\n\n{notes}"
-        + (f"\nDepartures from the claimed evaluation:\n\n{departed}" if departed else "")
+        + (f"\nDepartures from the claimed evaluation:\n\n{departures_text}" if reasons else "")
         + (f"\nWithout a verdict:\n\n{left_out}" if left_out else "")
     )
-
-
-def _in_the_page(found: Reproduction, reasons: list[str]) -> str:
-    """The verdict for a cell of the page; adds to `reasons` what the run did otherwise."""
-    reasons += [f"{found.title}: {reason}" for reason in found.departures]
-    if found.reproduced:
-        return "reproduced"
-    return "not reproduced: another evaluation" if found.departures and found.agrees else "not reproduced"

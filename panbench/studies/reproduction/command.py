@@ -1,4 +1,4 @@
-"""`panbench reproduce`: is the number that was published the number that comes out?"""
+"""`panbench reproduce`: checks whether a published number is reproduced."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,13 +24,14 @@ NOT_REPRODUCED = 3
     "panbench reproduce mask2former-r50 --download",
     "panbench reproduce mask2former-r50 --run results/coco-mask2former-r50",
     "panbench reproduce --page results/published/README.md",
+    idle_beside={**dict.fromkeys(("--data", "--out", "--download"), ("--run", "--page")), "--json": ("--page",)},
 )
 def reproduce(
     name: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A model's name.", autocompletion=model_names)
     ] = None,
     run: Annotated[Path | None, option("Judge this stored run instead of making one.", None, "RUN")] = None,
-    data: Annotated[str | None, option("The data, if they are not in their usual place.", None, "DIR")] = None,
+    data: Annotated[str | None, option("The data, if not in the usual folder.", None, "DIR")] = None,
     out: Annotated[Path | None, option("The run's folder. Default: results/published/MODEL.", None, "DIR")] = None,
     download: Annotated[bool, flag("--download", "Download missing data and weights.")] = False,
     page: Annotated[
@@ -41,7 +42,7 @@ def reproduce(
 ) -> None:
     """Run a model on the data of its published number and check that it is reproduced. Exit code 3: it is not.
 
-    An interrupted run is continued. Verified runs are kept under version control in results/published/.
+    An interrupted run is continued. Verified runs stand under version control in results/published/.
     """
     from panbench.catalog import find_model
     from panbench.runs import load_run
@@ -58,23 +59,23 @@ def reproduce(
     claim = claim_for(spec)
     folder = run or out or Path("results/published") / spec.name
     if run is None:
-        _evaluate(spec.name, data or claim.dataset, folder, download)
+        _evaluate_model(spec.name, data or claim.dataset, folder, download)
     found = judge(load_run(folder), spec)
     if as_json:
         console.show_json(found.record())
     else:
-        console.show(found.sentence)
+        console.show(found.message)
         console.show_grids([found.grid()])
         _show_reasons(found)
     if run is None and out is None and not as_json:
-        for sentence in unfit_to_commit(folder):
-            console.note(sentence)
+        for message in unfit_to_commit(folder):
+            console.note(message)
     if not found.reproduced:
         raise typer.Exit(NOT_REPRODUCED)
 
 
 def _show_reasons(found: "Reproduction") -> None:
-    """Prints what differs from the claimed evaluation, always; and what to suspect where the numbers do not agree."""
+    """Prints the differences from the claimed evaluation, and what to suspect if the numbers do not agree."""
     if found.departures:
         console.show("What differs from the claimed evaluation:")
         for number, departure in enumerate(found.departures, start=1):
@@ -87,8 +88,8 @@ def _show_reasons(found: "Reproduction") -> None:
             console.show(f"{number}. {suspect}")
 
 
-def _evaluate(name: str, data: str, out: Path, download: bool) -> None:
-    """Runs `panbench eval`, or goes on with it."""
+def _evaluate_model(name: str, data: str, out: Path, download: bool) -> None:
+    """Runs or resumes `panbench eval`."""
     from panbench.cli import eval
 
     program = typer.main.get_command(eval.app)

@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study, StudyCommand
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "robustness",
     "Corrupted images: what noise, blur, weather and compression cost a model.",

@@ -1,4 +1,4 @@
-"""`panbench robustness`: what corrupted images cost models."""
+"""`panbench robustness`: PQ of models on corrupted images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +19,7 @@ app = family()
 )
 def robustness(
     runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Clean runs of `eval --corrupt`.", autocompletion=run_folders),
+        list[Path], typer.Argument(metavar="RUN", help="Clean runs of `eval --corrupt`.", autocompletion=run_folders)
     ],
     plot: Annotated[Path | None, option("Also draw PQ by severity here (.png, .svg, .pdf).", None, "FILE")] = None,
     out: Annotated[Path | None, option("Write the tables to this Markdown file.", None, "FILE.md")] = None,
@@ -37,7 +36,8 @@ def robustness(
 
     with console.Bars(transient=True) as bars:
         bars.status("Computing intervals")
-        found = measure(find_runs(runs, bars))
+        clean = find_runs(runs, bars)
+        found = measure(clean)
     grids = robustness_grids(found)
     if as_json:
         console.show_json(robustness_record(found))
@@ -46,9 +46,11 @@ def robustness(
     if out is not None:
         console.write_file(out, "\n".join(map(as_markdown, grids)))
     if plot is not None:
+        from panbench.report.figures.colors import styles_by_name
         from panbench.report.figures.pictures import save_figure
         from panbench.studies.robustness.answer import robustness_curves
         from panbench.studies.robustness.plot import corruption_figure
 
-        save_figure(corruption_figure(robustness_curves(found)), plot)
+        styles = styles_by_name([one.title for one in found], clean)
+        save_figure(corruption_figure(robustness_curves(found), styles), plot)
         console.wrote([plot])

@@ -1,9 +1,9 @@
 """The image corruptions of ImageNet-C: 15 and 4 more, each at 5 severities. [Hendrycks and Dietterich 2019]
 
-They are those of imagecorruptions 1.1.2, the code behind the benchmark for detectors [Michaelis et al. 2019] and
-mmdet's robustness test, pixel by pixel at the same random draws (kinds.py); `frost` deviates, as its photographs are
-not ours to ship. As there the parameters stay those of 224×224 images whatever the size, and the ground truth stays as
-it is. Random numbers are NumPy's, seeded by corruption, severity and image.
+They equal imagecorruptions 1.1.2, the code behind the benchmark for detectors [Michaelis et al. 2019] and
+mmdet's robustness test, pixel by pixel for the same random draws (kinds.py); `frost` deviates, as its photographs are
+not ours to ship. As there, parameters are those for 224×224 images whatever the size, and the ground truth is not
+changed. Random numbers are NumPy's, seeded by corruption, severity and image.
 """
 
 import difflib
@@ -19,15 +19,6 @@ from panbench.base.errors import BadArgument
 from panbench.studies.robustness.definitions import DEVIATIONS
 from panbench.studies.robustness.kinds import FUNCTIONS, Levels, Pixels
 
-__all__ = [
-    "CORRUPTIONS",
-    "SEVERITIES",
-    "Corruption",
-    "CorruptionKind",
-    "corrupt",
-    "parse_corruptions",
-]
-
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -35,8 +26,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 class CorruptionKind:
     """A kind of corruption: its group in the paper, and whether it is one of the 4 that mPC leaves out.
 
-    apply: from (H, W, 3) uint8 RGB, a level 0–4 and random numbers to levels 0–255
-    deviation: how it differs from imagecorruptions 1.1.2; None where it is equal
+    apply: takes (H, W, 3) uint8 RGB, a level 0–4 and a random generator; returns levels 0–255
+    deviation: how it differs from imagecorruptions 1.1.2; None if it does not
     """
 
     name: str
@@ -63,25 +54,25 @@ class Corruption:
 
 
 def corrupt(rgb: npt.NDArray[np.uint8], corruption: Corruption, image_id: int) -> npt.NDArray[np.uint8]:
-    """The corrupted (H, W, 3) uint8 RGB image, always the same for the same corruption and image id.
+    """Returns the corrupted (H, W, 3) uint8 RGB image, always the same for the same corruption and image id.
 
-    Raises BadArgument for an unknown corruption or severity, ValueError when `rgb` is not (H, W, 3) uint8.
+    Raises BadArgument for an unknown corruption or severity, ValueError if `rgb` is not (H, W, 3) uint8.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"rgb must be (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
-    _check(corruption)
+    _check_corruption(corruption)
     key = hashlib.sha256(f"{corruption} {image_id}".encode()).digest()
     random = np.random.default_rng(np.frombuffer(key, np.uint32))
     levels = CORRUPTIONS[corruption.name].apply(rgb, corruption.severity - 1, random)
-    # Truncated, not rounded: as the paper's own files were written.
+    # Truncated, not rounded, as in the files of the paper.
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
 def parse_corruptions(text: str) -> list[Corruption]:
-    """The corruptions that `fog:2,jpeg:4` names; `fog` means its five severities, `all` all 19 kinds at each.
+    """Parses corruptions as `fog:2,jpeg:4`; `fog` stands for its five severities, `all` for all 19 kinds at each.
 
-    `all15` leaves the four extra kinds out, which mPC does not average. `all:3` is each kind at severity 3.
-    Raises BadArgument for an unknown name, a severity outside 1–5, and for none at all.
+    `all15` leaves out the four extra kinds, which mPC does not average. `all:3` is each kind at severity 3.
+    Raises BadArgument for an unknown name, a severity outside 1–5, and an empty list.
     """
     found: list[Corruption] = []
     for word in (word.strip() for word in text.split(",")):
@@ -100,14 +91,14 @@ def parse_corruptions(text: str) -> list[Corruption]:
         for one in names:
             for severity in levels:
                 corruption = Corruption(one, severity)
-                _check(corruption)
+                _check_corruption(corruption)
                 found.append(corruption)
     if not found:
         raise BadArgument("--corrupt names no corruption. Write for example fog:2,jpeg:4, or all.")
     return list(dict.fromkeys(found))
 
 
-def _check(corruption: Corruption) -> None:
+def _check_corruption(corruption: Corruption) -> None:
     if corruption.name not in CORRUPTIONS:
         near = difflib.get_close_matches(corruption.name, CORRUPTIONS, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"They are {', '.join(CORRUPTIONS)}; or all, or all15."

@@ -1,14 +1,13 @@
-"""The version of the corruptions' definitions, and what they deviate in from the package behind the published mPC."""
+"""The version of the corruptions' definitions, their deviations from the published ones, and the runs' folders."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from panbench.runs.definitions import Definition
 
-__all__ = ["DEFINITIONS", "DEVIATIONS", "VERSION"]
-
 VERSION = 1
-"""Equal to imagecorruptions 1.1.2 but for DEVIATIONS."""
+"""Version 1 equals imagecorruptions 1.1.2 except for DEVIATIONS."""
 
 DEFINITIONS = (Definition("corruptions", VERSION, lambda model, arguments: "corruption" in arguments),)
 
@@ -18,4 +17,10 @@ DEVIATIONS: Mapping[str, str] = MappingProxyType(
         "not ours to ship"
     }
 )
-"""By corruption: how it differs from imagecorruptions 1.1.2. An mPC with one of them is not comparable."""
+"""How corruptions differ from imagecorruptions 1.1.2, by name. An mPC with one of them is not comparable."""
+
+
+def corrupted_runs(home: Path) -> Path:
+    """Returns the folder next to a clean run that holds its corrupted runs, each in a folder of its own: `fog-2`."""
+    named = home if home.name else home.absolute()
+    return named.with_name(f"{named.name}-corrupted")

@@ -1,9 +1,9 @@
-"""What each of the 19 corruptions does to an image, as imagecorruptions 1.1.2 defines them, frost apart.
+"""The 19 corruptions, as imagecorruptions 1.1.2 defines them, except frost.
 
-A function takes (H, W, 3) uint8 RGB, a level 0–4 and a source of random numbers, and returns levels 0–255 of any dtype.
-The parameters, the steps and their precision, down to where values are cut to whole levels, are those of that package,
-so that an image and the same random draws give the same pixels; tests hold them to recorded answers. What the package
-takes from scikit-image and ImageMagick's kernel is done on SciPy and NumPy here.
+A function takes (H, W, 3) uint8 RGB, a level 0–4 and a random generator, and returns levels 0–255 of any dtype.
+Parameters, steps and their precision, down to where values are truncated to integers, are those of that package: the
+same random draws give the same pixels, and tests compare them with recorded outputs. SciPy and NumPy replace its
+scikit-image and ImageMagick.
 
 [Hendrycks and Dietterich 2019; Michaelis et al. 2019, whose code the package is]
 """
@@ -27,18 +27,18 @@ Levels = npt.NDArray[np.uint8] | npt.NDArray[np.floating]
 Float = npt.NDArray[np.float64]
 Random = np.random.Generator
 
-# Where nothing can run a model, pages still name the corruptions.
+# Loaded lazily: pages name the corruptions even if OpenCV is not installed.
 cv2: Any = opencv()
 
 
 def gaussian_noise(rgb: Pixels, level: int, random: Random) -> Levels:
     scale = (0.08, 0.12, 0.18, 0.26, 0.38)[level]
-    return _levels(rgb / 255 + random.normal(0, scale, rgb.shape))
+    return _to_levels(rgb / 255 + random.normal(0, scale, rgb.shape))
 
 
 def shot_noise(rgb: Pixels, level: int, random: Random) -> Levels:
     photons = (60, 25, 12, 5, 3)[level]
-    return _levels(random.poisson(rgb / 255 * photons) / photons)
+    return _to_levels(random.poisson(rgb / 255 * photons) / photons)
 
 
 def impulse_noise(rgb: Pixels, level: int, random: Random) -> Levels:
@@ -51,11 +51,11 @@ def impulse_noise(rgb: Pixels, level: int, random: Random) -> Levels:
 def speckle_noise(rgb: Pixels, level: int, random: Random) -> Levels:
     scale = (0.15, 0.2, 0.35, 0.45, 0.6)[level]
     image = rgb / 255
-    return _levels(image + image * random.normal(0, scale, rgb.shape))
+    return _to_levels(image + image * random.normal(0, scale, rgb.shape))
 
 
 def gaussian_blur(rgb: Pixels, level: int, random: Random) -> Levels:
-    return _levels(_blurred(rgb / 255, (1, 2, 3, 4, 6)[level]))
+    return _to_levels(_gaussian_blurred(rgb / 255, (1, 2, 3, 4, 6)[level]))
 
 
 def defocus_blur(rgb: Pixels, level: int, random: Random) -> Levels:
@@ -66,16 +66,16 @@ def defocus_blur(rgb: Pixels, level: int, random: Random) -> Levels:
     side = 3 if radius <= 8 else 5
     kernel = cv2.GaussianBlur(disk / disk.sum(), (side, side), sigmaX=softening)
     image = rgb / 255
-    return _levels(np.stack([cv2.filter2D(image[..., channel], -1, kernel) for channel in range(3)], axis=2))
+    return _to_levels(np.stack([cv2.filter2D(image[..., channel], -1, kernel) for channel in range(3)], axis=2))
 
 
 def glass_blur(rgb: Pixels, level: int, random: Random) -> Levels:
-    """Each pixel takes the colour of a neighbour, in scan order from the far corner, between two blurs."""
+    """Blurs, lets each pixel take the colour of a random neighbour, and blurs again."""
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[level]
-    shuffled = (_blurred(rgb / 255, sigma) * 255).astype(np.uint8)
+    shuffled = (_gaussian_blurred(rgb / 255, sigma) * 255).astype(np.uint8)
     for _ in range(rounds):
-        shuffled = _each_from_a_neighbour(shuffled, reach, random)
-    return _levels(_blurred(shuffled / 255, sigma))
+        shuffled = _copied_from_neighbours(shuffled, reach, random)
+    return _to_levels(_gaussian_blurred(shuffled / 255, sigma))
 
 
 def motion_blur(rgb: Pixels, level: int, random: Random) -> Levels:
@@ -91,7 +91,7 @@ def zoom_blur(rgb: Pixels, level: int, random: Random) -> Levels:
     total = np.zeros_like(image)
     for factor in factors:
         total += _zoomed(image, factor)[:height, :width]
-    return _levels((image + total) / (len(factors) + 1))
+    return _to_levels((image + total) / (len(factors) + 1))
 
 
 def snow(rgb: Pixels, level: int, random: Random) -> Levels:
@@ -110,7 +110,7 @@ def snow(rgb: Pixels, level: int, random: Random) -> Levels:
     flakes = (np.round(flakes * 255).astype(np.uint8) / 255)[:height, :width, None]
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     whitened = weight * image + (1 - weight) * np.maximum(image, gray * 1.5 + 0.5)
-    return _levels(whitened + flakes + flakes[::-1, ::-1])
+    return _to_levels(whitened + flakes + flakes[::-1, ::-1])
 
 
 def fog(rgb: Pixels, level: int, random: Random) -> Levels:
@@ -119,25 +119,25 @@ def fog(rgb: Pixels, level: int, random: Random) -> Levels:
     image = rgb / 255
     brightest = image.max()
     fogged = image + amount * _plasma(random, max(rgb.shape), decay)[:height, :width, None]
-    return _levels(fogged * brightest / (brightest + amount))
+    return _to_levels(fogged * brightest / (brightest + amount))
 
 
 def brightness(rgb: Pixels, level: int, random: Random) -> Levels:
-    hue, saturation, value = _hsv(rgb / 255)
+    hue, saturation, value = _rgb_to_hsv(rgb / 255)
     value = np.clip(value + (0.1, 0.2, 0.3, 0.4, 0.5)[level], 0, 1)
-    return _levels(_rgb(hue, saturation, value))
+    return _to_levels(_hsv_to_rgb(hue, saturation, value))
 
 
 def contrast(rgb: Pixels, level: int, random: Random) -> Levels:
     image = rgb / 255
     means = image.mean(axis=(0, 1), keepdims=True)
-    return _levels((image - means) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + means)
+    return _to_levels((image - means) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + means)
 
 
 def saturate(rgb: Pixels, level: int, random: Random) -> Levels:
     factor, offset = ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))[level]
-    hue, saturation, value = _hsv(rgb / 255)
-    return _levels(_rgb(hue, np.clip(saturation * factor + offset, 0, 1), value))
+    hue, saturation, value = _rgb_to_hsv(rgb / 255)
+    return _to_levels(_hsv_to_rgb(hue, np.clip(saturation * factor + offset, 0, 1), value))
 
 
 def jpeg_compression(rgb: Pixels, level: int, random: Random) -> Levels:
@@ -155,7 +155,7 @@ def pixelate(rgb: Pixels, level: int, random: Random) -> Levels:
 
 
 def elastic_transform(rgb: Pixels, level: int, random: Random) -> Levels:
-    """A smooth random displacement, larger in larger images. It moves pixels by some px; the ground truth stays."""
+    """Displaces pixels smoothly by a few px, more in larger images; the ground truth is not changed."""
     strength = (12.5, 16.25, 21.25, 25, 30)[level]
     height, width = rgb.shape[:2]
     image = rgb.astype(np.float32) / 255
@@ -167,13 +167,13 @@ def elastic_transform(rgb: Pixels, level: int, random: Random) -> Levels:
         for one in drawn
     )
     y, x = np.mgrid[:height, :width]
-    places = (y + down, x + right)
-    moved = [ndimage.map_coordinates(image[..., channel], places, order=1, mode="reflect") for channel in range(3)]
-    return _levels(np.stack(moved, axis=2))
+    indices = (y + down, x + right)
+    moved = [ndimage.map_coordinates(image[..., channel], indices, order=1, mode="reflect") for channel in range(3)]
+    return _to_levels(np.stack(moved, axis=2))
 
 
 def spatter(rgb: Pixels, level: int, random: Random) -> Levels:
-    """Drops of water (severities 1–3) or of mud (4, 5) on the lens."""
+    """Puts drops of water (severities 1–3) or mud (4, 5) on the lens."""
     mean, scale, sigma, threshold, amount, is_mud = (
         (0.65, 0.3, 4, 0.69, 0.6, False),
         (0.65, 0.3, 3, 0.68, 0.6, False),
@@ -188,7 +188,7 @@ def spatter(rgb: Pixels, level: int, random: Random) -> Levels:
         cover = ndimage.gaussian_filter((liquid > threshold).astype(np.float32), amount, mode="nearest")
         cover = np.where(cover < 0.8, np.float32(0), cover)[..., None]
         brown = np.array([63, 42, 20]) / 255
-        return _levels(image * (1 - cover) + brown * cover)
+        return _to_levels(image * (1 - cover) + brown * cover)
     layer = (liquid * 255).astype(np.uint8)
     distance = np.minimum(cv2.distanceTransform(255 - cv2.Canny(layer, 50, 150), cv2.DIST_L2, 5), 20)
     rim = cv2.equalizeHist(cv2.blur(distance, (3, 3)).astype(np.uint8))
@@ -197,16 +197,16 @@ def spatter(rgb: Pixels, level: int, random: Random) -> Levels:
     brightest = drops.max()
     drops = drops / brightest * np.float32(amount) if brightest else drops
     turquoise = np.array([175, 238, 238], np.float32) / 255
-    return _levels(image + drops[..., None] * turquoise)
+    return _to_levels(image + drops[..., None] * turquoise)
 
 
 def frost(rgb: Pixels, level: int, random: Random) -> Levels:
-    """A generated sheet of crystals in place of the photographs of frost that the package draws from."""
+    """Blends in a generated sheet of ice crystals, where the package uses photographs of frost."""
     keep, amount = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
     return keep * rgb + amount * _sheet_of_frost(rgb.shape[0], rgb.shape[1], random)
 
 
-# Mean red, green and blue of the five photographs that the package draws from, and the deviation of their brightness.
+# Mean red, green and blue of the package's five photographs of frost, and the standard deviation of their brightness.
 _FROSTS = (
     ((78, 149, 166), 18),
     ((201, 205, 215), 22),
@@ -227,43 +227,44 @@ FUNCTIONS: dict[str, Callable[[Pixels, int, Random], Levels]] = {
 """By name: the 15 of the paper in its order, then its 4 extras."""
 
 
-def _levels(fractions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def _to_levels(fractions: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Converts values of 0–1 to 0–255, clipped."""
     return np.clip(fractions, 0, 1) * 255
 
 
-def _blurred(image: Float, sigma: float) -> Float:
-    """Each channel through a Gaussian that reaches 4 sigma, edges repeated."""
+def _gaussian_blurred(image: Float, sigma: float) -> Float:
+    """Blurs each channel by a Gaussian cut at 4 sigma; edges are repeated."""
     return ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest", truncate=4)
 
 
-def _each_from_a_neighbour(image: Pixels, reach: int, random: Random) -> Pixels:
+def _copied_from_neighbours(image: Pixels, reach: int, random: Random) -> Pixels:
     """Replaces each pixel, from the bottom right to the top left, by the current value of a random neighbour.
 
-    Both were to change places in the paper, but assigning NumPy's views copies one onto the other, and that is what the
-    published numbers were made with. A neighbour that was visited before shows its new colour: so a colour comes down
-    a chain of pixels. All chains are followed at once, doubling the step, instead of pixel by pixel.
+    The paper meant to swap the two, but swapping NumPy views copies one onto the other, and the published numbers were
+    made that way. A neighbour visited before already has its new colour, so colours travel along chains of pixels. All
+    chains are followed at once by doubling the step, instead of pixel by pixel.
     """
     height, width = image.shape[:2]
     rows, columns = np.arange(height - reach, reach, -1), np.arange(width - reach, reach, -1)
     if not len(rows) or not len(columns):
         return image
     offsets = random.integers(-reach, reach, (len(rows), len(columns), 2))
-    here = rows[:, None] * width + columns
-    there = here + offsets[..., 1] * width + offsets[..., 0]
+    visited = rows[:, None] * width + columns
+    neighbours = visited + offsets[..., 1] * width + offsets[..., 0]
     source = np.arange(height * width)
-    source[here] = there
-    # Pixels are visited in falling order; one that is not visited, or later, still has its old colour.
+    source[visited] = neighbours
+    # Pixels are visited in falling order: a neighbour that is visited later, or never, still has its old colour.
     is_visited = np.zeros(height * width, bool)
-    is_visited[here] = True
+    is_visited[visited] = True
     follows = is_visited & is_visited[source] & (source > np.arange(height * width))
     while follows.any():
-        places = np.flatnonzero(follows)
-        follows[places], source[places] = follows[source[places]], source[source[places]]
+        indices = np.flatnonzero(follows)
+        follows[indices], source[indices] = follows[source[indices]], source[source[indices]]
     return image.reshape(-1, 3)[source].reshape(image.shape)
 
 
 def _smeared(image: npt.NDArray[np.generic], radius: int, sigma: float, degrees: float) -> Float:
-    """The image towards one direction: half a Gaussian of 2·radius + 1 samples, edges repeated."""
+    """Smears the image in one direction by half a Gaussian of 2·radius + 1 samples; edges are repeated."""
     height, width = image.shape[:2]
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2)) / (np.sqrt(2 * np.pi) * sigma)
@@ -284,7 +285,7 @@ def _smeared(image: npt.NDArray[np.generic], radius: int, sigma: float, degrees:
 
 
 def _zoomed(image: npt.NDArray[np.floating], factor: float) -> npt.NDArray[np.floating]:
-    """The middle 1 / factor of an (H, W, C) image, enlarged linearly to its size or a pixel more, corner to corner."""
+    """Enlarges the middle 1 / factor of an (H, W, C) image linearly to its size or a pixel more."""
     height, width = image.shape[:2]
     rows, columns = int(np.ceil(height / factor)), int(np.ceil(width / factor))
     top, left = (height - rows) // 2, (width - columns) // 2
@@ -293,10 +294,11 @@ def _zoomed(image: npt.NDArray[np.floating], factor: float) -> npt.NDArray[np.fl
 
 
 def _plasma(random: Random, least: int, decay: float) -> Float:
-    """A square of a power of two of at least `least` in 0–1: a plasma fractal, by diamonds and squares on a torus.
+    """Returns a plasma fractal in 0–1, a square whose side is the next power of two from `least` on.
 
+    It is made by diamond-square on a torus.
     Each round doubles the grid: centres of squares are the mean of their corners, then centres of edges the mean of
-    their four neighbours, each with noise that shrinks by `decay` a round.
+    their four neighbours, each plus noise that shrinks by `decay` per round.
     """
     grid = np.zeros((1, 1))
     amplitude = 100.0
@@ -304,6 +306,7 @@ def _plasma(random: Random, least: int, decay: float) -> Float:
         side = len(grid)
 
         def noise(side: int = side, amplitude: float = amplitude) -> Float:
+            """Returns the noise that a round adds to its new points."""
             return amplitude * random.uniform(-amplitude, amplitude, (side, side))
 
         corners = grid + np.roll(grid, -1, axis=0)
@@ -311,8 +314,8 @@ def _plasma(random: Random, least: int, decay: float) -> Float:
         finer = np.empty((2 * side, 2 * side))
         finer[::2, ::2] = grid
         finer[1::2, 1::2] = centres
-        beside, below = grid + np.roll(grid, -1, axis=1), grid + np.roll(grid, -1, axis=0)
-        finer[::2, 1::2] = (centres + np.roll(centres, 1, axis=0) + beside) / 4 + noise()
+        right, below = grid + np.roll(grid, -1, axis=1), grid + np.roll(grid, -1, axis=0)
+        finer[::2, 1::2] = (centres + np.roll(centres, 1, axis=0) + right) / 4 + noise()
         finer[1::2, ::2] = (centres + np.roll(centres, 1, axis=1) + below) / 4 + noise()
         grid = finer
         amplitude /= decay
@@ -321,40 +324,41 @@ def _plasma(random: Random, least: int, decay: float) -> Float:
 
 
 def _sheet_of_frost(height: int, width: int, random: Random) -> Float:
-    """(H, W, 3) levels: needles on patches, as bright, as blue and as varied as the photographs of frost."""
+    """Returns (H, W, 3) levels of ice needles on patches, with the colours and contrast of the photographs of frost."""
     color, deviation = _FROSTS[int(random.integers(0, len(_FROSTS)))]
     needles = sum(
-        _unit(_smeared(random.standard_normal((height, width)), 3, 2, angle)) for angle in random.uniform(0, 180, 4)
+        _standardized(_smeared(random.standard_normal((height, width)), 3, 2, angle))
+        for angle in random.uniform(0, 180, 4)
     )
-    field = math.sqrt(0.35) * _unit(np.asarray(needles))
+    field = math.sqrt(0.35) * _standardized(np.asarray(needles))
     for share, size in ((0.1, 3), (0.15, 12), (0.4, 50)):
         coarse = random.standard_normal((height // size + 2, width // size + 2))
         patches = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.float64)
-        field += math.sqrt(share) * _unit(patches)
+        field += math.sqrt(share) * _standardized(patches)
     return np.clip(np.array(color, np.float64) + deviation * field[..., None], 0, 255)
 
 
-def _unit(field: Float) -> Float:
-    """The field shifted and scaled to mean 0 and deviation 1."""
+def _standardized(field: Float) -> Float:
+    """Standardizes a field to mean 0 and standard deviation 1."""
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-12))
 
 
-def _hsv(rgb: Float) -> tuple[Float, Float, Float]:
-    """Hue, saturation and value in 0–1, each (H, W)."""
+def _rgb_to_hsv(rgb: Float) -> tuple[Float, Float, Float]:
+    """Converts (H, W, 3) RGB in 0–1 to hue, saturation and value, each (H, W) in 0–1."""
     red, green, blue = np.moveaxis(rgb, 2, 0)
     value = rgb.max(axis=2)
-    spread = value - rgb.min(axis=2)
-    divisor = np.where(spread > 0, spread, 1)
+    chroma = value - rgb.min(axis=2)
+    divisor = np.where(chroma > 0, chroma, 1)
     hue = np.where(red == value, (green - blue) / divisor, 0)
     hue = np.where(green == value, 2 + (blue - red) / divisor, hue)
     hue = np.where(blue == value, 4 + (red - green) / divisor, hue)
-    hue = np.where(spread > 0, hue / 6 % 1, 0)
-    saturation = np.where(spread > 0, spread / np.where(value > 0, value, 1), 0)
+    hue = np.where(chroma > 0, hue / 6 % 1, 0)
+    saturation = np.where(chroma > 0, chroma / np.where(value > 0, value, 1), 0)
     return hue, saturation, value
 
 
-def _rgb(hue: Float, saturation: Float, value: Float) -> Float:
-    """(H, W, 3) in 0–1 of hue, saturation and value."""
+def _hsv_to_rgb(hue: Float, saturation: Float, value: Float) -> Float:
+    """Converts hue, saturation and value to (H, W, 3) RGB in 0–1."""
     sixth = np.floor(hue * 6)
     rest = hue * 6 - sixth
     low = value * (1 - saturation)

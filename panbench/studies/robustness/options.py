@@ -1,11 +1,11 @@
-"""`panbench eval --corrupt`: further runs of each model, on corrupted images."""
+"""`panbench eval --corrupt`: evaluates each model on corrupted images, too."""
 
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from panbench.base.errors import BadArgument
 from panbench.base.studies import Option
@@ -18,20 +18,16 @@ if TYPE_CHECKING:
     from panbench.models.rules import Rule
     from panbench.studies.robustness.corruptions import Corruption
 
-__all__ = ["CorruptionOptions"]
-
 
 @dataclass(frozen=True)
 class CorruptionOptions(StudyOptions):
-    """The corruptions that images are shown with, too, each in runs of its own."""
-
-    panel: ClassVar[str] = "Corrupted images"
+    """The option `--corrupt`: also evaluates corrupted images, each corruption in runs of its own."""
 
     corrupt: Annotated[
         str | None,
         Option(
-            "Also corrupt the images, each way in a run of its own: fog:2,jpeg:4 (severities 1-5), fog for all five, "
-            "all for the 19 of ImageNet-C. `panbench robustness` reads the runs.",
+            "Also evaluate corrupted images, for `panbench robustness`: fog:2,jpeg:4 (severities 1-5), fog (all five), "
+            "all (ImageNet-C's 19).",
             "KINDS",
         ),
     ] = None
@@ -45,14 +41,14 @@ class CorruptionOptions(StudyOptions):
         """The corruptions, in the order given."""
         if self.corrupt is None:
             return ()
-        # NumPy, OpenCV and SciPy come with it; `panbench eval --help` needs none of them.
+        # Imports NumPy, OpenCV and SciPy, which `panbench eval --help` does not need.
         from panbench.studies.robustness.corruptions import parse_corruptions
 
         return parse_corruptions(self.corrupt)
 
     @property
     def further_runs(self) -> int:
-        """A run for each corruption."""
+        """The number of further runs: one per corruption."""
         return len(self.corruptions)
 
     def check(self, dataset: "Dataset") -> None:
@@ -68,13 +64,13 @@ class CorruptionOptions(StudyOptions):
         options: EvaluateOptions,
         reporter: "Reporter",
     ) -> None:
-        """Evaluates the model under each corruption, beside the clean runs."""
+        """Called after the clean runs: evaluates the model under each corruption, next to the clean runs."""
         from panbench.studies.robustness.corrupted_runs import evaluate_corrupted
 
         evaluate_corrupted(model, dataset, folders, self.corruptions, options, reporter)
 
     def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
-        """The command that reads the runs."""
+        """Returns a hint with the command that summarizes the runs."""
         if not self.corruptions:
             return ()
         return (f"What the corruptions cost: `panbench robustness {shlex.join(map(str, runs))}`",)

@@ -6,16 +6,13 @@ from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.section import Curves, Section
-from panbench.report.pages.page.shortened import shortened
+from panbench.report.pages.page.section import Curves, Section, shortened
 from panbench.report.pages.rendering import render
-from panbench.studies.robustness.folders import corrupted_runs
-
-__all__ = ["corruptions_section"]
+from panbench.studies.robustness.definitions import corrupted_runs
 
 
 def corruptions_section(members: Sequence[Compared]) -> Section:
-    """PQ on corrupted images, of runs that have corrupted ones beside them."""
+    """Builds the section: PQ on corrupted images, for runs with corrupted runs next to them."""
     title, rows, series, lacking = "Corruptions", [], [], []
     cautions: dict[str, list[str]] = {}
     for index, member in enumerate(members):
@@ -47,11 +44,11 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
             series.append((index, points))
         mean, relative = found.mPC, found.rPC
         means = [None if values is None else pq_of(values) for values in (mean, relative)]
-        cells = [percent(pq_of(found.clean), 1), *(percent(one, 1) for one in means), found.of_what]
+        cells = [percent(pq_of(found.clean), 1), *(percent(one, 1) for one in means), found.corruptions_in_words]
         rows.append((member.label, index, cells))
         for caution in found.cautions:
             cautions.setdefault(caution, []).append(member.label)
-    how = "`panbench eval … --corrupt all15 --resume` evaluates a model on corrupted images, beside its clean run."
+    how = "`panbench eval … --corrupt all15 --resume` evaluates a model on corrupted images, next to its clean run."
     if not rows:
         return Section(title, missing=f"PQ under noise, blur, weather and compression. {how}")
     intro = (
@@ -59,9 +56,9 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
         "severities, rPC its share of the clean PQ. `panbench robustness RUN` has each kind."
     )
     notes = [f"Without corrupted runs: {', '.join(lacking)}. {how}"] if lacking else []
-    # What holds of some models only is said with their names.
+    # Cautions that concern only some models name them.
     notes += [words if len(who) == len(rows) else f"{in_sentence(who)}: {words}" for words, who in cautions.items()]
     curves = Curves("PQ by the severity of corruptions", "severity", "PQ", series, span=5) if series else None
     facts = {"heads": ("Model", "clean PQ", "mPC", "rPC", "mean of"), "rows": rows, "notes": notes}
     content = render("panbench.studies.robustness:section.html", drawn=curves is not None, **facts)
-    return Section(title, intro, content, curves)
+    return Section(title, intro, content, {"robustness": curves} if curves else {})

@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "seeds",
     "Models that were trained several times: is a difference more than the luck of a training?",

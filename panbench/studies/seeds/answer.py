@@ -1,11 +1,9 @@
-"""`panbench compare 'a@seed*' 'b@seed*'`: models that were trained several times, set against each other.
+"""`panbench compare 'a@seed*' 'b@seed*'`: compares models that were trained several times.
 
-Runs are seeds of one model when they share everything but the weights: family, config, data, rule and how they were
-evaluated. A pattern that fits other runs names them one by one.
+Runs are seeds of one model if they share everything but the weights: family, config, data, rule and how they were
+evaluated. The runs of any other pattern are compared one by one.
 """
 
-import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,42 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console, Group
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.text import for_spreadsheet, in_sentence, listed
-from panbench.metrics.coverage import interval_notes
-from panbench.metrics.samples import FEWEST_IMAGES, SampleFold
+from panbench.base.text import in_sentence, listed
+from panbench.metrics.jackknife import interval_notes
+from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.comparison import corrected_p, p_in_words
-from panbench.report.answers.grid import (
-    ABSENT,
-    Grid,
-    as_latex,
-    as_markdown,
-    as_texts,
-    markdown_text,
-    percent,
-    sentence_text,
-    signed,
-)
+from panbench.report.answers.answer import Answer, as_records
+from panbench.report.answers.comparison import corrected_p, p_in_words, sample_of
+from panbench.report.answers.grid import ABSENT, Grid, interval_text, percent, signed
 from panbench.report.answers.patterns import folders_named
-from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import comparable_images
 from panbench.runs import Run, load_run, looks_like_run
-from panbench.runs.alike import FACTS, Fact, differing
+from panbench.runs.comparable import FACTS, Fact, differing
 from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
-
-__all__ = ["Named", "SeedStanding", "named_by", "quoted_form", "seed_standing", "why_not_seeds"]
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedRuns:
     """The runs that the arguments of `compare` name, with patterns expanded.
 
     models: the seeds of each model by its name; empty unless every pattern names seeds and one of them several
-    folders: all that the arguments name, patterns spelled out
-    reasons: for each pattern of several runs that are no seeds, a sentence on why
+    folders: all named folders
+    reasons: for each pattern whose runs are not seeds of one model, the reason
     """
 
     models: Mapping[str, tuple[Run, ...]]
@@ -57,11 +42,11 @@ class Named:
     reasons: tuple[str, ...] = ()
 
 
-def named_by(arguments: Sequence[Path]) -> Named:
-    """The seeds of models that patterns name, or the runs one by one where a pattern fits runs of several models.
+def expand_patterns(arguments: Sequence[Path]) -> NamedRuns:
+    """Expands patterns to the seeds of models, or to single runs if a pattern fits runs of several models.
 
-    A path without a wildcard is a model with one seed; a pattern without a folder is looked for in results/, too.
-    Raises BadRun for a pattern that no run fits, BadArgument when two fit the same run.
+    A path without a wildcard is a model with one seed; a pattern without a folder is also searched in results/.
+    Raises BadRun for a pattern that fits no run, BadArgument if two patterns fit the same run.
     """
     found = {argument: folders_named(argument) for argument in arguments}
     folders = tuple(dict.fromkeys(folder for own in found.values() for folder in own))
@@ -69,18 +54,18 @@ def named_by(arguments: Sequence[Path]) -> Named:
     reasons = []
     for pattern, own in found.items():
         if any(folder.is_dir() and not looks_like_run(folder) for folder in own):
-            # Folders of runs: nobody pools those.
-            return Named({}, folders)
+            # Folders of runs are never seeds.
+            return NamedRuns({}, folders)
         runs[pattern] = tuple(load_run(folder) for folder in own)
         if len(own) > 1 and (reason := why_not_seeds(runs[pattern])):
             reasons.append(f"{str(pattern)!r} names {len(own)} runs, each compared by itself: {reason}.")
     if reasons or all(len(own) == 1 for own in runs.values()):
-        return Named({}, folders, tuple(reasons))
-    return Named(_by_model(runs), folders)
+        return NamedRuns({}, folders, tuple(reasons))
+    return NamedRuns(_seeds_by_model(runs), folders)
 
 
-def quoted_form(paths: Sequence[Path]) -> str | None:
-    """A sentence on runs that look like seeds of models whose patterns the shell has spelled out; None for others."""
+def hint_to_quote(paths: Sequence[Path]) -> str | None:
+    """Returns a hint to quote patterns if the paths look like seeds that the shell expanded; None for other paths."""
     heads: dict[Path, list[Path]] = {}
     for path in paths:
         head = _name_without_seed(path.name)
@@ -96,11 +81,12 @@ def quoted_form(paths: Sequence[Path]) -> str | None:
     )
 
 
-def _by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run, ...]]:
+def _seeds_by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run, ...]]:
+    """Returns the seeds of each model by its name. Raises BadArgument if patterns share a name or a run."""
     models: dict[str, tuple[Run, ...]] = {}
     taken: dict[Path, str] = {}
     for pattern, seeds in runs.items():
-        name = _name_of(pattern, seeds[0])
+        name = _model_name(pattern, seeds[0])
         if name in models:
             raise BadArgument(f"Two of the patterns name the model {name!r}. Give each model one pattern.")
         for seed in seeds:
@@ -115,9 +101,9 @@ def _by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run, ...]
 
 
 def why_not_seeds(runs: Sequence[Run]) -> str | None:
-    """Why runs are not seeds of one model, None where they are.
+    """Explains why runs are not seeds of one model; None if they are.
 
-    Runs that recorded no weights (scored folders, models that are functions) must count seeds in their names: a@seed1.
+    Runs without recorded weights (scored folders, models that are functions) need a seed in their names: a@seed1.
     """
     for other in runs[1:]:
         if apart := differing(runs[0].info, other.info, _SHARED):
@@ -134,7 +120,7 @@ def why_not_seeds(runs: Sequence[Run]) -> str | None:
     return None
 
 
-# What seeds of one model share.
+# The facts that seeds of one model share.
 _SHARED = (
     *(FACTS[name] for name in ("kind", "family", "config", "ground truth", "category map", "fusion rule", "precision")),
     Fact(
@@ -144,17 +130,17 @@ _SHARED = (
     Fact("where candidates come from", lambda info: "candidates" in info.arguments),
 )
 
-_COUNTED = re.compile(r"(?P<head>.*?)(?:[@_. -]*seed[-_]?|@)\d+")
+_SEED_NAME = re.compile(r"(?P<head>.*?)(?:[@_. -]*seed[-_]?|@)\d+")
 
 
 def _name_without_seed(name: str) -> str | None:
-    """The name before the word and number of a seed; None for a name without a seed."""
-    counted = _COUNTED.fullmatch(name)
+    """Strips the seed from a name such as a@seed1; None for a name without a seed."""
+    counted = _SEED_NAME.fullmatch(name)
     return counted["head"] if counted else None
 
 
-def _name_of(pattern: Path, seed: Run) -> str:
-    """The pattern before the wildcard, without the word for seeds; if that is empty, the model's name."""
+def _model_name(pattern: Path, seed: Run) -> str:
+    """Names a model: the pattern before the wildcard without the word "seed", else the name of the run's model."""
     head = pattern.name
     for sign in "*?[":
         head = head.split(sign)[0]
@@ -167,73 +153,58 @@ def _name_of(pattern: Path, seed: Run) -> str:
 
 
 @dataclass(frozen=True)
-class SeedStanding:
-    """Models by their seeds, ready to be printed. digits: decimals of percentages."""
+class SeedStanding(Answer):
+    """The answer of `compare` for models by their seeds, as text, tables and JSON.
+
+    digits: decimals of percentages
+    """
 
     found: SeedComparison
     runs: Mapping[str, tuple[str, ...]]
     digits: int = 2
 
     @property
-    def sentences(self) -> list[str]:
-        """What follows, and what does not: of models with one seed, and how many seeds a difference would need."""
+    def messages(self) -> list[str]:
+        """Sentences on each difference, the number of seeds it would need, and models with a single seed."""
         table, detect = self.found.differences, f"{100 * self.found.detect:g}"
         of_all = table[table["group"] == "All"]
-        said = []
+        text = []
         for row in of_all[of_all["p"].notna()].itertuples():
             sign, better, worse = (1, row.b, row.a) if row.difference >= 0 else (-1, row.a, row.b)
             by = f"{signed(sign * row.difference, self.digits)} points ({p_in_words(row.p_holm, False)})"
             if row.significant:
-                said.append(f"{better} is better than {worse} by {by}, beyond seeds and images.")
+                text.append(f"{better} is better than {worse} by {by}, beyond seeds and images.")
             else:
-                said.append(
+                text.append(
                     f"{better} and {worse} cannot be told apart with {self.found.images:,} images and these seeds: "
                     f"{by} can be their luck."
                 )
             if math.isnan(row.needed):
-                said.append(
+                text.append(
                     f"No number of seeds would show a difference of {detect} points between them on these images: "
                     "they alone leave more open than that."
                 )
             else:
-                said.append(
+                text.append(
                     f"A difference of {detect} points between them would need {row.needed:.0f} seeds of each "
                     f"({100 * self.found.level:g} % level, found in {100 * POWER:.0f} % of cases)."
                 )
         alone = [name for name, members in self.runs.items() if len(members) == 1]
         if alone:
             has = "has one seed" if len(alone) == 1 else "have one seed each"
-            said.append(
+            text.append(
                 f"{in_sentence(alone)} {has}: what another training would give is not known, so the intervals there "
                 "are of the images alone and there is no p."
             )
-        return said
+        return text
 
     @property
     def grids(self) -> list[Grid]:
-        """The models, then the differences."""
-        return [self._models(), *([self._differences()] if len(self.found.differences) else [])]
-
-    def text(self, width: int = 120) -> str:
-        """Everything as a terminal of `width` columns shows it, without colours."""
-        console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
-        console.print(*map(sentence_text, self.sentences), sep="\n", crop=False)
-        for text in as_texts(self.grids):
-            console.print(Group("", text), crop=False)
-        assert isinstance(console.file, io.StringIO)
-        return console.file.getvalue()
-
-    def markdown(self) -> str:
-        """The sentences and the tables."""
-        words = markdown_text(" ".join(self.sentences)) + "\n"
-        return "\n".join([words, *map(as_markdown, self.grids)])
-
-    def latex(self) -> str:
-        """The tables."""
-        return "\n".join(map(as_latex, self.grids))
+        """The tables to print: of the models, then of their differences."""
+        return [self._models_grid(), *([self._differences_grid()] if len(self.found.differences) else [])]
 
     def record(self) -> dict[str, Any]:
-        """Fractions, None for what does not exist."""
+        """Returns the output of --json: fractions, None for missing numbers."""
         return {
             "images": self.found.images,
             "level": self.found.level,
@@ -242,25 +213,15 @@ class SeedStanding:
             "runs": {name: list(members) for name, members in self.runs.items()},
             "models": as_records(self.found.models),
             "differences": as_records(self.found.differences),
-            "sentences": self.sentences,
+            "sentences": self.messages,
         }
 
-    def json(self) -> str:
-        """`record` as JSON."""
-        return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    def table(self) -> pd.DataFrame:
+        """Returns one row per model and group."""
+        return self.found.models
 
-    def csv(self, *, raw: bool = False) -> str:
-        """A line for each model and group; raw: leaves names unescaped that a spreadsheet would run as a formula."""
-        table = self.found.models if raw else self.found.models.map(for_spreadsheet)
-        return table.to_csv(index=False, lineterminator="\n")
-
-    def parquet(self) -> bytes:
-        """The rows of `csv`, typed."""
-        out = io.BytesIO()
-        self.found.models.to_parquet(out, index=False)
-        return out.getvalue()
-
-    def _models(self) -> Grid:
+    def _models_grid(self) -> Grid:
+        """Tabulates each model's PQ: the mean of its seeds, their spread, and the interval."""
         level = f"{100 * self.found.level:g} %"
         table = self.found.models
         order = table[table["group"] == "All"].sort_values("PQ", ascending=False, kind="stable")["model"]
@@ -277,7 +238,7 @@ class SeedStanding:
                     percent(row["PQ"], self.digits),
                     percent(row["spread"], self.digits),
                     lowest if row["seeds"] > 1 else ABSENT,
-                    self._interval(row["low"], row["high"], with_sign=False),
+                    self._interval_text(row["low"], row["high"], with_sign=False),
                     *parts,
                 )
             )
@@ -290,7 +251,8 @@ class SeedStanding:
             ),
         )
 
-    def _differences(self) -> Grid:
+    def _differences_grid(self) -> Grid:
+        """Tabulates the difference of each two models, its p, and the seeds that would show a difference."""
         level = f"{100 * self.found.level:g} %"
         lines = []
         for row in self.found.differences.itertuples():
@@ -302,7 +264,7 @@ class SeedStanding:
                     worse,
                     f"PQ{GROUPS[row.group]}",
                     signed(sign * row.difference, self.digits),
-                    self._interval(low, high, with_sign=True),
+                    self._interval_text(low, high, with_sign=True),
                     corrected_p(row.p_holm, False),
                     "*" if row.significant else "",
                     ABSENT if pd.isna(row.of_seeds) else f"{100 * row.of_seeds:.0f} %",
@@ -323,24 +285,19 @@ class SeedStanding:
             ),
         )
 
-    def _interval(self, low: float, high: float, *, with_sign: bool) -> str:
-        if self.found.images < FEWEST_IMAGES or low != low:
-            return ABSENT
-        show = signed if with_sign else percent
-        return f"[{show(low, self.digits)}, {show(high, self.digits)}]"
+    def _interval_text(self, low: float, high: float, *, with_sign: bool) -> str:
+        """Formats an interval; a dash if there are too few images for one."""
+        enough = self.found.images >= FEWEST_IMAGES
+        return interval_text(low, high, self.digits, with_sign=with_sign) if enough else ABSENT
 
 
 def seed_standing(
-    models: Mapping[str, Sequence[Run]],
-    *,
-    common_images: bool = False,
-    detect: float = 0.005,
-    digits: int = 2,
+    models: Mapping[str, Sequence[Run]], *, common_images: bool = False, detect: float = 0.005, digits: int = 2
 ) -> SeedStanding:
     """Compares models by the runs of their seeds.
 
-    common_images: on the images that all runs hold; otherwise other images are an error
-    detect: the difference, as a fraction, for which the seeds needed are counted
+    common_images: compare on the images that all runs share; otherwise different images are an error
+    detect: the difference, as a fraction, for which needed seeds are counted
     Raises BadRun for runs that cannot be compared or hold no image.
     """
     runs = [run for members in models.values() for run in members]
@@ -351,10 +308,6 @@ def seed_standing(
     if not len(shared):
         raise BadRun(f"{listed([run.name for run in runs])} hold no scored image, so there is nothing to compare.")
 
-    def sample(run: Run) -> Any:
-        fold = SampleFold(run.categories, shared)
-        run.fold(fold, images=shared)
-        return fold.result()
-
-    found = compare_seeds({name: [sample(run) for run in members] for name, members in models.items()}, detect=detect)
+    samples = {name: [sample_of(run, shared) for run in members] for name, members in models.items()}
+    found = compare_seeds(samples, detect=detect)
     return SeedStanding(found, {name: tuple(run.name for run in members) for name, members in models.items()}, digits)

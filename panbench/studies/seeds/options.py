@@ -1,42 +1,42 @@
 """`panbench compare 'a@seed*' 'b@seed*'`: patterns that name seeds of one model are compared as models."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from panbench.base.errors import BadArgument
 from panbench.base.studies import Option
 from panbench.base.text import in_sentence
-from panbench.report.answers.options import Answer, CompareOptions, Comparing
+from panbench.report.answers.options import CompareOptions, Comparing
 
-__all__ = ["SeedOptions"]
+if TYPE_CHECKING:
+    from panbench.report.answers.answer import Answer
 
 
 @dataclass(frozen=True)
 class SeedOptions(CompareOptions):
-    """The difference between models for which the seeds needed are counted, in points of PQ; None: 0.5."""
-
-    panel: ClassVar[str] = "Seeds"
+    """The option `--detect`: the difference, in points of PQ, for which needed seeds are counted; None: 0.5."""
 
     detect: Annotated[
         float | None,
         Option("Of models by seeds ('a@seed*'): the difference to count seeds for. Default: 0.5.", "POINTS"),
     ] = None
 
-    def instead(self, comparing: Comparing) -> Answer | None:
-        """Models by their seeds, where every pattern names seeds of one model and one of them several.
+    def instead(self, comparing: Comparing) -> "Answer | None":
+        """Called before single runs are compared: compares models by seeds if the patterns name seeds.
 
-        Of a pattern that names other runs, says why these are no seeds. Raises BadArgument for options that seeds do
-        not have.
+        Every pattern must name seeds of one model, and one of them several.
+        Otherwise returns None and reports why the runs are not seeds. Raises BadArgument for options that do not apply
+        to seeds.
         """
         from panbench.report.answers.patterns import is_pattern
-        from panbench.studies.seeds.answer import named_by, quoted_form, seed_standing
+        from panbench.studies.seeds.answer import expand_patterns, hint_to_quote, seed_standing
 
         if not any(map(is_pattern, comparing.paths)):
-            if (sentence := quoted_form(comparing.paths)) is not None:
-                comparing.reporter.notice(sentence)
+            if (message := hint_to_quote(comparing.paths)) is not None:
+                comparing.reporter.notice(message)
             self._refuse_detect()
             return None
-        named = named_by(comparing.paths)
+        named = expand_patterns(comparing.paths)
         if not named.models:
             for reason in named.reasons:
                 comparing.reporter.notice(reason)
@@ -53,6 +53,7 @@ class SeedOptions(CompareOptions):
         )
 
     def _refuse_detect(self) -> None:
+        """Raises BadArgument if `--detect` is given where single runs are compared."""
         if self.detect is not None:
             raise BadArgument(
                 "--detect counts the seeds that a difference needs, and single runs are compared here. Name models by "

@@ -1,15 +1,13 @@
-"""The line of the page on models that were trained several times."""
+"""The section of the page on models that were trained several times."""
 
 from collections.abc import Sequence
 
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.section import Section
 
-__all__ = ["seeds_section"]
-
 
 def seeds_section(members: Sequence[Compared]) -> Section:
-    """How seeds are compared: a page shows single runs."""
+    """Builds a section with only a hint, because a page shows single runs."""
     return Section(
         "Seeds",
         missing="of models that were trained several times: is a difference more than the luck of a training? "

@@ -1,18 +1,17 @@
-"""Models that were trained several times: is the difference of two methods more than the luck of seeds and of images?
+"""Tests whether the difference of two methods is more than chance of training seeds and of images.
 
-A model is its seeds: runs of the same method that differ in the seed of training. Its PQ is the mean of theirs. Chance
-has two levels [Davison & Hinkley 1997, sec. 3.8]: the seeds of each model, and the images, the same for all runs. The
-variance of a mean of S seeds is taken apart:
+A model is a set of seeds: runs of the same method that differ in the seed of training. Its PQ is their mean. Chance has
+two levels [Davison & Hinkley 1997, sec. 3.8]: the seeds of each model, and the images, the same for all runs. The
+variance of the mean of S seeds is decomposed:
 
     σ² = σ²_images + s² / S
 
-s: the standard deviation of the seeds' PQ. It holds what a seed gains everywhere, and what it gains on single images
-σ²_images: the variance of the seeds' mean over images (metrics/jackknife.py), less the part of single seeds on single
-    images, which is in s² / S already (leaving out images shows that part, too; counted twice, intervals cover far
-    too much)
+s: the standard deviation of the seeds' PQ; it includes effects of a seed on all images and on single images
+σ²_images: the variance of the seeds' mean over images (metrics/jackknife.py), less the effects of single seeds on
+    single images, which s² / S already includes (counted twice, intervals would be far too wide)
 
-The variance of a difference of two models is taken apart in the same way; its images are paired. A few seeds tell their
-spread badly, so intervals are Student's with Satterthwaite's degrees of freedom [1946]: seeds have S − 1 each, images
+The variance of a difference of two models is decomposed in the same way; its images are paired. Few seeds estimate s
+poorly, so intervals are Student's with Satterthwaite's degrees of freedom [1946]: seeds have S − 1 each, images
 those of the jackknife. docs/simulations.md has the simulation.
 """
 
@@ -32,12 +31,10 @@ from panbench.metrics.jackknife import Estimate, Jackknife
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.uncertainty import holm
 
-__all__ = ["POWER", "SeedComparison", "compare_seeds", "seeds_needed"]
-
 Float = npt.NDArray[np.float64]
 
 POWER = 0.8
-"""How often a difference that is there shall be found, when seeds are counted [Cohen 1988]."""
+"""The power for which needed seeds are counted: how often an existing difference is found [Cohen 1988]."""
 
 MOST_SEEDS = 1000
 
@@ -46,13 +43,13 @@ MOST_SEEDS = 1000
 class SeedComparison:
     """Results of some models over their seeds: PQ of All, Things and Stuff, fractions 0–1.
 
-    models: one row a model and group: model, group, seeds, PQ (mean of the seeds), spread (their standard deviation,
-        NaN of one seed), lowest, highest (of the seeds), low, high (interval over seeds and images; of one seed over
+    models: one row per model and group: model, group, seeds, PQ (mean of the seeds), spread (their standard deviation,
+        NaN for one seed), lowest, highest (of the seeds), low, high (interval over seeds and images; for one seed over
         images alone)
-    differences: one row a pair and group: a, b, group, difference (b − a), low, high, p, p_holm, significant, of_seeds
-        (the share of the doubt that is the seeds'), needed (seeds of each that a difference of `detect` needs; NaN
-        where no number is enough on these images). p, p_holm, of_seeds and needed are NaN where a model has one seed
-    images: how many all runs share; detect: the difference that `needed` is for
+    differences: one row per pair and group: a, b, group, difference (b − a), low, high, p, p_holm, significant,
+        of_seeds (the seeds' share of the variance), needed (seeds per model to find a difference of `detect`; NaN if no
+        number is enough on these images). p, p_holm, of_seeds and needed are NaN if a model has one seed
+    images: the number of images that all runs share; detect: the difference that `needed` is for
     """
 
     models: pd.DataFrame
@@ -63,15 +60,12 @@ class SeedComparison:
 
 
 def compare_seeds(
-    models: Mapping[str, Sequence[Sample]],
-    *,
-    level: float = 0.95,
-    detect: float = 0.005,
+    models: Mapping[str, Sequence[Sample]], *, level: float = 0.95, detect: float = 0.005
 ) -> SeedComparison:
     """Compares models by the runs of their seeds, all on the same images.
 
-    detect: the difference of PQ that `needed` is asked for
-    Raises BadArgument when runs differ in images, or `detect` is not above 0.
+    detect: the difference of PQ for which `needed` is computed
+    Raises BadArgument if runs differ in images, or `detect` is not above 0.
     """
     if not detect > 0:
         raise BadArgument(f"The difference to be found must be above 0, not {100 * detect:g} points.")
@@ -81,7 +75,7 @@ def compare_seeds(
     stack = Stack.of(samples)
     ends = np.cumsum([0, *map(len, models.values())])
     of = {
-        name: _Model.of([Jackknife.of(stack, run) for run in range(start, stop)])
+        name: _ModelSeeds.of([Jackknife.of(stack, run) for run in range(start, stop)])
         for name, (start, stop) in zip(models, pairwise(ends.tolist()), strict=True)
     }
     groups = [stack.scopes[group][0] for group in range(len(stack.members))]
@@ -104,26 +98,28 @@ def compare_seeds(
             )
     pairs = []
     for a, b in combinations(of, 2):
-        apart = _Difference.of(of[b], of[a])
-        estimate = apart.estimate()
+        more, less = of[b], of[a]
+        apart = more.mean - less.mean
+        by_images = _image_estimate(apart, more.single / more.seeds + less.single / less.seeds)
+        estimate = _add_seed_variance(by_images, [more, less])
+        of_seeds = more.of_seeds + less.of_seeds
         low, high = estimate.ends(level)
         p, total = estimate.p(), estimate.variance
-        alone = 1 in (of[a].seeds, of[b].seeds)
+        alone = 1 in (more.seeds, less.seeds)
         for group, label in enumerate(groups):
-            of_images = apart.of_images.variance[group]
             pairs.append(
                 {
                     "a": a,
                     "b": b,
                     "group": label,
-                    "difference": apart.value[group],
+                    "difference": apart.value[0, group],
                     "low": low[group],
                     "high": high[group],
                     "p": np.nan if alone else p[group],
-                    "of_seeds": np.nan if alone or total[group] <= 0 else apart.of_seeds[group] / total[group],
+                    "of_seeds": np.nan if alone or total[group] <= 0 else of_seeds[group] / total[group],
                     "needed": np.nan
                     if alone
-                    else seeds_needed(detect, of[a].spread[group], of[b].spread[group], of_images, level),
+                    else seeds_needed(detect, less.spread[group], more.spread[group], by_images.variance[group], level),
                 }
             )
     table = pd.DataFrame(pairs, columns=["a", "b", "group", "difference", "low", "high", "p", "of_seeds", "needed"])
@@ -133,11 +129,11 @@ def compare_seeds(
 
 
 @dataclass(frozen=True)
-class _Model:
-    """A model's seeds: arrays are (groups,).
+class _ModelSeeds:
+    """PQ of one model over its seeds: their mean, spread and extremes; arrays are (groups,).
 
-    mean: of the seeds; spread: their standard deviation, 0 of one seed
-    single: the variance of single seeds on single images, of one seed
+    mean: over the seeds; spread: their standard deviation, 0 for one seed
+    single: the variance of one seed that comes from effects on single images
     """
 
     seeds: int
@@ -148,59 +144,41 @@ class _Model:
     single: Float
 
     @staticmethod
-    def of(runs: Sequence[Jackknife]) -> "_Model":
-        """Makes it of the seeds' runs on the same images."""
+    def of(runs: Sequence[Jackknife]) -> "_ModelSeeds":
+        """Computes a model's statistics from the runs of its seeds, all on the same images."""
         n, mean = len(runs), Jackknife.mean(runs)
         pq = np.stack([run.value[0] for run in runs])
         spread = pq.std(axis=0, ddof=1) if n > 1 else np.zeros(pq.shape[1])
-        single = sum((_by_images(run.left_out[0] - mean.left_out[0]) for run in runs), np.zeros(pq.shape[1]))
-        return _Model(n, mean, spread, pq.min(axis=0), pq.max(axis=0), single / max(n - 1, 1))
+        single = sum((_jackknife_variance(run.left_out[0] - mean.left_out[0]) for run in runs), np.zeros(pq.shape[1]))
+        return _ModelSeeds(n, mean, spread, pq.min(axis=0), pq.max(axis=0), single / max(n - 1, 1))
 
     @property
     def of_seeds(self) -> Float:
-        """The variance of the seeds' mean that is theirs."""
+        """The variance of the mean PQ that comes from seeds, (groups,)."""
         return self.spread**2 / self.seeds
 
     def estimate(self) -> Estimate:
-        """(groups,) PQ over seeds and images."""
-        return _with_seeds(_of_pq(self.mean, self.single / self.seeds), [self])
+        """Estimates the model's PQ and its variance over seeds and images, (groups,)."""
+        return _add_seed_variance(_image_estimate(self.mean, self.single / self.seeds), [self])
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """The difference of two models, with the estimate by images alone and the variance that is the seeds'."""
-
-    value: Float
-    of_images: Estimate
-    of_seeds: Float
-    models: tuple[_Model, _Model]
-
-    @staticmethod
-    def of(model: _Model, less: _Model) -> "_Difference":
-        """Makes it for the difference `model` − `less`."""
-        apart = model.mean - less.mean
-        of_images = _of_pq(apart, model.single / model.seeds + less.single / less.seeds)
-        return _Difference(apart.value[0], of_images, model.of_seeds + less.of_seeds, (model, less))
-
-    def estimate(self) -> Estimate:
-        """(groups,) estimates over seeds and images."""
-        return _with_seeds(self.of_images, self.models)
-
-
-def _by_images(left_out: Float) -> Float:
-    """The variance over images of a score with each of them left out, (…, images)."""
+def _jackknife_variance(left_out: Float) -> Float:
+    """Returns the jackknife's variance of a score, given its values without each image, (…, images)."""
     units = left_out.shape[-1]
     return np.asarray(left_out.var(axis=-1) * (units - 1))
 
 
-def _of_pq(jackknife: Jackknife, single: Float) -> Estimate:
-    """PQ by images alone; single: the part of its variance that is single seeds' on single images."""
+def _image_estimate(jackknife: Jackknife, single: Float) -> Estimate:
+    """Estimates PQ and its variance over images alone.
+
+    single: the variance from single seeds on single images, which is subtracted
+    """
     found = jackknife.estimate()
     return Estimate(found.centre[0], np.maximum(found.variance[0] - single, 0), found.freedom[0])
 
 
-def _with_seeds(by_images: Estimate, models: Sequence[_Model]) -> Estimate:
-    """The estimate over images and the seeds of some models."""
+def _add_seed_variance(by_images: Estimate, models: Sequence[_ModelSeeds]) -> Estimate:
+    """Adds the variance of the models' seeds to an estimate over images; degrees of freedom are Satterthwaite's."""
     total = by_images.variance + sum(model.of_seeds for model in models)
     parts = by_images.variance**2 / by_images.freedom
     parts = parts + sum(model.of_seeds**2 / (model.seeds - 1) for model in models if model.seeds > 1)
@@ -209,12 +187,12 @@ def _with_seeds(by_images: Estimate, models: Sequence[_Model]) -> Estimate:
 
 
 def seeds_needed(detect: float, spread_a: float, spread_b: float, of_images: float, level: float = 0.95) -> float:
-    """How many seeds of each of two models find a difference `detect` in POWER of all cases; NaN if none are enough.
+    """Returns how many seeds per model find a difference `detect` in POWER of all cases; NaN if no number is enough.
 
     The smallest n ≥ 2 with detect ≥ (t₁ + t₂) · √(σ²_images + (s_a² + s_b²)/n), t₁ and t₂ the quantiles of Student's
-    t at (1 + level)/2 and POWER with 2(n − 1) degrees of freedom: power analysis of Welch's test as Colas et al. [2018]
-    have it for seeds, with what the images leave open added, which no number of seeds takes away.
-    spread_a, spread_b: standard deviations between seeds; of_images: variance of the difference by images
+    t at (1 + level)/2 and POWER with 2(n − 1) degrees of freedom: power analysis of Welch's test for seeds as in Colas
+    et al. [2018], plus the variance over images, which no number of seeds reduces.
+    spread_a, spread_b: standard deviations between seeds; of_images: variance of the difference over images
     """
     sure, power = NormalDist().inv_cdf((1 + level) / 2), NormalDist().inv_cdf(POWER)
     if detect <= (sure + power) * math.sqrt(of_images):

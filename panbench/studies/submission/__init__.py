@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "submission",
     "Predictions as COCO’s evaluation server takes them.",

@@ -10,14 +10,11 @@ from panbench.base.studies import Option
 from panbench.base.text import size_in_words
 from panbench.report.answers.options import ExportOptions
 
-__all__ = ["ServerOptions"]
-
 
 @dataclass(frozen=True)
 class ServerOptions(ExportOptions):
-    """What COCO's server needs to know of a submission."""
+    """The options of `panbench export coco-server`."""
 
-    panel: ClassVar[str] = "coco-server"
     formats: ClassVar[tuple[str, ...]] = ("coco-server",)
 
     testset: Annotated[str, Option("test-dev2017 or val2017.", "NAME", ("test-dev2017", "val2017"))] = "test-dev2017"
@@ -27,7 +24,7 @@ class ServerOptions(ExportOptions):
     )
 
     def export(self, run: Path, out: Path, overwrite: bool, reporter: Reporter) -> Sequence[str]:
-        """Packs the predictions of a run, or of a predictions JSON, checked before anything is written."""
+        """Checks the predictions of a run or a predictions JSON and writes the zip; returns what to print."""
         from panbench.studies.submission.submission import write_submission
 
         made = write_submission(

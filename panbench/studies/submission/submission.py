@@ -16,8 +16,8 @@ from typing import Any
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun, PredictionMismatch
 from panbench.base.files import atomic_write
+from panbench.base.program import default_threads
 from panbench.base.text import listed
-from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
 from panbench.datasets.fetch import coco_paths, panoptic_categories
 from panbench.panoptic.coco import read_ids, read_predictions_json
@@ -27,7 +27,7 @@ from panbench.runs import load_run, stored_predictions
 TESTSETS = ("test-dev2017", "val2017")
 
 # ZIP members carry a date; with a fixed one, equal predictions make equal files.
-_DATE = (1980, 1, 1, 0, 0, 0)
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def write_submission(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Submission:
-    """Checks a run's predictions against the test set's list of images, then writes the zip; nothing on any fault.
+    """Checks a run's predictions against the test set's list of images; writes the zip if they have no fault.
 
-    run: a run folder with predictions, or a predictions JSON with its PNGs beside it
+    run: a run folder with predictions, or a predictions JSON with its PNGs next to it
     out: the zip, or a folder for one under the server's name
     algorithm: the name on the leaderboard; by default the model's
     images: the list of images; by default COCO's under data/coco (panoptic_image_info_test-dev2017.json)
@@ -62,7 +62,7 @@ def write_submission(
     """
     if testset not in TESTSETS:
         raise BadArgument(f"The test set {testset!r} is unknown; choose from {' and '.join(TESTSETS)}.")
-    predictions, model = _predictions(Path(run))
+    predictions, model = _predictions_to_submit(Path(run))
     name = algorithm if algorithm is not None else re.sub(r"[^A-Za-z0-9_-]+", "-", model).strip("-")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise BadArgument(f"The algorithm's name {name!r} may contain only letters, digits, - and _; give another.")
@@ -72,22 +72,22 @@ def write_submission(
         target = target / f"{stem}.zip"
     if target.exists() and not overwrite:
         raise BadArgument(f"{target} already exists. Give another name, or --overwrite.")
-    listed_images = _images(images if images is not None else _default_images(testset))
-    _check_images(predictions, listed_images)
+    listed_images = _image_sizes(images if images is not None else _default_image_list(testset))
+    _check_all_predicted(predictions, listed_images)
     records = _checked_records(predictions, listed_images, progress)
     document = json.dumps({"annotations": records}, separators=(",", ":")).encode()
     with atomic_write(target) as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
-        _write(archive, f"{stem}.json", document, zipfile.ZIP_DEFLATED)
+        _write_member(archive, f"{stem}.json", document, zipfile.ZIP_DEFLATED)
         for record in records:
             content = predictions.png_path(record["image_id"]).read_bytes()
             # PNGs are already compressed.
-            _write(archive, f"{stem}/{record['file_name']}", content, zipfile.ZIP_STORED)
+            _write_member(archive, f"{stem}/{record['file_name']}", content, zipfile.ZIP_STORED)
     n_segments = sum(len(record["segments_info"]) for record in records)
     return Submission(target, f"{stem}.json", stem, len(records), n_segments, target.stat().st_size)
 
 
-def _predictions(run: Path) -> tuple[PanopticSet, str]:
-    """The predictions of a run folder or a JSON, and the name of what made them."""
+def _predictions_to_submit(run: Path) -> tuple[PanopticSet, str]:
+    """Returns the predictions of a run folder or a JSON, and the name of the model, folder or file."""
     if not run.is_dir():
         if not run.exists():
             raise BadRun(f"{run} does not exist. Give a run folder or a predictions JSON.")
@@ -109,10 +109,11 @@ def _predictions(run: Path) -> tuple[PanopticSet, str]:
     return read_predictions_json(path, run / "predictions"), name
 
 
-def _default_images(testset: str) -> Path:
-    path = coco_paths("data/coco", "test-dev" if testset == "test-dev2017" else "val")[0]
+def _default_image_list(testset: str) -> Path:
+    """Returns the file with COCO's list of the test set's images. Raises BadDataset if it was not downloaded."""
+    split = testset.removesuffix("2017")
+    path = coco_paths("data/coco", split)[0]
     if not path.is_file():
-        split = "test-dev" if testset == "test-dev2017" else "val"
         raise BadDataset(
             f"{path}, the list of the test set's images, was not found. Fetch it with "
             f"`panbench data coco --split {split} --limit 1`, or name it with --image-list."
@@ -120,8 +121,8 @@ def _default_images(testset: str) -> Path:
     return path
 
 
-def _images(path: str | os.PathLike[str]) -> dict[int, tuple[int, int]]:
-    """(height, width) by image id."""
+def _image_sizes(path: str | os.PathLike[str]) -> dict[int, tuple[int, int]]:
+    """Reads a list of images in COCO's format; returns (height, width) by image id."""
     try:
         images = json.loads(Path(path).read_bytes())["images"]
         return {int(image["id"]): (int(image["height"]), int(image["width"])) for image in images}
@@ -129,7 +130,7 @@ def _images(path: str | os.PathLike[str]) -> dict[int, tuple[int, int]]:
         raise BadDataset(f"{path} is not a list of images in COCO's format ({error!r}).") from error
 
 
-def _check_images(predictions: PanopticSet, images: dict[int, tuple[int, int]]) -> None:
+def _check_all_predicted(predictions: PanopticSet, images: dict[int, tuple[int, int]]) -> None:
     missing = [image_id for image_id in images if image_id not in predictions.annotations]
     if missing:
         raise PredictionMismatch(
@@ -146,17 +147,18 @@ def _check_images(predictions: PanopticSet, images: dict[int, tuple[int, int]]) 
 def _checked_records(
     predictions: PanopticSet, images: dict[int, tuple[int, int]], progress: Callable[[int, int], None] | None
 ) -> list[dict[str, Any]]:
-    """One record per image, in the order of the test set. One error names the first faults and counts all."""
+    """Checks all predictions; returns a record per image in the test set's order. Raises one error for all faults."""
     categories = {category["id"] for category in panoptic_categories()}
-    names = [_png_name(predictions.annotations[image_id]) for image_id in images]
+    names = [_submitted_png(predictions.annotations[image_id]) for image_id in images]
     if len(set(names)) != len(names):
         raise PredictionMismatch(f"{predictions.path}: several images have the same PNG.")
 
     def check(image_id: int) -> list[str]:
-        return list(_faults(predictions, predictions.annotations[image_id], images[image_id], categories))
+        """Returns the faults of an image's prediction."""
+        return _prediction_faults(predictions, predictions.annotations[image_id], images[image_id], categories)
 
     faults: list[str] = []
-    with ThreadPoolExecutor(default_threads(besides=1)) as pool:
+    with ThreadPoolExecutor(default_threads(extra=1)) as pool:
         for number, found in enumerate(pool.map(check, images), 1):
             faults.extend(found)
             if progress is not None:
@@ -164,12 +166,13 @@ def _checked_records(
     if faults:
         more = f" ({len(faults) - 3:,} more like this)" if len(faults) > 3 else ""
         raise PredictionMismatch(f"Not written: {' '.join(faults[:3])}{more}")
-    return [_record(predictions.annotations[image_id]) for image_id in images]
+    return [_submitted_record(predictions.annotations[image_id]) for image_id in images]
 
 
-def _faults(
+def _prediction_faults(
     predictions: PanopticSet, annotation: Annotation, shape: tuple[int, int], categories: set[int]
-) -> "list[str]":
+) -> list[str]:
+    """Returns a sentence for each fault of an image's prediction that the server would reject."""
     where = f"Image {annotation.image_id}"
     try:
         ids = read_ids(predictions, annotation.image_id, shape, PredictionMismatch)
@@ -188,20 +191,23 @@ def _faults(
     return faults
 
 
-def _png_name(annotation: Annotation) -> str:
+def _submitted_png(annotation: Annotation) -> str:
+    """Returns the name of an image's PNG in the zip."""
     return Path(annotation.file_name).with_suffix(".png").name
 
 
-def _record(annotation: Annotation) -> dict[str, Any]:
+def _submitted_record(annotation: Annotation) -> dict[str, Any]:
+    """Returns an image's record in the submitted JSON."""
     return {
         "image_id": annotation.image_id,
-        "file_name": _png_name(annotation),
+        "file_name": _submitted_png(annotation),
         "segments_info": [{"id": segment.id, "category_id": segment.category_id} for segment in annotation.segments],
     }
 
 
-def _write(archive: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
-    info = zipfile.ZipInfo(name, _DATE)
+def _write_member(archive: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
+    """Adds a file to the zip, under a fixed date, so that equal predictions make equal zips."""
+    info = zipfile.ZipInfo(name, _FIXED_DATE)
     info.compress_type = method
     info.external_attr = 0o644 << 16
     archive.writestr(info, content)

@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "tradeoffs",
     "PQ against time: what a decoder layer and a larger image are worth.",

@@ -1,8 +1,8 @@
 """PQ against time: the steps of a run (its earlier layers, or other sizes), each with its interval and its time.
 
-A step's PQ has the jackknife's interval; its difference to the run itself the paired jackknife's and a p-value
-corrected for all steps (metrics/uncertainty.py). Times were measured on some images, one at a time, the steps in turns:
-of a layer, the network cut after it, so that a time is what such a model would take.
+A step's PQ has the jackknife's interval; its difference to the run itself has the paired jackknife's and a p-value
+corrected for all steps (metrics/uncertainty.py). Times are measured on some images, one at a time, the steps in turns;
+for a layer, the network is cut after it, so the time is that of a model with so many layers.
 """
 
 import json
@@ -18,25 +18,24 @@ from panbench.base.errors import BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import in_sentence
 from panbench.metrics.jackknife import intervals
-from panbench.metrics.samples import Sample, SampleFold
-from panbench.metrics.uncertainty import weigh
-from panbench.report.answers.comparison import corrected_p
-from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.metrics.samples import Sample
+from panbench.metrics.uncertainty import compare_runs
+from panbench.report.answers.answer import Answer
+from panbench.report.answers.comparison import corrected_p, sample_of
+from panbench.report.answers.grid import ABSENT, Grid, interval_text, known, percent
 from panbench.report.answers.tables import headline
 from panbench.runs import Run, load_run
-from panbench.runs.alike import differing_settings
-from panbench.studies.tradeoffs.places import LAYERS, SIZES, Kind
-
-__all__ = ["Step", "Tradeoff", "tradeoff_curves", "tradeoff_grids", "tradeoff_record", "tradeoffs"]
+from panbench.runs.comparable import differing_settings
+from panbench.studies.tradeoffs.steps import LAYERS, SIZES, StepKind
 
 
 @dataclass(frozen=True)
 class Step:
-    """One layer or size. Fractions 0–1; None for what does not exist.
+    """PQ and time of one layer or size; fractions 0–1, None for missing numbers.
 
-    number: of the layer, or the factor; is_run: whether it is the run itself (the last layer, size 1)
-    lost: PQ of the run itself less this one's, with its 95 % interval and corrected p-value
-    milliseconds: the median for an image, with the first and third quartile
+    number: the layer's number, or the factor of the size; is_run: True for the run itself (the last layer, size 1)
+    lost: PQ of the run itself minus this step's, with its 95 % interval and corrected p-value
+    milliseconds: median, first and third quartile for an image
     """
 
     number: float
@@ -54,78 +53,85 @@ class Step:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """The steps of one run, from the fastest on. timed: how many images were timed, on what, or None."""
+    """The layers or sizes of one run, ascending, each with PQ and time.
+
+    timed: the record of the times, if they were measured
+    """
 
     run: Run
-    kind: Kind
+    kind: StepKind
     steps: tuple[Step, ...]
     timed: Mapping[str, Any] | None
 
     @property
-    def whole(self) -> Step:
-        """The run itself."""
+    def own_step(self) -> Step:
+        """The layer or size of the run itself: its last layer, or size 1."""
         return next(step for step in self.steps if step.is_run)
 
     @property
     def enough(self) -> Step | None:
-        """The first step that is not significantly worse than the run itself; None where nothing was tested."""
+        """The lowest layer or size that is not significantly worse than the run itself; None without tests."""
         if all(step.p is None for step in self.steps):
             return None
         return next(step for step in self.steps if step.is_run or not _is_worse(step))
 
 
 def _is_worse(step: Step) -> bool:
+    """Returns True if a layer or size is significantly worse than the run itself."""
     return bool(step.p is not None and step.p < 0.05 and step.lost is not None and step.lost > 0)
 
 
 def tradeoffs(runs: Sequence[Run], *, tested: bool = True, reporter: Reporter = SILENT) -> list[Tradeoff]:
-    """The layers and the sizes of each run that has any beside it; runs of a step themselves are left out.
+    """Reads PQ and times of each run's layers and sizes; skips runs that are a layer or size of another run.
 
-    tested: also differences, with p-values
-    Raises BadRun for a run without any, and for runs beside it that are not of its model, data and images.
+    tested: also test differences to the run itself
+    Raises BadRun for a run without steps, and for steps of another model, other data or other images.
     """
     found = []
     for run in runs:
         if _is_step(run):
             continue
         run.require_images("measure")
-        own = [each for kind in (LAYERS, SIZES) if (each := _of_run(run, kind, tested, reporter)) is not None]
+        own = [each for kind in (LAYERS, SIZES) if (each := _tradeoff_of(run, kind, tested, reporter)) is not None]
         if not own:
+            run.require_model("ask for earlier layers or other sizes")
             raise BadRun(
-                f"{run.path or run.name} has no runs of other layers or sizes beside it. `panbench eval --layers all "
+                f"{run.path or run.name} has no runs of other layers or sizes next to it. `panbench eval --layers all "
                 "--resume`, or --size 0.5,0.75,1, with the options of the run makes them."
             )
         found += own
     if not found:
-        raise BadRun("These are runs of single layers or sizes. Name the run that they stand beside.")
+        raise BadRun("These are runs of single layers or sizes. Name the run next to them.")
     return found
 
 
 def _is_step(run: Run) -> bool:
+    """Returns True if a run is itself a layer or a size of another run."""
     return any(kind.word in run.info.arguments for kind in (LAYERS, SIZES))
 
 
-def _of_run(run: Run, kind: Kind, tested: bool, reporter: Reporter) -> Tradeoff | None:
+def _tradeoff_of(run: Run, kind: StepKind, tested: bool, reporter: Reporter) -> Tradeoff | None:
+    """Reads the layers or the sizes next to a run, with tests and times; None if there are none."""
     if run.path is None:
         return None
     home = Path(run.path)
-    beside = {step: load_run(kind.folder(home, step)) for step in kind.steps_of(home)}
-    if not beside:
+    step_runs = {step: load_run(kind.folder(home, step)) for step in kind.steps_of(home)}
+    if not step_runs:
         return None
-    for other in beside.values():
-        _check_alike(run, other, kind)
-    times = _times(kind.times(home), run)
-    own = _number_of_run(beside, kind)
-    members = {**{float(step): other for step, other in beside.items()}, own: run}
+    for other in step_runs.values():
+        _check_step_alike(run, other, kind)
+    times = _read_times(kind.times(home), run)
+    own = _own_number(step_runs, kind)
+    members = {**{float(step): other for step, other in step_runs.items()}, own: run}
     images = run.images
-    samples = {str(number): _sample(members[number], images) for number in sorted(members)}
-    tests = _tests(samples, str(own), reporter) if tested else {}
+    samples = {str(number): sample_of(members[number], images) for number in sorted(members)}
+    tests = _tests_against(samples, str(own), reporter) if tested else {}
     spent = {} if times is None else times["milliseconds"]
     steps = [
         Step(
             number,
             number == own,
-            *_pq(samples[str(number)]),
+            *_pq_with_interval(samples[str(number)]),
             **tests.get(str(number), {}),
             milliseconds=_quartiles(spent.get(f"{number:g}")),
         )
@@ -134,18 +140,18 @@ def _of_run(run: Run, kind: Kind, tested: bool, reporter: Reporter) -> Tradeoff 
     return Tradeoff(run, kind, tuple(steps), times)
 
 
-def _number_of_run(beside: Mapping[str, Run], kind: Kind) -> float:
-    """The run's own step: 1 of sizes; of layers, how many there are. Raises BadRun where runs do not agree."""
+def _own_number(step_runs: Mapping[str, Run], kind: StepKind) -> float:
+    """Returns the number of layers of the run itself, or its size, 1. Raises BadRun if the layers contradict."""
     if kind is SIZES:
         return 1.0
-    counts = {str(run.info.arguments[kind.word]).partition(" of ")[2] for run in beside.values()}
+    counts = {str(run.info.arguments[kind.word]).partition(" of ")[2] for run in step_runs.values()}
     if len(counts) > 1 or not next(iter(counts)).isdigit():
-        raise BadRun(f"{in_sentence(str(run.path) for run in beside.values())} are not layers of one decoder.")
+        raise BadRun(f"{in_sentence(str(run.path) for run in step_runs.values())} are not layers of one decoder.")
     return float(counts.pop())
 
 
-def _check_alike(run: Run, other: Run, kind: Kind) -> None:
-    """Raises BadRun when a step is not of the run's model, data, settings and images."""
+def _check_step_alike(run: Run, other: Run, kind: StepKind) -> None:
+    """Raises BadRun if the run of a layer or size has another model, other data, settings or images."""
     if kind.word not in other.info.arguments:
         raise BadRun(f"{other.path} does not say which {kind.word} it is of. Move it elsewhere.")
     apart = (kind.word, "batch_size", "save_predictions", "definitions")
@@ -162,8 +168,8 @@ def _check_alike(run: Run, other: Run, kind: Kind) -> None:
         )
 
 
-def _times(path: Path, run: Run) -> dict[str, Any] | None:
-    """The record of `further_runs`, if it is of the run's weights; None without one. Raises BadRun for a bad one."""
+def _read_times(path: Path, run: Run) -> dict[str, Any] | None:
+    """Reads the record of times; None if there is none for the run's weights. Raises BadRun for a damaged file."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -177,30 +183,24 @@ def _times(path: Path, run: Run) -> dict[str, Any] | None:
     return found if found.get("weights_sha256") == weights else None
 
 
-def _sample(run: Run, images: Any) -> Sample:
-    sample = SampleFold(run.categories, images)
-    run.fold(sample, images=images)
-    return sample.result()
-
-
-def _pq(sample: Sample) -> tuple[float | None, float | None, float | None]:
-    """PQ of all categories and its interval."""
+def _pq_with_interval(sample: Sample) -> tuple[float | None, float | None, float | None]:
+    """Returns PQ of all categories with the ends of its interval."""
     table = intervals(sample, groups_only=True)
     (row,) = table[(table["group"] == "All") & (table["metric"] == "PQ")].itertuples()
-    return _known(row.value), _known(row.low), _known(row.high)
+    return known(row.value), known(row.low), known(row.high)
 
 
-def _tests(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """The loss of each step but the run itself, as fields of `Step`."""
-    table = weigh(samples, baseline=own, reporter=reporter).differences
+def _tests_against(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Tests PQ of each layer or size against the run itself; returns fields of `Step` for each."""
+    table = compare_runs(samples, baseline=own, reporter=reporter).differences
     of_all = table[(table["group"] == "All") & (table["metric"] == "PQ")]
     return {
-        # `weigh` has the run less the baseline.
+        # `compare_runs` returns step − run.
         str(row.b): {
-            "lost": _known(-row.difference),
-            "lost_low": _known(-row.high),
-            "lost_high": _known(-row.low),
-            "p": _known(row.p_holm),
+            "lost": known(-row.difference),
+            "lost_low": known(-row.high),
+            "lost_high": known(-row.low),
+            "p": known(row.p_holm),
             "at_floor": bool(row.at_floor),
         }
         for row in of_all.itertuples()
@@ -208,23 +208,40 @@ def _tests(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[
 
 
 def _quartiles(spent: Sequence[float] | None) -> tuple[float, float, float] | None:
+    """Returns the median, the first and the third quartile of times; None without times."""
     if not spent:
         return None
     first, median, third = np.quantile(spent, [0.25, 0.5, 0.75])
     return float(median), float(first), float(third)
 
 
-def _known(value: Any) -> float | None:
-    return None if pd.isna(value) else float(value)
+@dataclass(frozen=True)
+class TradeoffAnswer(Answer):
+    """The answer of `compare --tradeoffs`, as tables and JSON.
+
+    digits: decimals of percentages
+    """
+
+    found: tuple[Tradeoff, ...]
+    digits: int = 2
+
+    @property
+    def grids(self) -> list[Grid]:
+        """A table per run: PQ by layer or size, its loss against the run, and its time."""
+        return [_tradeoff_grid(each, self.digits) for each in self.found]
+
+    def record(self) -> list[dict[str, Any]]:
+        """Returns the output of --json: fractions 0–1 and milliseconds, None for missing numbers."""
+        return [_tradeoff_record(one) for one in self.found]
+
+    def table(self) -> pd.DataFrame:
+        """Returns one row per layer or size: fractions and milliseconds."""
+        return tradeoff_curves(self.found, [one.run.name for one in self.found])
 
 
-def tradeoff_grids(found: Sequence[Tradeoff], digits: int = 1) -> list[Grid]:
-    """A table for each run: PQ by layer or size, what it loses, and its time."""
-    return [_grid(each, digits) for each in found]
-
-
-def _grid(one: Tradeoff, digits: int) -> Grid:
-    whole = one.whole.milliseconds
+def _tradeoff_grid(one: Tradeoff, digits: int) -> Grid:
+    """Tabulates PQ, loss, p and time of each layer or size of a run."""
+    own_time = one.own_step.milliseconds
     rows = []
     for step in one.steps:
         time = step.milliseconds
@@ -232,22 +249,22 @@ def _grid(one: Tradeoff, digits: int) -> Grid:
             (
                 f"{step.number:g}",
                 percent(step.PQ, digits),
-                _span(step.low, step.high, digits),
+                interval_text(step.low, step.high, digits),
                 ABSENT if step.is_run else percent(step.lost, digits),
-                ABSENT if step.is_run else _span(step.lost_low, step.lost_high, digits, with_sign=True),
+                ABSENT if step.is_run else interval_text(step.lost_low, step.lost_high, digits, with_sign=True),
                 ABSENT if step.p is None else corrected_p(step.p, step.at_floor),
                 ABSENT if time is None else f"{time[0]:.1f}",
                 ABSENT if time is None else f"[{time[1]:.1f}, {time[2]:.1f}]",
-                ABSENT if time is None or whole is None else f"{whole[0] / time[0]:.2f}×",
+                ABSENT if time is None or own_time is None else f"{own_time[0] / time[0]:.2f}×",
             )
         )
     heads = (one.kind.word, "PQ", "95 % interval", "loses", "95 % interval", "p", "ms/image", "middle half", "speed")
-    notes = tuple(filter(None, (_finding(one), _how_timed(one))))
+    notes = tuple(filter(None, (_enough_in_words(one), _timing_in_words(one))))
     return Grid(heads, tuple(rows), words=1, title=f"{headline(one.run)}: PQ by {one.kind.word}", notes=notes)
 
 
-def _finding(one: Tradeoff) -> str:
-    """The first step that is not significantly worse than the run itself, in a sentence."""
+def _enough_in_words(one: Tradeoff) -> str:
+    """Returns a sentence on the lowest layer or size that is not significantly worse than the run itself."""
     enough = one.enough
     if enough is None:
         return ""
@@ -260,7 +277,8 @@ def _finding(one: Tradeoff) -> str:
     )
 
 
-def _how_timed(one: Tradeoff) -> str:
+def _timing_in_words(one: Tradeoff) -> str:
+    """Returns a sentence on how the times were measured, or how to measure them."""
     if one.timed is None:
         return f"No times: `panbench eval --{'layers' if one.kind is LAYERS else 'size'} … --resume` measures them."
     images = max((len(spent) for spent in one.timed["milliseconds"].values()), default=0)
@@ -269,53 +287,40 @@ def _how_timed(one: Tradeoff) -> str:
     return (
         f"{spent} of {what}, without reading and fusion; the median of {images} images, one at a time, on "
         f"{one.timed.get('device')} ({one.timed.get('threads')} threads), in {one.timed.get('precision')}"
-        f"{_load(one.timed)}."
+        f"{_load_in_words(one.timed)}."
     )
 
 
-def _load(timed: Mapping[str, Any]) -> str:
-    """How many processes wanted to run while times were measured, where the system says it."""
+def _load_in_words(timed: Mapping[str, Any]) -> str:
+    """Returns a clause with the machine's load (runnable processes) during timing, if it was recorded."""
     load = timed.get("load")
     return f"; load of the machine {load:.1f}" if isinstance(load, float) else ""
 
 
-def _span(low: float | None, high: float | None, digits: int, *, with_sign: bool = False) -> str:
-    if low is None or high is None:
-        return ABSENT
-    show = signed if with_sign else percent
-    return f"[{show(low, digits)}, {show(high, digits)}]"
-
-
-def tradeoff_record(found: Sequence[Tradeoff]) -> list[dict[str, Any]]:
-    """What `tradeoffs --json` prints: fractions 0–1, milliseconds, None where there is none."""
-    return [
-        {
-            "run": one.run.name,
-            "title": None if one.run.info.model is None else one.run.info.model.title,
-            "by": one.kind.word,
-            "images": len(one.run.images),
-            "timed_on": None
-            if one.timed is None
-            else {name: one.timed.get(name) for name in ("device", "threads", "precision", "clock", "load")},
-            "steps": [
-                {
-                    one.kind.word: int(step.number) if one.kind is LAYERS else step.number,
-                    **{
-                        name: getattr(step, name)
-                        for name in ("PQ", "low", "high", "lost", "lost_low", "lost_high", "p")
-                    },
-                    "milliseconds": None if step.milliseconds is None else step.milliseconds[0],
-                    "milliseconds_quartiles": None if step.milliseconds is None else list(step.milliseconds[1:]),
-                }
-                for step in one.steps
-            ],
-        }
-        for one in found
-    ]
+def _tradeoff_record(one: Tradeoff) -> dict[str, Any]:
+    """Returns a run's layers or sizes as `compare --tradeoffs --json` prints them."""
+    return {
+        "run": one.run.name,
+        "title": None if one.run.info.model is None else one.run.info.model.title,
+        "by": one.kind.word,
+        "images": len(one.run.images),
+        "timed_on": None
+        if one.timed is None
+        else {name: one.timed.get(name) for name in ("device", "threads", "precision", "clock", "load")},
+        "steps": [
+            {
+                one.kind.word: int(step.number) if one.kind is LAYERS else step.number,
+                **{name: getattr(step, name) for name in ("PQ", "low", "high", "lost", "lost_low", "lost_high", "p")},
+                "milliseconds": None if step.milliseconds is None else step.milliseconds[0],
+                "milliseconds_quartiles": None if step.milliseconds is None else list(step.milliseconds[1:]),
+            }
+            for step in one.steps
+        ],
+    }
 
 
 def tradeoff_curves(found: Sequence[Tradeoff], titles: Sequence[str]) -> pd.DataFrame:
-    """A row a step: run, by, step, PQ, low, high, milliseconds, first and third quartile; NaN for what is absent."""
+    """Returns one row per layer or size: run, by, step, PQ, low, high, milliseconds and their quartiles."""
     rows = [
         {
             "run": title,

@@ -1,11 +1,11 @@
-"""What follows the first run: runs at other sizes, and the time that each layer or size takes."""
+"""Evaluates a model at other sizes, and measures the time of each layer or size."""
 
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,18 +14,38 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.evaluate import evaluate_rules
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.model import Model
-from panbench.studies.tradeoffs.layered_model import cut_after, layered
-from panbench.studies.tradeoffs.places import LAYERS, SIZES, Kind
-from panbench.studies.tradeoffs.scaled_model import ScaledModel
+from panbench.models.model import Model, Wrapped, running_settings
+from panbench.runs import ModelRecord
+from panbench.studies.tradeoffs.layered_model import cut_after, layered_model_in
+from panbench.studies.tradeoffs.steps import LAYERS, SIZES, StepKind
 
 if TYPE_CHECKING:
     from panbench.models.rules import Rule
 
-__all__ = ["TIMED_IMAGES", "evaluate_sizes", "milliseconds", "time_layers", "time_sizes"]
+
+class ScaledModel(Wrapped):
+    """Wraps a model and scales its input by `factor`."""
+
+    def __init__(self, model: Model, factor: float) -> None:
+        """Wraps a model for one size. Raises BadArgument if it takes only one size, or is not a plain network."""
+        super().__init__(model.scaled(factor))
+        self.factor = factor
+        self.spec = replace(model.spec, title=f"{model.spec.title}@size{factor:g}")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that must match to resume a run: the model's, and the size."""
+        return {**running_settings(self.inner), SIZES.word: f"{self.factor:g}"}
+
+    def describe(self) -> ModelRecord:
+        """Returns the model's record with the size in its name, without the published number of size 1."""
+        found = self.inner.describe()
+        name, title = (None if each is None else f"{each}@size{self.factor:g}" for each in (found.name, found.title))
+        return replace(found, name=name, title=title, published=None)
+
 
 TIMED_IMAGES = 10
-"""Each step is timed on so many images, one at a time, in turns with the others."""
+"""The number of images on which each step is timed, one at a time, in turns with the others."""
 
 
 def evaluate_sizes(
@@ -36,22 +56,22 @@ def evaluate_sizes(
     options: EvaluateOptions,
     reporter: Reporter = SILENT,
 ) -> None:
-    """Evaluates a model at each size into runs of their own, and times all sizes.
+    """Evaluates a model at each size, into runs of their own, and times all sizes.
 
-    folders: of the runs at size 1, by rule; each further run resumes by itself
+    folders: those of the runs at size 1, by rule
     """
     options = replace(options, save_predictions=False, keep_candidates=False)
     for factor in factors:
-        beside = {rule: SIZES.folder(home, f"{factor:g}") for rule, home in folders.items()}
-        evaluate_rules(ScaledModel(model, factor), dataset, beside, options, reporter)
+        extra = {rule: SIZES.folder(home, f"{factor:g}") for rule, home in folders.items()}
+        evaluate_rules(ScaledModel(model, factor), dataset, extra, options, reporter)
     time_sizes(model, dataset, folders, factors, reporter)
 
 
 def time_layers(model: Model, dataset: Dataset, folders: "Mapping[Rule, Path]", reporter: Reporter = SILENT) -> None:
-    """Times the network cut after each layer that has a run, and the whole one."""
-    of = layered(model)
-    models: dict[str, Model] = {str(layer): cut_after(of.network, layer) for layer in of.earlier}
-    _time(LAYERS, {**models, str(of.count): of.network}, dataset, list(folders.values()), reporter)
+    """Measures the time of the network cut after each layer that has a run, and of the complete network."""
+    wrapper = layered_model_in(model)
+    models: dict[str, Model] = {str(layer): cut_after(wrapper.network, layer) for layer in wrapper.earlier}
+    _write_times(LAYERS, {**models, str(wrapper.count): wrapper.network}, dataset, list(folders.values()), reporter)
 
 
 def time_sizes(
@@ -61,15 +81,17 @@ def time_sizes(
     factors: Sequence[float],
     reporter: Reporter = SILENT,
 ) -> None:
-    """Times the network at each size, and at its own."""
+    """Measures the time of the network at each size, and at size 1."""
     models = {f"{factor:g}": ScaledModel(model, factor) for factor in factors}
-    _time(SIZES, {**models, "1": model}, dataset, list(folders.values()), reporter)
+    _write_times(SIZES, {**models, "1": model}, dataset, list(folders.values()), reporter)
 
 
-def _time(kind: Kind, models: Mapping[str, Model], dataset: Dataset, homes: Sequence[Path], reporter: Reporter) -> None:
-    """Writes the milliseconds that each model takes for an image beside each run of `homes`.
+def _write_times(
+    kind: StepKind, models: Mapping[str, Model], dataset: Dataset, homes: Sequence[Path], reporter: Reporter
+) -> None:
+    """Measures each model's milliseconds per image, and writes them to a file next to each run.
 
-    On a CPU they are CPU time of all threads: other programs hardly change it, where they double the time by the clock.
+    On a CPU this is the CPU time of all threads: other programs hardly change it, but can double wall-clock time.
     """
     reporter.status(f"Timing {kind.plural}")
     first = next(iter(models.values()))
@@ -92,23 +114,24 @@ def _time(kind: Kind, models: Mapping[str, Model], dataset: Dataset, homes: Sequ
 def milliseconds(
     models: Mapping[str, Model], dataset: Dataset, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """What each model's network takes for each of some images, one image at a time, the models in turns.
+    """Measures the milliseconds per image of each model's network, one image at a time, the models in turns.
 
-    Reading and resizing, fusion and scoring are not in it: they are the same for all layers.
+    Reading, resizing, fusion and scoring are excluded: they take the same time for all layers.
     """
     spent: dict[str, list[float]] = {step: [] for step in models}
     for number, scene in enumerate((dataset.scenes[0], *dataset.scenes[:TIMED_IMAGES])):
         for step, model in models.items():
             loaded = [model.load(scene)]
-            _wait(model)
+            _synchronize(model)
             began = clock()
             model.candidates(loaded)
-            _wait(model)
+            _synchronize(model)
             if number:  # the first is a warm-up
                 spent[step].append(1000 * (clock() - began))
     return spent
 
 
-def _wait(model: Model) -> None:
+def _synchronize(model: Model) -> None:
+    """Waits for the GPU's pending work, if the model is on a GPU."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

@@ -1,18 +1,17 @@
-"""`panbench eval --layers` and `--size`: further runs of each model, of its earlier layers or of resized images."""
+"""`panbench eval --layers` and `--size`: also evaluates earlier decoder layers, or images of other sizes."""
 
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from panbench.base.errors import BadArgument
 from panbench.base.studies import Option
 from panbench.base.text import listed
-from panbench.catalog import WITHOUT_QUERIES
 from panbench.evaluation.options import EvaluateOptions, Evaluation, Joined, StudyOptions
-from panbench.studies.tradeoffs.places import no_layers
+from panbench.studies.tradeoffs.steps import no_layers
 
 if TYPE_CHECKING:
     from panbench.base.reporter import Reporter
@@ -21,32 +20,26 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.models.rules import Rule
 
-__all__ = ["ALL", "TradeoffOptions"]
-
 ALL = "all"
 _MOST_LAYERS = 12
-"""For how many further runs the disk must have room before the number of layers is known."""
+"""The number of further runs to reserve disk space for while the number of layers is unknown."""
 _SMALLEST, _LARGEST = 0.1, 4.0
 
 
 @dataclass(frozen=True)
 class TradeoffOptions(StudyOptions):
-    """The decoder layers whose answers are scored, too, and the sizes at which images are shown, too."""
-
-    panel: ClassVar[str] = "PQ against time"
+    """The options `--layers` and `--size`: also evaluate earlier decoder layers, or images of other sizes."""
 
     layers: Annotated[
         str | None,
         Option(
-            "Also score what the heads answer after these decoder layers, from the same forward pass: all, or 1,3,6. "
-            "`panbench compare --tradeoffs` reads the runs.",
+            "Also score earlier decoder layers, from the same pass, for `compare --tradeoffs`: all, or 1,3,6.",
             "LAYERS",
             (ALL,),
         ),
     ] = None
     size: Annotated[
-        str | None,
-        Option("Also show images this many times as large, each in a run of its own: 0.5,0.75,1.", "FACTORS"),
+        str | None, Option("Also evaluate images of other sizes, for `compare --tradeoffs`: 0.5,0.75,1.", "FACTORS")
     ] = None
 
     def __post_init__(self) -> None:
@@ -57,7 +50,7 @@ class TradeoffOptions(StudyOptions):
 
     @functools.cached_property
     def chosen(self) -> tuple[int, ...] | None:
-        """The layers that are named, ascending; None for all of them, () for none."""
+        """The layers that `--layers` names, ascending; None for all, () without the option."""
         if self.layers is None:
             return ()
         if self.layers.strip().lower() == ALL:
@@ -71,7 +64,7 @@ class TradeoffOptions(StudyOptions):
 
     @functools.cached_property
     def factors(self) -> tuple[float, ...]:
-        """The sizes other than 1, ascending."""
+        """The sizes that `--size` names, other than 1, ascending."""
         if self.size is None:
             return ()
         words = [word.strip() for word in self.size.split(",") if word.strip()]
@@ -89,16 +82,18 @@ class TradeoffOptions(StudyOptions):
 
     @property
     def further_runs(self) -> int:
-        """A run for each layer but the last, which is the run itself, and for each size but 1."""
+        """The number of further runs: one per earlier layer and per size other than 1."""
         return len(self.factors) + (_MOST_LAYERS if self.chosen is None else len(self.chosen))
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
-        """The same. Raises BadArgument for other studies' options that contradict."""
-        self._refuse_others(options)
+        """Called on the command line: raises BadArgument for contradicting options of other studies."""
+        self._refuse_contradictions(options)
         return options
 
     def check_models(self, specs: "Sequence[ModelSpec]") -> None:
-        """Raises BadArgument for models without a decoder of layers."""
+        """Raises BadArgument if `--layers` is given for models without a decoder of layers."""
+        from panbench.catalog import WITHOUT_QUERIES
+
         for spec in specs:
             if self.layers is not None and spec.family in WITHOUT_QUERIES:
                 raise no_layers(spec.title)
@@ -110,31 +105,31 @@ class TradeoffOptions(StudyOptions):
             raise BadArgument(f"{name} needs ground truth: it measures PQ against time. Add --gt.")
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
-        """The model with the answers of its earlier layers. Raises BadArgument where it has none, or no such sizes."""
+        """Called before a pass: wraps the model to return earlier layers. Raises BadArgument if it lacks these."""
         if self.layers is not None:
             from panbench.studies.tradeoffs.layered_model import LayeredModel
 
             return LayeredModel(model, self.chosen)
         if self.factors:
-            from panbench.studies.tradeoffs.scaled_model import ScaledModel
+            from panbench.studies.tradeoffs.further_runs import ScaledModel
 
-            # Refused here, before hours of the first size.
+            # Fails here, before hours of evaluating the first size.
             for factor in self.factors:
                 ScaledModel(model, factor)
         return model
 
     def beside(self, model: "Model", folders: "Mapping[Rule, Path]", options: EvaluateOptions) -> "Mapping[Rule, Path]":
-        """A run for each earlier layer, beside the run of the last. Raises BadRun for one that exists."""
+        """Called before a pass: returns the run folder of each earlier layer. Raises BadRun if one already exists."""
         if self.layers is None:
             return {}
-        self._refuse_others(options)
+        self._refuse_contradictions(options)
         from panbench.studies.tradeoffs.layered_model import runs_by_layer
 
         return runs_by_layer(model, folders, options)
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """Adds nothing. Raises BadArgument when options of other studies contradict."""
-        self._refuse_others(evaluation.options)
+        """Called before a pass: raises BadArgument for contradicting options of other studies; adds nothing."""
+        self._refuse_contradictions(evaluation.options)
         return Joined()
 
     def run_further(
@@ -145,7 +140,7 @@ class TradeoffOptions(StudyOptions):
         options: EvaluateOptions,
         reporter: "Reporter",
     ) -> None:
-        """Evaluates the other sizes, and measures how long each layer or size takes."""
+        """Called after the runs: evaluates the other sizes, and measures the time of each layer or size."""
         if self.layers is not None:
             from panbench.studies.tradeoffs.further_runs import time_layers
 
@@ -156,14 +151,17 @@ class TradeoffOptions(StudyOptions):
             evaluate_sizes(model, dataset, folders, self.factors, options, reporter)
 
     def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
-        """The command that reads the runs."""
+        """Returns a hint with the command that compares the steps."""
         if self.layers is None and self.size is None:
             return ()
         homes = [run for run in runs if "@layer" not in run.name]
         return (f"PQ against time: `panbench compare --tradeoffs {shlex.join(map(str, homes))}`",)
 
-    def _refuse_others(self, options: EvaluateOptions) -> None:
-        """Raises BadArgument for options of other studies that do not go with these; by name, as they are given."""
+    def _refuse_contradictions(self, options: EvaluateOptions) -> None:
+        """Raises BadArgument for options of other studies that contradict --layers or --size.
+
+        They are found by their field names.
+        """
         if self.layers is None and self.size is None:
             return
         given: dict[str, Any] = {}

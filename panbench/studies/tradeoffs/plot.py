@@ -1,37 +1,36 @@
-"""PQ against time: a panel for layers and one for sizes, a line a model, its steps named, bands for the intervals."""
+"""Plots PQ against time: a panel for layers and one for sizes, a line per model with its steps named."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from panbench.base.errors import BadRun
-from panbench.report.figures.colors import LIGHT, MARKERS
+from panbench.report.figures.colors import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["tradeoff_figure"]
-
 _TITLES = {"layer": "by decoder layer", "size": "by image size"}
 
 
-def tradeoff_figure(curves: pd.DataFrame, *, width: float = 7.0) -> "Figure":
-    """The figure of `tradeoff_curves`, `width` inches wide.
+def tradeoff_figure(curves: pd.DataFrame, styles: Mapping[str, Style], *, width: float = 7.0) -> "Figure":
+    """Draws PQ against time, from `tradeoff_curves`, `width` inches wide.
 
-    Vertical bars: 95 % intervals of PQ; horizontal: the middle half of the times. Without times the steps themselves
-    are the axis. Raises BadRun when some of the models of a panel were timed and others were not.
+    styles: by run, as named in `curves`
+    Vertical bars: 95 % intervals of PQ; horizontal: the middle half of the times. Without times the x axis shows the
+    steps. Raises BadRun if only some models of a panel were timed.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys(curves["by"]))
-    runs = list(dict.fromkeys(curves["run"]))
     with mpl.rc_context({"font.size": 8, "axes.linewidth": 0.6, "legend.frameon": False, "grid.color": "#e6e8ec"}):
         figure = Figure(figsize=(width, 3.2), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for panel, by in zip(axes, panels, strict=True):
-            _draw(panel, curves[curves["by"] == by], by, runs)
+            _draw_panel(panel, curves[curves["by"] == by], by, styles)
         figure.supylabel("PQ", fontsize=8)
         handles = {
             name: handle for panel in axes for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
@@ -41,7 +40,8 @@ def tradeoff_figure(curves: pd.DataFrame, *, width: float = 7.0) -> "Figure":
     return figure
 
 
-def _draw(panel: "Axes", own: pd.DataFrame, by: str, runs: list[str]) -> None:
+def _draw_panel(panel: "Axes", own: pd.DataFrame, by: str, styles: Mapping[str, Style]) -> None:
+    """Draws the panel of layers or of sizes, with a line per model."""
     timed = own["milliseconds"].notna()
     if timed.any() and not timed.all():
         lacking = ", ".join(dict.fromkeys(own.loc[~timed, "run"]))
@@ -51,18 +51,17 @@ def _draw(panel: "Axes", own: pd.DataFrame, by: str, runs: list[str]) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", linewidth=0.6)
     panel.set_axisbelow(True)
-    for number, run in enumerate(runs):
+    for run, style in styles.items():
         line = own[own["run"] == run].sort_values("step")
         if line.empty:
             continue
-        aside = [line["milliseconds"] - line["first"], line["third"] - line["milliseconds"]]
+        time_errors = [line["milliseconds"] - line["first"], line["third"] - line["milliseconds"]]
         panel.errorbar(
             line[across],
             100 * line["PQ"],
             yerr=[100 * (line["PQ"] - line["low"]).clip(lower=0), 100 * (line["high"] - line["PQ"]).clip(lower=0)],
-            xerr=aside if across == "milliseconds" else None,
-            color=LIGHT[number % len(LIGHT)],
-            marker=MARKERS[number % len(MARKERS)],
+            xerr=time_errors if across == "milliseconds" else None,
+            **style.drawn,
             markersize=4,
             linewidth=1.2,
             elinewidth=0.7,
@@ -72,7 +71,7 @@ def _draw(panel: "Axes", own: pd.DataFrame, by: str, runs: list[str]) -> None:
         for row in line.itertuples():
             panel.annotate(
                 f"{row.step:g}", (getattr(row, across), 100 * row.PQ), xytext=(4, -9), textcoords="offset points",
-                fontsize=7, color=LIGHT[number % len(LIGHT)],
+                fontsize=7, color=style.drawn["color"],
             )  # fmt: skip
     panel.set_xlabel("ms/image" if across == "milliseconds" else by, fontsize=8)
     panel.set_xlim(left=0)

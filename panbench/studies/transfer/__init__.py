@@ -2,8 +2,6 @@
 
 from panbench.base.studies import Study
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "transfer",
     "A model on data of other categories, through an explicit map.",

@@ -5,36 +5,34 @@ from dataclasses import replace
 
 from panbench.datasets.category_map import CategoryMap, map_segments
 from panbench.models.model import Model, Wrapped
-from panbench.models.rules import Fused, Rule, SettledMap
+from panbench.models.rules import Fused, Rule, SegmentedMap
 from panbench.panoptic.types import Category
 from panbench.runs import ModelRecord
 
-__all__ = ["Mapped"]
 
-
-class Mapped(Wrapped):
-    """Another model behind a category map: its outputs are that model's, and its maps hold mapped segments alone."""
+class MappedModel(Wrapped):
+    """Wraps a model so that its maps have a dataset's categories; the network's outputs do not change."""
 
     def __init__(self, model: Model, category_map: CategoryMap) -> None:
         super().__init__(model)
         self.category_map = category_map
 
     def describe(self) -> ModelRecord:
-        """The model's own record; what is published was measured in its own categories, so it goes."""
+        """Returns the model's record without its published number, which was measured in its own categories."""
         return replace(self.inner.describe(), published=None)
 
     def scaled(self, factor: float) -> Model:
-        """The model on images of another size, behind the same map."""
-        return Mapped(self.inner.scaled(factor), self.category_map)
+        """Returns the model for images scaled by `factor`, with the same category map."""
+        return MappedModel(self.inner.scaled(factor), self.category_map)
 
     def category_ids(self, categories: Sequence[Category]) -> Mapping[int, int]:
-        """The dataset's category of each label that has one; predictions of the others become void."""
+        """Returns the dataset's category id of each mapped label; predictions of other labels become void."""
         return self.category_map.ids
 
-    def settle(self, fused: Fused, rule: Rule) -> SettledMap:
-        """The inner model's map without unmapped segments; those of one stuff category of the dataset are one."""
-        ids, segments = self.inner.settle(fused, rule)
-        mapped, kept = map_segments(
+    def to_segments(self, fused: Fused, rule: Rule) -> SegmentedMap:
+        """Returns the inner model's map without unmapped segments; segments of one stuff category are joined."""
+        ids, segments = self.inner.to_segments(fused, rule)
+        mapped, areas = map_segments(
             ids, [(each.id, each.label, each.score or 0.0) for each in segments], self.category_map
         )
-        return mapped, tuple(replace(each, area=kept[each.id]) for each in segments if each.id in kept)
+        return mapped, tuple(replace(each, area=areas[each.id]) for each in segments if each.id in areas)

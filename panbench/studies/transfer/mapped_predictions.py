@@ -1,4 +1,4 @@
-"""Predictions of other categories than the ground truth's, written again in its own."""
+"""Rewrites predictions of other categories in the categories of the ground truth."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadArgument, PredictionMismatch
+from panbench.base.program import available_cores
 from panbench.base.reporter import Reporter
-from panbench.base.threads import available_cores
 from panbench.datasets.category_map import CategoryMap, map_prediction, read_category_map, source_set
 from panbench.datasets.convert import SHIPPED, shipped_categories
 from panbench.panoptic.coco import (
@@ -21,22 +21,19 @@ from panbench.panoptic.coco import (
 from panbench.panoptic.types import Annotation, Category, PanopticPrediction, PanopticSet
 from panbench.report.answers.options import Scoring
 
-__all__ = ["write_mapped"]
-
 
 def write_mapped(
     source: str, scoring: Scoring, out: Path, reporter: Reporter
 ) -> tuple[Path, CategoryMap, Mapping[int, str]]:
-    """Writes the predictions through a category map into a folder: their JSON, the map, and the name of each of its
-    source categories.
+    """Writes predictions in mapped categories; returns their JSON, the map, and each source category's name.
 
-    source: a JSON, or the name of a shipped map. The predictions' categories are those that their JSON lists, else
-        those of the set that the map is from.
-    Raises BadArgument where neither says what the predictions' ids mean, and for a map that does not fit.
+    source: a category map as JSON, or the name of a shipped one. The predictions' categories are those that their JSON
+        lists, else those of the data set that the map starts from.
+    Raises BadArgument if neither defines the predictions' ids, and for a map that does not fit.
     """
     target = read_panoptic_json(scoring.gt, scoring.gt_dir).categories
     predicted = read_predictions_json(scoring.pred, scoring.pred_dir)
-    own = _categories(scoring.pred) or _shipped(source_set(source))
+    own = _listed_categories(scoring.pred) or _categories_of_set(source_set(source))
     if not own:
         raise BadArgument(
             f"{scoring.pred} lists no categories, so the names in {source} mean nothing to it. Add COCO's `categories` "
@@ -46,6 +43,7 @@ def write_mapped(
     known = {category.id for category in own}
 
     def mapped(annotation: Annotation) -> Annotation:
+        """Writes an image's PNG in mapped categories; returns its annotation."""
         if unknown := sorted({segment.category_id for segment in annotation.segments} - known):
             raise PredictionMismatch(
                 f"Image {annotation.image_id} has a prediction of category {unknown[0]}, which is none of the "
@@ -67,8 +65,8 @@ def write_mapped(
     return target_json, mapping, {category.id: category.name for category in own}
 
 
-def _categories(predictions: Path) -> Sequence[Category]:
-    """The categories that the JSON of predictions lists. Raises BadArgument for records that are none."""
+def _listed_categories(predictions: Path) -> Sequence[Category]:
+    """Returns the categories listed in a predictions JSON. Raises BadArgument for malformed records."""
     listed = json.loads(path_at(predictions).read_bytes()).get("categories") or ()
     try:
         return [Category(int(each["id"]), str(each["name"]), bool(each.get("isthing", True))) for each in listed]
@@ -76,5 +74,6 @@ def _categories(predictions: Path) -> Sequence[Category]:
         raise BadArgument(f"{predictions}: a category needs `id` and `name`.") from None
 
 
-def _shipped(name: str | None) -> Sequence[Category]:
+def _categories_of_set(name: str | None) -> Sequence[Category]:
+    """Returns the categories of a data set that panbench ships; none if the name is not one."""
     return shipped_categories(name) if name in SHIPPED else ()

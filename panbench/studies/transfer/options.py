@@ -1,11 +1,11 @@
-"""`--category-map` of `panbench eval` and `score`: a model, or predictions, on data of other categories."""
+"""`--category-map` of `panbench eval` and `score`: evaluates on data that have other categories than the model."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from panbench.base.reporter import Reporter
 from panbench.base.studies import Option
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.runs import CategoryMapRecord, RunInfo
 
-__all__ = ["MapOptions", "MapScores", "RecordedMap"]
-
-
 MapFile = Annotated[
-    str | None, Option("Which category is which: a JSON, or a name such as coco_to_cityscapes.", "FILE|NAME")
+    str | None, Option("Categories of the model to those of the data: a JSON, or coco_to_cityscapes.", "FILE|NAME")
 ]
 """The option --category-map."""
 
 
-def _settings(mapping: "CategoryMap") -> dict[str, str]:
-    """The map's name, and a hash of its pairs."""
+def _map_settings(mapping: "CategoryMap") -> dict[str, str]:
+    """Returns the settings of a category map for run.json: its name and a hash of its pairs."""
     pairs = json.dumps(sorted(mapping.ids.items())).encode()
     return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
 
 
-def _in_words(mapping: "CategoryMap", own: Mapping[int, str]) -> "CategoryMapRecord":
-    """The map for run.json. own: the name of each source category"""
+def _map_record(mapping: "CategoryMap", own: Mapping[int, str]) -> "CategoryMapRecord":
+    """Returns a category map for run.json, by category names.
+
+    own: the name of each source category
+    """
     from panbench.runs import CategoryMapRecord
 
     named = {category.id: category.name for category in mapping.target}
@@ -47,49 +47,47 @@ def _in_words(mapping: "CategoryMap", own: Mapping[int, str]) -> "CategoryMapRec
 
 
 class _Mapping(StudyOptions):
-    """A map from the model's categories to the dataset's, wherever it is from."""
+    """Evaluates a model through a category map; subclasses provide the map."""
 
     def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap | None":
-        """The map; None where none is asked for. Raises BadArgument for one that does not fit."""
+        """Returns the category map, or None without the option. Raises BadArgument for a map that does not fit."""
         raise NotImplementedError
 
-    def in_words(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
-        """The map for run.json."""
-        return _in_words(mapping, dict(enumerate(model.class_names)))
+    def map_record(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
+        """Returns the category map for run.json, by category names."""
+        return _map_record(mapping, dict(enumerate(model.class_names)))
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
-        """The model in front of the map."""
+        """Called before a pass: wraps the model so that its maps have the dataset's categories, if there is a map."""
         if (mapping := self.of(model, dataset)) is None:
             return model
-        from panbench.studies.transfer.mapped_model import Mapped
+        from panbench.studies.transfer.mapped_model import MappedModel
 
-        return Mapped(model, mapping)
+        return MappedModel(model, mapping)
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """The map in words, for run.json and the user."""
+        """Called before a pass: records the category map in run.json and reports unmapped categories."""
         model = evaluation.model
         if (mapping := self.of(model, evaluation.dataset)) is None:
             return Joined({"category_map": None, "category_map_sha256": None})
-        for sentence in mapping.sentences:
-            evaluation.reporter.notice(sentence)
-        return Joined(_settings(mapping), record={"category_map": self.in_words(mapping, model)})
+        for message in mapping.messages:
+            evaluation.reporter.notice(message)
+        return Joined(_map_settings(mapping), record={"category_map": self.map_record(mapping, model)})
 
 
 @dataclass(frozen=True)
 class MapOptions(_Mapping):
-    """The map that `--category-map` names."""
-
-    panel: ClassVar[str] = "Data of other categories"
+    """The option `--category-map` of `eval`."""
 
     category_map: MapFile = None
 
     @property
     def maps_categories(self) -> bool:
-        """Whether a map is given."""
+        """True if a map is given."""
         return self.category_map is not None
 
     def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap | None":
-        """The map in that file."""
+        """Reads the category map that `--category-map` names; None without the option."""
         if self.category_map is None:
             return None
         from panbench.datasets.category_map import read_category_map
@@ -99,44 +97,42 @@ class MapOptions(_Mapping):
 
     @classmethod
     def of_run(cls, info: "RunInfo") -> StudyOptions | None:
-        """The map that the run went through."""
+        """Returns the options by which a stored run's category map is applied again; None if it has none."""
         return None if info.category_map is None else RecordedMap(info.category_map)
 
 
 @dataclass(frozen=True)
 class RecordedMap(_Mapping):
-    """The map that a run recorded."""
+    """Applies the category map that a run recorded."""
 
     record: "CategoryMapRecord"
 
     def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap":
-        """The same map."""
+        """Rebuilds the recorded category map for the model's labels."""
         from panbench.datasets.category_map import recorded_map
         from panbench.models.predict import labels_as_categories
 
         labels = labels_as_categories(model)
         return recorded_map(self.record.name, self.record.categories, labels, dataset.categories)
 
-    def in_words(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
-        """As the run has it."""
+    def map_record(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
+        """Returns the record that the run already has of its category map."""
         return self.record
 
 
 @dataclass(frozen=True)
 class MapScores(ScoreOptions):
-    """The map through which predictions are scored."""
-
-    panel: ClassVar[str] = "Predictions of other categories"
+    """The option `--category-map` of `score`."""
 
     category_map: MapFile = None
 
     def remade(self, scoring: Scoring, folder: Callable[[], Path], reporter: Reporter) -> Remade | None:
-        """The predictions in the ground truth's categories."""
+        """Called before scoring: writes predictions in the ground truth's categories; None without the option."""
         if self.category_map is None:
             return None
         from panbench.studies.transfer.mapped_predictions import write_mapped
 
         path, mapping, own = write_mapped(self.category_map, scoring, folder(), reporter)
-        for sentence in mapping.sentences:
-            reporter.notice(sentence)
-        return Remade(path, {"category_map": _in_words(mapping, own)})
+        for message in mapping.messages:
+            reporter.notice(message)
+        return Remade(path, {"category_map": _map_record(mapping, own)})

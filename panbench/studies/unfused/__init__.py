@@ -2,16 +2,14 @@
 
 from panbench.base.studies import Study
 
-__all__ = ["STUDY"]
-
 STUDY = Study(
     "unfused",
-    "What a network says before fusion: AP_pan of masks and boxes, and mIoU_pan.",
+    "Metrics of a network's outputs before fusion: AP_pan of masks and boxes, and mIoU_pan.",
     order=10,
     options={
         "eval": "panbench.studies.unfused.options:UnfusedOptions",
-        "score": "panbench.studies.unfused.answer_options:MapScores",
-        "compare": "panbench.studies.unfused.answer_options:ComparedMetrics",
+        "score": "panbench.studies.unfused.options:MapScores",
+        "compare": "panbench.studies.unfused.options:ComparedMetrics",
     },
     tables={"unfused": "AP_pan and mIoU_pan"},
     section="panbench.studies.unfused.section:unfused_section",

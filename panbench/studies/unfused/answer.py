@@ -14,14 +14,14 @@ from panbench.metrics.jackknife import Jackknife
 from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.panoptic.types import Category
 from panbench.report.answers.comparison import Standing
-from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.grid import Grid, interval_text, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question, pixels
 from panbench.report.answers.tables import labels, shared_images
 from panbench.runs import Run
-from panbench.runs.alike import unlike
+from panbench.runs.comparable import why_incomparable
 from panbench.studies.unfused.boxes import source_in_words
 from panbench.studies.unfused.instance_ap import InstanceAP, instance_ap
-from panbench.studies.unfused.map_instances import instances_of_map
+from panbench.studies.unfused.map_ap import instances_of_map
 from panbench.studies.unfused.metric import (
     AP_NAMES,
     BOX_AP_NAMES,
@@ -32,38 +32,23 @@ from panbench.studies.unfused.metric import (
 )
 from panbench.studies.unfused.rows import read_unfused
 
-__all__ = [
-    "BEFORE_FUSION",
-    "TOLD_APART",
-    "UnfusedScores",
-    "ap_truth",
-    "map_ap",
-    "map_grid",
-    "measured_before_fusion",
-    "missing_note",
-    "table_of",
-    "unfused_grid",
-    "unfused_scores",
-    "with_unfused",
-]
-
-TOLD_APART = (
+METRICS_EXPLAINED = (
     "AP_pan is of the instances before fusion, which may overlap, by their masks, box AP_pan by their boxes; mIoU_pan "
     "of the semantic sum of the queries, class × mask, before fusion; mIoU of the fused map, in which each pixel has "
     "one segment."
 )
 
 COMMAND = "`panbench eval --metrics pq,ap,miou`"
-SHOWN = {"AP": "AP_pan", "AP_box": "box AP_pan"}
-"""How tables write the names of the record that do not read by themselves."""
+TABLE_NAMES = {"AP": "AP_pan", "AP_box": "box AP_pan"}
+"""The names of metrics in tables where they differ from those of the record."""
 
 
 @dataclass(frozen=True)
 class UnfusedScores:
-    """Values measured before fusion: value, low and high of each metric by name; None without a value.
+    """AP_pan, box AP_pan and mIoU_pan of a run with intervals, by name; None for missing numbers.
 
-    has_ap, has_miou: whether the run has the rows; truth: what AP was measured against, in words
-    boxes: where the boxes of the detections are from, in words
+    has_ap, has_miou: whether the run has the rows; truth: the ground truth of AP, in words
+    boxes: the source of the detections' boxes, in words
     """
 
     values: dict[str, float | None]
@@ -75,7 +60,7 @@ class UnfusedScores:
     boxes: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """The keys that `metrics --json` holds: fractions, None where pycocotools has -1 or the run has no rows."""
+        """Returns the metrics for `metrics --json`: fractions, None where pycocotools has -1 or the run has no rows."""
         return {
             "AP_pan": {name: self.values[name] for name in AP_NAMES} if self.has_ap else None,
             "AP_box_pan": {name: self.values[f"{name}_box"] for name in AP_NAMES} if self.has_ap else None,
@@ -89,8 +74,8 @@ class UnfusedScores:
 
 
 def unfused_scores(run: Run) -> UnfusedScores:
-    """AP_pan and mIoU_pan of a run with their intervals. Raises BadRun for rows that are damaged or incomplete."""
-    table = table_of(run)
+    """Computes AP_pan and mIoU_pan of a run with intervals. Raises BadRun for damaged or incomplete rows."""
+    table = unfused_rows_of(run)
     values: dict[str, float | None] = dict.fromkeys((*AP_NAMES, *BOX_AP_NAMES, MIOU_NAME))
     low, high = dict(values), dict(values)
     if table is None:
@@ -100,24 +85,27 @@ def unfused_scores(run: Run) -> UnfusedScores:
     images = np.sort(table.image_id)
     if len(images) >= FEWEST_IMAGES:
         for name, jackknife in jackknifed_unfused(table, images, run.categories).items():
-            low[name], high[name] = _ends(jackknife.estimate().interval(0.95))
-    return UnfusedScores(values, low, high, "AP" in measured, MIOU_NAME in measured, ap_truth(run), _boxes_of(table))
+            low[name], high[name] = _interval_ends(jackknife.estimate().interval(0.95))
+    return UnfusedScores(values, low, high, "AP" in measured, MIOU_NAME in measured, ap_truth(run), _box_source(table))
 
 
 def measured_before_fusion(table: UnfusedTable, categories: Sequence[Category]) -> dict[str, float | None]:
-    """The metrics with rows, by name: AP … APl, the same of boxes with the suffix `_box`, and mIoU_pan."""
+    """Computes the metrics that the table has rows for, by name.
+
+    Names: AP … APl, AP_box … APl_box, and mIoU_pan.
+    """
     found: dict[str, float | None] = {}
     if (masks := table.average_precision(categories)) is not None:
         found |= masks.as_record()
     if (boxes := table.box_precision(categories)) is not None:
         found |= dict(zip(BOX_AP_NAMES, boxes.as_record().values(), strict=True))
-    if (semantic := table.semantic_iou(categories)) is not None:
-        found[MIOU_NAME] = semantic.mIoU_pan
+    if table.pixels is not None:
+        found[MIOU_NAME] = table.semantic_iou(categories)
     return found
 
 
 def ap_truth(run: Run) -> str:
-    """What the AP of a run is measured against."""
+    """Names the ground truth that the AP of a run is measured against."""
     name = run.info.arguments.get("ap_gt")
     if isinstance(name, str):
         return f"the instances of {name}"
@@ -126,10 +114,14 @@ def ap_truth(run: Run) -> str:
 
 
 def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
-    """The table of `panbench metrics`. miou: of the fused map, shown beside mIoU_pan."""
+    """Tabulates the metrics before fusion for `panbench metrics`.
+
+    miou: that of the fused map, printed below mIoU_pan
+    """
 
     def cells(name: str) -> tuple[str, str]:
-        return percent(scores.values[name]), _span(scores.low[name], scores.high[name])
+        """Returns the value and the interval of a metric as text."""
+        return percent(scores.values[name]), interval_text(scores.low[name], scores.high[name])
 
     rows: list[tuple[str, ...]] = []
     if scores.has_ap:
@@ -138,7 +130,7 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
     if scores.has_miou:
         rows.append((MIOU_NAME, *cells(MIOU_NAME), "", ""))
     rows.append(("mIoU of the fused map", percent(miou), "", "", ""))
-    notes = [TOLD_APART, "Intervals: jackknife over images."]
+    notes = [METRICS_EXPLAINED, "Intervals: jackknife over images."]
     if scores.has_ap:
         notes = [f"AP_pan against {scores.truth}.", f"Box AP_pan: {scores.boxes}.", *notes]
     columns = ("Before fusion", "", "95 % interval", "of boxes", "95 % interval")
@@ -148,9 +140,9 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
 
 
 def map_ap(run: Run) -> dict[str, float | None] | None:
-    """AP of the thing segments of a run's fused maps, by name; None where they have no scores.
+    """Computes AP of the thing segments of a run's fused maps, by name; None if they have no scores.
 
-    None, too, of a run that is read in blocks: AP ranks all detections at once, and matches them one by one.
+    Also None for a run that is read in blocks, because AP ranks all detections at once.
     """
     if run.in_blocks:
         return None
@@ -162,7 +154,10 @@ def map_ap(run: Run) -> dict[str, float | None] | None:
 
 
 def map_grid(found: InstanceAP, truth: str) -> Grid:
-    """The table of `panbench score --metrics pq,ap`. truth: what AP was measured against, in words."""
+    """Tabulates the AP of maps for `panbench score --metrics pq,ap`.
+
+    truth: the ground truth of AP, in words
+    """
     record = found.as_record()
     note = (
         f"Mask AP of the thing segments of the maps, ranked by their scores, against {truth}. It is not AP_pan, which "
@@ -174,6 +169,7 @@ def map_grid(found: InstanceAP, truth: str) -> Grid:
 
 
 def _before_fusion(question: Question) -> Measured:
+    """Answers `panbench metrics`: the metrics before fusion, or a note on how to measure them."""
     run = question.run
     scores = unfused_scores(run)
     record = {**scores.record(), "AP_map": map_ap(run)}
@@ -188,27 +184,28 @@ BEFORE_FUSION = Measure(_before_fusion, (pixels,))
 
 
 def missing_note(run: Run) -> str | None:
-    """The command that makes a run's rows; None where nothing can: predictions of other programs are fused."""
+    """Returns a hint on how to measure AP_pan and mIoU_pan; None for scored predictions, which are already fused."""
     return None if run.info.kind == "score" else f"AP_pan and mIoU_pan are made by {COMMAND}: this run has no rows."
 
 
 def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]) -> Standing:
-    """A comparison with AP_pan, box AP_pan and mIoU_pan of its runs below, and their paired differences.
+    """Adds AP_pan, box AP_pan and mIoU_pan of the runs, and their paired differences, to a comparison.
 
-    metrics: "ap", "miou" or both.
+    metrics: "ap", "miou" or both
     Raises BadRun for a run without rows, and for runs whose AP has different ground truth; BadArgument for mixed data.
     """
     tables, keys = [], standing.keys
-    if unlike(runs, "ground truth"):
+    if why_incomparable(runs, "ground truth"):
         raise BadArgument("--metrics ap,miou cannot be combined with --mixed: the runs have no images in common.")
     for run in runs:
-        table = table_of(run)
+        table = unfused_rows_of(run)
         lacking = [
             name
             for metric, name, rows in (("ap", "AP_pan", "instances"), ("miou", "mIoU_pan", "pixels"))
-            if metric in metrics and not _has(table, rows)
+            if metric in metrics and getattr(table, rows, None) is None
         ]
         if lacking or table is None:
+            run.require_model(f"ask for {in_sentence(lacking)} before fusion")
             raise BadRun(
                 f"{run.name} has no rows of {in_sentence(lacking)} before fusion. {COMMAND} makes them while it "
                 "evaluates."
@@ -229,47 +226,48 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
         own = table.only(images) if len(table.image_id) != len(images) else table
         values.append({**dict.fromkeys(names), **measured_before_fusion(own, categories)})
         jackknifed.append(jackknifed_unfused(own, images, categories) if len(images) >= FEWEST_IMAGES else {})
-    shown = dict(zip(keys, labels(standing.rows), strict=True))
+    names_of = dict(zip(keys, labels(standing.rows), strict=True))
     return replace(
         standing,
         grids=(
             *standing.grids,
-            _values_grid([shown[key] for key in keys], names, values, (runs, tables), standing.digits),
-            *_differences_grid([shown[key] for key in keys], names, values, jackknifed, standing.digits),
+            _tabulate_before_fusion([names_of[key] for key in keys], names, values, (runs, tables), standing.digits),
+            *_tabulate_differences([names_of[key] for key in keys], names, values, jackknifed, standing.digits),
         ),
-        details={**standing.details, "before_fusion": _details(keys, names, values, jackknifed)},
+        details={**standing.details, "before_fusion": _unfused_details(keys, names, values, jackknifed)},
     )
 
 
-def _values_grid(
+def _tabulate_before_fusion(
     titles: Sequence[str],
     names: Sequence[str],
     values: Sequence[dict[str, float | None]],
     of: tuple[Sequence[Run], Sequence[UnfusedTable]],
     digits: int,
 ) -> Grid:
+    """Tabulates AP_pan, box AP_pan and mIoU_pan of each run."""
     rows = tuple(
         (title, *(percent(own[name], digits) for name in names)) for title, own in zip(titles, values, strict=True)
     )
     runs, tables = of
-    notes = [TOLD_APART]
+    notes = [METRICS_EXPLAINED]
     if "AP" in names:
         sources: dict[str | None, list[str]] = {}
         for title, table in zip(titles, tables, strict=True):
-            sources.setdefault(_boxes_of(table), []).append(title)
+            sources.setdefault(_box_source(table), []).append(title)
         boxes = "; ".join(f"{in_sentence(of_source, 3)}: {source}" for source, of_source in sources.items())
         notes = [f"AP against {ap_truth(runs[0])}.", f"Box AP_pan: {boxes}.", *notes]
-    return Grid(("Before fusion", *(SHOWN.get(name, name) for name in names)), rows, notes=tuple(notes))
+    return Grid(("Before fusion", *(TABLE_NAMES.get(name, name) for name in names)), rows, notes=tuple(notes))
 
 
-def _differences_grid(
+def _tabulate_differences(
     titles: Sequence[str],
     names: Sequence[str],
     values: Sequence[dict[str, float | None]],
     jackknifed: Sequence[dict[str, Jackknife]],
     digits: int,
 ) -> list[Grid]:
-    """AP, AP50, AP75, box AP and mIoU_pan of each pair, the better first; of more than five runs against the first."""
+    """Tabulates paired differences between runs, the better run first; of over five runs only to the first."""
     rows = []
     pairs = list(combinations(range(len(titles)), 2))
     pairs = pairs if len(titles) <= 5 else [pair for pair in pairs if pair[0] == 0]
@@ -281,14 +279,14 @@ def _differences_grid(
             better, worse = (b, a) if other >= one else (a, b)
             low = high = None
             if jackknifed[a] and jackknifed[b]:
-                low, high = _ends((jackknifed[better][name] - jackknifed[worse][name]).estimate().ends(0.95))
+                low, high = _interval_ends((jackknifed[better][name] - jackknifed[worse][name]).estimate().ends(0.95))
             rows.append(
                 (
                     titles[better],
                     titles[worse],
-                    SHOWN.get(name, name),
+                    TABLE_NAMES.get(name, name),
                     signed(abs(other - one), digits),
-                    _span(low, high, digits, with_sign=True),
+                    interval_text(low, high, digits, with_sign=True),
                     "*" if low is not None and low > 0 else "",
                 )
             )
@@ -298,24 +296,24 @@ def _differences_grid(
     return [Grid(("Better", "than", "in", "by", "95 % interval", ""), tuple(rows), words=3, notes=(note,))]
 
 
-def _details(
+def _unfused_details(
     keys: Sequence[str],
     names: Sequence[str],
     values: Sequence[dict[str, float | None]],
     jackknifed: Sequence[dict[str, Jackknife]],
 ) -> pd.DataFrame:
-    """run, metric, value, low, high: a line a value."""
+    """Returns one row per run and metric: run, metric, value, low, high."""
     rows = []
     for key, own, of in zip(keys, values, jackknifed, strict=True):
         for name in names:
-            low, high = _ends(of[name].estimate().interval(0.95)) if name in of else (None, None)
+            low, high = _interval_ends(of[name].estimate().interval(0.95)) if name in of else (None, None)
             rows.append({"run": key, "metric": name, "value": own[name], "low": low, "high": high})
     table = pd.DataFrame(rows)
     return table.astype({"value": float, "low": float, "high": float})
 
 
-def table_of(run: Run) -> UnfusedTable | None:
-    """The rows of a run; None where it has none. Raises BadRun where some are missing."""
+def unfused_rows_of(run: Run) -> UnfusedTable | None:
+    """Reads the rows of AP_pan and mIoU_pan of a run; None if it has none. Raises BadRun if some are missing."""
     table = read_unfused(run)
     if table is None:
         return None
@@ -324,28 +322,18 @@ def table_of(run: Run) -> UnfusedTable | None:
         raise BadRun(
             f"{run.name} lacks the rows before fusion of {len(absent):,} of its images. Continue it with --resume."
         )
-    # Images whose rows were written and whose part was not: a run that was killed between the two.
+    # A run that was killed between writing rows and part has rows of more images.
     return table if len(table.image_id) == len(run.images) else table.only(run.images)
 
 
-def _boxes_of(table: UnfusedTable) -> str | None:
-    """The source of a run's detection boxes in words; None without AP_pan."""
+def _box_source(table: UnfusedTable) -> str | None:
+    """Returns in words where a run's detection boxes come from; None without AP_pan."""
     if table.instances is None or table.instances.boxes is None:
         return None
     return source_in_words(table.instances.boxes)
 
 
-def _has(table: UnfusedTable | None, rows: str) -> bool:
-    return table is not None and getattr(table, rows) is not None
-
-
-def _ends(ends: tuple[Any, Any]) -> tuple[float | None, float | None]:
+def _interval_ends(ends: tuple[Any, Any]) -> tuple[float | None, float | None]:
+    """Returns both ends of an interval as floats; None for NaN."""
     low, high = map(float, ends)
     return (None, None) if low != low else (low, high)
-
-
-def _span(low: float | None, high: float | None, digits: int = 2, *, with_sign: bool = False) -> str:
-    if low is None or high is None:
-        return ABSENT
-    show = signed if with_sign else percent
-    return f"[{show(low, digits)}, {show(high, digits)}]"

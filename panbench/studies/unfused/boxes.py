@@ -1,7 +1,7 @@
-"""Box AP: boxes in place of masks, in the table that AP is made of. [Lin et al. 2014; pycocotools' `bbox`]
+"""Box AP: replaces masks by boxes in the table from which AP is computed. [Lin et al. 2014; pycocotools' `bbox`]
 
 A box is four numbers x1 y1 x2 y2 in pixels, its right and lower end excluded: pixel 3 alone is 3 to 4. Where a model
-has a box head, its boxes are what counts, as Mask DINO's code has it; where it has none, a detection's box is the tight
+has a box head, its boxes are scored, as in Mask DINO's code; where it has none, a detection's box is the tight
 one around its mask, as mmdet has it of Mask2Former and MaskFormer (`mask2bbox`; detectron2's code of the two leaves
 boxes out). Scores are those of mask AP.
 """
@@ -14,25 +14,23 @@ import numpy.typing as npt
 
 from panbench.studies.unfused.instance_ap import Boxes, InstanceTable
 
-__all__ = ["joined_boxes", "kept_boxes", "listed_box", "of_boxes", "source_in_words", "tight_box"]
-
 Float = npt.NDArray[np.float64]
 
 
 def of_boxes(table: InstanceTable, boxes: Boxes) -> InstanceTable:
-    """The same detections and true instances with areas and overlaps of their boxes: AP of it is box AP.
+    """Returns the table with areas and overlaps of boxes in place of masks, so that its AP is box AP.
 
-    The size of a true instance stays its listed area, that of its mask: pycocotools has it so.
+    As in pycocotools, a true instance keeps its listed area, which decides its size range.
     """
-    det, gt = _alike(table)
+    det, gt = _pairs_of_category(table)
     low = np.maximum(boxes.det[det, :2], boxes.gt[gt, :2])
     high = np.minimum(boxes.det[det, 2:], boxes.gt[gt, 2:])
     met = (high > low).all(axis=1)
     det, gt, sides = det[met], gt[met], (high - low)[met]
     return replace(
         table,
-        det_area=_areas(boxes.det),
-        gt_pixels=_areas(boxes.gt),
+        det_area=_box_areas(boxes.det),
+        gt_pixels=_box_areas(boxes.gt),
         pair_image=table.det_image[det],
         pair_det=table.det_id[det],
         pair_gt=table.gt_id[gt],
@@ -42,7 +40,7 @@ def of_boxes(table: InstanceTable, boxes: Boxes) -> InstanceTable:
 
 
 def tight_box(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """The box around a mask (H, W); four zeros of an empty one."""
+    """Returns the box around a mask (H, W); four zeros for an empty one."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(columns):
         return 0.0, 0.0, 0.0, 0.0
@@ -50,7 +48,7 @@ def tight_box(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
 
 
 def listed_box(listed: object, mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """A true instance's box: the JSON's `bbox` (x, y, width, height), else the tight box of its mask."""
+    """Returns a true instance's box: the JSON's `bbox` (x, y, width, height), else the tight box of its mask."""
     if isinstance(listed, (list, tuple)) and len(listed) == 4 and all(type(side) in (int, float) for side in listed):
         x, y, width, height = map(float, listed)
         if np.isfinite([x, y, width, height]).all() and width >= 0 and height >= 0:
@@ -59,7 +57,7 @@ def listed_box(listed: object, mask: npt.NDArray[np.bool_]) -> tuple[float, floa
 
 
 def source_in_words(boxes: Boxes) -> str:
-    """The source of the detection boxes."""
+    """Says whether the detections' boxes come from a box head or from masks."""
     predicted = int(boxes.predicted.sum())
     if predicted == len(boxes.predicted) > 0:
         return "the boxes of the model's own box head"
@@ -68,13 +66,13 @@ def source_in_words(boxes: Boxes) -> str:
     return f"{predicted:,} boxes of the model's box head and {len(boxes.predicted) - predicted:,} tight boxes of masks"
 
 
-def kept_boxes(boxes: Boxes, det: npt.NDArray[np.bool_], gt: npt.NDArray[np.bool_]) -> Boxes:
-    """The boxes of some rows."""
+def selected_boxes(boxes: Boxes, det: npt.NDArray[np.bool_], gt: npt.NDArray[np.bool_]) -> Boxes:
+    """Selects the boxes of some detections and true instances."""
     return Boxes(boxes.det[det], boxes.gt[gt], boxes.predicted[det])
 
 
 def joined_boxes(several: Sequence[Boxes | None]) -> Boxes | None:
-    """The boxes of all tables; None where one has none."""
+    """Concatenates the boxes of several tables; None if one of them has none."""
     known = [one for one in several if one is not None]
     if len(known) < len(several) or not known:
         return None
@@ -85,8 +83,8 @@ def joined_boxes(several: Sequence[Boxes | None]) -> Boxes | None:
     )
 
 
-def _alike(table: InstanceTable) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows of detections and true instances of one image and category: every pair of them, in order of detection."""
+def _pairs_of_category(table: InstanceTable) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Returns the rows of each detection and true instance that have one image and one category."""
     images = np.union1d(table.det_image, table.gt_image)
     # An image's place and a category side by side in one integer: equal keys are found by one binary search.
     det = np.searchsorted(images, table.det_image).astype(np.int64) << 32 | table.det_category.astype(np.int64)
@@ -99,6 +97,6 @@ def _alike(table: InstanceTable) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     return rows, order[np.repeat(first, counts) + within]
 
 
-def _areas(boxes: Float) -> Float:
+def _box_areas(boxes: Float) -> Float:
     area: Float = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return area

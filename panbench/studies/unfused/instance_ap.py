@@ -1,25 +1,24 @@
 """AP of instance masks from counted pixels, by COCO's rules. [Lin et al. 2014; the same numbers as pycocotools]
 
-What panoptic papers print as AP_pan: the instances that a panoptic model predicts *before* fusion, which may overlap,
+This is AP_pan of panoptic papers: the instances that a panoptic model predicts *before* fusion, which may overlap, are
 ranked by score, matched at IoU 0.50, 0.55 … 0.95; precision is interpolated at 101 recalls and averaged over
-thresholds and categories. Masks never come here: a detection is a row with its area, and its overlaps with true
-instances are rows of shared pixels, so runs store and merge them like everything else.
+thresholds and categories. No masks are needed: a detection is a row with its area, and its overlaps with true
+instances are rows of shared pixels, which runs store and merge like their other tables.
 
-COCO's rules where they differ from what one would guess: of each image and category only the 100 detections of highest
-score count; a detection takes the free true instance of highest IoU, ignored ones (crowds, and sizes outside the range)
+Less obvious rules of COCO: only the 100 highest-scored detections of each image and category
+count; a detection takes the free true instance of highest IoU, ignored ones (crowds, and sizes outside the range)
 only when no other fits; a crowd's IoU is the share of the detection that lies on it, and it may be taken many times; a
 detection on an ignored instance, or unmatched and of a size outside the range, counts neither way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from panbench.metrics.jackknife import Jackknife, LeftOutMeans
-
-__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "Boxes", "InstanceAP", "InstanceTable", "instance_ap", "jackknifed_ap"]
+from panbench.panoptic.overlap import find_rows
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -30,7 +29,7 @@ IOU_THRESHOLDS: Float = np.linspace(0.5, 0.95, 10)
 RECALLS: Float = np.linspace(0, 1, 101)
 MAX_DETECTIONS = 100
 ORDER = 0.5
-"""The bias of AP of N images falls with √N: precision is the largest of those to its right, and so of their errors."""
+"""The bias of AP falls with the √ of the number of images, as precision is a maximum over noisy values."""
 AREA_RANGES: tuple[tuple[str, float, float], ...] = (
     ("all", 0, 1e10),
     ("small", 0, 32**2),
@@ -44,7 +43,7 @@ AREA_RANGES: tuple[tuple[str, float, float], ...] = (
 class Boxes:
     """The boxes of an InstanceTable's detections and true instances, (n, 4) x1 y1 x2 y2 in pixels, row for row.
 
-    predicted: (detections,) whether the model's box head says so; else it is the tight box of the mask
+    predicted: (detections,) True for the model's box head, False for the tight box of the mask
     """
 
     det: Float
@@ -54,17 +53,15 @@ class Boxes:
 
 @dataclass(frozen=True)
 class InstanceTable:
-    """Detections, true instances and the pixels that they share: columns of equal length in each of three groups.
+    """Detections, true instances and their shared pixels: columns of equal length in each of three groups.
 
-    det_image, det_id, det_category, det_score, det_area: one row a detection; ids are unique within an image, and their
-        order breaks ties between equal scores
-    gt_image, gt_id, gt_category, gt_area, gt_pixels, gt_iscrowd: one row a true instance; area is what its dataset
-        lists (it decides the size), pixels what its mask covers (it decides IoU)
-    pair_image, pair_det, pair_gt, pair_pixels: one row a detection and a true instance that share pixels, whatever
+    det_image, det_id, det_category, det_score, det_area: one row per detection; ids are unique within an image, and
+        their order breaks ties between equal scores
+    gt_image, gt_id, gt_category, gt_area, gt_pixels, gt_iscrowd: one row per true instance; gt_area is listed by the
+        dataset (it decides the size range), gt_pixels counts its mask (it decides IoU)
+    pair_image, pair_det, pair_gt, pair_pixels: one row per detection and true instance that share pixels, whatever
         their categories
-    boxes: None in a table that `of_boxes` makes
-
-    Areas and shared pixels are those of masks; in a table that `of_boxes` makes, those of boxes.
+    boxes: None in a table made by `of_boxes`, whose areas and shared pixels are those of boxes instead of masks
     """
 
     det_image: Int64
@@ -87,11 +84,10 @@ class InstanceTable:
 
 @dataclass(frozen=True)
 class InstanceAP:
-    """Average precision, fractions 0–1; None where no true instance could be found (pycocotools has −1).
+    """Average precision, fractions 0–1; None without true instances (pycocotools has −1).
 
     AP: mean over IoU 0.50 … 0.95 and categories; AP50, AP75: at one IoU; APs, APm, APl: of true instances below 32²,
     from 32² to 96², and above 96² pixels
-    per_category: AP of each category id, None where it has no true instance
     """
 
     AP: float | None
@@ -100,28 +96,28 @@ class InstanceAP:
     APs: float | None
     APm: float | None
     APl: float | None
-    per_category: dict[int, float | None]
 
     def as_record(self) -> dict[str, float | None]:
-        """The six numbers by name, as `panbench metrics --json` prints them."""
-        return {name: getattr(self, name) for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+        """Returns the six numbers by name, as `panbench metrics --json` prints them."""
+        return dict(vars(self))
 
 
 def instance_ap(table: InstanceTable, category_ids: Sequence[int]) -> InstanceAP:
-    """AP of the categories, equal to pycocotools' to rounding."""
+    """Computes AP over some categories, equal to pycocotools' up to rounding."""
     precision = np.full((len(IOU_THRESHOLDS), len(category_ids), len(AREA_RANGES)), np.nan)
-    prepared = _prepare(table)
+    prepared = _sort_by_category(table)
     for column, category_id in enumerate(category_ids):
         category = prepared.of_category(category_id)
-        for place, (_, low, high) in enumerate(AREA_RANGES):
+        for index, (_, low, high) in enumerate(AREA_RANGES):
             ignored = category.ignored(low, high)
             if not ignored.all():
-                hit, passed_over = _judged(category, ignored, low, high)
-                wanted = np.array([np.count_nonzero(~ignored)])
+                hit, passed_over = _outcomes(category, ignored, low, high)
+                needed = np.array([np.count_nonzero(~ignored)])
                 once = np.ones((len(category.image), 1))
-                precision[:, column, place] = _average_precision(hit, passed_over, once, wanted)[:, 0]
+                precision[:, column, index] = _average_precision(hit, passed_over, once, needed)[:, 0]
 
     def mean(values: Float) -> float | None:
+        """Averages the values that are known; None if none is."""
         known = values[~np.isnan(values)]
         return float(known.mean()) if len(known) else None
 
@@ -132,19 +128,16 @@ def instance_ap(table: InstanceTable, category_ids: Sequence[int]) -> InstanceAP
         APs=mean(precision[:, :, 1]),
         APm=mean(precision[:, :, 2]),
         APl=mean(precision[:, :, 3]),
-        per_category={
-            int(category_id): mean(precision[:, column, 0]) for column, category_id in enumerate(category_ids)
-        },
     )
 
 
 def jackknifed_ap(table: InstanceTable, category_ids: Sequence[int], images: Int64, units: int) -> Jackknife:
-    """(6,) AP, AP50, AP75, APs, APm, APl of all images and without each unit; NaN without instances.
+    """Jackknifes the six numbers AP, AP50, AP75, APs, APm, APl over units of images; NaN without instances.
 
-    images: ascending, with every image of the table; each `units`-th of them is one unit. Matches do not depend on what
-    is left out, so they are made once, and a category changes only where a unit holds it.
+    images: ascending, with every image of the table; every `units`-th image belongs to one unit. Matches do not depend
+    on other images, so they are computed once, and a category changes only without a unit that contains it.
     """
-    prepared = _prepare(table)
+    prepared = _sort_by_category(table)
     means = LeftOutMeans(6, len(category_ids), units)
     for column, category_id in enumerate(category_ids):
         category = prepared.of_category(category_id)
@@ -154,78 +147,76 @@ def jackknifed_ap(table: InstanceTable, category_ids: Sequence[int], images: Int
             ignored = category.ignored(low, high)
             if ignored.all():
                 continue
-            hit, passed_over = _judged(category, ignored, low, high)
-            # The first column leaves nothing out, each other one a unit.
+            hit, passed_over = _outcomes(category, ignored, low, high)
+            # The first column leaves nothing out, each further one leaves out a unit.
             left_out = np.concatenate([[-1], held])
-            wanted = np.count_nonzero(~ignored) - np.bincount(gt_unit[~ignored], minlength=units)[held]
-            wanted = np.concatenate([[np.count_nonzero(~ignored)], wanted])
+            needed = np.count_nonzero(~ignored) - np.bincount(gt_unit[~ignored], minlength=units)[held]
+            needed = np.concatenate([[np.count_nonzero(~ignored)], needed])
             found = np.concatenate(
                 [
-                    _average_precision(hit, passed_over, (det_unit[:, None] != block).astype(np.float64), of_block)
-                    for block, of_block in _blocks(left_out, wanted)
+                    _average_precision(
+                        hit, passed_over, (det_unit[:, None] != left_out[block]).astype(np.float64), needed[block]
+                    )
+                    for block in (slice(k, k + _COLUMNS_AT_ONCE) for k in range(0, len(left_out), _COLUMNS_AT_ONCE))
                 ],
                 axis=1,
             )
             for target in targets:
                 rows = {1: slice(0, 1), 2: slice(5, 6)}.get(target, slice(None))
-                values = np.where(wanted > 0, found[rows].mean(axis=0), np.nan)
+                values = np.where(needed > 0, found[rows].mean(axis=0), np.nan)
                 means.add(target, column, values[0], held, values[1:])
     return means.jackknife(ORDER)
 
 
-_AT_ONCE = 100
-# Below so many rows, a look-up of each row among the points of recall is less work than of the points in each column.
+_COLUMNS_AT_ONCE = 100
+# With fewer rows it is faster to look up rows among the recall points than recall points in each column.
 _FEW_FOUND = 300
 
 
-def _blocks(left_out: Int64, wanted: Int64) -> Iterator[tuple[Int64, Int64]]:
-    for start in range(0, len(left_out), _AT_ONCE):
-        yield left_out[start : start + _AT_ONCE], wanted[start : start + _AT_ONCE]
+def _average_precision(hit: Bool, passed_over: Bool, times: Float, needed: Int64) -> Float:
+    """Computes AP of one category and range of sizes at each IoU threshold, (thresholds, columns).
 
-
-def _average_precision(hit: Bool, passed_over: Bool, times: Float, wanted: Int64) -> Float:
-    """(thresholds, columns) AP of one category and range.
-
-    times: (detections, columns) how often each counts; wanted: (columns,) how many true instances there are
+    times: (detections, columns) how often each detection counts; needed: (columns,) the number of true instances
     """
     result = np.zeros((len(IOU_THRESHOLDS), times.shape[1]))
     if not hit.any():
         return result
-    # Most detections count, or do not, at all thresholds alike: they are added up once.
+    # Most detections count at all thresholds or at none: they are summed once.
     never: Bool = np.asarray(passed_over.all(axis=0), np.bool_)
     always = np.cumsum(np.where(never[:, None], 0.0, times), axis=0)
-    for place in range(len(IOU_THRESHOLDS)):
-        # Precision is needed where a true instance is found and nowhere else: between, it only falls.
-        found = np.flatnonzero(hit[place])
+    for index in range(len(IOU_THRESHOLDS)):
+        # Precision is only needed at true positives: between them it falls.
+        found = np.flatnonzero(hit[index])
         if not len(found):
             continue
         counted = always[found]
-        besides = np.flatnonzero(passed_over[place] & ~never)
-        if len(besides):
-            passed = np.concatenate([np.zeros((1, times.shape[1])), np.cumsum(times[besides], axis=0)])
-            counted = counted - passed[np.searchsorted(besides, found, side="right")]
+        passed_rows = np.flatnonzero(passed_over[index] & ~never)
+        if len(passed_rows):
+            passed = np.concatenate([np.zeros((1, times.shape[1])), np.cumsum(times[passed_rows], axis=0)])
+            counted = counted - passed[np.searchsorted(passed_rows, found, side="right")]
         true = np.cumsum(times[found], axis=0)
         precision = true / np.maximum(counted, np.spacing(1))
-        # From the right, precision never rises again: the envelope that COCO integrates.
+        # The envelope that COCO integrates: the largest precision at this or a higher recall.
         envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-        recall = true / np.maximum(wanted, 1)
+        recall = true / np.maximum(needed, 1)
         if len(found) < _FEW_FOUND:
-            # How many points of recall each row is the first to reach: all columns at once.
+            # The number of recall points that each row is the first to reach, for all columns at once.
             reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=0, prepend=0)
-            result[place] = (envelope * reached).sum(axis=0) / len(RECALLS)
+            result[index] = (envelope * reached).sum(axis=0) / len(RECALLS)
             continue
         for column in range(times.shape[1]):
             at = np.searchsorted(recall[:, column], RECALLS, side="left")
             inside = at[at < len(found)]
-            result[place, column] = envelope[inside, column].sum() / len(RECALLS)
+            result[index, column] = envelope[inside, column].sum() / len(RECALLS)
     return result
 
 
 @dataclass(frozen=True)
-class _Category:
-    """One category: its detections by falling score with ties in order of image, its true instances, and the pairs.
+class _CategoryRows:
+    """One category's detections, true instances and pairs with IoU ≥ 0.5, ready to be matched.
 
-    pair_det, pair_gt: rows of the two; pair_iou: by COCO's rule, of pairs of IoU ≥ 0.5 alone: no other can match.
+    Detections are sorted by falling score (ties by image).
+    pair_det, pair_gt: rows of the two; pair_iou: by COCO's rule for crowds.
     Pairs are ordered by detection, then by true instance in the order of the table.
     """
 
@@ -240,30 +231,32 @@ class _Category:
     pair_iou: Float
 
     def ignored(self, low: float, high: float) -> Bool:
-        """Which true instances do not count in a range of sizes."""
+        """Returns whether each true instance is ignored in a range of sizes: crowds, and other sizes."""
         return np.asarray(self.gt_iscrowd | (self.gt_area < low) | (self.gt_area > high))
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """All categories one after another, each as `_Category` has it; det, gt and pair: where each begins and ends.
+class _SortedTable:
+    """The rows of all categories, one category after another.
 
-    category_ids: ascending, those of the table
+    det, gt, pair: where the rows of each category begin and end
+    category_ids: those of the table, ascending
     """
 
     category_ids: Int32
-    all: _Category
+    all: _CategoryRows
     det: Int64
     gt: Int64
     pair: Int64
 
-    def of_category(self, category_id: int) -> _Category:
-        place = int(np.searchsorted(self.category_ids, category_id))
-        if place == len(self.category_ids) or self.category_ids[place] != category_id:
-            # Past the end of all three: a category of which there is nothing.
-            place = len(self.category_ids)
-        dets, gts, pairs = (slice(*ends[place : place + 2]) for ends in (self.det, self.gt, self.pair))
-        return _Category(
+    def of_category(self, category_id: int) -> _CategoryRows:
+        """Returns the rows of one category; none if the table lacks it."""
+        index = int(np.searchsorted(self.category_ids, category_id))
+        if index == len(self.category_ids) or self.category_ids[index] != category_id:
+            # An absent category: empty slices past the end.
+            index = len(self.category_ids)
+        dets, gts, pairs = (slice(*ends[index : index + 2]) for ends in (self.det, self.gt, self.pair))
+        return _CategoryRows(
             image=self.all.image[dets],
             score=self.all.score[dets],
             area=self.all.area[dets],
@@ -276,13 +269,18 @@ class _Prepared:
         )
 
 
-def _prepare(table: InstanceTable) -> _Prepared:
+def _sort_by_category(table: InstanceTable) -> _SortedTable:
+    """Sorts an instance table by category and score, and computes the IoU of its pairs."""
     # Stable sorts: of equal scores the earlier image, and in it the earlier detection, comes first, as in pycocotools.
     dets = np.lexsort((table.det_id, table.det_image, -table.det_score, table.det_category))
     dets = dets[_first_of_each(table.det_category[dets], table.det_image[dets], MAX_DETECTIONS)]
     gts = np.argsort(table.gt_category, kind="stable")
-    det = _places(dets, len(table.det_image))[_rows(table.pair_image, table.pair_det, table.det_image, table.det_id)]
-    gt = _places(gts, len(table.gt_image))[_rows(table.pair_image, table.pair_gt, table.gt_image, table.gt_id)]
+    det = _index_among(dets, len(table.det_image))[
+        _rows_of_ids(table.pair_image, table.pair_det, table.det_image, table.det_id)
+    ]
+    gt = _index_among(gts, len(table.gt_image))[
+        _rows_of_ids(table.pair_image, table.pair_gt, table.gt_image, table.gt_id)
+    ]
     det_category, gt_category = table.det_category[dets], table.gt_category[gts]
     alike = np.flatnonzero(det >= 0)
     alike = alike[det_category[det[alike]] == gt_category[gt[alike]]]
@@ -293,7 +291,7 @@ def _prepare(table: InstanceTable) -> _Prepared:
     possible = np.flatnonzero(iou >= IOU_THRESHOLDS[0])
     possible = possible[np.lexsort((gt[possible], det[possible]))]
     det, gt = det[possible], gt[possible]
-    everything = _Category(
+    everything = _CategoryRows(
         image=table.det_image[dets],
         score=table.det_score[dets],
         area=area,
@@ -307,37 +305,30 @@ def _prepare(table: InstanceTable) -> _Prepared:
     category_ids = np.union1d(det_category, gt_category)
 
     def ends(of_rows: Int32) -> Int64:
+        """Returns where the rows of each category begin and end."""
         bounds = np.searchsorted(of_rows, category_ids)
         return np.concatenate([bounds, [len(of_rows)], [len(of_rows)]])
 
-    return _Prepared(category_ids, everything, ends(det_category), ends(gt_category), ends(det_category[det]))
+    return _SortedTable(category_ids, everything, ends(det_category), ends(gt_category), ends(det_category[det]))
 
 
-def _places(chosen: Int64, n: int) -> Int64:
-    """Position of each of n rows among the chosen ones, −1 where it is not chosen."""
-    places = np.full(n, -1)
-    places[chosen] = np.arange(len(chosen))
-    return places
+def _index_among(chosen: Int64, n: int) -> Int64:
+    """Returns (n,) the index of each row among the chosen ones, −1 if it is not chosen."""
+    indices = np.full(n, -1)
+    indices[chosen] = np.arange(len(chosen))
+    return indices
 
 
-def _rows(images: Int64, ids: Int32, of_images: Int64, of_ids: Int32) -> Int64:
-    """For each (image, id) its row in the other two columns, which hold each of them once."""
-    names = np.unique(of_images)
-    # An image's place and an id side by side in one integer, so that a pair is found by one binary search.
-    keys = np.searchsorted(names, of_images).astype(np.int64) << 32 | of_ids.astype(np.int64)
-    wanted = np.searchsorted(names, images).astype(np.int64) << 32 | ids.astype(np.int64)
-    order = np.argsort(keys, kind="stable")
-    place = np.searchsorted(keys, wanted, sorter=order)
-    if len(wanted) and (place >= len(keys)).any():
-        raise ValueError("a pair names a detection or an instance that is not listed")
-    rows = order[place] if len(wanted) else np.zeros(0, np.int64)
-    if (keys[rows] != wanted).any():
+def _rows_of_ids(images: Int64, ids: Int32, of_images: Int64, of_ids: Int32) -> Int64:
+    """Returns the row in which each (image, id) is listed. Raises ValueError if one is not."""
+    rows = find_rows(images, ids, of_images, of_ids)
+    if (rows < 0).any():
         raise ValueError("a pair names a detection or an instance that is not listed")
     return rows
 
 
 def _first_of_each(categories: Int32, images: Int64, most: int) -> Bool:
-    """Whether each row is among the first `most` of its category and image."""
+    """Returns whether each row is among the first `most` of its category and image."""
     order = np.lexsort((images, categories))
     grouped = np.stack([categories[order], images[order]])
     starts = np.flatnonzero(np.concatenate([[True], (grouped[:, 1:] != grouped[:, :-1]).any(axis=0)])[: len(order)])
@@ -347,20 +338,23 @@ def _first_of_each(categories: Int32, images: Int64, most: int) -> Bool:
     return first
 
 
-def _judged(category: _Category, ignored: Bool, low: float, high: float) -> tuple[Bool, Bool]:
-    """(thresholds, detections): which found a true instance, and which count neither way."""
+def _outcomes(category: _CategoryRows, ignored: Bool, low: float, high: float) -> tuple[Bool, Bool]:
+    """Returns which detections are true positives and which do not count, as two (thresholds, detections) masks."""
     hit, passed_over = _match(category, ignored)
     outside: Bool = (category.area < low) | (category.area > high)
     return hit, passed_over | (~hit & outside)
 
 
-def _match(category: _Category, ignored: Bool) -> tuple[Bool, Bool]:
-    """(thresholds, detections): which found a true instance, and which found an ignored one and are passed over."""
+def _match(category: _CategoryRows, ignored: Bool) -> tuple[Bool, Bool]:
+    """Matches detections to true instances; returns which matched a counted one, and which an ignored one.
+
+    Both are (thresholds, detections) masks.
+    """
     n = len(category.image)
     hit = np.zeros((len(IOU_THRESHOLDS), n), np.bool_)
     passed_over = np.zeros((len(IOU_THRESHOLDS), n), np.bool_)
     # pycocotools compares with min(t, 1 − 1e-10), which matters for no threshold of ours.
-    # Most detections fit one instance that no other fits, or a crowd, which is never taken: nothing else can matter.
+    # Most detections overlap one instance that no other overlaps, or a crowd, which many may match: they need no loop.
     crowd = category.gt_iscrowd[category.pair_gt]
     alone = np.bincount(category.pair_det, minlength=n)[category.pair_det] == 1
     alone &= crowd | (np.bincount(category.pair_gt, minlength=len(ignored))[category.pair_gt] == 1)
@@ -376,7 +370,7 @@ def _match(category: _Category, ignored: Bool) -> tuple[Bool, Bool]:
     free = np.ones((len(IOU_THRESHOLDS), len(category.gt_image)), np.bool_)
     ends = np.flatnonzero(np.diff(pair_det, append=-1)) + 1
     start = 0
-    # Detections come by falling score, and only those with a pair of IoU ≥ 0.5 are looked at.
+    # Greedy loop over the other detections by falling score.
     for end in ends.tolist():
         one = int(pair_det[start])
         gt, iou = pair_gt[start:end], pair_iou[start:end]

@@ -1,7 +1,8 @@
-"""AP of panoptic maps from any folder: their thing segments as instances, ranked by the scores of the JSON.
+"""AP of the thing segments of panoptic maps from any folder, ranked by the scores in their JSON.
 
-Against the things of the panoptic ground truth a scored run has all that is needed in its rows. Against instances of a
-COCO instance JSON, which may overlap, the predicted PNGs are read once more.
+Against the things of the panoptic ground truth, the rows of a scored run are enough. Against a COCO instance JSON,
+whose instances may overlap, the predicted PNGs are read again. This is not AP_pan: a fused map holds only
+segments that the fusion rule kept, so a network's AP before fusion is higher.
 """
 
 import os
@@ -12,22 +13,20 @@ from typing import Any
 import numpy as np
 
 from panbench.base.addresses import recorded_path
-from panbench.base.errors import PredictionMismatch
+from panbench.base.errors import BadRun, PredictionMismatch
 from panbench.datasets.instances import InstanceSet, read_instances
+from panbench.metrics.matched import Matched
 from panbench.panoptic.coco import read_annotation_columns, read_id_png
 from panbench.panoptic.types import Category
 from panbench.runs import Run, check_predictions_json
 from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, instance_ap
-from panbench.studies.unfused.map_instances import instances_of_map
 from panbench.studies.unfused.metric import thing_ids
-
-__all__ = ["ap_of_map", "refuse_unscored"]
 
 
 def refuse_unscored(
     pred_json: str | os.PathLike[str], pred_dir: str | os.PathLike[str] | None, categories: Sequence[Category]
 ) -> None:
-    """Raises PredictionMismatch, before anything is scored, when a predicted thing segment has no score."""
+    """Raises PredictionMismatch if a predicted thing segment has no score."""
     pred = read_annotation_columns(pred_json, pred_dir, predictions=True)
     things = np.isin(pred.category_id, thing_ids(categories))
     unscored = int(np.isnan(pred.score[things]).sum())
@@ -41,9 +40,9 @@ def refuse_unscored(
 def ap_of_map(
     run: Run, instances: str | os.PathLike[str] | None = None, progress: Callable[[int, int], None] | None = None
 ) -> InstanceAP:
-    """AP of the thing segments of a scored folder's maps.
+    """Computes AP of the thing segments of a scored folder's maps.
 
-    instances: a COCO instance JSON as the ground truth; None takes the thing segments of the panoptic one
+    instances: a COCO instance JSON as the ground truth; None takes the thing segments of the panoptic ground truth
     progress: called with (images done, images) while PNGs are read for `instances`
     Raises BadRun for predictions without scores, BadDataset for instances of another set.
     """
@@ -51,14 +50,14 @@ def ap_of_map(
         table = instances_of_map(run.matched, run.categories)
     else:
         truth = read_instances(instances, run.categories, run.images.tolist())
-        table = _against(run, truth, instances_of_map(run.matched, run.categories), progress)
+        table = _with_other_truth(run, truth, instances_of_map(run.matched, run.categories), progress)
     return instance_ap(table, thing_ids(run.categories))
 
 
-def _against(
+def _with_other_truth(
     run: Run, truth: InstanceSet, own: InstanceTable, progress: Callable[[int, int], None] | None
 ) -> InstanceTable:
-    """The detections of a run's maps with the true instances of another file, and the pixels that they share."""
+    """Replaces a table's true instances by those of a COCO instance JSON, and counts the shared pixels anew."""
     assert run.info.predictions is not None
     json, folder = recorded_path(run.info.predictions.json), recorded_path(run.info.predictions.folder)
     check_predictions_json(run, json)
@@ -87,8 +86,9 @@ def _against(
         if progress is not None:
             progress(done, len(run.images))
 
-    def column(rows: Sequence[tuple[Any, ...]], place: int, kind: Any) -> Any:
-        return np.array([row[place] for row in rows], kind)
+    def column(rows: Sequence[tuple[Any, ...]], index: int, kind: Any) -> Any:
+        """Returns one field of all rows as an array."""
+        return np.array([row[index] for row in rows], kind)
 
     return replace(
         own,
@@ -102,4 +102,44 @@ def _against(
         pair_det=column(pairs, 1, np.int32),
         pair_gt=column(pairs, 2, np.int32),
         pair_pixels=column(pairs, 3, np.int64),
+    )
+
+
+def instances_of_map(matched: Matched, categories: Sequence[Category]) -> InstanceTable:
+    """Returns the predicted and the true thing segments of a run's maps as an InstanceTable.
+
+    Raises BadRun if a predicted thing has no score: AP ranks by it.
+    """
+    segments, overlaps = matched.segments, matched.overlaps
+    things = np.isin(segments.category_id, [category.id for category in categories if category.isthing])
+    det, gt = things & ~segments.is_gt, things & segments.is_gt
+    unscored = int(np.isnan(segments.score[det]).sum())
+    if unscored:
+        raise BadRun(
+            f"{unscored:,} of {int(det.sum()):,} predicted thing segments have no score, and AP ranks by score. Write "
+            '"score" into the segments of the predictions\' JSON.'
+        )
+
+    # A true segment's pixels are counted in the PNG; its area is that of the JSON.
+    covered = np.zeros(len(segments), np.int64)
+    known = matched.gt_row >= 0
+    np.add.at(covered, matched.gt_row[known], overlaps.pixels[known])
+    met = (matched.gt_row >= 0) & (matched.pred_row >= 0)
+    met[met] &= gt[matched.gt_row[met]] & det[matched.pred_row[met]]
+    return InstanceTable(
+        det_image=segments.image_id[det],
+        det_id=segments.id[det],
+        det_category=segments.category_id[det],
+        det_score=segments.score[det].astype(np.float64),
+        det_area=segments.area[det],
+        gt_image=segments.image_id[gt],
+        gt_id=segments.id[gt],
+        gt_category=segments.category_id[gt],
+        gt_area=segments.area[gt].astype(np.float64),
+        gt_pixels=covered[gt],
+        gt_iscrowd=segments.iscrowd[gt],
+        pair_image=overlaps.image_id[met],
+        pair_det=overlaps.pred_id[met],
+        pair_gt=overlaps.gt_id[met],
+        pair_pixels=overlaps.pixels[met],
     )

@@ -1,7 +1,7 @@
-"""Measures a network's outputs before fusion in the same pass as PQ: makes the rows of AP_pan and mIoU_pan.
+"""Measures a network's outputs before fusion in the pass that scores PQ; writes the rows of AP_pan and mIoU_pan.
 
-A sink of the loop: it takes the instances and the semantic map from each output (on the device), counts the pixels that
-they share with the ground truth (on the host), and hands blocks of rows to the runs.
+It is a sink of the evaluation loop: it takes instances and semantic map from each output (on the device), counts the
+pixels that they share with the ground truth (on the host), and writes blocks of rows into the runs.
 """
 
 import functools
@@ -14,11 +14,9 @@ import numpy.typing as npt
 from panbench.base.errors import BadArgument
 from panbench.datasets import Dataset
 from panbench.datasets.instances import InstanceSet
-from panbench.evaluation.loop import block_is_full
-from panbench.evaluation.sinks import Later, SeenImage, Sink
+from panbench.evaluation.sinks import Later, SeenImage, Sink, block_is_full
 from panbench.models.candidates import FinishedMap, Output
 from panbench.models.model import LoadedImage
-from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
 from panbench.panoptic.overlap import count_pairs
 from panbench.panoptic.types import Scene
 from panbench.runs import Run, RunWriter
@@ -26,13 +24,12 @@ from panbench.studies.unfused.boxes import listed_box
 from panbench.studies.unfused.instance_ap import Boxes, InstanceTable
 from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.studies.unfused.outputs import InstanceMasks, Unfused, unfused
+from panbench.studies.unfused.packed_masks import PackedMasks, areas, pack, shared_pixels
 from panbench.studies.unfused.rows import images_measured, write_unfused
-
-__all__ = ["Measurer"]
 
 
 class Measurer(Sink):
-    """Makes rows of the network's outputs for each image, and writes them in blocks."""
+    """Counts the rows of AP_pan and mIoU_pan for each image, and writes them in blocks."""
 
     def __init__(
         self,
@@ -44,15 +41,15 @@ class Measurer(Sink):
         *,
         truth: InstanceSet | None = None,
     ) -> None:
-        """Goes on with what the runs hold already.
+        """Prepares to measure a dataset; images whose rows the runs already have are skipped.
 
-        ids: the dataset's category of each of `n_labels` labels; those without one are predictions of void
+        ids: the dataset's category of each of `n_labels` labels; labels without one predict void
         truth: the true instances of AP; None takes the thing segments of the panoptic ground truth
         """
         self.ap, self.miou = "ap" in metrics, "miou" in metrics
         runs = [Run(writer.info, writer.path) for writer in writers]
-        self._held = [images_measured(run) for run in runs]
-        self.done = frozenset.intersection(*self._held)
+        self._images_in_runs = [images_measured(run) for run in runs]
+        self.done = frozenset.intersection(*self._images_in_runs)
         self._thing_ids = frozenset(category.id for category in dataset.categories if category.isthing)
         self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
         self.things = tuple(ids.get(label) in self._thing_ids for label in range(n_labels))
@@ -61,26 +58,26 @@ class Measurer(Sink):
         self._since = time.monotonic()
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
-        """Takes the statistics of an output off the device."""
-        return functools.partial(self._rows, self.measure(output))
+        """Called for each output: copies its statistics to the host, and returns the counting of its rows for later."""
+        return functools.partial(self._count_rows, self.measure(output))
 
     def measure(self, output: Output) -> Unfused:
-        """The statistics of an output, on the host. Raises BadArgument for a finished map."""
+        """Returns an output's instances and semantic map, on the host. Raises BadArgument for a finished map."""
         if isinstance(output, FinishedMap):
             raise BadArgument("The model gives finished id maps: there is nothing before fusion to measure.")
         return unfused(output, self.things, instances=self.ap, semantic=self.miou)
 
     def keep(self, found: Sequence[UnfusedTable]) -> None:
-        """Adds a batch to the open block, which is written when it is full."""
+        """Called after each batch: adds its rows to the current block, and writes the block if it is full."""
         self._block.extend(found)
         if block_is_full(len(self._block), self._since):
             self.close()
 
     def close(self) -> None:
-        """Writes the open block."""
+        """Writes the rows that are not yet written."""
         if self._block:
             table = concat_unfused(self._block)
-            for writer, held in zip(self._writers, self._held, strict=True):
+            for writer, held in zip(self._writers, self._images_in_runs, strict=True):
                 new = np.array([image for image in table.image_id.tolist() if image not in held], np.int64)
                 own = table if len(new) == len(table.image_id) else table.only(new)
                 if len(new):
@@ -88,8 +85,8 @@ class Measurer(Sink):
             self._block = []
         self._since = time.monotonic()
 
-    def _rows(self, found: Unfused, seen: SeenImage) -> UnfusedTable:
-        """The rows of one image."""
+    def _count_rows(self, found: Unfused, seen: SeenImage) -> UnfusedTable:
+        """Counts one image's rows of AP_pan and mIoU_pan against its ground truth."""
         scene = seen.scene
         ids, _ = seen.truth((scene.image.height, scene.image.width))
         instances = pixels = None
@@ -100,27 +97,28 @@ class Measurer(Sink):
         return UnfusedTable(np.array([scene.image.id], np.int64), instances, pixels)
 
     def _instance_rows(self, scene: Scene, ids: npt.NDArray[np.int32], found: InstanceMasks) -> InstanceTable:
+        """Counts the rows of AP_pan: detections, true instances, and the pixels that they share."""
         category, area, crowd, masks, boxes = self._true_instances(scene, ids)
         shared = shared_pixels(found.masks, masks)
         det, gt = np.nonzero(shared)
         image = scene.image.id
 
-        def here(n: int) -> npt.NDArray[np.int64]:
+        def image_column(n: int) -> npt.NDArray[np.int64]:
             return np.full(n, image, np.int64)
 
         return InstanceTable(
-            det_image=here(len(found.labels)),
+            det_image=image_column(len(found.labels)),
             det_id=np.arange(1, len(found.labels) + 1, dtype=np.int32),
             det_category=self.category_of[found.labels],
             det_score=found.scores.astype(np.float64),
             det_area=areas(found.masks),
-            gt_image=here(len(category)),
+            gt_image=image_column(len(category)),
             gt_id=np.arange(1, len(category) + 1, dtype=np.int32),
             gt_category=np.array(category, np.int32),
             gt_area=np.array(area, np.float64),
             gt_pixels=areas(masks),
             gt_iscrowd=np.array(crowd, np.bool_),
-            pair_image=here(len(det)),
+            pair_image=image_column(len(det)),
             pair_det=(det + 1).astype(np.int32),
             pair_gt=(gt + 1).astype(np.int32),
             pair_pixels=shared[det, gt],
@@ -133,47 +131,41 @@ class Measurer(Sink):
 
     def _true_instances(
         self, scene: Scene, ids: npt.NDArray[np.int32]
-    ) -> tuple[list[int], list[float], list[bool], PackedMasks, list[tuple[float, ...]]]:
-        """Category, listed area, crowd, mask and box of each true instance."""
+    ) -> tuple[Sequence[int], Sequence[float], Sequence[bool], PackedMasks, list[tuple[float, ...]]]:
+        """Returns category, listed area, crowd, mask and box of each true instance."""
         shape = (scene.image.height, scene.image.width)
         if self._truth is not None:
             truth = self._truth
-            own = truth.of_image(scene.image.id)
-            masks = [truth.mask(one, *shape) for one in own]
-            return (
-                [one.category_id for one in own],
-                [one.area for one in own],
-                [one.iscrowd for one in own],
-                pack(masks, shape),
-                [listed_box(one.record.get("bbox"), mask) for one, mask in zip(own, masks, strict=True)],
-            )
-        segments = [] if scene.annotation is None else scene.annotation.segments
-        chosen = [segment for segment in segments if segment.category_id in self._thing_ids]
-        masks = [ids == segment.id for segment in chosen]
-        return (
-            [segment.category_id for segment in chosen],
-            [float(segment.area) for segment in chosen],
-            [segment.iscrowd for segment in chosen],
-            pack(masks, shape),
-            [listed_box(segment.bbox, mask) for segment, mask in zip(chosen, masks, strict=True)],
-        )
+            rows = [
+                (one.category_id, one.area, one.iscrowd, truth.mask(one, *shape), one.record.get("bbox"))
+                for one in truth.of_image(scene.image.id)
+            ]
+        else:
+            rows = [
+                (one.category_id, float(one.area), one.iscrowd, ids == one.id, one.bbox)
+                for one in (() if scene.annotation is None else scene.annotation.segments)
+                if one.category_id in self._thing_ids
+            ]
+        category, area, crowd, masks, boxes = zip(*rows, strict=True) if rows else ((),) * 5
+        return category, area, crowd, pack(masks, shape), [listed_box(*one) for one in zip(boxes, masks, strict=True)]
 
     def _pixel_rows(self, scene: Scene, ids: npt.NDArray[np.int32], semantic: npt.NDArray[np.int16]) -> CategoryPixels:
+        """Counts the true, predicted and shared pixels of each category, for mIoU_pan."""
         segments = [] if scene.annotation is None else scene.annotation.segments
         category = {segment.id: segment.category_id for segment in segments}
-        # Labels from 1 on, so that 0 is void on both sides.
+        # Labels are shifted by 1, so that 0 is void in both maps.
         gt_id, label, pixels = count_pairs(ids, semantic.astype(np.int32) + 1)
         true = np.array([category.get(int(each), 0) for each in gt_id], np.int64)
         predicted = np.append(0, self.category_of)[label].astype(np.int64)
         labelled = true > 0
-        true, predicted, pixels = true[labelled], predicted[labelled], pixels[labelled]
-        names = np.unique(np.concatenate([true, predicted[predicted > 0]]))
-        place_true = np.searchsorted(names, true)
-        gt_pixels, pred_pixels, both = (np.zeros(len(names), np.int64) for _ in range(3))
-        np.add.at(gt_pixels, place_true, pixels)
-        known = predicted > 0
-        np.add.at(pred_pixels, np.searchsorted(names, predicted[known]), pixels[known])
-        same = true == predicted
-        np.add.at(both, place_true[same], pixels[same])
+        names = np.unique(np.concatenate([true[labelled], predicted[labelled & (predicted > 0)]]))
+
+        def pixels_of(category: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+            """Sums the pixels of some rows by category."""
+            found = np.bincount(np.searchsorted(names, category[rows]), pixels[rows], len(names))
+            return found.astype(np.int64)
+
         image = np.full(len(names), scene.image.id, np.int64)
+        gt_pixels, both = pixels_of(true, labelled), pixels_of(true, labelled & (true == predicted))
+        pred_pixels = pixels_of(predicted, labelled & (predicted > 0))
         return CategoryPixels(image, names.astype(np.int32), gt_pixels, pred_pixels, both)

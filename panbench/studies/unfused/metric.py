@@ -3,12 +3,12 @@
 AP_pan is the mask AP of the instances that a panoptic model predicts (they may overlap), box AP_pan that of their
 boxes, mIoU_pan the mIoU of its semantic sum Σ class × mask; the mIoU of metrics/semantic.py is that of the fused map.
 
-Intervals are the jackknife's, as those of PQ are (metrics/jackknife.py). AP ranks the detections of all images
-together: the matches, which do not depend on the other images, are made once, and leaving an image out only takes its
-own away. Of more than UNITS images, so many groups are left out one by one.
+Intervals are the jackknife's, as for PQ (metrics/jackknife.py). AP ranks the detections of all images together, but
+matches do not depend on other images: they are computed once, and leaving out an image only removes its own. With more
+than UNITS images, UNITS groups of images are left out instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,27 +17,15 @@ import numpy.typing as npt
 
 from panbench.metrics.jackknife import Jackknife, LeftOutMeans
 from panbench.panoptic.types import Category
-from panbench.studies.unfused.boxes import joined_boxes, kept_boxes, of_boxes
+from panbench.studies.unfused.boxes import joined_boxes, of_boxes, selected_boxes
 from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, instance_ap, jackknifed_ap
-
-__all__ = [
-    "AP_NAMES",
-    "BOX_AP_NAMES",
-    "MIOU_NAME",
-    "CategoryPixels",
-    "SemanticIoU",
-    "UnfusedTable",
-    "concat_unfused",
-    "jackknifed_unfused",
-    "thing_ids",
-]
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 BOX_AP_NAMES = tuple(f"{name}_box" for name in AP_NAMES)
 MIOU_NAME = "mIoU_pan"
 
 UNITS = 500
-"""Of more images, each UNITS-th is put into one group, for intervals of AP_pan and mIoU_pan."""
+"""The largest number of jackknife groups; with more images, every UNITS-th image is in the same group."""
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -49,9 +37,9 @@ _COLUMNS = tuple(field.name for field in fields(InstanceTable) if field.name != 
 
 @dataclass(frozen=True)
 class CategoryPixels:
-    """Pixels of the semantic map by image and category: one row for each that occurs; void is left out.
+    """The true, predicted and shared pixels of each category in each image; void is left out.
 
-    gt_pixels: of the category in the ground truth; pred_pixels: predicted, on labelled pixels; pixels: both
+    gt_pixels: in the ground truth; pred_pixels: predicted, on labelled pixels; pixels: both
     """
 
     image_id: Int64
@@ -66,9 +54,10 @@ class CategoryPixels:
 
 @dataclass(frozen=True)
 class UnfusedTable:
-    """Rows of some images before fusion. instances, pixels: None where the run was made without that metric.
+    """The rows of some images from which AP_pan, box AP_pan and mIoU_pan are computed.
 
-    image_id: every image that was looked at, once
+    instances, pixels: None if the metric was not requested
+    image_id: every measured image, once
     """
 
     image_id: Int64
@@ -76,12 +65,12 @@ class UnfusedTable:
     pixels: CategoryPixels | None = None
 
     def only(self, images: Int64) -> "UnfusedTable":
-        """The rows of some images."""
+        """Returns the table of some of its images."""
         instances, pixels = self.instances, self.pixels
         if instances is not None:
-            kept = {kind: np.isin(getattr(instances, f"{kind}_image"), images) for kind in ("det", "gt", "pair")}
-            columns = {name: getattr(instances, name)[kept[name.partition("_")[0]]] for name in _COLUMNS}
-            boxes = None if instances.boxes is None else kept_boxes(instances.boxes, kept["det"], kept["gt"])
+            chosen = {kind: np.isin(getattr(instances, f"{kind}_image"), images) for kind in ("det", "gt", "pair")}
+            columns = {name: getattr(instances, name)[chosen[name.partition("_")[0]]] for name in _COLUMNS}
+            boxes = None if instances.boxes is None else selected_boxes(instances.boxes, chosen["det"], chosen["gt"])
             instances = InstanceTable(**columns, boxes=boxes)
         if pixels is not None:
             rows = np.isin(pixels.image_id, images)
@@ -89,46 +78,32 @@ class UnfusedTable:
         return UnfusedTable(self.image_id[np.isin(self.image_id, images)], instances, pixels)
 
     def average_precision(self, categories: Sequence[Category]) -> InstanceAP | None:
-        """AP_pan of the thing categories; None without rows of instances."""
+        """Computes AP_pan of the thing categories; None without rows of instances."""
         return None if self.instances is None else instance_ap(self.instances, thing_ids(categories))
 
     def box_precision(self, categories: Sequence[Category]) -> InstanceAP | None:
-        """Box AP_pan of the thing categories; None without rows of instances, or without their boxes."""
+        """Computes box AP_pan of the thing categories; None without rows of instances or their boxes."""
         if self.instances is None or self.instances.boxes is None:
             return None
         return instance_ap(of_boxes(self.instances, self.instances.boxes), thing_ids(categories))
 
-    def semantic_iou(self, categories: Sequence[Category]) -> "SemanticIoU | None":
-        """mIoU_pan; None without rows of the semantic map. Raises ValueError for a category that is not listed."""
+    def semantic_iou(self, categories: Sequence[Category]) -> float | None:
+        """Computes mIoU_pan; None without a true or predicted pixel. Raises ValueError for an unlisted category."""
         if self.pixels is None:
             return None
-        counts = _by_image(self.pixels, self.image_id, categories).sum(axis=2)
-        iou = _iou(counts[..., None])[:, 0]
+        counts = _pixels_by_image(self.pixels, self.image_id, categories).sum(axis=2)
+        iou = _category_iou(counts[..., None])[:, 0]
         known = iou[~np.isnan(iou)]
-        return SemanticIoU(
-            float(known.mean()) if len(known) else None,
-            {
-                category.id: None if np.isnan(value) else float(value)
-                for category, value in zip(categories, iou, strict=True)
-            },
-        )
-
-
-@dataclass(frozen=True)
-class SemanticIoU:
-    """mIoU_pan, a fraction 0–1; None where no category has a true or a predicted pixel. per_category: IoU by id."""
-
-    mIoU_pan: float | None
-    per_category: Mapping[int, float | None]
+        return float(known.mean()) if len(known) else None
 
 
 def thing_ids(categories: Sequence[Category]) -> list[int]:
-    """The ids of the thing categories."""
+    """Returns the ids of the thing categories."""
     return [category.id for category in categories if category.isthing]
 
 
 def concat_unfused(tables: Sequence[UnfusedTable]) -> UnfusedTable:
-    """The rows of all tables. All must have the same metrics."""
+    """Concatenates tables of different images, which must all have the same metrics."""
     if not tables:
         return UnfusedTable(np.zeros(0, np.int64))
     instances = [table.instances for table in tables if table.instances is not None]
@@ -137,6 +112,7 @@ def concat_unfused(tables: Sequence[UnfusedTable]) -> UnfusedTable:
         raise ValueError("tables with and without a metric cannot be joined")
 
     def joined(names: Sequence[str], several: Sequence[object]) -> dict[str, Any]:
+        """Concatenates the named columns."""
         return {name: np.concatenate([getattr(one, name) for one in several]) for name in names}
 
     of_pixels = [field.name for field in fields(CategoryPixels)]
@@ -150,9 +126,10 @@ def concat_unfused(tables: Sequence[UnfusedTable]) -> UnfusedTable:
 
 
 def jackknifed_unfused(table: UnfusedTable, images: Int64, categories: Sequence[Category]) -> dict[str, Jackknife]:
-    """The metrics by name, AP_NAMES, BOX_AP_NAMES and MIOU_NAME, of all images and without each.
+    """Jackknifes AP_pan, box AP_pan and mIoU_pan over images; returns them by name.
 
-    images: ascending; the table's rows of other images are passed over
+    Names are those of AP_NAMES, BOX_AP_NAMES and MIOU_NAME.
+    images: ascending; rows of other images are ignored
     """
     table = table if len(table.image_id) == len(images) else table.only(images)
     units = min(len(images), UNITS)
@@ -163,12 +140,12 @@ def jackknifed_unfused(table: UnfusedTable, images: Int64, categories: Sequence[
             tables.append((BOX_AP_NAMES, of_boxes(table.instances, table.instances.boxes)))
         for names, rows in tables:
             ap = jackknifed_ap(rows, thing_ids(categories), images, units)
-            found |= {name: ap.only(place) for place, name in enumerate(names)}
+            found |= {name: ap.only(index) for index, name in enumerate(names)}
     if table.pixels is not None:
-        counts = _by_image(table.pixels, images, categories)
+        counts = _pixels_by_image(table.pixels, images, categories)
         of_units = np.stack([counts[..., unit::units].sum(axis=-1) for unit in range(units)], axis=-1)
         total = counts.sum(axis=2, keepdims=True)
-        iou, without = _iou(total)[:, 0], _iou(total - of_units)
+        iou, without = _category_iou(total)[:, 0], _category_iou(total - of_units)
         means = LeftOutMeans(1, len(iou), units)
         for cell in np.flatnonzero(~np.isnan(iou)):
             means.add(0, int(cell), float(iou[cell]), np.arange(units), without[cell])
@@ -176,23 +153,23 @@ def jackknifed_unfused(table: UnfusedTable, images: Int64, categories: Sequence[
     return found
 
 
-def _by_image(pixels: CategoryPixels, images: Int64, categories: Sequence[Category]) -> Float:
-    """(3, categories, images): true, predicted and shared pixels of each category in each image."""
+def _pixels_by_image(pixels: CategoryPixels, images: Int64, categories: Sequence[Category]) -> Float:
+    """Returns the true, predicted and shared pixels of each category and image, (3, categories, images)."""
     ids = np.array([category.id for category in categories], np.int64)
     order = np.argsort(ids, kind="stable")
-    place = order[np.minimum(np.searchsorted(ids, pixels.category_id, sorter=order), len(ids) - 1)]
-    if (ids[place] != pixels.category_id).any():
+    index = order[np.minimum(np.searchsorted(ids, pixels.category_id, sorter=order), len(ids) - 1)]
+    if (ids[index] != pixels.category_id).any():
         raise ValueError("a row names a category that is not listed")
     sorted_images = np.sort(images)
     image = np.searchsorted(sorted_images, pixels.image_id)
     counts = np.zeros((3, len(ids), len(images)))
     for row, values in enumerate((pixels.gt_pixels, pixels.pred_pixels, pixels.pixels)):
-        counts[row, place, image] = values
+        counts[row, index, image] = values
     return counts
 
 
-def _iou(counts: Float) -> Float:
-    """(categories, n) IoU of (3, categories, n) pixels; NaN where a category has neither true nor predicted ones."""
+def _category_iou(counts: Float) -> Float:
+    """Returns (categories, n) IoU of (3, categories, n) pixels; NaN without true and predicted pixels."""
     true, predicted, shared = counts
     union = true + predicted - shared
     return np.divide(shared, union, out=np.full(union.shape, np.nan), where=union > 0)

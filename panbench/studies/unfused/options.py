@@ -1,36 +1,39 @@
-"""`panbench eval --metrics`: measures a network's outputs before fusion in the pass of PQ."""
+"""`--metrics` of `panbench eval`, `score` and `compare`: metrics of a network's outputs before fusion."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.base.studies import Option
 from panbench.evaluation.options import Evaluation, Joined, StudyOptions
+from panbench.report.answers.options import CompareOptions, ScoreOptions, Scoring
 
 if TYPE_CHECKING:
     from panbench.datasets import Dataset
     from panbench.datasets.instances import InstanceSet
     from panbench.evaluation.sinks import Sink
     from panbench.models.model import Model
-    from panbench.runs import RunWriter
+    from panbench.report.answers.comparison import Standing
+    from panbench.report.answers.measures import Measured
+    from panbench.runs import Run, RunWriter
 
-__all__ = ["METRICS", "UnfusedOptions", "ground_truth_of_ap", "parse_metrics"]
 
 METRICS = ("pq", "ap", "miou")
-"""What `--metrics` takes: PQ of the fused map; before fusion AP_pan of instances and mIoU_pan of the semantic sum."""
+"""The metrics of `--metrics`: PQ of the fused map; before fusion AP_pan of instances, mIoU_pan of the semantic sum."""
 
 
 def ground_truth_of_ap(text: str) -> Path | None:
-    """The COCO instance JSON that `pq,ap=FILE.json` names; None for the things of the panoptic ground truth."""
+    """Returns the file in `--metrics pq,ap=FILE.json`; None stands for the things of the panoptic ground truth."""
     files = [word.partition("=")[2].strip() for word in text.split(",") if word.strip().lower().startswith("ap=")]
     return Path(files[0]) if files and files[0] else None
 
 
 def parse_metrics(text: str, known: Sequence[str] = METRICS) -> tuple[str, ...]:
-    """The metrics that `pq,ap=FILE.json,miou` names, in that order; PQ is always among them. Raises BadArgument."""
+    """Parses metrics as `pq,ap=FILE.json,miou`; always includes PQ, in the order of `known`. Raises BadArgument."""
     given = [word.strip().partition("=") for word in text.split(",") if word.strip()]
     if others := [name for name, equals, _ in given if equals and name.lower() != "ap"]:
         raise BadArgument(f"--metrics {text}: {others[0]} takes no file. AP's ground truth is named so: ap=FILE.json.")
@@ -45,16 +48,13 @@ def parse_metrics(text: str, known: Sequence[str] = METRICS) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class UnfusedOptions(StudyOptions):
-    """The metrics that are measured beside PQ, and the ground truth of AP."""
-
-    panel: ClassVar[str] = "Before fusion"
+    """The option `--metrics` of `eval`: metrics in addition to PQ, and the ground truth of AP."""
 
     metrics: Annotated[
         str,
         Option(
-            "Also of the network before fusion, in the same pass: ap (AP_pan of things; ap=FILE.json against a COCO "
-            "instance JSON) and miou (mIoU_pan).",
-            "pq,ap[=FILE],miou",
+            "pq, and before fusion ap (AP_pan; ap=FILE.json: of that COCO instance JSON) and miou (mIoU_pan).",
+            "METRICS",
             METRICS,
         ),
     ] = "pq"
@@ -70,7 +70,7 @@ class UnfusedOptions(StudyOptions):
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """All metrics, PQ among them."""
+        """The requested metrics, including PQ."""
         return parse_metrics(self.metrics)
 
     def check(self, dataset: "Dataset") -> None:
@@ -79,13 +79,14 @@ class UnfusedOptions(StudyOptions):
             raise BadArgument("--metrics ap and miou need ground truth, and this dataset lists images without it.")
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """A sink that writes the rows of both metrics into the runs."""
+        """Called before a pass: adds a sink that writes the rows of the requested metrics into the runs."""
         if self.measured == ("pq",):
-            return Joined(_settings(None, None))
+            return Joined(_metric_settings(None, None))
         _refuse_unmeasured(evaluation.model, evaluation.dataset)
-        truth = self._instances(evaluation.dataset)
+        truth = self._ap_instances(evaluation.dataset)
 
         def sink(writers: "Sequence[RunWriter]") -> "Sink":
+            """Makes the sink when the runs are open for writing."""
             from panbench.studies.unfused.measuring import Measurer
 
             ids = evaluation.model.category_ids(evaluation.dataset.categories)
@@ -93,10 +94,10 @@ class UnfusedOptions(StudyOptions):
             n_labels = len(evaluation.model.class_names)
             return Measurer(self.measured, evaluation.dataset, category_of, n_labels, writers, truth=truth)
 
-        return Joined(_settings(",".join(self.measured), truth), sink)
+        return Joined(_metric_settings(",".join(self.measured), truth), sink)
 
-    def _instances(self, dataset: "Dataset") -> "InstanceSet | None":
-        """The instances of `ap_gt`. Raises BadDataset when they are not of this dataset."""
+    def _ap_instances(self, dataset: "Dataset") -> "InstanceSet | None":
+        """Reads AP's own ground truth, if one is named. Raises BadDataset if it is not of this dataset."""
         if self.ap_gt is None:
             return None
         from panbench.datasets.instances import read_instances
@@ -104,7 +105,8 @@ class UnfusedOptions(StudyOptions):
         return read_instances(self.ap_gt, dataset.categories, [scene.image.id for scene in dataset.scenes])
 
 
-def _settings(metrics: str | None, truth: "InstanceSet | None") -> Mapping[str, Any]:
+def _metric_settings(metrics: str | None, truth: "InstanceSet | None") -> Mapping[str, Any]:
+    """Returns the settings for run.json: the metrics, and name and hash of AP's own ground truth."""
     return {
         "metrics": metrics,
         "ap_gt": None if truth is None else truth.path.name,
@@ -121,7 +123,7 @@ def _refuse_unmeasured(model: "Model", dataset: "Dataset") -> None:
             f"{model.spec.title} gives finished id maps: there is nothing before fusion to measure. Leave --metrics "
             "out; `panbench score --metrics pq,ap` has the AP of its maps."
         )
-    # Whether an adapter gives class scores is seen in an output; an image that cannot be read is the run's to report.
+    # Only an output shows whether an adapter gives class scores; the run itself reports unreadable images.
     with contextlib.suppress(BadDataset, NonFiniteOutput):
         (output,) = model.candidates([model.load(dataset.scenes[0])])
         if not isinstance(output, Candidates):
@@ -136,3 +138,80 @@ def _refuse_unmeasured(model: "Model", dataset: "Dataset") -> None:
                 f"The adapter of {model.spec.title} gives boxes (Candidates.boxes) of the shape "
                 f"{tuple(output.boxes.shape)}, and its {len(output.masks)} candidates need a row of four each."
             )
+
+
+METRICS_OF_MAPS = ("pq", "ap")
+"""The metrics of `score --metrics`; finished maps have no semantic sum before fusion."""
+
+
+@dataclass(frozen=True)
+class MapScores(ScoreOptions):
+    """The option `--metrics` of `score`: AP of the things of the maps, and its ground truth."""
+
+    metrics: Annotated[
+        str,
+        Option(
+            "Also ap: the mask AP of the things in the maps, each of which needs a score; ap=FILE.json against a COCO "
+            "instance JSON.",
+            "pq,ap[=FILE]",
+            METRICS_OF_MAPS,
+        ),
+    ] = "pq"
+
+    def __post_init__(self) -> None:
+        """Raises BadArgument for another metric."""
+        _ = self._with_ap
+
+    @property
+    def _with_ap(self) -> bool:
+        """True if AP is requested. Raises BadArgument for metrics that maps do not have."""
+        if "miou" in self.metrics.lower().split(","):
+            raise BadArgument(
+                f"--metrics {self.metrics}: mIoU_pan is measured before fusion, by `panbench eval --metrics pq,miou`. "
+                "The mIoU of finished maps needs no option: `panbench metrics RUN` has it."
+            )
+        return "ap" in parse_metrics(self.metrics, METRICS_OF_MAPS)
+
+    def check(self, scoring: Scoring) -> None:
+        """Raises PredictionMismatch if a predicted thing segment has no score."""
+        if self._with_ap:
+            from panbench.panoptic.coco import read_annotation_columns
+            from panbench.studies.unfused.map_ap import refuse_unscored
+
+            categories = read_annotation_columns(scoring.gt, scoring.gt_dir).categories
+            refuse_unscored(scoring.pred, scoring.pred_dir, categories)
+
+    def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
+        """Called after scoring: computes AP of the run's maps; None without the option."""
+        if not self._with_ap:
+            return None
+        from panbench.report.answers.measures import Measured
+        from panbench.studies.unfused.answer import map_grid
+        from panbench.studies.unfused.map_ap import ap_of_map
+
+        ap_gt = ground_truth_of_ap(self.metrics)
+        found = ap_of_map(run, ap_gt, counter(reporter, "AP"))
+        name = scoring.gt.name
+        truth = f"the thing segments of {name}" if ap_gt is None else f"the instances of {ap_gt.name}"
+        record = {"AP_map": found.as_record(), "AP_map_gt": truth}
+        return Measured(grids=(map_grid(found, truth),), record=record)
+
+
+@dataclass(frozen=True)
+class ComparedMetrics(CompareOptions):
+    """The option `--metrics` of `compare`."""
+
+    metrics: Annotated[str, Option("Also metrics before fusion: ap (AP_pan), miou.", "pq,ap,miou", METRICS)] = "pq"
+
+    def __post_init__(self) -> None:
+        """Raises BadArgument for an unknown metric."""
+        parse_metrics(self.metrics)
+
+    def added(self, standing: "Standing", runs: "Sequence[Run]") -> "Standing":
+        """Called when runs are compared: adds AP_pan and mIoU_pan to the comparison, as requested."""
+        measured = parse_metrics(self.metrics)
+        if measured == ("pq",):
+            return standing
+        from panbench.studies.unfused.answer import with_unfused
+
+        return with_unfused(standing, runs, measured)

@@ -1,7 +1,7 @@
-"""A network's outputs for an image before fusion: overlapping instances and the semantic sum, for AP_pan and mIoU_pan.
+"""Extracts overlapping instances and the semantic map from a network's outputs, for AP_pan and mIoU_pan.
 
-Instances are the pairs of candidate and class with the highest class scores (the config's max_per_image, 100), those
-of things among them, ranked by class score × mask score, the mean probability within the mask; the semantic map is the
+Instances are the pairs of candidate and thing class among those with the highest class scores (the config's
+max_per_image, 100), ranked by class score × mask score, the mean probability within the mask; the semantic map is the
 class of highest Σ class × mask at each pixel. [Cheng et al. 2021, 2022; as mmdet and the authors' code compute them]
 """
 
@@ -15,22 +15,20 @@ from torch import Tensor
 
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
 from panbench.models.rules import resize
-from panbench.models.rules.panoptic_fpn import pasted_masks
+from panbench.models.rules.panoptic_fpn import paste_probabilities
 from panbench.models.rules.resize import upsampled_blocks
-from panbench.panoptic.masks import PackedMasks, packed_bytes
 from panbench.studies.unfused.boxes import tight_box
-
-__all__ = ["InstanceMasks", "Unfused", "unfused"]
+from panbench.studies.unfused.packed_masks import PackedMasks, packed_bytes
 
 MOST_INSTANCES = 100
-"""Of boxes with masks, which come by falling score, so many count."""
+"""The number of boxes with masks that count, by falling score."""
 
 
 @dataclass(frozen=True)
 class InstanceMasks:
     """Predicted instances of an image, on the host: contiguous label, score, packed mask and box of each.
 
-    boxes: (N, 4) x1 y1 x2 y2 in pixels; boxes_predicted: whether the model's box head says so, else they are the masks'
+    boxes: (N, 4) x1 y1 x2 y2 in pixels; boxes_predicted: True for those of a box head, False for tight boxes of masks
     """
 
     labels: npt.NDArray[np.int64]
@@ -42,9 +40,9 @@ class InstanceMasks:
 
 @dataclass(frozen=True)
 class Unfused:
-    """An image before fusion, on the host. instances, semantic: None where not asked for.
+    """Instances and semantic map of an image before fusion, on the host; None for what was not requested.
 
-    semantic: (H, W) int16, the contiguous label of each pixel, NO_LABEL where every sum is 0
+    semantic: (H, W) int16, the contiguous label of each pixel, NO_LABEL where all sums are 0
     """
 
     instances: InstanceMasks | None
@@ -55,17 +53,18 @@ class Unfused:
 def unfused(
     output: Candidates | Instances, things: Sequence[bool], *, instances: bool = True, semantic: bool = True
 ) -> Unfused:
-    """The instances of an image and its semantic map. The host waits for the device.
+    """Extracts the instances of an image and its semantic map, and waits for the device.
 
-    things: for each label, whether it counts as a thing (in the dataset's eyes)
+    things: whether each label is mapped to a thing of the dataset
     Raises ValueError for candidates without `class_scores`.
     """
     if isinstance(output, Candidates):
-        return _of_candidates(output, things, instances, semantic)
-    return _of_boxes(output, things, instances, semantic)
+        return _unfused_candidates(output, things, instances, semantic)
+    return _unfused_boxes(output, things, instances, semantic)
 
 
-def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, semantic: bool) -> Unfused:
+def _unfused_candidates(output: Candidates, things: Sequence[bool], instances: bool, semantic: bool) -> Unfused:
+    """Extracts instances and semantic map from the candidates of queries."""
     scores, frame = output.class_scores, output.frame
     if scores is None:
         raise ValueError("the candidates have no class_scores")
@@ -74,27 +73,27 @@ def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, 
     best, pairs = scores.float().flatten().topk(min(output.most_instances, scores.numel()))
     query, label = pairs // max(classes, 1), pairs % max(classes, 1)
     is_thing = torch.tensor(tuple(things), dtype=torch.bool, device=device)[label]
-    # A score of 0 is no instance: candidates that stand for one class each are 0 in all others.
+    # A score of 0 is not an instance: a candidate for a single class scores 0 in all others.
     is_thing &= best > 0
     best, query, label = best[is_thing], query[is_thing], label[is_thing]
-    wanted = torch.unique(query)
+    needed = torch.unique(query)
     weights = (scores if output.class_weights is None else output.class_weights).float()
     sums = _SemanticSums(weights, frame.original) if semantic else None
-    rows = torch.arange(len(output.masks), device=device) if semantic else wanted
+    rows = torch.arange(len(output.masks), device=device) if semantic else needed
     found: list[Tensor] = []
     tight = torch.zeros((len(output.masks), 4), device=device)
     certainty = torch.zeros(len(output.masks), device=device)
-    is_wanted = torch.zeros(len(output.masks), dtype=torch.bool, device=device)
-    is_wanted[wanted] = instances
+    is_requested = torch.zeros(len(output.masks), dtype=torch.bool, device=device)
+    is_requested[needed] = instances
     for start, values in upsampled_blocks(output.masks[rows], frame):
         own = rows[start : start + len(values)]
-        chosen = is_wanted[own]
+        chosen = is_requested[own]
         covered = values[chosen] > (0.0 if output.activation == "sigmoid" else 0.5)
         probabilities = values.sigmoid_() if output.activation == "sigmoid" else values
         if len(covered):
             inside = (probabilities[chosen] * covered).flatten(1).sum(1)
             certainty[own[chosen]] = inside / (covered.flatten(1).sum(1) + 1e-6)
-            found.append(_packed(covered))
+            found.append(_pack_bits(covered))
             if output.boxes is None:
                 tight[own[chosen]] = _tight_boxes(covered)
         if sums is not None:
@@ -106,11 +105,11 @@ def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, 
             if found
             else torch.zeros((0, packed_bytes(frame.original)), dtype=torch.uint8, device=device)
         )
-        place = torch.searchsorted(wanted, query)
+        index = torch.searchsorted(needed, query)
         boxes = (tight if output.boxes is None else output.boxes.float())[query]
         host = torch.cat([torch.stack([label.float(), best * certainty[query]]), boxes.T]).cpu().numpy()
         labels, predicted = host[0].astype(np.int64), output.boxes is not None
-        masks = InstanceMasks(labels, host[1], packed[place].cpu().numpy(), host[2:].T, predicted)
+        masks = InstanceMasks(labels, host[1], packed[index].cpu().numpy(), host[2:].T, predicted)
     semantic_map = None
     if sums is not None:
         while not sums.is_last:
@@ -122,22 +121,22 @@ def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, 
     return Unfused(masks, semantic_map)
 
 
-def _of_boxes(output: Instances, things: Sequence[bool], instances: bool, semantic: bool) -> Unfused:
-    """Boxes with masks: their scores rank them. Things of the semantic map are Σ score × mask, stuff the softmax."""
+def _unfused_boxes(output: Instances, things: Sequence[bool], instances: bool, semantic: bool) -> Unfused:
+    """Extracts boxes with masks, ranked by score; in the semantic map things are Σ score × mask, stuff the softmax."""
     height, width = output.frame.original
     device = output.semantic_logits.device
     classes = len(things)
     packed = np.zeros((0, packed_bytes(output.frame.original)), np.uint8)
-    kept: list[int] = []
+    chosen: list[int] = []
     found: list[npt.NDArray[np.uint8]] = []
     tight: list[tuple[float, ...]] = []
     sums = torch.zeros((classes, height, width), device=device) if semantic else None
-    for index, (window, probabilities) in enumerate(pasted_masks(output)):
+    for index, (window, probabilities) in enumerate(paste_probabilities(output)):
         label = output.labels[index]
         if instances and index < MOST_INSTANCES and things[label]:
             mask = np.zeros((height, width), np.bool_)
             mask[window] = (probabilities >= 0.5).cpu().numpy()
-            kept.append(index)
+            chosen.append(index)
             found.append(np.packbits(mask))
             tight.append(tight_box(mask))
         if sums is not None:
@@ -146,17 +145,17 @@ def _of_boxes(output: Instances, things: Sequence[bool], instances: bool, semant
     if instances:
         boxes = np.array(tight, np.float32).reshape(-1, 4)
         if output.boxes is not None:
-            boxes = output.boxes.float().cpu().numpy()[kept]
+            boxes = output.boxes.float().cpu().numpy()[chosen]
         masks = InstanceMasks(
-            np.array([output.labels[index] for index in kept], np.int64),
-            np.array([output.scores[index] for index in kept], np.float32),
+            np.array([output.labels[index] for index in chosen], np.int64),
+            np.array([output.scores[index] for index in chosen], np.float32),
             np.stack(found) if found else packed,
             boxes,
             output.boxes is not None,
         )
     if sums is None:
         return Unfused(masks, None)
-    # The softmax over the channels, in blocks that bound memory: its highest logit, its denominator, each share.
+    # Softmax over channels in three passes over blocks, to bound memory: highest logit, denominator, shares.
     peak = torch.full((height, width), -torch.inf, device=device)
     for _, logits in upsampled_blocks(output.semantic_logits, output.frame):
         peak = torch.maximum(peak, logits.amax(0))
@@ -173,7 +172,7 @@ def _of_boxes(output: Instances, things: Sequence[bool], instances: bool, semant
 
 
 class _SemanticSums:
-    """Σ class × mask of each class at each pixel, a bounded number of classes at a time, and the best class so far."""
+    """Finds the class with the highest Σ class × mask at each pixel, some classes at a time to bound memory."""
 
     def __init__(self, weights: Tensor, shape: tuple[int, int]) -> None:
         self._weights, self._shape = weights, shape
@@ -186,31 +185,32 @@ class _SemanticSums:
 
     @property
     def is_last(self) -> bool:
-        """Whether the classes that are summed now are the last."""
+        """True if no further classes follow."""
         return self._first + self._step >= self._weights.shape[1]
 
     def add(self, rows: Tensor, probabilities: Tensor) -> None:
-        """Adds some masks, (rows, H, W) probabilities."""
+        """Adds class × mask of some candidates, given their (rows, H, W) mask probabilities, to the current sums."""
         own = self._weights[rows, self._first : self._first + self._step]
         self._sums[: own.shape[1]].addmm_(own.T, probabilities.flatten(1))
 
     def next_classes(self) -> None:
-        """Goes on to the next classes: all masks must be added again."""
-        self._keep()
+        """Starts the next classes, for which all masks must be added again."""
+        self._update_best()
         self._first += self._step
         self._sums.zero_()
 
     def labels(self) -> npt.NDArray[np.int16]:
-        """(H, W) the class of the highest sum at each pixel; NO_LABEL where none is above 0."""
-        best, winner = self._keep()
+        """Returns (H, W) int16, the class with the highest sum at each pixel; NO_LABEL where no sum is above 0."""
+        best, winner = self._update_best()
         return torch.where(best > 0, winner, NO_LABEL).view(self._shape).to(torch.int16).cpu().numpy()
 
-    def _keep(self) -> tuple[Tensor, Tensor]:
+    def _update_best(self) -> tuple[Tensor, Tensor]:
+        """Compares the current classes with the best so far; returns the highest sums and their classes."""
         count = min(self._step, self._weights.shape[1] - self._first)
         best, winner = self._sums[:count].max(dim=0)
         winner = winner + self._first
         if self._best is not None and self._winner is not None:
-            # Of equal sums the first class wins, as in one argmax over all.
+            # Ties go to the first class, as in a single argmax over all.
             winner = torch.where(best > self._best, winner, self._winner)
             best = torch.maximum(best, self._best)
         self._best, self._winner = best, winner
@@ -218,7 +218,7 @@ class _SemanticSums:
 
 
 def _tight_boxes(masks: Tensor) -> Tensor:
-    """(N, 4) float32, the box around each of (N, H, W) bool; four zeros of an empty one."""
+    """Returns (N, 4) float32, the box around each of (N, H, W) bool masks; four zeros for an empty one."""
     ends = []
     for along in (masks.any(dim=1), masks.any(dim=2)):
         filled, length = along.float(), along.shape[1]
@@ -228,8 +228,8 @@ def _tight_boxes(masks: Tensor) -> Tensor:
     return boxes * masks.flatten(1).any(dim=1)[:, None]
 
 
-def _packed(masks: Tensor) -> Tensor:
-    """(N, bytes) uint8 of (N, H, W) bool, as NumPy's packbits has them."""
+def _pack_bits(masks: Tensor) -> Tensor:
+    """Packs (N, H, W) bool masks to (N, bytes) uint8, as NumPy's packbits does."""
     flat = masks.flatten(1)
     if flat.device.type == "cpu":
         return torch.from_numpy(np.packbits(flat.numpy(), axis=1))

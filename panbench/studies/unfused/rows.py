@@ -1,15 +1,15 @@
-"""The rows of a run before fusion, a side table of the run: what AP_pan and mIoU_pan are made of.
+"""The side table of a run with rows before fusion, from which AP_pan and mIoU_pan are computed.
 
-| kind | one row | columns that it uses |
+| kind | one row per | columns that it uses |
 | --- | --- | --- |
-| `image` | an image that was looked at | image_id |
+| `image` | a measured image | image_id |
 | `det` | a predicted instance | det_id, category_id, score, pred_pixels, x1, y1, x2, y2, box_predicted |
 | `gt` | a true instance | gt_id, category_id, area (the listed one), gt_pixels, iscrowd, x1, y1, x2, y2 |
 | `pair` | a predicted and a true instance that share pixels | det_id, gt_id, pixels |
 | `category` | a category of the semantic map | category_id, gt_pixels, pred_pixels (where labelled), pixels (both) |
 
-det_id and gt_id count from 1 within an image. box_predicted: whether the box is the model's own, not the mask's. The
-schema's metadata says which metrics the rows were made for.
+det_id and gt_id count from 1 within an image. box_predicted: True for a box of the model's box head, False for the
+tight box of the mask. The schema's metadata names the metrics that the rows were made for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,6 @@ from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["NAME", "images_measured", "read_unfused", "write_unfused"]
 
 NAME = "unfused"
 """The folder of the side table."""
@@ -55,18 +53,18 @@ Columns = dict[str, npt.NDArray[Any]]
 
 
 def write_unfused(writer: RunWriter, table: UnfusedTable) -> Path:
-    """Writes the rows of a block of images into a run; the path of the new file."""
+    """Writes the rows of AP_pan and mIoU_pan of some images into a run; returns the path of the new file."""
     return writer.write_side_rows(NAME, _to_arrow(table))
 
 
 def images_measured(run: Run) -> frozenset[int]:
-    """The images with rows in a run."""
+    """Returns the ids of the images for which a run has rows of AP_pan or mIoU_pan."""
     rows = run.side_tables.get(NAME)
     return frozenset() if rows is None else frozenset(rows.images.tolist())
 
 
 def read_unfused(run: Run) -> UnfusedTable | None:
-    """All rows of a run in order of image ids; None where it has none. Raises BadRun where some cannot be read."""
+    """Reads a run's rows of AP_pan and mIoU_pan by image id; None if it has none. Raises BadRun if unreadable."""
     rows = run.side_tables.get(NAME)
     if rows is None:
         return None
@@ -81,6 +79,7 @@ def read_unfused(run: Run) -> UnfusedTable | None:
 
 
 def _to_arrow(table: UnfusedTable) -> "pa.Table":
+    """Converts rows of all kinds to one Arrow table, the side table of a run."""
     import pyarrow as pa
 
     blocks: list[tuple[str, Columns]] = [("image", {"image_id": table.image_id})]
@@ -106,7 +105,7 @@ def _to_arrow(table: UnfusedTable) -> "pa.Table":
 
 
 def _box_columns(instances: InstanceTable, kind: str) -> Columns:
-    """The columns of the boxes in the rows of detections, or of true instances."""
+    """Returns the columns with the boxes of the detections ("det") or of the true instances ("gt")."""
     boxes = instances.boxes
     if boxes is None or kind not in ("det", "gt"):
         return {}
@@ -115,7 +114,7 @@ def _box_columns(instances: InstanceTable, kind: str) -> Columns:
 
 
 def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
-    """The rows of a side table. Raises ValueError for those of something else."""
+    """Converts the side table of a run back to rows. Raises ValueError for other tables."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -127,12 +126,13 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
     kinds = arrow.column("kind").cast(pa.string())
 
     def of_kind(kind: str, names: Sequence[str] = ()) -> list[npt.NDArray[Any]]:
+        """Returns the columns of one kind of rows."""
         rows = arrow.filter(pc.equal(kinds, kind)).select(list(names or _COLUMNS[kind]))
         return [column.combine_chunks().to_numpy(zero_copy_only=False) for column in rows.columns]
 
-    wanted = metrics.decode().split(",")
+    needed = metrics.decode().split(",")
     instances = pixels = None
-    if "ap" in wanted:
+    if "ap" in needed:
         named = {
             name: values for kind, names in _FIELDS.items() for name, values in zip(names, of_kind(kind), strict=True)
         }
@@ -141,7 +141,7 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
         det, gt = (np.stack(of_kind(kind, _CORNERS), axis=1).astype(np.float64) for kind in ("det", "gt"))
         boxes = Boxes(det, gt, of_kind("det", (_PREDICTED,))[0].astype(np.bool_))
         instances = InstanceTable(**named, boxes=boxes)
-    if "miou" in wanted:
+    if "miou" in needed:
         pixels = CategoryPixels(*of_kind("category"))
     return UnfusedTable(np.sort(of_kind("image")[0]), instances, pixels)
 

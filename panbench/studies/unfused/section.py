@@ -9,27 +9,25 @@ from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.section import Section
 from panbench.report.pages.rendering import render
-from panbench.studies.unfused.answer import TOLD_APART, ap_truth, measured_before_fusion, table_of
+from panbench.studies.unfused.answer import METRICS_EXPLAINED, ap_truth, measured_before_fusion, unfused_rows_of
 from panbench.studies.unfused.boxes import source_in_words
-
-__all__ = ["unfused_section"]
 
 _HOW = "`panbench eval … --metrics pq,ap,miou` measures them in the pass of PQ."
 
 
 def unfused_section(members: Sequence[Compared]) -> Section:
-    """AP_pan, box AP_pan and mIoU_pan on the images shown, of runs that have the rows."""
-    title, rows, notes, lacking = "Before fusion", [], [TOLD_APART], []
+    """Builds the section: AP_pan, box AP_pan and mIoU_pan, for runs with the rows."""
+    title, rows, notes, lacking = "Before fusion", [], [METRICS_EXPLAINED], []
     for index, member in enumerate(members):
         try:
-            table = table_of(member.run)
+            table = unfused_rows_of(member.run)
         except BadRun as problem:
             lacking.append(f"{member.label} ({problem})")
             continue
         if table is None:
             lacking.append(member.label)
             continue
-        # Rows of a run on more images than all runs share would not compare.
+        # Only images that all runs share are comparable.
         found = measured_before_fusion(table.only(np.asarray(member.matched.image_ids)), member.categories)
         values = (found.get(name) for name in ("AP", "AP50", "AP75", "AP_box", "mIoU_pan"))
         rows.append((member.label, index, [percent(value, 1) for value in values]))
@@ -43,7 +41,7 @@ def unfused_section(members: Sequence[Compared]) -> Section:
     if lacking:
         notes.append(f"Not measured: {', '.join(lacking)}. {_HOW}")
     intro = (
-        "What the networks know before a rule makes one map of it. `panbench metrics RUN` has AP by size, and "
+        "The quality of the networks' outputs before a rule fuses them. `panbench metrics RUN` has AP by size, and "
         "intervals; `panbench compare … --metrics ap,miou` has paired differences."
     )
     heads = ("Model", "AP_pan", "AP50", "AP75", "box AP_pan", "mIoU_pan")

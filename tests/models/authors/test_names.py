@@ -3,8 +3,10 @@
 import gzip
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,13 +36,13 @@ def published(name: str) -> dict[str, torch.Tensor]:
     return {key: torch.empty(shape, device="meta") for key, shape in layouts()[name].items()}
 
 
-def test_there_is_a_layout_of_each_model() -> None:
+def test_every_model_has_a_name_layout() -> None:
     assert sorted(layouts()) == AUTHORS
     assert len(AUTHORS) == 16
 
 
 @pytest.mark.parametrize("name", AUTHORS)
-def test_every_tensor_is_used_once_and_every_parameter_is_filled(name: str) -> None:
+def test_every_tensor_is_used_once_and_every_parameter_set(name: str) -> None:
     adapter, theirs = adapter_of(name), published(name)
     renamed = adapter.rename(theirs)
     module = build_model(adapter.config, device="meta")
@@ -54,7 +56,7 @@ def test_every_tensor_is_used_once_and_every_parameter_is_filled(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["mask2former-swin-t-authors", "maskformer-r50-authors"])
-def test_names_from_before_version_2_of_the_authors_head_are_known(name: str) -> None:
+def test_names_before_version_2_of_the_authors_head_are_recognized(name: str) -> None:
     adapter, theirs = adapter_of(name), published(name)
     old = {
         key.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.").replace("query_feat", "static_query"): value
@@ -64,7 +66,7 @@ def test_names_from_before_version_2_of_the_authors_head_are_known(name: str) ->
     assert adapter.rename(old).keys() == adapter.rename(theirs).keys()
 
 
-def test_what_files_of_detectron2_had_as_buffers_is_left_out_and_other_means_are_refused() -> None:
+def test_detectron2s_buffers_are_ignored_and_other_means_refused() -> None:
     name = "panoptic-fpn-r50-1x-authors"
     adapter, theirs = adapter_of(name), published(name)
     buffers = {f"proposal_generator.anchor_generator.cell_anchors.{i}": torch.zeros(3, 4) for i in range(5)}
@@ -89,13 +91,13 @@ def test_what_files_of_detectron2_had_as_buffers_is_left_out_and_other_means_are
         (lambda names: {}, r"it has no backbone\.…"),
     ],
 )
-def test_unknown_and_doubled_names_are_refused(change, words: str) -> None:  # type: ignore[no-untyped-def]
+def test_unknown_and_repeated_names_are_refused(change: Callable[[dict[str, Any]], dict[str, Any]], words: str) -> None:
     adapter = adapter_of("mask2former-r50-authors")
     with pytest.raises(BadCheckpoint, match=words):
         adapter.rename(change(published("mask2former-r50-authors")))
 
 
-def test_a_file_of_mmdet_is_not_taken_for_the_authors() -> None:
+def test_a_file_of_mmdet_is_not_taken_for_one_of_the_authors() -> None:
     adapter = adapter_of("mask2former-r50-authors")
     own = build_model(adapter.config, device="meta").state_dict()
     with pytest.raises(BadCheckpoint, match=r"Files of mmdet belong to the model without -authors in its name"):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
+from model_maps import wrong_pixels
 
 from panbench.catalog import configs_folder
 from panbench.models.candidates import Instances, Output
@@ -26,6 +27,8 @@ from tests.models.authors.small_networks import SIZES, image, small_config, valu
 FOLDER = Path(__file__).parents[2] / "reference" / "authors"
 QUERIES = sorted(path.stem for path in FOLDER.glob("mask*.npz"))
 Recorded = dict[str, npt.NDArray[Any]]
+AS_RECORDED = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Other vectors add in another order, which decides where queries, channels or boxes are level to the fifth digit."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,23 +81,15 @@ def batches(model: HostedModel, most: int) -> list[list[int]]:
 
 def pixels_that_differ(rule: Rule, output: Output, answers: Recorded, place: str) -> int:
     """How many pixels have another label, or lie in a segment that is not the recorded one."""
-    ids, segments = rule.settle(rule.fuse(output))
+    found = rule.to_segments(rule.fuse(output))
     theirs, labels = answers[f"{place}_map"].astype(np.int64), dict(answers[f"{place}_segments"].tolist())
-    assert sorted(each.label for each in segments) == sorted(labels.values())
-    ours = {each.id: each.label for each in segments}
-    pairs, counts = np.unique(np.stack([theirs.ravel(), ids.ravel()]), axis=1, return_counts=True)
-    owner: dict[int, int] = {}
-    for (their, our), _ in sorted(zip(pairs.T.tolist(), counts.tolist(), strict=True), key=lambda each: -each[1]):
-        if labels.get(their) == ours.get(our):
-            owner.setdefault(their, our)
-    return sum(
-        count for (their, our), count in zip(pairs.T.tolist(), counts.tolist(), strict=True) if owner.get(their) != our
-    )
+    assert sorted(each.label for each in found[1]) == sorted(labels.values())
+    return int(wrong_pixels(found, theirs, np.vectorize(lambda each: labels.get(each, -1))(theirs)).sum())
 
 
 @pytest.mark.parametrize("speedups", [True, False])
 @pytest.mark.parametrize("name", QUERIES)
-def test_queries_are_the_authors_own(name: str, speedups: bool, scenes: list[Scene], tmp_path: Path) -> None:
+def test_queries_equal_the_authors(name: str, speedups: bool, scenes: list[Scene], tmp_path: Path) -> None:
     answers = recorded(name)
     model = opened(name, answers, tmp_path, speedups)
     images = [model.load(scene) for scene in scenes]
@@ -110,7 +105,7 @@ def test_queries_are_the_authors_own(name: str, speedups: bool, scenes: list[Sce
                 assert np.abs(classes.numpy() - answers[f"{number}/classes"]).max() <= 1e-4
                 assert np.abs(masks[:, ::3, ::3].numpy() - answers[f"{number}/masks"]).max() <= 1e-4
                 for tag, rule in rules.items():
-                    assert pixels_that_differ(rule, output, answers, f"{number}/{tag}") == 0
+                    assert pixels_that_differ(rule, output, answers, f"{number}/{tag}") <= (0 if AS_RECORDED else 1)
 
 
 @pytest.mark.parametrize("name", [*QUERIES, "panoptic-fpn-r50-3x"])
@@ -126,7 +121,7 @@ def test_images_are_resized_as_detectron2_does(name: str, scenes: list[Scene], t
 
 
 @pytest.mark.parametrize("speedups", [True, False])
-def test_panoptic_fpn_is_detectron2s(speedups: bool, scenes: list[Scene], tmp_path: Path) -> None:
+def test_panoptic_fpn_equals_detectron2s(speedups: bool, scenes: list[Scene], tmp_path: Path) -> None:
     answers = recorded("panoptic-fpn-r50-3x")
     model = opened("panoptic-fpn-r50-3x", answers, tmp_path, speedups)
     images = [model.load(scene) for scene in scenes]
@@ -134,7 +129,7 @@ def test_panoptic_fpn_is_detectron2s(speedups: bool, scenes: list[Scene], tmp_pa
     rules = {"usual": model.rule, "loose": replace(model.rule, score=0.2, stuff_area=64)}
     for most in (1, 3):
         # As they are and alone, mmdet's modules sum as detectron2's do.
-        exact = most == 1 and not speedups
+        exact = most == 1 and not speedups and AS_RECORDED
         for batch in batches(model, most):
             for number, output in zip(batch, model.candidates([images[each] for each in batch]), strict=True):
                 assert isinstance(output, Instances)
@@ -144,13 +139,16 @@ def test_panoptic_fpn_is_detectron2s(speedups: bool, scenes: list[Scene], tmp_pa
                 same = np.array(output.labels)[:, None] == answers[f"{number}/labels"]
                 far = np.abs((output.boxes * scale).numpy()[:, None] - answers[f"{number}/boxes"]).max(axis=2)
                 place = np.where(same, far, np.inf).argmin(axis=0)
-                assert sorted(place) == list(range(len(output.labels)))
-                assert far[place, np.arange(len(place))].max() <= (1e-4 if exact else 1e-3)
-                assert np.abs(np.array(output.scores)[place] - answers[f"{number}/scores"]).max() <= 1e-4
-                masks = output.masks.numpy()[place[:20], ::3, ::3]
-                assert np.abs(masks - answers[f"{number}/masks"]).max() <= (1e-4 if exact else 3e-4)
+                found = np.flatnonzero(far[place, np.arange(len(place))] <= (1e-4 if exact else 1e-3))
+                assert len(set(place[found])) == len(found) >= len(output.labels) - (0 if AS_RECORDED else 1)
+                assert len(place) == len(output.labels)
+                scores = np.array(output.scores)[place] - answers[f"{number}/scores"]
+                assert np.abs(scores[found]).max() <= 1e-4
+                masks = output.masks.numpy()[place[:20], ::3, ::3] - answers[f"{number}/masks"]
+                assert np.abs(masks[found[found < 20]]).max() <= (1e-4 if exact else 3e-4)
                 semantic = F.interpolate(output.semantic_logits[None], scale_factor=4, mode="bilinear")[0]
                 assert np.abs(semantic[:, ::12, ::12].numpy() - answers[f"{number}/semantic"]).max() <= 1e-4
                 for tag, rule in rules.items():
                     # Other orders of sums decide where a mask or two channels are level to the fifth digit.
-                    assert pixels_that_differ(rule, output, answers, f"{number}/{tag}") <= (0 if exact else 3)
+                    most_pixels = 0 if exact else 3 if AS_RECORDED else 4
+                    assert pixels_that_differ(rule, output, answers, f"{number}/{tag}") <= most_pixels

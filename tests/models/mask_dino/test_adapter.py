@@ -10,19 +10,19 @@ from views import check_views
 from panbench.catalog import find_model
 from panbench.models.candidates import Candidates, Frame
 from panbench.models.host import HostedModel
-from panbench.models.mask_dino.adapter import MaskDINOAdapter
-from panbench.models.mask_dino.network import Layout, Outputs
+from panbench.models.mask_dino import Layout, MaskDINOAdapter, Outputs
 from panbench.models.opening import open_model
 from panbench.models.predict import predict, scene_of
 from panbench.models.preprocess import Resize
 from panbench.models.rules.resize import upsample
 from scripts.make.tiny_networks import MASK_DINO
 
+SPEC = dataclasses.replace(find_model("mask-dino"), settings=MASK_DINO)
 
-def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_a_small_model_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MaskDINOAdapter, "resize", Resize(short=80, long=133, way="pil", divisor=32))
-    spec = dataclasses.replace(find_model("mask-dino"), settings=MASK_DINO)
-    model = open_model(spec, weights="random", device="cpu")
+    model = open_model(SPEC, weights="random", device="cpu")
     assert isinstance(model, HostedModel)
     assert str(model.rule) == "maskdino"
     path = tmp_path / "image.png"
@@ -45,7 +45,7 @@ def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_boxes_are_fractions_of_the_padded_image_in_pixels_of_the_original() -> None:
-    adapter = MaskDINOAdapter(dataclasses.replace(find_model("mask-dino"), settings=MASK_DINO))
+    adapter = MaskDINOAdapter(SPEC)
     # An image of 40×49, twice as large in the network, with zeros to 96×128: it saw 48×64 pixels of the original size.
     frame = Frame(padded=(96, 128), resized=(80, 98), original=(40, 49))
     boxes = torch.tensor([[[0.5, 0.5, 1.0, 1.0], [0.25, 0.25, 0.125, 0.25]]])
@@ -57,11 +57,10 @@ def test_boxes_are_fractions_of_the_padded_image_in_pixels_of_the_original() -> 
 
 def test_views_of_an_image_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MaskDINOAdapter, "resize", Resize(short=64, long=133, way="pil", divisor=32))
-    spec = dataclasses.replace(find_model("mask-dino"), settings=MASK_DINO)
-    check_views(open_model(spec, weights="random", device="cpu"), tmp_path)
+    check_views(open_model(SPEC, weights="random", device="cpu"), tmp_path)
 
 
-def test_the_published_models_have_the_sizes_of_upstreams_configs() -> None:
+def test_the_published_models_have_upstreams_sizes() -> None:
     r50, swin = (Layout(**find_model(name).settings) for name in ("mask-dino-r50", "mask-dino-swin-l"))
     assert (r50.encoded, r50.queries, r50.feedforward, r50.decoder_layers) == (3, 300, 2048, 9)
     # Swin-L was trained with "4s": the encoder also sees stride 4.

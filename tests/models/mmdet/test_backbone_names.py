@@ -13,6 +13,8 @@ operators.install()
 import mmdet.models  # noqa: E402, F401
 from mmdet.registry import MODELS  # noqa: E402
 
+from tests.models.recorded import state_of  # noqa: E402
+
 REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "backbones.npz"
 SWIN = {"type": "SwinTransformer", "embed_dims": 6, "num_heads": [1, 2, 3, 6]}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -30,11 +32,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_backbone_of_official_code_answers_the_same_under_mmdets_names(name: str) -> None:
+def test_a_backbone_of_official_code_gives_the_same_output_under_mmdets_names(name: str) -> None:
     recorded = np.load(REFERENCE)
     config = CONFIGS[name]
-    prefix = f"{name}/state/"
-    state = {key.removeprefix(prefix): torch.from_numpy(recorded[key]) for key in recorded if key.startswith(prefix)}
+    state = state_of({key.removeprefix(f"{name}/"): recorded[key] for key in recorded if key.startswith(f"{name}/")})
     module = MODELS.build(config)
     match_official_epsilons(module)
     module.load_state_dict(rename_backbone(state, config), strict=True)
@@ -46,7 +47,7 @@ def test_a_backbone_of_official_code_answers_the_same_under_mmdets_names(name: s
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-5)
 
 
-def test_detectron2s_resnet_fits_mmdets() -> None:
+def test_detectron2s_resnet_converts_to_mmdets() -> None:
     config = {"type": "ResNet", "depth": 50}
     with torch.device("meta"):
         module = MODELS.build(config)

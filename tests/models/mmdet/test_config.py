@@ -1,16 +1,15 @@
 import copy
 import dataclasses
-import importlib.util
 import sys
 import threading
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
 from mmengine.registry import DefaultScope
+from support import refusal
 from torch import nn
 
 from panbench.base import provenance
@@ -18,78 +17,31 @@ from panbench.base.errors import BadModel
 from panbench.catalog import MMDET, ModelSpec, load_catalog
 from panbench.models.host import count_parameters
 from panbench.models.mmdet.config import build_model, config_text, describe_backbone, family_of, load_config
+from scripts.check import count_parameters as script
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "check" / "count_parameters.py"
 CATALOG = {name: spec for name, spec in load_catalog().items() if spec.adapter == MMDET}
 
+ZOOS = "mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py"
 
-def refusal(path: Path, text: str) -> str:
+
+def refused(path: Path, text: str) -> str:
     path.write_text(text, "utf-8")
-    with pytest.raises(BadModel) as caught:
-        load_config(path)
-    return str(caught.value)
+    return refusal(BadModel, load_config, path)
 
 
-@pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("count_parameters", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_text_of_a_config_is_mmengines_and_is_formatted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, other = (load_config(CATALOG[name]) for name in ("mask2former-tiny", "maskformer-tiny"))
-    assert config_text(first) == first.pretty_text
-    assert config_text(other) == other.pretty_text
-    changed = load_config(CATALOG["mask2former-tiny"])
-    changed.model.num_queries = 7
-    assert config_text(changed) == changed.pretty_text != first.pretty_text
-    monkeypatch.setattr(Config, "pretty_text", property(lambda self: pytest.fail("formatted again")))
-    assert config_text(load_config(CATALOG["mask2former-tiny"])) == config_text(first)
-
-
-def test_the_text_of_a_config_is_kept_for_the_next_process_unless_it_was_damaged(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    config = load_config(CATALOG["mask2former-tiny"])
-    config.model.num_queries = 9
-    text = config.pretty_text
-
-    def of_another_process() -> str:
-        monkeypatch.setattr("panbench.models.mmdet.config._texts", {})
-        return config_text(config)
-
-    with monkeypatch.context() as patched:
-        assert of_another_process() == text
-        patched.setattr(Config, "pretty_text", property(lambda self: pytest.fail("formatted again")))
-        assert of_another_process() == text
-    (kept,) = tmp_path.glob("configs/*")
-    kept.write_bytes(kept.read_bytes().replace(b"num_queries=9", b"num_queries=8"))
-    assert of_another_process() == text
-    kept.write_bytes(b"\xff")
-    assert of_another_process() == text
-    # A file is in the place of the folder: nothing can be kept.
-    monkeypatch.setenv("PANBENCH_CACHE", str(kept))
-    assert of_another_process() == text
-
-
-def test_ctrl_c_while_a_config_is_formatted_is_no_bad_syntax(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*arguments: object, **settings: object) -> None:
-        raise KeyboardInterrupt
-
-    config = load_config(CATALOG["mask2former-tiny"])
-    config.model.num_queries = 8  # no text of an earlier test fits
-    monkeypatch.setattr("mmengine.config.config.FormatCode", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        config_text(config)
+def test_the_text_of_a_config_changes_with_its_settings_alone(tmp_path: Path) -> None:
+    first, again, other = (load_config(CATALOG[name]) for name in ("mask2former-tiny",) * 2 + ("maskformer-tiny",))
+    assert config_text(first) == config_text(again) != config_text(other)
+    again.model.num_queries = 7
+    assert config_text(first) != config_text(again)
+    (tmp_path / "mine.py").write_text(
+        "from mmdet.models.detectors import Mask2Former\nmodel = dict(type=Mask2Former)\n"
+    )
+    assert "Mask2Former" in config_text(load_config(tmp_path / "mine.py"))
 
 
 @pytest.mark.parametrize("spec", CATALOG.values(), ids=CATALOG.keys())
-def test_every_config_says_what_its_model_is_and_how_many_parameters_it_has(spec: ModelSpec) -> None:
+def test_every_config_has_a_title_and_a_number_of_parameters(spec: ModelSpec) -> None:
     config = load_config(spec)
     model = build_model(config, "meta")
     assert describe_backbone(config) == spec.backbone
@@ -98,16 +50,14 @@ def test_every_config_says_what_its_model_is_and_how_many_parameters_it_has(spec
 
 
 @pytest.mark.parametrize("spec", CATALOG.values(), ids=CATALOG.keys())
-def test_every_config_says_the_size_that_its_images_are_resized_to(spec: ModelSpec) -> None:
+def test_every_config_has_an_image_size(spec: ModelSpec) -> None:
     pipeline = load_config(spec).test_dataloader.dataset.pipeline
     (resize,) = [step for step in pipeline if step.type == "Resize"]
     as_told = "as is" if resize.get("scale_factor") == 1.0 else f"{min(resize.scale)}×{max(resize.scale)}"
     assert spec.input_size == as_told
 
 
-def test_the_script_counts_parameters_and_fails_where_a_config_is_wrong(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_script_counts_parameters_and_reports_wrong_configs(monkeypatch, capsys) -> None:
     right = CATALOG["maskformer-r50"]
     monkeypatch.setattr(script, "load_catalog", lambda: {right.name: right})
     assert script.main(["--check"]) == 0
@@ -118,9 +68,7 @@ def test_the_script_counts_parameters_and_fails_where_a_config_is_wrong(
     assert script.main([]) == 0
 
 
-def test_parameters_are_counted_in_every_family(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parameters_are_counted_in_every_family(monkeypatch, capsys) -> None:
     chosen = {name: load_catalog()[name] for name in ("psf-r50-1x", "mask-dino-r50", "eomt-tiny", "detr-r50")}
     monkeypatch.setattr(script, "load_catalog", lambda: chosen)
     assert script.main(["--check"]) == 0
@@ -128,7 +76,7 @@ def test_parameters_are_counted_in_every_family(
     assert [line.split()[0] for line in lines] == ["psf-r50-1x", "mask-dino-r50", "eomt-tiny", "detr-r50"]
 
 
-def test_configs_load_where_setuptools_has_no_pkg_resources(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configs_load_where_setuptools_has_no_pkg_resources(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pkg_resources", None)
     if "mmengine" in provenance.versions():  # its fork no longer asks for pkg_resources
         with pytest.raises(ImportError):
@@ -136,14 +84,14 @@ def test_configs_load_where_setuptools_has_no_pkg_resources(monkeypatch: pytest.
     assert load_config(CATALOG["mask2former-r50"]).model.type == "Mask2Former"
 
 
-def test_mmengine_is_left_as_it_was(tmp_path: Path) -> None:
+def test_mmengine_is_not_modified(tmp_path: Path) -> None:
     before = (Config._get_cfg_path, mmengine_config.get_installed_path)
     load_config(CATALOG["mask2former-r50"])
-    refusal(tmp_path / "mine.py", "_base_ = 'mmdet::absent.py'")
+    refused(tmp_path / "mine.py", "_base_ = 'mmdet::absent.py'")
     assert (Config._get_cfg_path, mmengine_config.get_installed_path) == before
 
 
-def test_configs_load_in_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configs_load_in_several_threads_at_once(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pkg_resources", None)
     before = Config._get_cfg_path
     failures = []
@@ -164,7 +112,7 @@ def test_configs_load_in_several_threads_at_once(monkeypatch: pytest.MonkeyPatch
     assert Config._get_cfg_path == before
 
 
-def test_a_base_in_a_checkout_is_found_beside_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_config_in_a_checkout_is_found_next_to_its_package(tmp_path: Path, monkeypatch) -> None:
     for file, text in {
         "checkout/__init__.py": "",
         "configs/folder/base.py": "model = dict(type='MaskFormer')",
@@ -179,16 +127,12 @@ def test_a_base_in_a_checkout_is_found_beside_its_package(tmp_path: Path, monkey
 
 def test_a_users_yaml_config_loads(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        "_base_: mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py\nmodel: {test_cfg: {iou_thr: 0.7}}\n"
-    )
+    path.write_text(f"_base_: {ZOOS}\nmodel: {{test_cfg: {{iou_thr: 0.7}}}}\n")
     assert load_config(path).model.test_cfg.iou_thr == 0.7
 
 
-def test_a_users_own_class_is_of_the_family_that_it_inherits_from(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "_base_ = 'mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py'\nmodel = dict(type='MineInTest')"
-    )
+def test_a_users_class_has_the_family_of_its_base_class(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"_base_ = '{ZOOS}'\nmodel = dict(type='MineInTest')")
     load_config(CATALOG["maskformer-r50"])
     from mmdet.models.detectors import MaskFormer
     from mmdet.registry import MODELS
@@ -200,7 +144,7 @@ def test_a_users_own_class_is_of_the_family_that_it_inherits_from(tmp_path: Path
         MODELS.module_dict.pop("MineInTest")
 
 
-def test_a_config_in_mmengines_import_style_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_in_mmengines_import_style_loads(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "pkg_resources", None)
     (tmp_path / "in_import_style").mkdir()
@@ -236,27 +180,22 @@ def test_a_config_in_mmengines_import_style_loads(tmp_path: Path, monkeypatch: p
         ("model = dict(", "line 1: '(' was never closed"),
     ],
 )
-def test_a_config_that_cannot_be_used_says_why(tmp_path: Path, text: str, words: str) -> None:
-    message = refusal(tmp_path / "mine.py", text)
+def test_an_unusable_config_is_refused_with_the_reason(tmp_path: Path, text: str, words: str) -> None:
+    message = refused(tmp_path / "mine.py", text)
     assert words in message
     assert message.startswith(str(tmp_path / "mine.py"))
 
 
-def test_a_config_that_is_missing_says_so(tmp_path: Path) -> None:
+def test_a_missing_config_and_an_unbuildable_model_are_refused_with_the_reason(tmp_path: Path) -> None:
+    changed = "model = dict(backbone=dict(_delete_=True, type='ResNot'))"
+    (tmp_path / "mine.py").write_text(f"_base_ = '{ZOOS}'\n{changed}")
     with pytest.raises(BadModel, match=r"no config file .*absent\.py"):
         load_config(tmp_path / "absent.py")
-
-
-def test_a_model_that_mmdet_cannot_build_says_why(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "_base_ = 'mmdet::maskformer/maskformer_r50_ms-16xb1-75e_coco.py'\n"
-        "model = dict(backbone=dict(_delete_=True, type='ResNot'))"
-    )
     with pytest.raises(BadModel, match=r"mine\.py: mmdet cannot build this model \(KeyError: .*ResNot"):
         build_model(load_config(tmp_path / "mine.py"))
 
 
-def test_a_model_is_built_to_predict_and_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_a_model_downloads_nothing(monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a pretrained backbone was asked for")
 
@@ -286,6 +225,6 @@ def test_building_leaves_no_default_scope_or_device_behind() -> None:
     assert torch.zeros(1).device.type == "cpu"
 
 
-def test_a_model_of_another_kind_has_no_family() -> None:
+def test_a_model_of_an_unknown_kind_has_no_family() -> None:
     with pytest.raises(BadModel, match="A Linear is none of panoptic-fpn, maskformer, mask2former"):
         family_of(nn.Linear(1, 1))

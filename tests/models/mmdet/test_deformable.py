@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from panbench.models.attention import Call, calls_of, scattered
+from panbench.models.attention import ModuleCall, record_calls, scatter_samples
 from panbench.models.mmdet import operators
 
 operators.install()
@@ -16,7 +16,7 @@ SIZES = [(6, 8), (3, 4)]
 
 
 @pytest.mark.parametrize("sides", [2, 4], ids=["points", "boxes"])
-def test_the_map_is_what_the_operator_sums_up(sides: int) -> None:
+def test_the_attention_map_reproduces_the_operators_output(sides: int) -> None:
     """With one level, values that are positions, and no projections, the output is the mean position of the map."""
     torch.manual_seed(0)
     attention = MultiScaleDeformableAttention(embed_dims=8, num_heads=2, num_levels=1, num_points=3, batch_first=True)
@@ -31,7 +31,7 @@ def test_the_map_is_what_the_operator_sums_up(sides: int) -> None:
     values = torch.stack([row, column, torch.ones(height, width), torch.zeros(height, width)], dim=-1).float()
     query = torch.randn(1, 5, 8)
     reference = torch.full((1, 5, 1, sides), 0.5)
-    with calls_of({0: attention}) as heard:
+    with record_calls({0: attention}) as heard:
         taken = attention(
             query=query,
             value=values.repeat(1, 1, 2).reshape(1, height * width, 8),
@@ -48,7 +48,7 @@ def test_the_map_is_what_the_operator_sums_up(sides: int) -> None:
     torch.testing.assert_close(by_hand, (taken[:, :4] + taken[:, 4:]) / 2, rtol=0, atol=1e-5)
 
 
-def test_coarser_levels_are_scattered_to_the_same_place_of_the_finest() -> None:
+def test_attention_of_coarser_levels_is_drawn_at_the_same_position_of_the_finest() -> None:
     attention = MultiScaleDeformableAttention(embed_dims=8, num_heads=2, num_levels=2, num_points=3, batch_first=True)
     attention.requires_grad_(False)
     attention.sampling_offsets.weight.zero_()
@@ -60,10 +60,10 @@ def test_coarser_levels_are_scattered_to_the_same_place_of_the_finest() -> None:
     }
     expected = torch.zeros(6, 8)
     expected[1:3, 2] = torch.tensor([0.5, 0.5])
-    torch.testing.assert_close(sampled_attention(attention, Call((), given, None))[0], expected)
+    torch.testing.assert_close(sampled_attention(attention, ModuleCall((), given, None))[0], expected)
 
 
-def test_points_outside_of_the_image_count_nowhere() -> None:
+def test_points_outside_the_image_do_not_count() -> None:
     locations = torch.tensor([[[[0.5, 0.5], [-3.0, 0.5], [0.5, 9.0]]]])
     weights = torch.tensor([[[0.25, 0.25, 0.5]]])
-    assert scattered(locations, weights, (3, 3)).tolist() == [[[0, 0, 0], [0, 0.25, 0], [0, 0, 0]]]
+    assert scatter_samples(locations, weights, (3, 3)).tolist() == [[[0, 0, 0], [0, 0.25, 0], [0, 0, 0]]]

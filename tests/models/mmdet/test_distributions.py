@@ -12,32 +12,30 @@ TESTED = {"onedl-mmdetection": "3.5.1", "onedl-mmcv": "2.3.6", "onedl-mmengine":
 
 
 @pytest.mark.parametrize("installed", [{"mmdet": "3.3.0", "mmengine": "0.10.7"}, TESTED])
-def test_mmdet_and_a_tested_fork_are_taken(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributions, "_version", installed.get)
+def test_mmdet_and_a_tested_fork_are_accepted(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributions, "_installed_version", installed.get)
     assert distributions.refusal() is None
     operators.install()
 
 
 @pytest.mark.parametrize("part", TESTED)
-def test_another_version_of_any_part_of_a_fork_is_refused_with_what_to_install(
-    part: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distributions, "_version", {**TESTED, part: "9.9.9"}.get)
+def test_another_version_of_any_part_of_a_fork_is_refused_with_what_to_install(part, monkeypatch) -> None:
+    monkeypatch.setattr(distributions, "_installed_version", {**TESTED, part: "9.9.9"}.get)
     with pytest.raises(operators.MissingOperator) as caught:
         operators.install()
-    assert str(caught.value).startswith(f"{part} 9.9.9 takes the place of mmdet; of this fork panbench is tested with ")
+    assert str(caught.value).startswith(f"{part} 9.9.9 replaces mmdet; panbench is tested with ")
     assert "onedl-mmdetection==3.5.1 onedl-mmcv==2.3.6 onedl-mmengine==0.10.12" in str(caught.value)
 
 
-def test_a_fork_on_top_of_mmdet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributions, "_version", {**TESTED, "mmdet": "3.3.0"}.get)
+def test_a_fork_installed_beside_mmdet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributions, "_installed_version", {**TESTED, "mmdet": "3.3.0"}.get)
     with pytest.raises(
         operators.MissingOperator, match=r"mmdet 3\.3\.0 and its fork onedl-mmdetection 3\.5\.1 are both"
     ):
         operators.install()
 
 
-def test_a_run_names_the_fork_that_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_records_the_fork_that_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
     known = importlib.metadata.version
 
     def version(name: str) -> str:
@@ -46,16 +44,13 @@ def test_a_run_names_the_fork_that_it_was_made_with(monkeypatch: pytest.MonkeyPa
         return TESTED.get(name) or known(name)
 
     monkeypatch.setattr(provenance.importlib.metadata, "version", version)
-    monkeypatch.setattr(provenance, "_versions", provenance._versions.__wrapped__)  # what is kept of this process
-    found = provenance.versions()
+    found = provenance.versions.__wrapped__()  # not what is kept of this process
     assert "mmdet" not in found
     assert {name: found[name] for name in TESTED} == TESTED
 
 
-def test_what_a_fork_prints_when_it_is_imported_stays_out_of_the_results(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(distributions, "_version", TESTED.get)
+def test_output_of_a_fork_during_import_stays_out_of_results(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(distributions, "_installed_version", TESTED.get)
     monkeypatch.delitem(sys.modules, "mmdet.datasets", raising=False)
     monkeypatch.setattr(distributions.importlib, "import_module", lambda name: sys.stdout.write(f"Skipping {name}\n"))
     distributions.import_quietly()

@@ -5,16 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from model_maps import assert_maps_of_each_alone, maps_of, photographs, wrong_pixels
 from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.catalog import find_model, spec_from_config
-from panbench.datasets import shapes
 from panbench.models.devices import choose_device
 from panbench.models.host import HostedModel
 from panbench.models.labels import match_categories
@@ -22,23 +21,13 @@ from panbench.models.mmdet.adapter import MmdetAdapter
 from panbench.models.mmdet.inputs import preprocessed
 from panbench.models.opening import open_model
 from panbench.models.predict import predict
-from panbench.models.rules import fuse
-from panbench.panoptic.types import Category, ImageInfo, Scene
+from panbench.panoptic.types import Category, Scene
 from scripts.make import tiny_networks
 
 CPU = torch.device("cpu")
 TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny"]
 # Resizing, cropping and padding at once: 90×128 becomes 113×160, padded to 128×160.
 RESIZED = "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(160, 128), keep_ratio=True), "
-
-
-def scenes(folder: Path, count: int, size: tuple[int, int]) -> list[Scene]:
-    found = []
-    for index in range(count):
-        path = folder / f"{index}.png"
-        cv2.imwrite(str(path), shapes.make_scene(index, size=size).image[..., ::-1])
-        found.append(Scene(ImageInfo(index, path.name, *size), path))
-    return found
 
 
 def mmdets_map(model: HostedModel, scene: Scene) -> np.ndarray:
@@ -52,20 +41,10 @@ def mmdets_map(model: HostedModel, scene: Scene) -> np.ndarray:
 
 def pixels_that_differ(model: HostedModel, scene: Scene) -> tuple[int, int, int]:
     """Pixels whose label or segment differs from mmdet's; pixels in all; segments."""
-    prediction = predict(model, scene, range(len(model.class_names)))
-    expected = mmdets_map(model, scene)
-    label_of = np.full(len(prediction.segments) + 1, len(model.class_names))
-    for segment in prediction.segments:
-        label_of[segment.id] = segment.category_id
-    wrong = label_of[prediction.ids] != np.where(
-        expected == len(model.class_names), len(model.class_names), expected % 1000
-    )
-    # Same label is not enough: each of our segments must be one of theirs, under whatever number.
-    for segment in prediction.segments:
-        inside = prediction.ids == segment.id
-        values, counts = np.unique(expected[inside], return_counts=True)
-        wrong |= (expected == values[counts.argmax()]) != inside
-    return int(wrong.sum()), wrong.size, len(prediction.segments)
+    (found,) = maps_of(model, [model.load(scene)])
+    theirs, void = mmdets_map(model, scene), len(model.class_names)
+    wrong = wrong_pixels(found, theirs, np.where(theirs == void, void, theirs % 1000), void)
+    return int(wrong.sum()), wrong.size, len(found[1])
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -83,47 +62,27 @@ def test_maps_equal_those_of_mmdets_test_step(name: str, resized: bool, tmp_path
         )
         spec = dataclasses.replace(spec, config=config)
     model = open_model(spec, device=CPU)
-    results = [pixels_that_differ(model, scene) for scene in scenes(tmp_path, 8, size)]
+    results = [pixels_that_differ(model, scene) for scene in photographs(tmp_path, [size] * 8)]
     wrong, pixels, segments = map(sum, zip(*results, strict=True))
     assert segments >= 3 * len(results), "there must be segments to compare"
     assert wrong <= 1e-4 * pixels
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_an_image_comes_out_the_same_alone_and_in_a_batch(name: str, tmp_path: Path):
-    spec = find_model(name)
-    model = open_model(spec, device=CPU)
-    batch = [model.load(scene) for scene in scenes(tmp_path, 4, (96, 128))]
-    together = [model.rule.settle(fused) for fused in fuse(model.candidates(batch), model.rule)]
-    for image, (ids, segments) in zip(batch, together, strict=True):
-        ((alone, alone_segments),) = [model.rule.settle(fused) for fused in fuse(model.candidates([image]), model.rule)]
-        assert [s.label for s in segments] == [s.label for s in alone_segments]
-        # Batches of one size share their padding, so what is left is the rounding of other matrix kernels.
-        assert (ids != alone).mean() <= 1e-4
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_images_of_one_padded_size_come_out_the_same_alone_and_together(name: str, tmp_path: Path):
+@pytest.mark.parametrize("name", [*TINY, "oneformer-tiny", "eomt-tiny"])
+@pytest.mark.parametrize("sizes", [[(96, 128)] * 4, [(96, 128), (90, 101), (70, 128), (96, 97)]])
+def test_images_of_one_padded_size_give_the_same_alone_and_in_a_batch(name: str, sizes: list, tmp_path: Path):
     """90×101 and 96×128 are both 96×128 in the network; each has its own zeros, and MaskFormer its own mask of them."""
     model = open_model(find_model(name), device=CPU)
-    found = []
-    for index, size in enumerate([(96, 128), (90, 101), (70, 128), (96, 97)]):
-        (tmp_path / str(index)).mkdir()
-        found += scenes(tmp_path / str(index), 1, size)
+    found = photographs(tmp_path, sizes)
     assert len({model.batch_key(scene.image) for scene in found}) == 1
-    batch = [model.load(scene) for scene in found]
-    together = [model.rule.settle(fused) for fused in fuse(model.candidates(batch), model.rule)]
-    for image, (ids, segments) in zip(batch, together, strict=True):
-        ((alone, alone_segments),) = [model.rule.settle(fused) for fused in fuse(model.candidates([image]), model.rule)]
-        assert [s.label for s in segments] == [s.label for s in alone_segments]
-        assert (ids != alone).mean() <= 1e-4
+    assert_maps_of_each_alone(model, [model.load(scene) for scene in found])
 
 
 @pytest.mark.parametrize("name", [*TINY, "maskformer-r50"])
-def test_the_size_in_the_network_is_known_before_an_image_is_read(name: str, tmp_path: Path):
+def test_the_networks_input_size_is_known_before_reading_an_image(name: str, tmp_path: Path):
     model = open_model(find_model(name), weights="random" if "r50" in name else "auto", device=CPU)
     for size in ((96, 128), (90, 101), (61, 200)):
-        (scene,) = scenes(tmp_path, 1, size)
+        (scene,) = photographs(tmp_path, [size])
         (output,) = model.candidates([model.load(scene)]) if "tiny" in name else (None,)
         loaded = model.load(scene).inputs.shape[-2:]
         divisor = model.module.data_preprocessor.pad_size_divisor
@@ -135,10 +94,9 @@ def test_the_size_in_the_network_is_known_before_an_image_is_read(name: str, tmp
 @pytest.mark.parametrize("name", TINY)
 def test_a_batch_is_prepared_as_mmdets_preprocessor_prepares_it(name: str, tmp_path: Path):
     model = open_model(find_model(name), device=CPU)
-    (tmp_path / "a").mkdir()
-    found = [*scenes(tmp_path, 2, (96, 128)), *scenes(tmp_path / "a", 1, (90, 101))]
+    found = photographs(tmp_path, [(96, 128), (96, 128), (90, 101)])
     batch = [model.load(scene) for scene in found]
-    pixels, samples = preprocessed(model.module, batch)
+    pixels, samples, _ = preprocessed(model.module, batch)
     metas = [dict(sample.metainfo) for sample in samples]
     data = {"inputs": [image.inputs for image in batch], "data_samples": [image.sample for image in batch]}
     expected = model.module.data_preprocessor(data, False)
@@ -156,38 +114,34 @@ def test_random_weights_are_the_same_for_the_same_seed():
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_ground_truth_is_never_read_by_the_models_pipeline(tmp_path: Path):
+def test_the_models_pipeline_never_reads_ground_truth(tmp_path: Path):
     """The zoo's test pipelines hold LoadPanopticAnnotations; here there is no ground truth at all."""
     spec = find_model("maskformer-r50")
     model = open_model(spec, weights="random", device=CPU)
-    (scene,) = scenes(tmp_path, 1, (64, 96))
+    (scene,) = photographs(tmp_path, [(64, 96)])
     loaded = model.load(scene)
     assert loaded.sample.metainfo["ori_shape"] == (64, 96)
     assert loaded.inputs.shape == (3, 800, 1200)
     assert model.module.panoptic_fusion_head.test_cfg.instance_on is False
 
 
-CATEGORIES = (
-    Category(7, "sky", isthing=False),
-    Category(1, "cat", isthing=True),
-    Category(3, "dog", isthing=True),
-)
+CATEGORIES = (Category(7, "sky", isthing=False), Category(1, "cat", isthing=True), Category(3, "dog", isthing=True))
 
 
-def test_labels_find_their_category_by_name():
+def test_labels_are_mapped_to_categories_by_name():
     assert match_categories("M", ["cat", "dog", "sky"], [True, True, False], CATEGORIES) == (1, 3, 7)
 
 
 @pytest.mark.parametrize(
-    ("names", "things", "sentence"),
+    ("names", "things", "message"),
     [
-        (["cat", "dog", "sea"], 2, "the model has 3, of them not in the dataset sea; .* not in the model sky"),
-        (["cat", "sky"], 1, "not in the dataset none; the dataset has 3, of them not in the model dog"),
+        (["cat", "dog", "sea"], 2, "3 in the model, of which the dataset lacks sea; .* the model lacks sky"),
+        (["cat", "sky"], 1, "the dataset lacks none; 3 in the dataset, of which the model lacks dog"),
         (["cat", "sky", "dog"], 2, "which categories are things: sky, dog"),
     ],
 )
-def test_categories_that_do_not_match_are_refused_with_the_difference(names, things, sentence):
-    with pytest.raises(BadModel, match=sentence):
+def test_categories_that_do_not_match_are_refused_with_the_difference(names, things, message):
+    with pytest.raises(BadModel, match=message):
         match_categories("M", names, [label < things for label in range(len(names))], CATEGORIES)
 
 
@@ -201,33 +155,24 @@ def test_a_users_config_names_its_categories_or_is_refused(tmp_path: Path):
         open_model(spec_from_config(config), weights="random", device=CPU)
 
 
-def test_an_image_that_does_not_decode_is_named(tmp_path: Path):
-    model = open_model(find_model("maskformer-tiny"), weights="random", device=CPU)
-    path = tmp_path / "broken.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\nnot really")
-    with pytest.raises(BadDataset, match=r"broken\.png \(image 4\) cannot be decoded"):
-        model.load(Scene(ImageInfo(4, path.name, 10, 10), path))
-
-
 def test_an_image_of_another_size_than_its_json_is_refused(tmp_path: Path):
     model = open_model(find_model("maskformer-tiny"), weights="random", device=CPU)
-    (scene,) = scenes(tmp_path, 1, (64, 96))
+    (scene,) = photographs(tmp_path, [(64, 96)])
     other = dataclasses.replace(scene, image=dataclasses.replace(scene.image, height=96, width=64))
     with pytest.raises(BadDataset, match="is 64×96 but the JSON says 96×64"):
         model.load(other)
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
-    [("gpu", "auto, cpu, cuda, cuda:N or mps"), ("cuda:x", "unknown"), ("mps", "no Metal")],
+    ("name", "message"), [("gpu", "auto, cpu, cuda, cuda:N or mps"), ("cuda:x", "unknown"), ("mps", "no Metal")]
 )
-def test_a_device_that_is_not_there_is_refused(name: str, sentence: str, monkeypatch):
+def test_a_missing_device_is_refused(name: str, message: str, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(BadArgument, match=sentence):
+    with pytest.raises(BadArgument, match=message):
         choose_device(name)
 
 
-def test_cuda_is_refused_where_there_is_none(monkeypatch):
+def test_cuda_is_refused_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == CPU
     with pytest.raises(BadArgument, match=r"--device cuda: .*Use --device cpu"):
@@ -235,10 +180,10 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "sentence"), [("int8", "it is one of fp32, ieee, tf32, bf16, fp16"), ("tf32", "needs a CUDA device")]
+    ("precision", "message"), [("int8", "it is one of fp32, ieee, tf32, bf16, fp16"), ("tf32", "needs a CUDA device")]
 )
-def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str):
-    with pytest.raises(BadArgument, match=sentence):
+def test_an_unsupported_precision_is_refused(precision: str, message: str):
+    with pytest.raises(BadArgument, match=message):
         open_model(find_model("maskformer-tiny"), weights="random", device=CPU, precision=precision)
 
 
@@ -255,7 +200,7 @@ def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path, monkeypatch):
     from torch._inductor.cpu_vec_isa import VecISA
 
     spec = find_model("maskformer-tiny")
-    (scene,) = scenes(tmp_path, 1, (96, 128))
+    (scene,) = photographs(tmp_path, [(96, 128)])
     plain = predict(open_model(spec, device=CPU), scene, range(9))
     compile_whole = torch.compile
 
@@ -300,7 +245,7 @@ def test_a_part_of_every_family_is_compiled_and_runs(name: str, tmp_path: Path, 
     else:
         model = open_model(find_model(name), weights="random", device=CPU, compiled=True)
     assert model.compiled
-    (scene,) = scenes(tmp_path, 1, (64, 64))
+    (scene,) = photographs(tmp_path, [(64, 64)])
     model.candidates([model.load(scene)])
     assert len(called) == 1
 
@@ -310,9 +255,9 @@ def test_a_function_is_not_compiled():
         open_model(find_model("os.path:basename"), device=CPU, compiled=True)
 
 
-def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypatch):
+def test_a_failed_compilation_is_reported_in_one_sentence(tmp_path: Path, monkeypatch):
     spec = find_model("maskformer-tiny")
-    (scene,) = scenes(tmp_path, 1, (96, 128))
+    (scene,) = photographs(tmp_path, [(96, 128)])
     model = open_model(spec, weights="random", device=CPU, compiled=True)
 
     def fail(*arguments, **keywords):
@@ -324,8 +269,8 @@ def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_weights_that_are_cast_once_give_what_autocast_gives(name: str, tmp_path: Path, monkeypatch):
-    found = scenes(tmp_path, 2, (96, 128))
+def test_weights_cast_once_give_the_same_as_autocast(name: str, tmp_path: Path, monkeypatch):
+    found = photographs(tmp_path, [(96, 128)] * 2)
 
     def outputs() -> list[torch.Tensor]:
         model = open_model(find_model(name), device=CPU, precision="bf16")
@@ -338,9 +283,9 @@ def test_weights_that_are_cast_once_give_what_autocast_gives(name: str, tmp_path
     assert all(torch.equal(a, b) for a, b in zip(once, outputs(), strict=True))
 
 
-def test_boxes_keep_their_pixels_at_half_precision(tmp_path: Path):
+def test_boxes_keep_pixel_accuracy_at_half_precision(tmp_path: Path):
     """mmdet makes anchors and boxes of the type of the heads' answers, which in bfloat16 is 8 pixels coarse at 1000."""
-    (scene,) = scenes(tmp_path, 1, (480, 640))
+    (scene,) = photographs(tmp_path, [(480, 640)])
 
     def boxes(precision: str) -> torch.Tensor:
         (found,) = (model := open_model(find_model("panoptic-fpn-tiny"), device=CPU, precision=precision)).candidates(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from panbench.catalog import find_model
-from panbench.models.mmdet import detection, operators, pixel_decoder
+from panbench.models.mmdet import operators, pixel_decoder
 from panbench.models.mmdet.config import build_model, load_config
 
 operators.install()
@@ -25,7 +25,7 @@ def features_of(height: int, width: int) -> list[torch.Tensor]:
     return [torch.zeros(1, 1, height * scale, width * scale) for scale in (1, 2, 4)]
 
 
-def test_positions_are_those_of_mmdets_sine_encoding_to_the_last_bit(decoder: Any) -> None:
+def test_positions_equal_mmdets_sine_encoding_bit_for_bit(decoder: Any) -> None:
     found = pixel_decoder.geometry_of(decoder, features_of(3, 5)).positions()
     expected = []
     for number, scale in enumerate((1, 2, 4)):
@@ -39,7 +39,7 @@ def held(*tensors: torch.Tensor) -> int:
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
 
 
-def test_the_sizes_of_a_thousand_mixed_images_keep_less_than_one_of_them_takes(decoder: Any) -> None:
+def test_caching_a_thousand_sizes_takes_less_memory_than_one_image(decoder: Any) -> None:
     """What is kept of 32 sizes at 800 pixels was 594 MB of a Mask2Former R50."""
     decoder.geometries.clear()
     for width in range(25, 65):
@@ -51,12 +51,3 @@ def test_the_sizes_of_a_thousand_mixed_images_keep_less_than_one_of_them_takes(d
     of_sizes = [held(each.references, *each.rows, *each.columns) for each in kept]
     # As if it had an R50's 256 channels: rows and columns grow with them, reference points do not.
     assert sum(of_sizes) < held(largest) * 256 // channels
-
-
-def test_anchors_are_kept_of_eight_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    model: Any = build_model(load_config(find_model("panoptic-fpn-tiny")))
-    like = torch.zeros(1)
-    for width in range(2, 22):
-        sizes = tuple((8 * scale, width * scale) for scale in (16, 8, 4, 2, 1))
-        assert detection._anchors(model.rpn_head, sizes, like)[-1].shape[0] == 8 * width * 3
-    assert len(model.rpn_head.anchors_by_size) == 8

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from panbench.models.panoptic_segformer.network import Layout, Outputs, PanopticSegFormer, rename
+from panbench.models.panoptic_segformer import Layout, Outputs, PanopticSegFormer, rename
 from tests.models import recorded as reference
 from tests.models.recorded import FOLDER, Recorded, features_of, same, segformer_of
 
@@ -27,16 +27,14 @@ def outputs(network: PanopticSegFormer, recorded: Recorded) -> Outputs:
         return network.transform(features_of(recorded), (224, 288), [(224, 288)])
 
 
-def test_memory_queries_classes_and_boxes_are_those_of_the_authors_code(outputs: Outputs, recorded: Recorded) -> None:
+def test_memory_queries_classes_and_boxes_equal_the_authors_code(outputs: Outputs, recorded: Recorded) -> None:
     same(outputs.memory[:, ::8], recorded["memory_every_8th"])
     same(outputs.queries, recorded["query"])
     same(outputs.thing_logits, recorded["cls_logits"])
     same(outputs.boxes, recorded["boxes"])
 
 
-def test_masks_and_stuff_scores_are_those_of_the_authors_code(
-    network: PanopticSegFormer, outputs: Outputs, recorded: Recorded
-) -> None:
+def test_masks_and_stuff_scores_equal_the_authors_code(network, outputs, recorded) -> None:
     with torch.inference_mode():
         labels, scores, masks, _ = network.choose(outputs, 0)
     assert masks.shape == (153, 28, 36)
@@ -67,7 +65,7 @@ def test_boxes_and_reference_points_stay_float32_in_bf16(network: PanopticSegFor
     assert torch.equal(heard[0][0, :, 0], first), "the first come from the weights alone"
 
 
-def test_what_lies_in_the_padding_does_not_change_the_classes(network: PanopticSegFormer, recorded: Recorded) -> None:
+def test_padding_does_not_change_classes(network: PanopticSegFormer, recorded: Recorded) -> None:
     features = features_of(recorded)
     changed = [feature.clone() for feature in features]
     for feature, stride in zip(changed, (8, 16, 32, 64), strict=True):
@@ -78,7 +76,7 @@ def test_what_lies_in_the_padding_does_not_change_the_classes(network: PanopticS
     torch.testing.assert_close(before.boxes, after.boxes)
 
 
-def test_the_published_r50_checkpoint_fits_by_its_names() -> None:
+def test_the_published_r50_checkpoint_has_the_expected_names() -> None:
     layout = Layout(RESNET_50, (512, 1024, 2048))
     lines = (FOLDER / "panoptic_segformer_r50_keys.txt").read_text().splitlines()
     published = {

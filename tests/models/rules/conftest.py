@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_maps import wrong_pixels
 
 from panbench.models.candidates import Frame, Output
 from panbench.models.rules import Rule
@@ -26,19 +27,8 @@ def pixels_that_differ(answers) -> Callable[[Rule, Sequence[Output], str], list[
     def compare(rule: Rule, outputs: Sequence[Output], name: str) -> list[int]:
         found = []
         for index, output in enumerate(outputs):
-            ids, segments = rule.settle(rule.fuse(output))
-            expected, labels = answers[f"{name}_map_{index}"], answers[f"{name}_labels_{index}"]
-            theirs = np.concatenate([[-1], labels])[expected]
-            ours = np.full(ids.max() + 1, -1)
-            for segment in segments:
-                ours[segment.id] = segment.label
-                assert segment.area == (ids == segment.id).sum()
-            wrong = ours[ids] != theirs
-            # The same label is not enough: each of our segments must be one of theirs, under whatever number.
-            for segment in segments:
-                inside = ids == segment.id
-                values, counts = np.unique(expected[inside], return_counts=True)
-                wrong |= (expected == values[counts.argmax()]) != inside
+            theirs, labels = answers[f"{name}_map_{index}"], answers[f"{name}_labels_{index}"]
+            wrong = wrong_pixels(rule.to_segments(rule.fuse(output)), theirs, np.concatenate([[-1], labels])[theirs])
             found.append(int(wrong.sum()))
         return found
 

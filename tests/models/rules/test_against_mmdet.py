@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, Instances, NonFiniteOutput, softmax_candidates
 from panbench.models.mmdet import operators
 from panbench.models.rules import resize
-from panbench.models.rules.compete import Mask2Former, MaskFormer, above
+from panbench.models.rules.compete import Mask2Former, MaskFormer, rows_above
 from panbench.models.rules.panoptic_fpn import PanopticFPN
-from panbench.models.rules.resize import around, possible_winners, semantic_argmax, upsample
+from panbench.models.rules.resize import neighbourhood_extreme, possible_winners, semantic_argmax, upsample
 
 operators.install()
 
@@ -21,7 +21,7 @@ ISTHING = (True,) * NUM_THINGS + (False,) * NUM_STUFF
 
 def fused_by(rule, output):
     """The id map and segments of one output."""
-    return rule.settle(rule.fuse(output))
+    return rule.to_segments(rule.fuse(output))
 
 
 def sure_candidates(scores: list[float], labels: list[int], masks: torch.Tensor, frame: Frame, isthing=ISTHING):
@@ -84,21 +84,19 @@ def test_queries_in_many_blocks_give_the_same_map(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     rule = Mask2Former(score=0.2, overlap=0.1)
     frame = FRAMES[2]
-    class_logits, mask_logits = (
-        torch.randn(1, 30, NUM_CLASSES + 1, generator=generator) * 3,
-        smooth(generator, 1, 30, 16, 24),
-    )
+    class_logits = torch.randn(1, 30, NUM_CLASSES + 1, generator=generator) * 3
+    mask_logits = smooth(generator, 1, 30, 16, 24)
     (candidates,) = softmax_candidates(class_logits, mask_logits, [frame], ISTHING)
-    assert len(above(candidates, rule.score)) > 8
+    assert len(rows_above(candidates, rule.score)) > 8
     whole = rule.fuse(candidates)
     monkeypatch.setattr(resize, "ELEMENTS_AT_ONCE", 3 * 120 * 181)
     parts = rule.fuse(candidates)
     assert torch.equal(whole.codes, parts.codes)
-    assert torch.equal(whole.wanted, parts.wanted)
+    assert torch.equal(whole.mask_areas, parts.mask_areas)
 
 
 @pytest.mark.parametrize("count", [200, 300])
-def test_more_queries_than_a_byte_counts_are_told_apart(count: int):
+def test_more_than_255_queries_stay_distinct(count: int):
     """Each query claims its own pixel; beyond 254 candidates codes need two bytes."""
     masks = torch.full((count, 20, 20), -20.0)
     masks.view(count, -1)[torch.arange(count), torch.arange(count)] = 20.0
@@ -132,7 +130,7 @@ def test_an_image_without_queries_is_all_void():
     assert not ids.any()
 
 
-def test_outputs_that_are_not_numbers_are_refused_not_mapped():
+def test_nan_outputs_are_refused():
     frame = FRAMES[0]
     rule = Mask2Former(score=0.1, overlap=0.1)
     logits = torch.zeros(1, 4, NUM_CLASSES + 1)
@@ -186,22 +184,16 @@ def test_instances_and_stuff_merge_as_in_mmdet(frame: Frame, count: int):
         upsampled = upsample(semantic, frame)
         expected = head._predict_single(found, upsampled).sem_seg[0].numpy()
         order = torch.argsort(-scores)
-        instances = Instances(
-            boxes[order],
-            torch.logit(masks)[order].sigmoid(),
-            tuple(labels[order].tolist()),
-            tuple(scores[order].tolist()),
-            semantic,
-            (*range(NUM_THINGS, NUM_CLASSES), NO_LABEL),
-            frame,
-        )
+        of_each = tuple(labels[order].tolist()), tuple(scores[order].tolist())
+        channels = (*range(NUM_THINGS, NUM_CLASSES), NO_LABEL)
+        instances = Instances(boxes[order], torch.logit(masks)[order].sigmoid(), *of_each, semantic, channels, frame)
         ids, segments = fused_by(rule, instances)
         assert as_partition(ids, segments) == mmdets_partition(expected)
         assert [segment.area for segment in segments] == [int((ids == segment.id).sum()) for segment in segments]
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: "-".join(map(str, frame.original)))
-def test_channels_left_out_never_win(frame: Frame):
+def test_semantic_channels_left_out_of_stored_outputs_win_no_pixel(frame: Frame):
     generator = torch.Generator().manual_seed(1)
     logits = smooth(generator, 40, 16, 24)
     logits[10:] -= 12.0
@@ -211,7 +203,7 @@ def test_channels_left_out_never_win(frame: Frame):
     assert torch.equal(semantic_argmax(logits, frame), upsample(logits, frame).argmax(dim=0))
 
 
-def test_a_channel_that_wins_only_between_pixels_is_kept():
+def test_a_semantic_channel_that_wins_only_after_upsampling_is_stored():
     """Of two neighbours, one prefers channel 0, the other channel 1; half way between them channel 2 is highest."""
     logits = torch.full((8, 1, 2), -5.0)
     logits[0, 0], logits[1, 0], logits[2, 0] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.9)
@@ -221,10 +213,10 @@ def test_a_channel_that_wins_only_between_pixels_is_kept():
 
 
 @pytest.mark.parametrize("size", [(1, 2), (2, 1), (5, 7)])
-def test_neighbourhoods_are_those_of_pooling(size: tuple[int, int]):
+def test_extremes_of_3x3_neighbourhoods_equal_max_pooling(size: tuple[int, int]):
     maps = torch.randn(4, *size, generator=torch.Generator().manual_seed(5))
     maps[0, 0, 0] = torch.nan
     highest = F.max_pool2d(maps[None], 3, stride=1, padding=1)[0]
     lowest = -F.max_pool2d(-maps[None], 3, stride=1, padding=1)[0]
     for extreme, expected in ((torch.maximum, highest), (torch.minimum, lowest)):
-        assert torch.equal(around(maps, extreme).nan_to_num(7.0), expected.nan_to_num(7.0))
+        assert torch.equal(neighbourhood_extreme(maps, extreme).nan_to_num(7.0), expected.nan_to_num(7.0))

@@ -42,20 +42,21 @@ def queries(recorded) -> list[Candidates]:
         ("transformers:processor=maskformer", "transformers_maskformer"),
     ],
 )
-def test_queries_with_a_class_nothing(rule, original, queries, pixels_that_differ):
+def test_softmax_queries_equal_the_original_codes_maps(rule, original, queries, pixels_that_differ):
     assert pixels_that_differ(parse_rule(rule), queries, original) == [0] * 6
 
 
 @pytest.mark.parametrize(("rule", "original"), [("detr", "detr"), ("detr:score=0.5", "detr_t05")])
-def test_detr_whose_masks_know_no_padding(rule, original, queries, pixels_that_differ):
-    unpadded = [
-        dataclasses.replace(each, frame=dataclasses.replace(each.frame, padded=each.frame.resized)) for each in queries
-    ]
+def test_detr_equals_its_original_on_masks_without_padding(rule, original, queries, pixels_that_differ):
+    replace = dataclasses.replace
+    unpadded = [replace(each, frame=replace(each.frame, padded=each.frame.resized)) for each in queries]
     assert pixels_that_differ(parse_rule(rule), unpadded, original) == [0] * 6
 
 
 @pytest.mark.parametrize(("temperature", "original"), [(0.06, "maskdino"), (None, "maskdino_no_transform")])
-def test_mask_dino_with_and_without_sharpened_scores(temperature, original, recorded, pixels_that_differ):
+def test_mask_dino_equals_its_original_with_and_without_sharpened_scores(
+    temperature, original, recorded, pixels_that_differ
+):
     class_logits, mask_logits, frames = recorded
     candidates = sigmoid_candidates(class_logits[..., :-1] - 4, mask_logits, frames, ISTHING, temperature=temperature)
     assert pixels_that_differ(parse_rule("maskdino"), candidates, original) == [0] * 6
@@ -82,7 +83,7 @@ def segformers() -> list[Candidates]:
 @pytest.mark.parametrize(
     ("rule", "original"), [("mask-wise", "panoptic_segformer"), ("mask-wise:quality=0.3", "panoptic_segformer_030")]
 )
-def test_panoptic_segformers_merging(rule, original, segformers, pixels_that_differ):
+def test_panoptic_segformer_equals_its_original_merging(rule, original, segformers, pixels_that_differ):
     assert pixels_that_differ(parse_rule(rule), segformers, original) == [0] * 6
 
 
@@ -98,17 +99,9 @@ def instances() -> list[Instances]:
             order = np.argsort(-scores, kind="stable")
             masks = np.unpackbits(masks, axis=2, count=size[1])[order]
             channels = torch.nn.functional.one_hot(torch.from_numpy(semantic).long(), 54).permute(2, 0, 1).float()
-            found.append(
-                Instances(
-                    boxes=None,
-                    masks=torch.from_numpy(masks).float(),
-                    labels=tuple(labels[order].tolist()),
-                    scores=tuple(scores[order].tolist()),
-                    semantic_logits=channels,
-                    semantic_labels=(NO_LABEL, *STUFF),
-                    frame=Frame(size, size, size),
-                )
-            )
+            of_each = tuple(labels[order].tolist()), tuple(scores[order].tolist())
+            frame, of_channels = Frame(size, size, size), (NO_LABEL, *STUFF)
+            found.append(Instances(None, torch.from_numpy(masks).float(), *of_each, channels, of_channels, frame))
     return found
 
 
@@ -116,7 +109,7 @@ def instances() -> list[Instances]:
     ("rule", "original"),
     [("panoptic-fpn", "panoptic_fpn_d2"), ("panoptic-fpn:score=0.05,stuff_area=256", "panoptic_fpn_d2_small")],
 )
-def test_detectron2s_heuristic(rule, original, instances, pixels_that_differ):
+def test_the_rule_detectron2_equals_its_original(rule, original, instances, pixels_that_differ):
     assert pixels_that_differ(parse_rule(rule), instances, original) == [0] * 6
 
 
@@ -127,11 +120,11 @@ def test_rules_that_differ_give_maps_that_differ(queries, segformers, pixels_tha
     assert sum(pixels_that_differ(parse_rule("mask-wise"), segformers, "panoptic_segformer_030")) > 1000
 
 
-def test_ids_collide_as_they_do_upstream(queries, answers):
+def test_ids_collide_as_in_the_original(queries, answers):
     """transformers issue 23461: on scene 1 segments share ids, and there are fewer segments than were accepted."""
     assert [bool(answers[f"transformers_mask2former_collision_{index}"]) for index in range(6)] == [0, 1, 0, 0, 0, 0]
     own, upstream = parse_rule("mask2former:score=0.5"), parse_rule("transformers")
-    assert len(upstream.settle(upstream.fuse(queries[1]))[1]) < len(own.settle(own.fuse(queries[1]))[1])
+    assert len(upstream.to_segments(upstream.fuse(queries[1]))[1]) < len(own.to_segments(own.fuse(queries[1]))[1])
 
 
 @pytest.mark.parametrize(
@@ -139,16 +132,16 @@ def test_ids_collide_as_they_do_upstream(queries, answers):
 )
 def test_blocks_of_one_mask_give_the_same_map(rule, queries, monkeypatch):
     rule = parse_rule(rule)
-    whole = rule.settle(rule.fuse(queries[0]))
+    whole = rule.to_segments(rule.fuse(queries[0]))
     monkeypatch.setattr(resize, "ELEMENTS_AT_ONCE", 1)
     monkeypatch.setattr("panbench.models.rules.transformers.ELEMENTS_AT_ONCE", 1)
-    ids, segments = rule.settle(rule.fuse(queries[0]))
+    ids, segments = rule.to_segments(rule.fuse(queries[0]))
     assert len(segments) > 2
     # The softmax's denominator is added up in another order.
     assert (ids != whole[0]).mean() <= (1e-3 if rule.name == "kmax" else 0)
 
 
-def test_nearest_neighbours_are_pillows():
+def test_nearest_neighbour_resizing_equals_pillows():
     from PIL import Image
 
     generator = np.random.default_rng(0)

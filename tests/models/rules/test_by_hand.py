@@ -15,25 +15,18 @@ def scene(rows: list[list[float]], labels: list[int], gate: list[float], activat
     """Masks of one line of pixels, one row a candidate."""
     masks = torch.tensor(rows)[:, None, :]
     size = (1, masks.shape[-1])
-    return Candidates(
-        np.array(labels),
-        np.array(gate, np.float32),
-        torch.tensor(gate),
-        masks,
-        Frame(size, size, size),
-        ISTHING,
-        activation,
-    )
+    gates, frame = np.array(gate, np.float32), Frame(size, size, size)
+    return Candidates(np.array(labels), gates, torch.tensor(gate), masks, frame, ISTHING, activation)
 
 
 def fused(rule: str, candidates: Candidates) -> tuple[list[int], list[int]]:
     """The ids of the line of pixels, and the label of each segment."""
-    ids, segments = parse_rule(rule).settle(parse_rule(rule).fuse(candidates))
+    ids, segments = parse_rule(rule).to_segments(parse_rule(rule).fuse(candidates))
     assert [segment.id for segment in segments] == list(range(1, len(segments) + 1))
     return ids[0].tolist(), [segment.label for segment in segments]
 
 
-def test_kmax_paints_the_surer_mask_first_and_leaves_doubt_void():
+def test_kmax_puts_confident_masks_first_and_leaves_uncertain_pixels_void():
     # Pixel by pixel the two queries share 1 : 0, 1 : 0, ½ : ½, 0 : 1, 0 : 1.
     line = scene([[9, 9, 0, -9, -9], [-9, -9, 0, 9, 9.0]], [THING, THING], [0.8, 0.9])
     assert fused("kmax:free=0.5", line) == ([1, 1, 2, 2, 2], [THING, THING]), "the half pixel goes to the surer one"
@@ -47,12 +40,12 @@ def test_kmax_drops_a_mask_of_which_too_little_is_free():
     assert fused("kmax", line) == ([1, 1, 1, 1, 1], [THING])
 
 
-def test_kmax_asks_more_of_things_than_of_stuff_and_joins_stuff():
+def test_kmax_has_a_higher_threshold_for_things_and_joins_stuff():
     line = scene([[9, 9, -9, -9], [-9, -9, 9, -9.0], [-9, -9, -9, 9]], [STUFF, THING, STUFF], [0.6, 0.6, 0.55])
     assert fused("kmax", line) == ([1, 1, 0, 1], [STUFF])
 
 
-def test_kmax_takes_the_best_class_though_nothing_is_likelier():
+def test_kmax_takes_the_best_class_even_if_no_object_is_likelier():
     class_logits = torch.log(torch.tensor([[[0.42, 0.13, 0.45]]]))
     size = Frame((1, 2), (1, 2), (1, 2))
     usual = softmax_candidates(class_logits, torch.ones(1, 1, 1, 2), [size], ISTHING)
@@ -75,7 +68,7 @@ def test_argmax_leaves_no_pixel_void_and_drops_nothing():
     assert fused("mask2former", line) == ([1, 0, 0], [THING])
 
 
-def test_argmax_weighs_by_score_unless_told_not_to():
+def test_argmax_weights_by_score_by_default():
     line = scene([[0.2], [0.0]], [THING, STUFF], [0.86, 0.99])
     assert fused("argmax", line)[1] == [STUFF]
     assert fused("argmax:weighted=false", line)[1] == [THING]
@@ -87,7 +80,7 @@ def test_detr_gives_the_pixels_of_tiny_segments_to_others():
     assert fused("detr:small=0", line) == ([1] * 7 + [2], [THING, THING])
 
 
-def test_a_gate_of_its_own_lets_candidates_in_that_then_compete_by_weight():
+def test_a_rule_with_its_own_gate_admits_candidates_that_compete_by_weight():
     line = scene([[9.0, 9.0], [9.0, 9.0]], [THING, STUFF], [0.3, 0.9])
     sharpened = Candidates(line.labels, line.gate, torch.tensor([0.99, 0.5]), line.masks, line.frame, ISTHING)
     assert fused("maskdino:overlap=0", line)[1] == [STUFF]
@@ -105,14 +98,14 @@ def test_an_image_in_which_nothing_is_found_is_void(name):
 
 
 @pytest.mark.parametrize("name", QUERY_RULES)
-def test_masks_that_are_not_numbers_are_refused_by_every_rule(name):
+def test_every_rule_refuses_nan_masks(name):
     broken = scene([[9.0, float("nan")]], [THING], [1.0])
     with pytest.raises(NonFiniteOutput):
         fused(name, broken)
 
 
 @pytest.mark.parametrize("name", QUERY_RULES)
-def test_stuff_is_told_by_the_table_and_not_by_the_order_of_labels(name):
+def test_stuff_is_decided_by_the_table_and_not_by_label_order(name):
     line = scene([[9, 9, 9, 9, 9, -9, -9, -9, -9, -9], [-9, -9, -9, -9, -9, 9, 9, 9, 9, 9.0]], [0, 0], [0.95, 0.95])
     turned = Candidates(line.labels, line.gate, line.weight, line.masks, line.frame, (False, True))
     assert len(fused(name, line)[1]) == 2

@@ -10,7 +10,7 @@ from panbench.datasets import shapes
 from panbench.models.predict import scene_of
 from panbench.models.rules import fuse
 from panbench.models.rules.detr import DETR
-from panbench.models.transformers import mask_head
+from panbench.models.transformers import speedups
 from scripts.make import tiny_networks
 
 BATCH, QUERIES, HEADS, WIDTH = 2, 7, 8, 32
@@ -35,12 +35,10 @@ def maps() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("at_once", [1, 3, QUERIES, 100])
-def test_blocks_of_queries_answer_as_the_whole_head_of_transformers(
-    at_once: int, head: Any, maps: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mask_head, "queries_at_once", lambda maps: at_once)
+def test_the_mask_head_in_blocks_equals_transformers(at_once, head, maps, monkeypatch) -> None:
+    monkeypatch.setattr(speedups, "queries_at_once", lambda maps: at_once)
     with torch.inference_mode():
-        expected, found = head(*maps), mask_head.mask_logits(head, *maps)
+        expected, found = head(*maps), speedups.mask_logits(head, *maps)
     assert found.shape == expected.shape == (BATCH * QUERIES, 1, 18, 35)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
@@ -49,22 +47,22 @@ def test_blocks_of_queries_answer_as_the_whole_head_of_transformers(
 def test_channels_last_changes_no_more_than_rounding(head: Any, maps: Any) -> None:
     last = copy.deepcopy(head).to(memory_format=torch.channels_last)
     with torch.inference_mode():
-        torch.testing.assert_close(mask_head.mask_logits(last, *maps), head(*maps), rtol=0, atol=2e-5)
+        torch.testing.assert_close(speedups.mask_logits(last, *maps), head(*maps), rtol=0, atol=2e-5)
 
 
 def test_a_block_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     finest = torch.zeros(2, 32, 200, 267)  # DETR at 800×1067: 6.8 MB a query
     coarser = [torch.zeros(2, 128, 50, 67), torch.zeros(2, 64, 100, 134), finest]
-    whole = mask_head.LIVE * finest[0].numel() * 4
-    monkeypatch.setitem(mask_head.BYTES_AT_ONCE, "cpu", 10 * whole)
-    assert mask_head.queries_at_once(coarser) == 10
-    monkeypatch.setitem(mask_head.BYTES_AT_ONCE, "cpu", 1)
-    assert mask_head.queries_at_once(coarser) == 1
+    whole = speedups.LIVE * finest[0].numel() * 4
+    monkeypatch.setitem(speedups.BYTES_AT_ONCE, "cpu", 10 * whole)
+    assert speedups.queries_at_once(coarser) == 10
+    monkeypatch.setitem(speedups.BYTES_AT_ONCE, "cpu", 1)
+    assert speedups.queries_at_once(coarser) == 1
 
 
-def test_the_maps_of_images_are_those_of_transformers_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_equal_those_of_transformers_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images in a batch, a query a block: 0 pixels differ."""
-    monkeypatch.setitem(mask_head.BYTES_AT_ONCE, "cpu", 1)
+    monkeypatch.setitem(speedups.BYTES_AT_ONCE, "cpu", 1)
     plain, fast = (tiny_networks.open_tiny("detr-of-transformers", speedups=speedups) for speedups in (False, True))
     # Untrained queries would all look at the same places and say "nothing".
     attention = torch.randn(2, QUERIES, HEADS, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -78,7 +76,7 @@ def test_the_maps_of_images_are_those_of_transformers_head(monkeypatch: pytest.M
         batch.append(plain.load_pixels(scene_of(Path("drawn.png"), index, 72, 104), drawn))
     rule = DETR(score=0.0, small=0)
     expected, found = (
-        [rule.settle(fused)[0] for fused in fuse(model.candidates(batch), rule)] for model in (plain, fast)
+        [rule.to_segments(fused)[0] for fused in fuse(model.candidates(batch), rule)] for model in (plain, fast)
     )
     assert all(len(np.unique(ids)) > 2 for ids in expected)
     for one, other in zip(expected, found, strict=True):

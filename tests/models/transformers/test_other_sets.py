@@ -10,26 +10,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import transformers
 from support import ran, refuses_without_torch
 
 from panbench.base.errors import BadModel
 from panbench.catalog import ModelSpec, find_model, load_catalog
 from panbench.datasets import Dataset, open_dataset
-from panbench.datasets.ade20k import convert_ade20k
-from panbench.datasets.cityscapes import convert_cityscapes
 from panbench.datasets.convert import shipped_categories
-from panbench.datasets.mapillary import convert_mapillary
+from panbench.datasets.published import convert_ade20k, convert_cityscapes, convert_mapillary
 from panbench.evaluation.from_python import evaluate
 from panbench.models.host import HostedModel
 from panbench.models.labels import known_labels, known_things, match_categories
 from panbench.models.opening import open_model
 from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.panoptic.coco import write_id_png
-from scripts.make.tiny_networks import NETWORKS
+from tests.models.transformers.test_adapter import config_of, in_the_hubs_cache, untrained
 
-COMMIT = "0" * 40
-MODELS = [name for name, spec in load_catalog().items() if "labels" in spec.settings]
+MODELS = [name for name, spec in load_catalog().items() if "labels" in spec.settings and spec.family != "detr"]
 ONE_OF_EACH = [
     "mask2former-cityscapes-t",
     "mask2former-ade20k-l",
@@ -39,17 +35,9 @@ ONE_OF_EACH = [
     "eomt-ade20k-l-640",
 ]
 # ade20k-id2label.json of the label files of transformers, where it differs from the first of a category's names.
-LABEL_FILE = {
-    "window": "windowpane",
-    "tub": "bathtub",
-    "rail": "railing",
-    "street lamp": "streetlight",
-    "tv": "television receiver",
-    "clothes": "apparel",
-    "pool": "swimming pool",
-    "falls": "waterfall",
-    "trash can": "ashcan",
-}
+LABEL_FILE = {"window": "windowpane", "tub": "bathtub", "rail": "railing", "tv": "television receiver"}
+LABEL_FILE |= {"clothes": "apparel", "pool": "swimming pool", "falls": "waterfall", "trash can": "ashcan"}
+LABEL_FILE |= {"street lamp": "streetlight"}
 
 
 def of_the_label_file(name: str) -> str:
@@ -69,30 +57,17 @@ def as_published(spec: ModelSpec) -> list[str]:
     return [name.lower().replace(" ", "-") for name in names] if spec.trained_on == "mapillary" else names
 
 
-def in_the_hubs_cache(spec: ModelSpec, cache: Path, names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-    """Puts a small network of the model's family and classes into the hub's cache, as its repository would be there.
+def fetched(spec: ModelSpec, cache: Path, names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+    """Puts a small network of the model's family and classes where its repository would be once it was fetched.
 
     Returns its weights.
     """
-    names = as_published(spec) if names is None else names
-    config = transformers.AutoConfig.for_model(**NETWORKS[str(spec.family)])
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: label for label, name in config.id2label.items()}
-    network = {
-        "mask2former": "Mask2FormerForUniversalSegmentation",
-        "oneformer": "OneFormerForUniversalSegmentation",
-        "eomt": "EomtForUniversalSegmentation",
-    }[str(spec.family)]
-    torch.manual_seed(0)
-    root = cache / f"models--{spec.settings['repository'].replace('/', '--')}"
-    folder = root / "snapshots" / COMMIT
-    made = getattr(transformers, network)(config).eval()
+    folder = in_the_hubs_cache(cache, spec.settings["repository"])
+    made = untrained(config_of(str(spec.family)), as_published(spec) if names is None else names)
     made.save_pretrained(folder)
     # What the processors of Mask2Former's repositories say, whatever their authors trained with.
     stretched = {"size": {"height": 384, "width": 384}} if spec.family == "mask2former" else {}
     (folder / "preprocessor_config.json").write_text(json.dumps(stretched))
-    (root / "refs").mkdir()
-    (root / "refs" / "main").write_text(COMMIT)
     return {name: value.clone() for name, value in made.state_dict().items()}
 
 
@@ -163,9 +138,9 @@ SETS: dict[str, Callable[[Path], Dataset]] = {"cityscapes": cityscapes, "ade20k"
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_published_weights_load_to_the_bit_and_run_on_a_mimic_of_their_set(name: str, cache: Path) -> None:
+def test_published_weights_load_exactly_and_run_on_a_mimic_of_their_set(name: str, cache: Path) -> None:
     spec = small(name)
-    weights = in_the_hubs_cache(spec, cache)
+    weights = fetched(spec, cache)
     model = open_model(spec, device="cpu", speedups=False)
     assert isinstance(model, HostedModel)
     loaded = model.module.state_dict()
@@ -180,20 +155,20 @@ def test_published_weights_load_to_the_bit_and_run_on_a_mimic_of_their_set(name:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_sizes_and_thresholds_are_those_of_the_authors_configs(name: str, cache: Path) -> None:
+def test_sizes_and_thresholds_equal_the_authors_configs(name: str, cache: Path) -> None:
     spec = find_model(name)
-    in_the_hubs_cache(spec, cache)
+    fetched(spec, cache)
     model = open_model(spec, device="cpu")
     assert isinstance(model, HostedModel)
     adapter: Any = model.adapter
     score = {"mask2former-mapillary": 0.0, "oneformer-ade20k": 0.5}.get(name.rpartition("-")[0], 0.8)
     assert dataclasses.asdict(model.rule)["score"] == score
     if spec.family != "eomt":
-        assert f"{adapter.short}×{adapter.long}" == spec.input_size
+        assert f"{adapter.resize.short}×{adapter.resize.long}" == spec.input_size
 
 
 @pytest.mark.parametrize("set_name", ["coco", *SETS])
-def test_labels_of_a_known_set_are_known_in_any_spelling(set_name: str) -> None:
+def test_labels_of_a_known_set_are_recognized_in_any_spelling(set_name: str) -> None:
     categories = shipped_categories(set_name)
     for spelt in (str.lower, str.title, lambda name: name.replace(" ", "-"), lambda name: f"{name} "):
         names = [spelt(category.name) for category in categories]
@@ -202,7 +177,7 @@ def test_labels_of_a_known_set_are_known_in_any_spelling(set_name: str) -> None:
     assert known_labels([category.name for category in categories][1:]) is None
 
 
-def test_ade20ks_labels_are_known_as_transformers_spells_them() -> None:
+def test_ade20ks_labels_are_recognized_as_transformers_spells_them() -> None:
     categories = shipped_categories("ade20k")
     names = [of_the_label_file(category.name) for category in categories]
     assert len(set(names)) == 150
@@ -214,18 +189,21 @@ def test_ade20ks_labels_are_known_as_transformers_spells_them() -> None:
     assert match_categories("x", names, known_things(names) or (), own) == tuple(category.id for category in own)
 
 
-def test_labels_in_another_order_than_the_set_are_refused(cache: Path) -> None:
-    spec = small("mask2former-cityscapes-t")
-    names = as_published(spec)
-    in_the_hubs_cache(spec, cache, [names[1], names[0], *names[2:]])
-    with pytest.raises(BadModel, match=r"label 0 is 'sidewalk' in its config\.json, but 'road' in the order of city"):
-        open_model(spec, device="cpu")
-
-
-def test_another_number_of_classes_than_the_sets_is_refused(cache: Path) -> None:
-    spec = small("oneformer-ade20k-l")
-    in_the_hubs_cache(spec, cache, as_published(spec)[:149])
-    with pytest.raises(BadModel, match=r"has 149 classes \(config\.json\), but ade20k has 150"):
+@pytest.mark.parametrize(
+    ("name", "labels", "message"),
+    [
+        (
+            "mask2former-cityscapes-t",
+            lambda names: [names[1], names[0], *names[2:]],
+            r"label 0 is 'sidewalk' in its config\.json, but 'road' in the order of city",
+        ),
+        ("oneformer-ade20k-l", lambda names: names[:149], r"has 149 classes \(config\.json\), but ade20k has 150"),
+    ],
+)
+def test_labels_must_match_the_set_in_number_and_order(cache: Path, name, labels, message) -> None:
+    spec = small(name)
+    fetched(spec, cache, labels(as_published(spec)))
+    with pytest.raises(BadModel, match=message):
         open_model(spec, device="cpu")
 
 
@@ -238,14 +216,17 @@ def test_the_wrong_set_is_refused_without_pytorch(cache: Path, tmp_path: Path) -
                 ["eval", "--model", "mask2former-ade20k-l", "--data", "cityscapes"],
                 "ADE20K and the dataset have different",
             ),
-            (["eval", "--model", "oneformer-cityscapes-l", "--data", "coco"], "the model has 19, of them not in the"),
+            (
+                ["eval", "--model", "oneformer-cityscapes-l", "--data", "coco"],
+                "19 in the model, of which the dataset lacks",
+            ),
             (["eval", "--model", "mask2former-mapillary-l"], "There is no dataset data/mapillary"),
         ],
     )
 
 
 def test_a_photograph_is_segmented_with_the_categories_of_the_models_set(cache: Path, tmp_path: Path) -> None:
-    in_the_hubs_cache(find_model("eomt-ade20k-l-640"), cache)
+    fetched(find_model("eomt-ade20k-l-640"), cache)
     photo(tmp_path / "photo.jpg")
     ran("predict", "photo.jpg", "--model", "eomt-ade20k-l-640", "--out", "out")
     listed = json.loads(next(Path("out").rglob("ids.json")).read_text())["categories"]
@@ -273,7 +254,7 @@ SWIN: dict[str, dict[str, Any]] = {
         ("oneformer-ade20k-t", "tiny", 150, 203),
     ],
 )
-def test_a_network_of_the_published_size_weighs_what_the_hub_lists(name, size, queries, megabytes) -> None:
+def test_a_network_of_the_published_size_has_the_listed_bytes(name, size, queries, megabytes) -> None:
     """Networks of the authors' configs, without memory; the hub's pages list the size of each file of weights."""
     spec = find_model(name)
     swin = {**SWIN[size], "model_type": "swin", "out_features": ["stage1", "stage2", "stage3", "stage4"]}

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from support import panbench
 
 from panbench.base.errors import BadModel
 from panbench.catalog import find_model
 from panbench.models.opening import open_model
+from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.models.transformers.processor import Processor
 from panbench.runs import load_run
 from tests.models.transformers.test_adapter import BUILDERS, saved
@@ -32,7 +35,7 @@ def with_processor(kind: str, folder: Path, **stated: Any) -> Path:
         ("detr", {"label_ids_to_fuse": []}, "transformers:processor=maskformer"),
     ],
 )
-def test_thresholds_of_the_processor_are_those_of_the_rule(family: str, stated: dict[str, Any], rule: str) -> None:
+def test_the_rule_has_the_processors_thresholds(family: str, stated: dict[str, Any], rule: str) -> None:
     assert str(Processor(stated, "a model", family).rule) == rule
 
 
@@ -49,17 +52,63 @@ def test_an_impossible_threshold_names_its_file() -> None:
         ({"size": 800, "max_size": 1333}, {"short": 800, "long": 1333}, None),
         ({"size": {"shortest_edge": 640, "longest_edge": 2560}}, {"short": 640, "long": 2560}, None),
         ({"size": {"height": 384, "width": 512}}, {}, (384, 512)),
-        ({"size": {"height": 384, "width": 512}, "do_resize": False}, {}, None),
+        ({"size": {"height": 384, "width": 512}, "do_resize": False}, {"short": None}, None),
         ({"size": {"height": 0, "width": "512"}}, {}, None),
         ({}, {}, None),
     ],
 )
-def test_sizes_are_read_in_every_spelling(stated: Any, sides: dict[str, int], exact: tuple[int, int] | None) -> None:
+def test_sizes_are_read_in_every_form(stated: Any, sides: dict[str, Any], exact: tuple[int, int] | None) -> None:
     processor = Processor(stated, "a model", "mask2former")
     assert (processor.sides, processor.exact) == (sides, exact)
 
 
-def test_a_model_is_run_at_its_papers_size_and_on_request_at_its_processors(tmp_path: Path) -> None:
+def test_the_processor_that_transformers_5_saved_with_a_tokenizer_is_read(tmp_path: Path) -> None:
+    folder = saved(BUILDERS["oneformer"](), tmp_path / "m")
+    inner = {"size": {"shortest_edge": 320, "longest_edge": 640}, "image_std": [0.5, 0.5, 0.5], "threshold": 0.3}
+    whole = {"image_processor": inner, "processor_class": "OneFormerProcessor", "task_seq_length": 77}
+    (folder / "processor_config.json").write_text(json.dumps(whole))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": 64}))
+    adapter = TransformersAdapter(find_model(str(folder)))
+    assert (adapter.resize.short, adapter.resize.long, adapter.std) == (320, 640, (127.5, 127.5, 127.5))
+    assert "score=0.3" in str(adapter.declared_rules["transformers"])
+    # Of earlier versions it says nothing of images.
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "OneFormerProcessor"}))
+    assert TransformersAdapter(find_model(str(folder))).resize.short == 64
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"do_resize": False},
+        {"do_resize": False, "do_normalize": False},
+        {"do_resize": False, "do_rescale": False, "image_mean": [99, 88.5, 77], "image_std": [9, 8, 7.5]},
+        {"do_resize": False, "rescale_factor": 1 / 128, "image_mean": [1, 0.5, 0.2]},
+        {"do_resize": False, "do_normalize": False, "rescale_factor": 1},
+    ],
+)
+def test_skipped_preprocessing_steps_are_those_that_transformers_skips(stated: dict[str, Any], tmp_path: Path) -> None:
+    from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    adapter = TransformersAdapter(find_model(str(with_processor("mask2former", tmp_path / "m", **stated))))
+    pixels, frame = adapter.prepare(image)
+    height, width = frame.resized
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (adapter.mean, adapter.std))
+    ours = (pixels.double() - mean) / std
+    theirs = torch.as_tensor(np.asarray(Mask2FormerImageProcessorPil(**stated)(images=[image])["pixel_values"][0]))
+    torch.testing.assert_close(ours, theirs[:, :height, :width].double(), rtol=1e-5, atol=1e-5)
+
+
+def test_unsupported_processor_settings_are_refused(tmp_path: Path) -> None:
+    square = with_processor("eomt", tmp_path / "e", do_resize=False)
+    with pytest.raises(BadModel, match=r"preprocessor_config\.json has do_resize: false, but EoMT takes squares"):
+        TransformersAdapter(find_model(str(square)))
+    for factor in (0, "1/255", True):
+        with pytest.raises(BadModel, match=r"rescale_factor in its preprocessor_config\.json is "):
+            Processor({"rescale_factor": factor}, "a model", "detr").colours((1, 1, 1), (1, 1, 1))
+
+
+def test_a_model_runs_at_its_papers_size_or_on_request_at_its_processors(tmp_path: Path) -> None:
     model = open_model(find_model(str(with_processor("mask2former", tmp_path / "m", **STRETCHED))), device="cpu")
     paper, own = model, model.as_its_processor()
     assert (paper.adapter.padded_size(60, 80), own.adapter.padded_size(60, 80)) == ((800, 1088), (64, 96))  # type: ignore[attr-defined]
@@ -71,7 +120,7 @@ def test_a_model_is_run_at_its_papers_size_and_on_request_at_its_processors(tmp_
     assert (square.as_its_processor() is square, square.settings) == (True, {})
 
 
-def test_the_rule_transformers_takes_size_and_thresholds_and_compare_says_so(tmp_path: Path) -> None:
+def test_the_rule_transformers_uses_the_processors_size_and_thresholds(tmp_path: Path) -> None:
     folder = with_processor("mask2former", tmp_path / "m", **STRETCHED)
     line = ("eval", "--model", folder, "--data", "shapes", "--limit", "1", "--device", "cpu", "--out")
     assert panbench(*line, tmp_path / "own", "--rule", "transformers").exit_code == 0

@@ -4,7 +4,7 @@ import pytest
 import transformers
 
 from panbench.base.errors import BadModel
-from panbench.models.transformers.settings import network_settings
+from panbench.models.transformers.families import network_settings
 
 ASKED = {
     "_attn_implementation": "kernels/evil",
@@ -23,7 +23,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("kind", ["Mask2Former", "OneFormer", "Eomt", "EomtDinov3"])
-def test_only_what_describes_the_network_reaches_transformers(kind):
+def test_only_settings_of_the_network_reach_transformers(kind):
     stated = getattr(transformers, f"{kind}Config")().to_dict()
     parts = [name for name, value in stated.items() if name.endswith("_config") and isinstance(value, dict)]
     hostile = {**stated, **ASKED, **{part: {**stated[part], **ASKED} for part in parts}}
@@ -38,7 +38,7 @@ def test_only_what_describes_the_network_reaches_transformers(kind):
         assert {**again[part], **ASKED} == {**stated[part], **ASKED}
 
 
-def test_names_that_earlier_versions_wrote_still_count():
+def test_names_of_earlier_versions_are_accepted():
     assert network_settings({"model_type": "eomt_dinov3", "rope_theta": 50.0}, transformers, "x")["rope_theta"] == 50.0
     assert network_settings({"model_type": "mask2former", "hidden_size": 64}, transformers, "x")["hidden_size"] == 64
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from panbench.base.errors import BadArgument
 from panbench.base.studies import Option
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class EdgesOptions(StudyOptions):
     """Where the count goes."""
-
-    panel: ClassVar[str] = "Edges"
 
     count_images: Annotated[Path | None, Option("Write how many images were run.", "FILE.txt")] = None
 

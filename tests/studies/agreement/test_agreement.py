@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support import panbench, ran, refused
+from support import panbench, ran, refusal, refused
 
 from panbench.base.errors import BadRun
 from panbench.panoptic.coco import write_id_png
@@ -46,7 +46,7 @@ def runs(tmp_path):
     return a, scored(tmp_path, "b", [(smaller, {9: 1, 7: 2}), (other, {5: 1})])
 
 
-def test_pixels_differ_where_their_segments_are_no_partners(runs):
+def test_pixels_differ_where_segments_have_no_partner(runs):
     found = agreement(*runs)
     assert found.to_dict("records") == [
         # The cats share 6 of 8 pixels, the skies 4 of 6: partners both. Two pixels are cat here and sky there.
@@ -56,7 +56,7 @@ def test_pixels_differ_where_their_segments_are_no_partners(runs):
     ]
 
 
-def test_a_run_agrees_with_itself_and_agreement_is_the_same_both_ways(runs):
+def test_a_run_agrees_with_itself_and_agreement_is_symmetric(runs):
     a, b = runs
     assert agreement(a, a)[["differing", "flipped_0", "flipped_1"]].sum().sum() == 0
     there, back = agreement(a, b), agreement(b, a)
@@ -64,21 +64,18 @@ def test_a_run_agrees_with_itself_and_agreement_is_the_same_both_ways(runs):
     assert there["flipped_0"].equals(back["flipped_1"])
 
 
-def test_compare_prints_it_below_its_table_and_in_json(runs, tmp_path):
+def test_compare_prints_agreement_below_its_table_and_in_json(runs, tmp_path):
     text = ran("compare", tmp_path / "runs" / "a", tmp_path / "runs" / "b", "--pixels").stdout
-    assert "a and b, pixel by pixel" in text
-    assert "all 2 images" in text
-    assert "14" in text
-    assert "583.333" in text
+    for words in ("a and b, pixel by pixel", "all 2 images", "14", "583.333"):
+        assert words in text
     assert text.index("image 2") < text.index("image 1")
     records = json.loads(ran("compare", tmp_path / "runs" / "a", tmp_path / "runs" / "b", "--pixels", "--json").stdout)
     assert [record["maps"][1]["differing"] for record in records] == [12, 12]
     assert "equal, pixel for pixel" in ran("compare", runs[0].path, runs[0].path, "--pixels").stdout
 
 
-def test_other_than_two_runs_and_runs_without_predictions_are_refused(runs, tmp_path):
+def test_agreement_needs_two_runs_with_predictions(runs, tmp_path):
     assert "compares the maps of two runs, and 1 were given" in refused("compare", runs[0].path, "--pixels")
     (tmp_path / "b.json").unlink()
-    with pytest.raises(BadRun, match=r"b kept no predictions\. Make it again with"):
-        agreement(*runs)
+    assert "b has no stored predictions. Evaluate it again with" in refusal(BadRun, agreement, *runs)
     assert panbench("compare", *(run.path for run in runs)).exit_code == 0

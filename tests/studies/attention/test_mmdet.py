@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from support import refusal
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import find_model
-from panbench.models.mmdet.attention import attend
 from panbench.models.opening import open_model
 from panbench.models.predict import model_categories, scene_of
-from panbench.studies.attention.figure import attention_figure
+from panbench.studies.attention.answer import attention_figure
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def model(request):
     return open_model(find_model(request.param), weights="random", device="cpu", speedups=False)
 
 
-def test_weights_lie_where_the_query_may_look_and_have_the_size_of_the_photograph(model, photo):
-    found = attend(model, photo, queries=[3, 0])
+def test_attention_is_within_the_mask_and_has_the_photographs_size(model, photo):
+    found = model.attend(photo, queries=[3, 0])
     assert [query.query for query in found] == [3, 0]
     for query in found:
         assert [layer.number for layer in query.layers] == list(range(1, len(query.layers) + 1))
@@ -40,17 +40,17 @@ def test_weights_lie_where_the_query_may_look_and_have_the_size_of_the_photograp
     assert all(masked) if model.describe().family == "mask2former" else not any(masked)
 
 
-def test_listening_changes_nothing_and_leaves_no_hooks(model, photo):
+def test_recording_attention_changes_nothing_and_leaves_no_hooks(model, photo):
     hooks = sum(len(part._forward_hooks) for part in model.module.modules())
     before = model.candidates([model.load(photo)])
-    attend(model, photo, queries=[0])
+    model.attend(photo, queries=[0])
     after = model.candidates([model.load(photo)])
     assert np.array_equal(before[0].gate, after[0].gate)
     assert torch.equal(before[0].masks, after[0].masks)
     assert sum(len(part._forward_hooks) for part in model.module.modules()) == hooks
 
 
-def test_the_last_mask_is_the_one_that_the_model_gives(model, photo):
+def test_the_mask_of_the_last_layer_is_the_models(model, photo):
     image = model.load(photo)
     classes, masks = None, None
 
@@ -60,7 +60,7 @@ def test_the_last_mask_is_the_one_that_the_model_gives(model, photo):
 
     hook = model.module.panoptic_head.register_forward_hook(keep)
     try:
-        (query,) = attend(model, photo, queries=[2])
+        (query,) = model.attend(photo, queries=[2])
     finally:
         hook.remove()
     # The tiny models take images as they are, padded to a multiple of 32: one step of upsampling is left.
@@ -73,38 +73,32 @@ def test_the_last_mask_is_the_one_that_the_model_gives(model, photo):
     assert (query.layers[-1].mask == (logits >= 0).numpy()).mean() > 0.999
 
 
-def test_queries_layers_and_categories_that_are_not_there_are_refused(model, photo):
-    with pytest.raises(BadArgument, match="There is no layer 99"):
-        attend(model, photo, queries=[0], layers=[99])
-    with pytest.raises(BadArgument, match="There is no query 5000"):
-        attend(model, photo, queries=[5000])
-    with pytest.raises(BadArgument, match="no category 'unicorn'"):
-        attend(model, photo, category="unicorn")
+def test_unknown_queries_layers_and_categories_are_refused(model, photo):
+    assert "There is no layer 99" in refusal(BadArgument, model.attend, photo, queries=[0], layers=[99])
+    assert "There is no query 5000" in refusal(BadArgument, model.attend, photo, queries=[5000])
+    assert "no category 'unicorn'" in refusal(BadArgument, model.attend, photo, category="unicorn")
 
 
-def test_the_figure_has_a_row_a_query_and_a_panel_a_layer(model, photo):
-    found = attend(model, photo, queries=[0, 1], layers=[1, 2])
+def test_the_figure_has_a_row_per_query_and_a_panel_per_layer(model, photo):
+    found = model.attend(photo, queries=[0, 1], layers=[1, 2])
     figure = attention_figure(np.zeros((70, 100, 3), np.uint8), found)
     assert len(figure.axes) == 2 * 3
     assert figure.axes[0].get_title(loc="left").startswith("query 0: ")
     assert figure.axes[1].get_title(loc="left") == "layer 1"
-    with pytest.raises(BadArgument, match="no query to show"):
-        attention_figure(np.zeros((70, 100, 3), np.uint8), [])
+    assert "no query to show" in refusal(BadArgument, attention_figure, np.zeros((70, 100, 3), np.uint8), [])
 
 
 def test_a_model_without_queries_is_refused(photo):
     model = open_model(find_model("panoptic-fpn-tiny"), weights="random", device="cpu")
-    with pytest.raises(BadModel, match="has no queries"):
-        attend(model, photo)
+    assert "has no queries" in refusal(BadModel, model.attend, photo)
 
 
-def test_a_model_with_speedups_says_that_it_keeps_no_attention(photo):
+def test_a_model_with_speedups_refuses_to_record_attention(photo):
     model = open_model(find_model("mask2former-tiny"), weights="random", device="cpu")
-    with pytest.raises(BadModel, match="keeps no weights"):
-        attend(model, photo, queries=[0])
+    assert "keeps no weights" in refusal(BadModel, model.attend, photo, queries=[0])
 
 
-def test_labels_get_the_ids_and_colours_of_the_set_that_they_are_from(model):
+def test_categories_have_the_ids_and_colours_of_their_data_set(model):
     categories = model_categories(model)
     assert [category.name for category in categories] == list(model.class_names)
     assert {category.name: category.id for category in categories}["star"] == 8

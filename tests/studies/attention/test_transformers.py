@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support import refusal
 
 from panbench.base.errors import BadArgument
 from panbench.datasets import shapes
@@ -15,7 +16,7 @@ from panbench.models.opening import open_model
 from panbench.models.predict import scene_of
 from panbench.models.rules.resize import upsample
 from panbench.panoptic.types import Scene
-from panbench.studies.attention.figure import attention_figure
+from panbench.studies.attention.answer import attention_figure
 from tests.models.transformers.test_adapter import BUILDERS, opened, saved
 
 MASKED = ("mask2former", "oneformer", "eomt", "eomt_dinov3")
@@ -55,7 +56,7 @@ def test_every_layer_has_attention_of_the_photographs_size(model: HostedModel, p
         assert all(masks) or family in ("maskformer", "detr")
 
 
-def test_the_last_mask_and_the_score_are_those_that_the_model_gives(model: HostedModel, photo: Scene) -> None:
+def test_the_last_mask_and_score_are_the_models(model: HostedModel, photo: Scene) -> None:
     (query,) = model.attend(photo, queries=[2])
     (found,) = model.candidates([model.load(photo)])
     assert isinstance(found, Candidates)
@@ -67,7 +68,7 @@ def test_the_last_mask_and_the_score_are_those_that_the_model_gives(model: Hoste
     assert query.category == (model.class_names[label] if label >= 0 else "nothing")
 
 
-def test_listening_changes_nothing(model: HostedModel, photo: Scene) -> None:
+def test_recording_attention_changes_nothing(model: HostedModel, photo: Scene) -> None:
     def hooks() -> int:
         return sum(len(part._forward_hooks) for part in model.module.modules())
 
@@ -81,15 +82,13 @@ def test_listening_changes_nothing(model: HostedModel, photo: Scene) -> None:
     assert (hooks(), model.module.config._attn_implementation) == (had, implementation)
 
 
-def test_queries_and_layers_that_are_not_there_are_refused(model: HostedModel, photo: Scene) -> None:
-    with pytest.raises(BadArgument, match="There is no layer 99"):
-        model.attend(photo, queries=[0], layers=[99])
-    with pytest.raises(BadArgument, match="There is no query 5000"):
-        model.attend(photo, queries=[5000])
+def test_unknown_queries_and_layers_are_refused(model: HostedModel, photo: Scene) -> None:
+    assert "There is no layer 99" in refusal(BadArgument, model.attend, photo, queries=[0], layers=[99])
+    assert "There is no query 5000" in refusal(BadArgument, model.attend, photo, queries=[5000])
 
 
 @pytest.mark.parametrize("name", ["oneformer-tiny", "eomt-tiny"])
-def test_trained_queries_look_at_what_they_find(name: str, tmp_path: Path) -> None:
+def test_trained_queries_attend_to_their_objects(name: str, tmp_path: Path) -> None:
     from panbench.catalog import find_model
 
     trained = open_model(find_model(name), device="cpu", speedups=False)

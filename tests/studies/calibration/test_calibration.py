@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 from little_runs import scored
-from support import panbench, ran
+from support import panbench, ran, refusal, refused
 
 from panbench.base.errors import BadRun
 from panbench.report.answers.views import compared
 from panbench.report.figures.plots import draw_plot
 from panbench.runs import load_run
-from panbench.studies.calibration.calibration import _threshold, calibration, reliability
+from panbench.studies.calibration.calibration import _score_threshold, calibration, reliability
 from panbench.studies.calibration.section import calibration_section
 
 # In each image two persons and sky; p scores 0.95, q 0.65, the sky 0.85.
@@ -57,7 +57,7 @@ def test_the_threshold_is_the_lowest_score_that_is_precise_enough(half):
     assert (lower.loc["All", "threshold"], lower.loc["All", "kept"]) == (pytest.approx(0.65), 1)
 
 
-def test_a_bin_has_its_wilson_interval_and_an_empty_one_nothing():
+def test_a_bin_has_its_wilson_interval_and_an_empty_bin_none():
     curve = reliability(np.array([0.55] * 10 + [1.0]), np.array([True] * 5 + [False] * 5 + [True]))
     assert curve["segments"].tolist() == [0, 0, 0, 0, 0, 10, 0, 0, 0, 1]
     row = curve.iloc[5]
@@ -68,7 +68,7 @@ def test_a_bin_has_its_wilson_interval_and_an_empty_one_nothing():
     assert curve.iloc[9]["precision_high"] <= 1 + 1e-12
 
 
-def test_a_score_on_an_edge_falls_into_the_bin_above_it_also_as_stored():
+def test_a_score_on_an_edge_belongs_to_the_bin_above_even_in_float32():
     # As float32, which parts hold, 0.7 and 0.9 are a little less than in float64; 0.3 and 0.6 a little more.
     tenths = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     stored = tenths.astype(np.float32).astype(np.float64)
@@ -79,14 +79,14 @@ def test_a_score_on_an_edge_falls_into_the_bin_above_it_also_as_stored():
 
 
 @pytest.mark.parametrize(("right", "of", "target"), [(14, 25, 0.56), (7, 10, 0.7), (29, 50, 0.58), (9, 10, 0.9)])
-def test_a_target_that_is_met_exactly_is_met(right, of, target):
+def test_an_exactly_met_target_counts_as_met(right, of, target):
     # 0.56 · 25 is a little more than 14 in binary.
     hits = np.arange(of) < right
-    assert _threshold(np.full(of, 0.5), hits, target) == (0.5, 1.0)
-    assert np.isnan(_threshold(np.full(of, 0.5), hits, target + 1e-6)[0])
+    assert _score_threshold(np.full(of, 0.5), hits, target) == (0.5, 1.0)
+    assert np.isnan(_score_threshold(np.full(of, 0.5), hits, target + 1e-6)[0])
 
 
-def test_the_page_says_whose_scores_are_of_some_segments_only(folder, tmp_path):
+def test_the_page_names_models_with_partly_scored_segments(folder, tmp_path):
     gt = dict.fromkeys(range(1, 21), TRUE)
     things = scored(tmp_path, "things", gt, list(gt.values()), scores={"p": 0.95, "q": 0.65})
     members, _ = compared([things])
@@ -96,7 +96,7 @@ def test_the_page_says_whose_scores_are_of_some_segments_only(folder, tmp_path):
     assert "Of some segments only" not in calibration_section(members).content
 
 
-def test_the_plot_says_whose_scores_are_of_some_segments_only(folder, tmp_path):
+def test_the_plot_names_models_with_partly_scored_segments(folder, tmp_path):
     gt = dict.fromkeys(range(1, 21), TRUE)
     things = scored(tmp_path, "things", gt, list(gt.values()), scores={"p": 0.95, "q": 0.65})
     figure, table = draw_plot("calibration", compared([things])[0])
@@ -107,7 +107,7 @@ def test_the_plot_says_whose_scores_are_of_some_segments_only(folder, tmp_path):
     assert set(table["unscored"]) == {0}
 
 
-def test_predictions_that_void_or_crowds_excuse_are_not_judged(tmp_path):
+def test_predictions_excused_by_void_or_crowds_are_left_out(tmp_path):
     gt = dict.fromkeys(range(1, 12), "pppp........")
     run = scored(tmp_path, "void", gt, ["ppppqqqq...."] * 11, scores=SCORES)
     scopes = calibration(run.matched, run.categories).scopes.set_index("name")
@@ -129,21 +129,18 @@ def test_the_program_prints_tables_and_plain_json(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
         (["bare"], "bare has no calibration: its predictions have no scores"),
         (["half", "--target", "0"], "--target is 0; give a percentage"),
         (["half", "--target", "120"], "--target is 120; give a percentage"),
     ],
 )
-def test_bad_input_is_one_sentence(folder, words, sentence):
-    refused = panbench("calibration", folder / words[0], *words[1:])
-    assert refused.exit_code == 2
-    assert sentence in refused.output
+def test_bad_input_is_refused_in_one_sentence(folder, words, message):
+    assert message in refused("calibration", folder / words[0], *words[1:])
 
 
 def test_scores_beyond_one_are_refused(tmp_path):
     gt = dict.fromkeys(range(1, 3), TRUE)
     run = scored(tmp_path, "loud", gt, list(gt.values()), scores={"p": 12.0, "q": 3.0, "s": 1.0})
-    with pytest.raises(BadRun, match="scores from 1 to 12"):
-        calibration(run.matched, run.categories)
+    assert "scores from 1 to 12" in refusal(BadRun, calibration, run.matched, run.categories)

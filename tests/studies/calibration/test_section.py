@@ -10,7 +10,7 @@ from panbench.report.pages.page.document import report_page
 from panbench.studies.calibration.calibration import calibration
 
 
-def test_scores_are_drawn_against_how_often_they_are_right(make_runs):
+def test_the_page_plots_precision_against_score(make_runs):
     runs = make_runs()
     drawn = data_of(report_page(runs))["curves"]["calibration"]["series"]
     for index, run in enumerate(runs):
@@ -22,7 +22,7 @@ def test_scores_are_drawn_against_how_often_they_are_right(make_runs):
         assert told == [f"{segments:,}" for segments in curve["segments"]]
 
 
-def test_without_scores_the_page_says_what_would_store_them(make_runs):
+def test_without_scores_the_page_says_how_to_store_them(make_runs):
     runs = make_runs()
     for run in runs:
         scores = np.full(len(run.table.segments), np.nan, np.float32)
@@ -30,7 +30,7 @@ def test_without_scores_the_page_says_what_would_store_them(make_runs):
     assert "no prediction has a score" in text_of(report_page(runs)).split("Left out")[-1]
 
 
-def test_where_one_model_scores_things_alone_all_are_shown_by_their_things(make_runs):
+def test_if_one_model_scores_only_things_all_are_compared_on_things(make_runs):
     runs = make_runs()
     things = np.array([category.id for category in runs[1].categories if category.isthing])
     segments = runs[1].table.segments

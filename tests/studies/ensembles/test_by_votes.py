@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import refusal
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.datasets import shapes
@@ -53,7 +54,7 @@ def pq(run) -> float:
     return run.summary()["All"]["PQ"]
 
 
-def test_an_ensemble_is_better_than_its_members_and_a_run_like_any_other(members, tmp_path):
+def test_an_ensemble_beats_its_members_and_is_an_ordinary_run(members, tmp_path):
     run, (share,) = ensemble_runs(members, tmp_path / "both")
     assert pq(run) > max(map(pq, members))
     assert share.things == share.stuff == (1.0, 1.0, 1.0)
@@ -69,7 +70,7 @@ def test_an_ensemble_is_better_than_its_members_and_a_run_like_any_other(members
     assert again.pq().equals(run.pq())
 
 
-def test_tuned_weights_have_not_seen_the_images_they_fuse(members, tmp_path):
+def test_tuned_weights_do_not_depend_on_the_images_they_fuse(members, tmp_path):
     run, shares = ensemble_runs(members, tmp_path / "tuned", tuned=True, seed=1)
     assert [share.images for share in shares] == [6, 6]
     assert all(share.pq_here is not None for share in shares)
@@ -78,13 +79,13 @@ def test_tuned_weights_have_not_seen_the_images_they_fuse(members, tmp_path):
     assert run.info.arguments["weights_1_things"].count(" ") == 2
 
 
-def test_given_weights_choose_whom_to_believe(members, tmp_path):
+def test_given_weights_decide_between_runs(members, tmp_path):
     run, _ = ensemble_runs(members, tmp_path / "one", weights=[0.0, 0.0, 1.0])
     assert pq(run) == pytest.approx(pq(members[2]), abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         ({"weights": [1.0, 2.0]}, "needs 3 weights"),
         ({"weights": [0.0, 0.0, 0.0]}, "one above"),
@@ -92,15 +93,13 @@ def test_given_weights_choose_whom_to_believe(members, tmp_path):
         ({"weights": [1.0, 1.0, 1.0], "tuned": True}, "either given or tuned"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(members, tmp_path, options, sentence):
-    with pytest.raises(BadArgument, match=sentence):
-        ensemble_runs(members, tmp_path / "run", **options)
+def test_weights_that_do_not_fit_are_refused(members, tmp_path, options, message):
+    assert message in refusal(BadArgument, ensemble_runs, members, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 
-def test_one_run_is_no_ensemble(members, tmp_path):
-    with pytest.raises(BadArgument, match="at least two"):
-        ensemble_runs(members[:1], tmp_path / "run")
+def test_a_single_run_is_refused(members, tmp_path):
+    assert "at least two" in refusal(BadArgument, ensemble_runs, members[:1], tmp_path / "run")
 
 
 def test_runs_without_maps_or_of_other_data_are_refused(members, tmp_path):
@@ -112,15 +111,13 @@ def test_runs_without_maps_or_of_other_data_are_refused(members, tmp_path):
     hidden = moved.with_suffix(".hidden")
     moved.rename(hidden)
     try:
-        with pytest.raises(BadRun, match="--save-predictions"):
-            ensemble_runs(members, tmp_path / "run")
+        assert "--save-predictions" in refusal(BadRun, ensemble_runs, members, tmp_path / "run")
     finally:
         hidden.rename(moved)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_is_not_replaced_unasked(members, tmp_path):
+def test_a_finished_run_is_not_replaced_unless_requested(members, tmp_path):
     ensemble_runs(members[:2], tmp_path / "run")
-    with pytest.raises(BadRun, match="--overwrite"):
-        ensemble_runs(members, tmp_path / "run")
+    assert "--overwrite" in refusal(BadRun, ensemble_runs, members, tmp_path / "run")
     ensemble_runs(members, tmp_path / "run", overwrite=True)

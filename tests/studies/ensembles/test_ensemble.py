@@ -38,7 +38,7 @@ def ensemble(home: Path, out: Path, *options: object, runs: tuple[str, ...] = MO
     return result.stderr
 
 
-def test_masks_are_averaged_where_all_runs_kept_them(home, tmp_path):
+def test_masks_are_averaged_if_all_runs_stored_candidates(home, tmp_path):
     said = ensemble(home, tmp_path / "both")
     assert "By masks" in said
     run = load_run(tmp_path / "both")
@@ -54,13 +54,13 @@ def panbench_run(home: Path, out: Path, *options: object, runs: tuple[str, ...] 
     return load_run(out)
 
 
-def test_boxes_and_queries_go_by_votes_and_it_is_said_why(home, tmp_path):
+def test_boxes_and_queries_are_combined_by_votes_with_the_reason(home, tmp_path):
     said = ensemble(home, tmp_path / "three", runs=MODELS)
     assert "By votes: panoptic-fpn-tiny gives boxes and mask2former-tiny masks of queries" in said
     assert load_run(tmp_path / "three").info.model.title == "Ensemble of 3 runs"
 
 
-def test_scored_folders_go_by_votes(home, tmp_path):
+def test_scored_folders_are_combined_by_votes(home, tmp_path):
     run = load_run(home / "mask2former-tiny")
     dataset = run.info.dataset
     score_folder(
@@ -74,7 +74,7 @@ def test_scored_folders_go_by_votes(home, tmp_path):
     )
 
 
-def test_all_weight_on_one_run_is_that_run(home, tmp_path):
+def test_all_weight_on_one_run_reproduces_the_run(home, tmp_path):
     own = load_run(home / "maskformer-tiny")
     for way in ("masks", "votes"):
         out = tmp_path / way
@@ -87,7 +87,7 @@ def test_all_weight_on_one_run_is_that_run(home, tmp_path):
             assert len(pairs) == len(np.unique(one)), way
 
 
-def test_tuned_weights_are_those_of_the_other_half(home, tmp_path):
+def test_tuned_weights_come_from_the_other_half(home, tmp_path):
     said = ensemble(home, tmp_path / "tuned", "--tune", "--halves", 3)
     assert said.count("3 images: weights of mask2former-tiny, maskformer-tiny chosen on the others") == 2
     arguments = load_run(tmp_path / "tuned").info.arguments
@@ -95,14 +95,14 @@ def test_tuned_weights_are_those_of_the_other_half(home, tmp_path):
         assert max(float(word) for word in arguments[name].split()) == 1
 
 
-def test_an_ensemble_that_kept_its_averages_is_fused_again(home, tmp_path):
+def test_an_ensemble_with_stored_averages_can_be_fused_again(home, tmp_path):
     run = panbench_run(home, tmp_path / "both", "--keep-candidates")
     ran("fuse", tmp_path / "both", "--rule", "paper", "--out", tmp_path / "again")
     assert load_run(tmp_path / "again").pq().equals(run.pq())
 
 
 @pytest.mark.parametrize("way", ["masks", "votes"])
-def test_an_ensemble_that_was_cut_off_goes_on(home, tmp_path, way):
+def test_an_interrupted_ensemble_is_resumed(home, tmp_path, way):
     whole = panbench_run(home, tmp_path / "whole", "--way", way)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for part in (tmp_path / "cut" / "parts").glob("*.parquet"):
@@ -118,7 +118,7 @@ def test_an_ensemble_that_was_cut_off_goes_on(home, tmp_path, way):
 
 
 @pytest.mark.parametrize(
-    ("options", "runs", "sentence"),
+    ("options", "runs", "message"),
     [
         (("--way", "boxes"), MODELS[:2], "--way is 'boxes' but is one of auto, masks, votes."),
         (("--way", "masks"), MODELS, "cannot be averaged. `panbench ensemble --way votes` takes finished maps"),
@@ -130,12 +130,12 @@ def test_an_ensemble_that_was_cut_off_goes_on(home, tmp_path, way):
         (("--shares", "1,1", "--tune"), MODELS[:2], "either given or tuned"),
         (("--overwrite", "--resume"), MODELS[:2], "contradict"),
         ((), MODELS[:1], "at least two runs"),
-        (("--way", "masks"), ("maskformer-tiny", "few"), "kept candidates of different images (6 and 3)"),
+        (("--way", "masks"), ("maskformer-tiny", "few"), "stored candidates of different images (6 and 3)"),
         ((), ("maskformer-tiny", "set"), "run"),
     ],
 )
-def test_what_does_not_fit_is_answered_in_a_sentence(home, few, tmp_path, options, runs, sentence):
-    assert sentence in ensemble(home, tmp_path / "out", *options, runs=runs, exit_code=2)
+def test_unfit_runs_are_refused_in_one_sentence(home, few, tmp_path, options, runs, message):
+    assert message in ensemble(home, tmp_path / "out", *options, runs=runs, exit_code=2)
     assert not (tmp_path / "out").exists()
 
 
@@ -148,7 +148,7 @@ def test_damaged_candidates_are_named(home, tmp_path):
     )
 
 
-def test_sweeps_and_oracles_speak_on_a_narrow_screen(home, tmp_path):
+def test_sweeps_and_oracles_fit_a_narrow_screen(home, tmp_path):
     """What a researcher reads of `fuse RUN`, and its files."""
     sweep = ("--sweep", "mask2former:score=0.2:0.8:0.3,overlap=0.5:0.8:0.3")
     result = ran("fuse", home / "mask2former-tiny", *sweep, "--out", "sweep", columns=80, cwd=tmp_path)
@@ -164,10 +164,10 @@ def test_sweeps_and_oracles_speak_on_a_narrow_screen(home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (("--rule", "panoptic-fpn"), "Rules that fit it: detr, maskformer"),
-        (("--rule", "kmax"), "kmax takes all candidates, and mask2former-tiny kept those above 0.05"),
+        (("--rule", "kmax"), "kmax takes all candidates, and mask2former-tiny stored those above 0.05"),
         (("--rule", "mask2former:score=0.01"), "from a score of 0.01 on"),
         (("--rule", "mask2former:scor=0.5"), "Did you mean score?"),
         (("--rule", ""), "--rule names no rule"),
@@ -182,6 +182,6 @@ def test_sweeps_and_oracles_speak_on_a_narrow_screen(home, tmp_path):
         (("--rule", "argmax", "--overwrite", "--resume"), "contradict"),
     ],
 )
-def test_fusions_that_cannot_be_are_refused_in_a_sentence(home, tmp_path, options, sentence):
-    assert sentence in refused("fuse", home / "mask2former-tiny", *options, "--out", tmp_path / "out")
+def test_impossible_fusions_are_refused_in_one_sentence(home, tmp_path, options, message):
+    assert message in refused("fuse", home / "mask2former-tiny", *options, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

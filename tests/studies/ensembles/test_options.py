@@ -3,7 +3,7 @@
 from support import refuses_without_torch
 
 
-def test_views_that_there_are_not_are_refused_without_pytorch(tmp_path):
+def test_unknown_views_are_refused_without_pytorch(tmp_path):
     line = ["eval", "--model", "mask2former-tiny", "--tta"]
     refuses_without_torch(
         tmp_path,

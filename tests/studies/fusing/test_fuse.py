@@ -17,6 +17,18 @@ def load(name: str) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
+def fused(arrays: Path, rule: str) -> Path:
+    """The maps that `panbench fuse` makes of arrays."""
+    out = arrays.parent / "maps.npz"
+    ran("fuse", "--arrays", arrays, "--rule", rule, "--out", out)
+    return out
+
+
+def refuses(arrays: Path, rule: str = "mask2former", out: str = "maps.npz") -> str:
+    """What `panbench fuse` says of arrays that it refuses."""
+    return refused("fuse", "--arrays", arrays, "--rule", rule, "--out", arrays.parent / out)
+
+
 def pixels_that_differ(path: Path, name: str) -> list[int]:
     """Of each scene, the pixels that are in another segment or under another label than the original's."""
     found, expected = dict(np.load(path)), load("answers.npz")
@@ -41,99 +53,77 @@ def arrays(tmp_path: Path) -> Path:
     return path
 
 
+def without_a_column_for_nothing(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Class logits as sigmoid rules take them."""
+    return {**given, "class_logits": given["class_logits"][..., :-1] - 4}
+
+
+def in_other_orders_and_widths(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    logits = {name: np.asfortranarray(given[name]).astype(">f8") for name in ("class_logits", "mask_logits")}
+    sizes = {name: given[name].astype(np.float32) for name in ("original", "resized")}
+    return {**given, **logits, **sizes, "num_things": np.array([80], np.uint8)}
+
+
 @pytest.mark.parametrize(
-    ("rule", "original"),
+    ("rule", "original", "inputs", "change"),
     [
-        ("mask2former", "mask2former"),
-        ("detr", "detr"),
-        ("argmax:weighted=false", "pixelwise_argmax"),
-        ("transformers", "transformers_mask2former"),
+        ("mask2former", "mask2former", "inputs", dict),
+        ("detr", "detr", "inputs", dict),
+        ("argmax:weighted=false", "pixelwise_argmax", "inputs", dict),
+        ("transformers", "transformers_mask2former", "inputs", dict),
+        ("maskdino", "maskdino", "inputs", without_a_column_for_nothing),
+        (
+            "maskdino",
+            "maskdino_no_transform",
+            "inputs",
+            lambda g: {**without_a_column_for_nothing(g), "temperature": 0},
+        ),
+        ("mask2former", "mask2former", "inputs", in_other_orders_and_widths),
+        # Mask codes, which are masks times 64, and no other size than the original.
+        ("mask-wise:quality=0.3", "panoptic_segformer_030", "panoptic_segformer_inputs", dict),
+        # Packed masks and a semantic map.
+        ("panoptic-fpn", "panoptic_fpn_d2", "panoptic_fpn_inputs", dict),
     ],
 )
-def test_recorded_outputs_become_the_originals_maps(arrays, tmp_path, rule, original):
-    result = ran("fuse", "--arrays", arrays, "--rule", rule, "--out", tmp_path / "maps.npz")
-    assert result.stdout == f"{tmp_path / 'maps.npz'}\n"
-    assert pixels_that_differ(tmp_path / "maps.npz", original) == [0] * 6
-    assert str(np.load(tmp_path / "maps.npz")["rule"]) == rule
-
-
-def test_sigmoid_rules_take_logits_without_a_column_for_nothing(arrays, tmp_path):
-    given = load("inputs.npz")
-    given["class_logits"] = given["class_logits"][..., :-1] - 4
-    np.savez(arrays, **given)
-    ran("fuse", "--arrays", arrays, "--rule", "maskdino", "--out", tmp_path / "maps.npz")
-    assert pixels_that_differ(tmp_path / "maps.npz", "maskdino") == [0] * 6
-
-
-def test_mask_dinos_scores_may_be_left_unsharpened(arrays, tmp_path):
-    given = load("inputs.npz")
-    given["class_logits"] = given["class_logits"][..., :-1] - 4
-    np.savez(arrays, **given, temperature=0)
-    ran("fuse", "--arrays", arrays, "--rule", "maskdino", "--out", tmp_path / "maps.npz")
-    assert pixels_that_differ(tmp_path / "maps.npz", "maskdino_no_transform") == [0] * 6
-
-
-def test_orders_and_widths_of_numbers_do_not_matter(arrays, tmp_path):
-    given = load("inputs.npz")
-    for name in ("class_logits", "mask_logits"):
-        given[name] = np.asfortranarray(given[name]).astype(">f8")
-    for name in ("original", "resized"):
-        given[name] = given[name].astype(np.float32)
-    given["num_things"] = np.array([80], np.uint8)
-    np.savez(arrays, **given)
-    ran("fuse", "--arrays", arrays, "--rule", "mask2former", "--out", tmp_path / "maps.npz")
-    assert pixels_that_differ(tmp_path / "maps.npz", "mask2former") == [0] * 6
-
-
-def test_codes_are_masks_times_64_and_only_the_original_size_is_needed(tmp_path):
-    rule, out = "mask-wise:quality=0.3", tmp_path / "maps.npz"
-    ran("fuse", "--arrays", RECORDED / "panoptic_segformer_inputs.npz", "--rule", rule, "--out", out)
-    assert pixels_that_differ(out, "panoptic_segformer_030") == [0] * 6
-
-
-def test_panoptic_fpn_takes_packed_masks_and_a_semantic_map(tmp_path):
-    out = tmp_path / "maps.npz"
-    ran("fuse", "--arrays", RECORDED / "panoptic_fpn_inputs.npz", "--rule", "panoptic-fpn", "--out", out)
-    assert pixels_that_differ(out, "panoptic_fpn_d2") == [0] * 6
+def test_recorded_outputs_fuse_to_the_original_codes_maps(tmp_path, rule, original, inputs, change):
+    np.savez(tmp_path / "arrays.npz", **change(load(f"{inputs}.npz")))
+    maps = fused(tmp_path / "arrays.npz", rule)
+    assert pixels_that_differ(maps, original) == [0] * 6
+    assert str(np.load(maps)["rule"]) == rule
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"in_semantic_9": np.zeros((4, 4), int)}, "has in_semantic_9 but no in_semantic_6"),
         ({"in_semantic_0": np.full((120, 144), -1)}, "in_semantic_0 has the value -1 but there are 53 stuff classes"),
         ({"in_semantic_0": np.zeros((0, 144), int)}, "in_semantic_0 is empty (0 × 144)"),
         ({"in_masks_0": np.zeros((98, 120, 144), int)}, "in_masks_0 are int64 but must be bits or probabilities"),
-        ({"in_classes_0": np.full(98, 80)}, "in_classes_0 has the label 80, which is no thing of 133 classes"),
+        ({"in_classes_0": np.full(98, 80)}, "in_classes_0 has the label 80, which is not a thing of 133 classes"),
         ({"in_scores_0": np.full(98, "high")}, "in_scores_0 are <U4 but must be floating-point numbers"),
     ],
 )
-def test_instances_that_do_not_fit_are_answered_in_a_sentence(tmp_path, changes, sentence):
+def test_unfit_instance_arrays_are_refused_in_one_sentence(tmp_path, changes, message):
     given = load("panoptic_fpn_inputs.npz")
     counts = {name: len(given[name.replace("semantic", "scores")]) for name in changes if name != "in_semantic_9"}
     cut = {name: value[: counts[name]] if "semantic" not in name else value for name, value in changes.items()}
     np.savez(tmp_path / "own.npz", **{**given, **cut})
-    said = refused("fuse", "--arrays", tmp_path / "own.npz", "--rule", "panoptic-fpn", "--out", tmp_path / "maps.npz")
-    assert sentence in said
+    assert message in refuses(tmp_path / "own.npz", "panoptic-fpn")
 
 
-def test_masks_of_things_and_stuff_have_one_size(tmp_path):
+def test_masks_of_things_and_stuff_must_have_one_size(tmp_path):
     given = load("panoptic_segformer_inputs.npz")
     np.savez(tmp_path / "own.npz", **{**given, "stuff_mask_codes": given["stuff_mask_codes"][..., :20]})
-    assert "masks of things are 40 × 48, of stuff 40 × 20" in refused(
-        "fuse", "--arrays", tmp_path / "own.npz", "--rule", "mask-wise", "--out", tmp_path / "maps.npz"
-    )
+    assert "masks of things are 40 × 48, of stuff 40 × 20" in refuses(tmp_path / "own.npz", "mask-wise")
 
 
-def test_a_file_without_images_is_refused(arrays, tmp_path):
+def test_a_file_without_images_is_refused(arrays):
     sizes = ("class_logits", "mask_logits", "original", "resized")
     np.savez(arrays, **{name: value[:0] if name in sizes else value for name, value in load("inputs.npz").items()})
-    assert "holds no image" in refused(
-        "fuse", "--arrays", arrays, "--rule", "mask2former", "--out", tmp_path / "maps.npz"
-    )
+    assert "holds no image" in refuses(arrays)
 
 
-def test_a_folder_gets_predictions_as_coco_has_them(arrays, tmp_path):
+def test_predictions_are_written_in_cocos_format(arrays, tmp_path):
     ids = np.concatenate([np.arange(1, 81), np.arange(100, 153)])
     names = [f"00000000{number:04}.jpg" for number in (7, 8, 9, 10, 11, 12)]
     np.savez(arrays, **load("inputs.npz"), category_ids=ids, file_names=np.array(names))
@@ -154,7 +144,7 @@ def test_a_folder_gets_predictions_as_coco_has_them(arrays, tmp_path):
     assert panbench(*command, "--overwrite").exit_code == 0
 
 
-def test_things_are_told_by_a_table_where_labels_are_in_another_order(tmp_path):
+def test_a_table_says_which_labels_are_things(tmp_path):
     logits = np.full((1, 2, 3), -9.0, np.float32)
     logits[0, :, 0] = 9
     masks = np.full((1, 2, 4, 8), -9.0, np.float32)
@@ -162,12 +152,11 @@ def test_things_are_told_by_a_table_where_labels_are_in_another_order(tmp_path):
     given = {"class_logits": logits, "mask_logits": masks, "original": np.array([[4, 8]])}
     for table, segments in (([True, False], 2), ([False, True], 1)):
         np.savez(tmp_path / "own.npz", **given, isthing=np.array(table))
-        panbench("fuse", "--arrays", tmp_path / "own.npz", "--rule", "mask2former", "--out", tmp_path / "m.npz")
-        assert len(np.load(tmp_path / "m.npz")["labels_0"]) == segments
+        assert len(np.load(fused(tmp_path / "own.npz", "mask2former"))["labels_0"]) == segments
 
 
 @pytest.mark.parametrize(
-    ("changes", "rule", "sentence"),
+    ("changes", "rule", "message"),
     [
         ({"class_logits": None}, "mask2former", "has no array 'class_logits'. It has "),
         ({"original": None}, "mask2former", "has no array 'original'"),
@@ -210,15 +199,15 @@ def test_things_are_told_by_a_table_where_labels_are_in_another_order(tmp_path):
         ({}, "mask2fromer", "Did you mean mask2former?"),
     ],
 )
-def test_arrays_that_do_not_fit_are_answered_in_a_sentence(arrays, tmp_path, changes, rule, sentence):
+def test_unfit_arrays_are_refused_in_one_sentence(arrays, tmp_path, changes, rule, message):
     given = {**load("inputs.npz"), **changes}
     np.savez(arrays, **{name: value for name, value in given.items() if value is not None})
-    assert sentence in refused("fuse", "--arrays", arrays, "--rule", rule, "--out", tmp_path / "maps.npz")
+    assert message in refuses(arrays, rule)
     assert not (tmp_path / "maps.npz").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "sentence"),
+    ("more", "message"),
     [
         ({}, "has no category_ids and no file_names"),
         ({"category_ids": np.arange(133)}, "has no file_names"),
@@ -240,27 +229,28 @@ def test_arrays_that_do_not_fit_are_answered_in_a_sentence(arrays, tmp_path, cha
         ({"category_ids": np.arange(133) / 2, "file_names": np.arange(6)}, "category_ids (float64) must be whole"),
     ],
 )
-def test_what_cocos_form_needs_is_asked_for(arrays, tmp_path, more, sentence):
+def test_arrays_needed_for_cocos_format_are_requested(arrays, more, message):
     np.savez(arrays, **load("inputs.npz"), **more)
-    assert sentence in refused("fuse", "--arrays", arrays, "--rule", "mask2former", "--out", tmp_path / "coco")
+    assert message in refuses(arrays, out="coco")
 
 
-def test_files_that_are_no_arrays_are_refused(tmp_path):
-    (tmp_path / "text.npz").write_text("no arrays")
-    np.save(tmp_path / "one.npy", np.zeros(3))
-    np.savez(tmp_path / "objects.npz", class_logits=np.array([{}], dtype=object))
-    for name, sentence in [
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
         ("absent.npz", "There is no file"),
         ("text.npz", "cannot be read as arrays"),
         ("one.npy", "is a single array"),
         ("objects.npz", "cannot be read as arrays"),
-    ]:
-        assert sentence in refused(
-            "fuse", "--arrays", tmp_path / name, "--rule", "mask2former", "--out", tmp_path / "m.npz"
-        )
+    ],
+)
+def test_files_without_arrays_are_refused(tmp_path, name, message):
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    np.savez(tmp_path / "objects.npz", class_logits=np.array([{}], dtype=object))
+    assert message in refuses(tmp_path / name)
 
 
-def test_no_rule_needs_an_extra():
+def test_no_rule_needs_an_optional_package():
     program = f"""
 import sys
 for name in ("transformers", "timm", "torchvision", "mmdet", "mmengine", "mmcv"):

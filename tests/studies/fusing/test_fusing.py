@@ -5,16 +5,17 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
+from support import Recorder, drawn, refusal
 
 from panbench.base.errors import BadArgument, BadRun, OutOfSpace
 from panbench.catalog import find_model
-from panbench.datasets import open_dataset, shapes
+from panbench.datasets import open_dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.kept import rule_statistics as rule_statistics_module
-from panbench.evaluation.kept.rule_statistics import Kept, rule_statistics
-from panbench.evaluation.kept.stored_model import StoredModel, dataset_of
-from panbench.evaluation.kept.tuning import tune
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.stored import rule_statistics as rule_statistics_module
+from panbench.evaluation.stored.rule_statistics import BlockCache, rule_statistics
+from panbench.evaluation.stored.stored_model import StoredModel, dataset_of
+from panbench.evaluation.stored.tuning import tune
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.models.opening import open_model
 from panbench.models.rules import parse_rule
@@ -23,32 +24,15 @@ from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.report.answers.stored import verify
 from panbench.runs import candidate_files, layout, load_run, remove_run
 from panbench.studies.ensembles.by_masks import StoredEnsemble
+from panbench.studies.fusing.again import fuse_run, oracle_statistics, parse_sweep
 from panbench.studies.fusing.answer import ORACLE_STEPS, read_oracle, write_oracle
-from panbench.studies.fusing.runs import fuse_run
-from panbench.studies.fusing.sweeps import oracle_statistics, parse_sweep
 
 KEEP = EvaluateOptions(keep_candidates=True, save_predictions=True)
 
 
-class Heard:
-    """A reporter that remembers its notices."""
-
-    def __init__(self) -> None:
-        self.notices: list[str] = []
-
-    def progress(self, *_: object) -> None: ...
-
-    def status(self, words: str) -> None: ...
-
-    def notice(self, sentence: str) -> None:
-        self.notices.append(sentence)
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("fusing")
-    shapes.generate(root / "set", count=8, size=(96, 128))
-    return open_dataset(str(root / "set"))
+    return open_dataset(drawn(tmp_path_factory, 8, (96, 128)))
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +60,13 @@ def test_fusing_again_by_the_same_rule_gives_the_same_maps(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["panoptic-fpn-tiny", "maskformer-tiny"])
-def test_other_families_fuse_again_too(dataset, tmp_path, name):
+def test_candidates_of_other_families_can_be_fused_again(dataset, tmp_path, name):
     kept = evaluate(open_model(find_model(name)), dataset, tmp_path / "kept", KEEP)
     (again,) = fuse_run(kept, [StoredModel(kept).paper], tmp_path / "again")
     assert again.pq().equals(kept.pq())
 
 
-def test_other_rules_are_what_the_network_would_give_by_them(run, model, dataset, tmp_path):
+def test_other_rules_give_the_same_maps_as_from_the_network(run, model, dataset, tmp_path):
     rules = [parse_rule("maskformer"), parse_rule("mask2former:score=0.3,overlap=0.5")]
     for rule, fused in zip(rules, fuse_run(run, rules, tmp_path / "rules"), strict=True):
         model.rule, paper = rule, model.rule
@@ -95,7 +79,7 @@ def test_other_rules_are_what_the_network_would_give_by_them(run, model, dataset
         assert fused.path.parent == tmp_path / "rules"
 
 
-def test_the_photographs_may_be_gone(run, dataset, tmp_path):
+def test_fusing_again_does_not_need_the_photographs(run, dataset, tmp_path):
     hidden = dataset.images.with_name("moved")
     dataset.images.rename(hidden)
     try:
@@ -105,15 +89,15 @@ def test_the_photographs_may_be_gone(run, dataset, tmp_path):
     assert again.pq().equals(run.pq())
 
 
-def test_what_candidates_take_is_said_before(dataset, model, tmp_path):
-    heard = Heard()
+def test_the_size_of_candidates_is_announced(dataset, model, tmp_path):
+    heard = Recorder()
     kept = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(keep_candidates=True, half_precision=True), heard)
     assert any("MB per image" in notice for notice in heard.notices)
     assert any("the maps that fuse makes of them may differ from this run's" in notice for notice in heard.notices)
     assert StoredOutputs(kept.path / "candidates").image_ids == kept.image_ids()
 
 
-def test_a_resumed_run_keeps_the_candidates_that_it_lacks(run, dataset, model, tmp_path):
+def test_a_resumed_run_stores_missing_candidates(run, dataset, model, tmp_path):
     shutil.copytree(run.path, tmp_path / "run")
     stored = tmp_path / "run" / "candidates"
     for file in candidate_files(tmp_path / "run"):
@@ -128,21 +112,19 @@ def test_a_resumed_run_keeps_the_candidates_that_it_lacks(run, dataset, model, t
     assert resumed.pq().equals(run.pq())
 
 
-def test_runs_without_candidates_or_with_others_are_refused(run, dataset, model, tmp_path):
+def test_runs_without_or_with_foreign_candidates_are_refused(run, dataset, model, tmp_path):
     bare = evaluate(model, dataset, tmp_path / "bare")
-    with pytest.raises(BadRun, match="--keep-candidates"):
-        fuse_run(bare, [parse_rule("mask2former")], tmp_path / "out")
+    assert "--keep-candidates" in refusal(BadRun, fuse_run, bare, [parse_rule("mask2former")], tmp_path / "out")
     other = evaluate(open_model(find_model("maskformer-tiny")), dataset, tmp_path / "other")
     shutil.copytree(run.path / "candidates", other.path / "candidates")
     with pytest.raises(BadRun, match="of another run"):
         fuse_run(load_run(other.path), [parse_rule("mask2former")], tmp_path / "out")
-    with pytest.raises(BadArgument, match="takes"):
-        fuse_run(run, [parse_rule("panoptic-fpn")], tmp_path / "out")
-    with pytest.raises(BadArgument, match=r"kept those above 0\.05"):
+    assert "takes" in refusal(BadArgument, fuse_run, run, [parse_rule("panoptic-fpn")], tmp_path / "out")
+    with pytest.raises(BadArgument, match=r"stored those above 0\.05"):
         fuse_run(run, [parse_rule("mask2former:score=0.01")], tmp_path / "out")
 
 
-def test_a_sweep_names_its_points():
+def test_a_sweep_parses_its_points():
     rules = parse_sweep("mask2former:score=0.5:0.7:0.1,overlap=0.8")
     assert [rule.score for rule in rules] == [0.5, 0.6, 0.7]
     assert {rule.overlap for rule in rules} == {0.8}
@@ -153,11 +135,10 @@ def test_a_sweep_names_its_points():
     "line", ["mask2former", "mask2former:score=0.5", "mask2former:score=0.9:0.5:0.1", "mask2former:score=0.5:0.9:0"]
 )
 def test_sweeps_without_points_are_refused(line):
-    with pytest.raises(BadArgument, match="sweep"):
-        parse_sweep(line)
+    assert "sweep" in refusal(BadArgument, parse_sweep, line)
 
 
-def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
+def test_a_sweep_includes_the_published_point(run):
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
     ids = model.category_ids(dataset.categories)
@@ -172,7 +153,7 @@ def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
     assert tuned.held_out["PQ"] == pytest.approx(tuned.table["PQ"].max() - tuned.flattery)
 
 
-def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
+def test_a_killed_sweep_is_resumed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(rule_statistics_module, "IMAGES_A_BLOCK", 3)
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
@@ -180,7 +161,7 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
     rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3")]
     given = (dataset.scenes, dataset.categories, ids, rules)
     whole = rule_statistics(model.stored, *given)
-    kept = Kept(tmp_path / "blocks", "a run")
+    kept = BlockCache(tmp_path / "blocks", "a run")
 
     class Killed(Exception): ...
 
@@ -191,7 +172,7 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
             return model.stored.read(image_id)
 
     with pytest.raises(Killed):
-        rule_statistics(Dying(), *given, kept=kept)
+        rule_statistics(Dying(), *given, cache=kept)
     assert len(list(kept.folder.glob("*.parquet"))) == 2
     torn = sorted(kept.folder.glob("*.parquet"))[0]
     torn.write_bytes(torn.read_bytes()[:50])
@@ -202,7 +183,7 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
             read.append(image_id)
             return model.stored.read(image_id)
 
-    resumed = rule_statistics(Counting(), *given, kept=kept)
+    resumed = rule_statistics(Counting(), *given, cache=kept)
     # The block that was not finished, and the one that is torn.
     assert len(read) == 5
     for name, statistics in whole.items():
@@ -211,23 +192,23 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
     kept.clear()
     assert not kept.folder.exists()
     # Blocks of another run are not taken for this one's.
-    assert kept.path(["a"], [1]) != Kept(kept.folder, "another run").path(["a"], [1])
+    assert kept.path(["a"], [1]) != BlockCache(kept.folder, "another run").path(["a"], [1])
 
 
-def test_rules_that_want_what_was_not_kept_are_refused(run):
+def test_rules_that_need_candidates_below_the_stored_gate_are_refused(run):
     model = StoredModel(run)
-    for rule, sentence in (
+    for rule, message in (
         ("kmax", "kmax takes all candidates"),
         ("mask-wise:quality=0.01", "from a score of 0.01 on"),
         ("panoptic-fpn", "Rules that fit it: detr, maskformer"),
     ):
-        with pytest.raises(BadArgument, match=sentence):
-            model.by(parse_rule(rule))
-    assert model.by(parse_rule("argmax")).rule.name == "argmax"
+        with pytest.raises(BadArgument, match=message):
+            model.with_rule(parse_rule(rule))
+    assert model.with_rule(parse_rule("argmax")).rule.name == "argmax"
     assert model.rule.name == "mask2former"
 
 
-def test_the_oracle_splits_the_loss(run):
+def test_the_oracle_attributes_the_loss(run):
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
     ids = model.category_ids(dataset.categories)
@@ -255,7 +236,7 @@ def test_masks_and_boxes_are_not_averaged(run, dataset, tmp_path):
         evaluate(StoredEnsemble([run, boxes]), dataset, tmp_path / "both")
 
 
-def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
+def test_deleting_a_run_deletes_all_it_can_contain(dataset, model, tmp_path):
     unfused = pytest.importorskip("panbench.studies.unfused.options")
     options = dataclasses.replace(KEEP, studies=(unfused.UnfusedOptions("pq,ap,miou"),))
     made = evaluate(model, dataset, tmp_path / "run", options)
@@ -263,7 +244,7 @@ def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
     # As an oracle leaves it that was killed.
     (made.path / layout.ORACLE_BLOCKS).mkdir()
     (made.path / layout.ORACLE_BLOCKS / f"{'0a' * 10}.parquet").write_bytes(b"")
-    assert {path.name for path in made.path.iterdir()} == set(layout.written()) - {layout.MARK}
+    assert {path.name for path in made.path.iterdir()} == set(layout.deletable_names()) - {layout.MARK}
     (made.path / "candidates" / ".7.parquet.k1ll3d_0.tmp").write_bytes(b"left by a kill")
     assert remove_run(made.path) == ()
     assert not made.path.exists()
@@ -280,14 +261,13 @@ def test_a_run_that_replaces_another_does_not_inherit_its_oracle(dataset, model,
 
 
 @pytest.mark.parametrize("moment", ["before the first image", "at predictions.json"])
-def test_a_run_that_lacks_room_says_failed_whenever_that_is(dataset, model, tmp_path, monkeypatch, moment):
+def test_running_out_of_space_marks_the_run_as_failed(dataset, model, tmp_path, monkeypatch, moment):
     def full(*_: object, **__: object) -> None:
         raise OutOfSpace("No room.")
 
-    name = "keeper.require_space" if moment == "before the first image" else "run_folders.write_predictions_json"
+    name = "sinks.require_space" if moment == "before the first image" else "run_folders.write_predictions_json"
     monkeypatch.setattr(f"panbench.evaluation.{name}", full)
-    with pytest.raises(OutOfSpace, match=r"No room\."):
-        evaluate(model, dataset, tmp_path / "run", KEEP)
+    assert "No room." in refusal(OutOfSpace, evaluate, model, dataset, tmp_path / "run", KEEP)
     info = load_run(tmp_path / "run").info
     assert (info.status, info.error) == ("failed", "No room.")
     monkeypatch.undo()
@@ -302,7 +282,7 @@ class TestChanged:
     def copy(self, run, tmp_path):
         return load_run(shutil.copytree(run.path, tmp_path / "m2f"))
 
-    def test_a_run_with_all_that_it_kept_is_verified(self, copy):
+    def test_a_run_with_everything_stored_is_verified(self, copy):
         write_oracle(copy, dict.fromkeys(ORACLE_STEPS, image_statistics(copy.matched, copy.categories)))
         found = verify(copy)
         assert (found.state, found.problems) == ("verified", ())
@@ -311,29 +291,28 @@ class TestChanged:
         assert "8 predictions are unchanged." in said
         assert "not recorded" not in said
 
-    def test_candidates_of_other_images_are_refused_though_their_checksums_hold(self, copy):
+    def test_candidates_of_other_images_are_refused_despite_valid_checksums(self, copy):
         one, other, *_ = candidate_files(copy.path)
         one.write_bytes(other.read_bytes())
         with pytest.raises(BadRun, match=f"{one.name} is not what the run wrote"):
             StoredOutputs(copy.path / "candidates").read(int(one.stem))
         assert any(one.name in problem for problem in verify(copy).problems)
 
-    def test_an_oracle_of_other_numbers_is_refused(self, copy):
+    def test_an_oracle_with_other_numbers_is_refused(self, copy):
         write_oracle(copy, dict.fromkeys(ORACLE_STEPS, image_statistics(copy.matched, copy.categories)))
         path = copy.path / "oracle.parquet"
         table = pyarrow.parquet.read_table(path)
         at = table.schema.get_field_index("TP")
         pyarrow.parquet.write_table(table.set_column(at, "TP", pc.add(table.column("TP"), 1)), path)
-        with pytest.raises(BadRun, match=r"oracle\.parquet is not what the run wrote"):
-            read_oracle(copy)
+        assert "oracle.parquet is not what the run wrote" in refusal(BadRun, read_oracle, copy)
         assert verify(copy).state == "damaged"
 
-    def test_a_shifted_prediction_is_damage(self, copy):
+    def test_a_shifted_prediction_counts_as_damage(self, copy):
         for path in (copy.path / "predictions").glob("*.png"):
             write_id_png(path, np.roll(read_id_png(path), 40, axis=1))
         assert any("8 predictions changed since the run was made" in problem for problem in verify(copy).problems)
 
-    def test_candidates_that_were_removed_for_their_size_are_no_damage(self, copy):
+    def test_removed_candidates_are_not_damage(self, copy):
         shutil.rmtree(copy.path / "candidates")
         found = verify(copy)
         assert found.state == "verified"

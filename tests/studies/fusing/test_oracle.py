@@ -9,7 +9,7 @@ from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.models.candidates import Candidates, Frame, Instances
 from panbench.models.rules import parse_rule
-from panbench.models.rules.base import SettledMap
+from panbench.models.rules.base import SegmentedMap
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Category, PanopticPrediction, Segment
 from panbench.studies.fusing.oracle import STEPS, oracle_maps
@@ -40,11 +40,11 @@ def pq(prediction: PanopticPrediction) -> float:
     return summarise(pq_table(Matched.of(table), CATEGORIES))["All"]["PQ"]
 
 
-def settled(output: Candidates | Instances, rule) -> SettledMap:
-    return rule.settle(rule.fuse(output).to_host())
+def settled(output: Candidates | Instances, rule) -> SegmentedMap:
+    return rule.to_segments(rule.fuse(output).to_host())
 
 
-def predicted(fused: SettledMap) -> PanopticPrediction:
+def predicted(fused: SegmentedMap) -> PanopticPrediction:
     return PanopticPrediction(0, fused[0], tuple(Segment(one.id, IDS[one.label], one.area) for one in fused[1]))
 
 
@@ -62,21 +62,21 @@ def masks_of_truth() -> list[np.ndarray]:
     return [ids == segment.id for segment in segments]
 
 
-def test_a_wrong_label_is_what_the_labels_step_mends():
+def test_the_labels_step_corrects_a_wrong_label():
     scores = steps(candidates(masks_of_truth(), [0, 1, 2], [0.9, 0.9, 0.9]))
     assert scores["rule"] < 1
     assert scores["labels"] == scores["all"] == pytest.approx(1.0)
     assert scores["order"] == scores["rule"]
 
 
-def test_a_mask_that_was_dropped_is_what_the_selection_step_finds():
+def test_the_selection_step_finds_a_dropped_mask():
     scores = steps(candidates(masks_of_truth(), [0, 0, 2], [0.9, 0.3, 0.9]))
     assert scores["rule"] < 1
     assert scores["labels"] == scores["rule"]
     assert scores["selection"] == scores["all"] == pytest.approx(1.0)
 
 
-def test_overlaps_are_what_the_order_step_resolves():
+def test_the_order_step_resolves_overlaps():
     left, right, grass = masks_of_truth()
     wide = left.copy()
     wide[2:8, 2:9] = True
@@ -86,17 +86,17 @@ def test_overlaps_are_what_the_order_step_resolves():
     assert scores["all"] == pytest.approx(1.0)
 
 
-def test_masks_that_are_not_there_are_beyond_every_step():
+def test_no_step_finds_an_object_without_a_mask():
     scores = steps(candidates(masks_of_truth()[2:], [2], [0.9]))
     assert max(scores.values()) == pytest.approx(0.5)
 
 
-def test_an_empty_answer_has_empty_maps():
+def test_an_empty_output_has_empty_maps():
     output = candidates([np.zeros((12, 16), np.bool_)], [0], [0.1])
     assert set(steps(output).values()) == {0.0}
 
 
-def test_boxes_and_stuff_have_the_same_steps():
+def test_the_steps_work_for_boxes_and_stuff():
     _, _, grass = masks_of_truth()
     instances = Instances(
         boxes=torch.tensor([[2.0, 2.0, 7.0, 8.0], [7.0, 2.0, 13.0, 8.0]]),
@@ -197,7 +197,7 @@ def test_no_step_of_the_oracle_is_worse_than_the_rule_in_any_image(step):
     assert better > 5
 
 
-def test_every_segment_of_the_oracle_is_part_of_one_mask_or_of_one_segment_of_a_rule():
+def test_every_segment_of_the_oracle_is_part_of_one_mask_or_segment_of_a_rule():
     """Else it would be no map that a fusion could have made."""
     for seed in range(50):
         output, ids, segments = soft_scene(seed)
@@ -212,7 +212,7 @@ def test_every_segment_of_the_oracle_is_part_of_one_mask_or_of_one_segment_of_a_
             assert any((mask & ~shape).sum() == 0 for shape in shapes), seed
 
 
-def test_a_mask_that_fits_nothing_is_left_out():
+def test_a_mask_that_matches_nothing_is_dropped():
     """It was painted for the segment that it fits best: a false positive beside the miss."""
     left, right, grass = masks_of_truth()
     sliver = left & (np.arange(16) < 4)[None]
@@ -224,7 +224,7 @@ def test_a_mask_that_fits_nothing_is_left_out():
         assert sorted(one.category_id for one in made[step].segments) == [11, 90]
 
 
-def test_a_segment_as_a_rule_without_a_cut_drew_it_may_be_the_best_shape():
+def test_the_oracle_may_use_a_segment_of_another_rule():
     """MaskFormer's rule keeps pixels of which the winner is less than half sure."""
     left, right, grass = masks_of_truth()
     unsure = candidates([left, right, grass], [0, 0, 2], [0.9, 0.9, 0.9])
@@ -274,7 +274,7 @@ def best_of_all(output: Candidates, ids: np.ndarray, segments: list[Segment]) ->
     return float(total[allowed].max())
 
 
-def test_of_all_maps_of_tiny_scenes_the_best_is_no_worse_than_the_oracle_and_the_oracle_no_worse_than_the_rule():
+def test_on_tiny_scenes_the_oracle_is_between_the_rule_and_the_best_of_all_maps():
     """'At least': the oracle is a map between the rule's and the best one, found by trying all."""
     category_ids = (21, 22, 23, 24)
     totals = np.zeros(4)

@@ -21,6 +21,13 @@ FILES = ("--instances", RECORDED / "results.json", "--semantic", RECORDED / "sem
 LIST = (*FILES, "--images", RECORDED / "images.json", "--categories", RECORDED / "categories.json")
 
 
+def line(out: Path, **changes: object) -> list[object]:
+    """`panbench fuse` of the recorded results by `combine`, with other values of some options (None: without)."""
+    options = dict(zip(LIST[::2], LIST[1::2], strict=True)) | {"--rule": "combine", "--out": out}
+    options |= {f"--{name}": value for name, value in changes.items()}
+    return ["fuse", *(word for pair in options.items() if pair[1] is not None for word in pair)]
+
+
 def segments(ids: np.ndarray, category_of: dict[int, int]) -> set[tuple[int, bytes]]:
     return {(category, np.packbits(ids == number).tobytes()) for number, category in category_of.items()}
 
@@ -32,7 +39,7 @@ def predicted(folder: Path, image_id: int) -> set[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_combine_is_panopticapis_script_to_the_pixel(tmp_path, rule):
+def test_the_rule_combine_equals_panopticapis_script_pixel_by_pixel(tmp_path, rule):
     ran("fuse", *LIST, "--rule", rule, "--out", tmp_path / "out")
     for image_id in range(1, 7):
         categories = dict(enumerate(ANSWERS[f"{rule}|{image_id}|categories"].tolist(), 1))
@@ -55,10 +62,8 @@ def truth(tmp_path_factory) -> Path:
     return write_set(tmp_path_factory.mktemp("truth"), "val", categories, images, read).json
 
 
-def test_with_ground_truth_there_is_a_scored_run_of_each_rule(truth, tmp_path):
-    result = ran(
-        "fuse", *FILES, "--images", truth, "--rule", f"panoptic-fpn:stuff_area=60,{RULES[0]}", "--out", tmp_path
-    )
+def test_with_ground_truth_each_rule_gets_a_scored_run(truth, tmp_path):
+    result = ran(*line(tmp_path, images=truth, categories=None, rule=f"panoptic-fpn:stuff_area=60,{RULES[0]}"))
     runs = {path.name: load_run(path) for path in sorted(tmp_path.iterdir())}
     assert {run.info.rule.name for run in runs.values()} == {"panoptic-fpn", "combine"}
     for run in runs.values():
@@ -77,38 +82,33 @@ def test_a_sweep_over_results_finds_the_thresholds_of_the_truth(truth, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
-        ({"--images": None}, "--instances takes --images"),
-        ({"--categories": None}, "has no panoptic ground truth. Name the predictions' categories with --categories"),
-        ({"--rule": "mask2former"}, "Rules that fit it: panoptic-fpn, combine"),
-        ({"--semantic": RECORDED / "nowhere"}, "is not a folder"),
-        ({"--offset": "two"}, "--offset two is not a number, `order`, or a JSON"),
-        ({"--instances": RECORDED / "categories.json"}, "Results have image_id, category_id, segmentation and score"),
+        ({"images": None}, "--instances takes --images"),
+        ({"categories": None}, "has no panoptic ground truth. Name the predictions' categories with --categories"),
+        ({"rule": "mask2former"}, "Rules that fit it: panoptic-fpn, combine"),
+        ({"semantic": RECORDED / "nowhere"}, "is not a folder"),
+        ({"offset": "two"}, "--offset two is not a number, `order`, or a JSON"),
+        ({"instances": RECORDED / "categories.json"}, "Results have image_id, category_id, segmentation and score"),
     ],
 )
-def test_what_cannot_be_fused_is_one_sentence(tmp_path, change, sentence):
-    line = dict(zip(LIST[::2], LIST[1::2], strict=True)) | {"--rule": "combine", "--out": tmp_path / "out"} | change
-    said = refused("fuse", *(part for pair in line.items() if pair[1] is not None for part in pair))
-    assert sentence in said
+def test_unusable_results_are_refused_in_one_sentence(tmp_path, change, message):
+    assert message in refused(*line(tmp_path / "out", **change))
     assert not (tmp_path / "out").exists()
 
 
-def test_maps_that_are_read_otherwise_are_not_gone_on_with(truth, tmp_path):
-    line = ("fuse", *FILES, "--images", truth, "--rule", "combine", "--out", tmp_path / "out")
-    ran(*line)
-    assert "offset" in refused(*line, "--offset", "1", "--resume")
+def test_maps_with_another_offset_are_not_resumed(truth, tmp_path):
+    onto = line(tmp_path / "out", images=truth, categories=None)
+    ran(*onto)
+    assert "offset" in refused(*onto, "--offset", "1", "--resume")
 
 
 @pytest.mark.parametrize(
     "wrong", [{"category_id": [1]}, {"image_id": {"id": 1}}, {"score": "high"}, {"score": None}], ids=str
 )
-def test_a_result_with_a_wrong_value_is_one_sentence(tmp_path, wrong):
+def test_a_wrong_value_in_a_result_is_refused_in_one_sentence(tmp_path, wrong):
     (tmp_path / "results.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "score": 0.9} | wrong]))
-    line = dict(zip(LIST[::2], LIST[1::2], strict=True)) | {"--instances": tmp_path / "results.json"}
-    said = refused(
-        "fuse", *(part for pair in line.items() for part in pair), "--rule", "combine", "--out", tmp_path / "o"
-    )
+    said = refused(*line(tmp_path / "out", instances=tmp_path / "results.json"))
     assert "result 0 lacks or has a wrong" in said
 
 
@@ -116,15 +116,14 @@ def test_a_file_name_that_leaves_its_folder_is_refused(tmp_path):
     document = json.loads((RECORDED / "images.json").read_text())
     document["images"][0]["file_name"] = "../../escaped.jpg"
     (tmp_path / "images.json").write_text(json.dumps(document))
-    line = dict(zip(LIST[::2], LIST[1::2], strict=True)) | {"--images": tmp_path / "images.json"}
-    line |= {"--rule": "combine", "--out": tmp_path / "a" / "out"}
-    assert "'../../escaped.jpg' leaves its folder" in refused("fuse", *(part for pair in line.items() for part in pair))
+    said = refused(*line(tmp_path / "a" / "out", images=tmp_path / "images.json"))
+    assert "'../../escaped.jpg' leaves its folder" in said
     assert [path.name for path in tmp_path.iterdir()] == ["images.json"]
 
 
-def test_options_of_results_go_with_results_alone(tmp_path):
+def test_options_of_instance_results_need_instance_results(tmp_path):
     said = refused("fuse", tmp_path, "--rule", "combine", "--semantic", tmp_path, "--out", tmp_path / "out")
-    assert "--semantic goes with --instances" in said
+    assert "--semantic has no effect without --instances" in said
 
 
 SKY, PERSON, ROAD = Category(90, "sky", False), Category(1, "person", True), Category(149, "road", False)
@@ -140,7 +139,7 @@ SKY, PERSON, ROAD = Category(90, "sky", False), Category(1, "person", True), Cat
         ([7, 8, 9, 10], '{"7": 1, "8": 90, "9": 149, "10": null}'),
     ],
 )
-def test_semantic_maps_are_read_as_people_write_them(tmp_path, values, offset):
+def test_semantic_maps_are_read_in_common_label_conventions(tmp_path, values, offset):
     (tmp_path / "maps").mkdir()
     Image.fromarray(np.array([values], np.uint8)).save(tmp_path / "maps" / "a.png")
     if offset.startswith("{"):
@@ -158,7 +157,7 @@ def test_semantic_maps_are_read_as_people_write_them(tmp_path, values, offset):
         ([44, 45, 46], "Name what each means in a JSON"),
     ],
 )
-def test_values_that_mean_nothing_come_with_what_they_may_mean(tmp_path, values, hint):
+def test_unknown_label_values_are_refused_with_the_possible_meanings(tmp_path, values, hint):
     Image.fromarray(np.array([values], np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(Exception, match="neither a category nor void") as refusal:
         SemanticMaps(tmp_path, [PERSON, SKY, ROAD]).read("a.jpg", (1, 3))

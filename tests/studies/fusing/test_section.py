@@ -7,7 +7,7 @@ from panbench.report.pages.page.document import report_page
 from panbench.studies.fusing.answer import ORACLE_STEPS, write_oracle
 
 
-def test_a_stored_oracle_says_what_fusion_costs(make_runs):
+def test_the_page_has_the_cost_of_fusion_from_a_stored_oracle(make_runs):
     first, second = make_runs()
     steps = dict.fromkeys(ORACLE_STEPS, image_statistics(first.matched, first.categories))
     write_oracle(first, steps)

@@ -2,15 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from little_runs import scored, write_side
-from support import panbench, ran, refused
+from support import edited, panbench, ran, refused
 
 from panbench.metrics.slices import image_statistics
 from panbench.scoring.folder import score_folder
-from panbench.studies.relabel.answer import find_answers, read_truth, relabel
+from panbench.studies.relabel.answer import find_predictions, read_truth, relabel
 from panbench.studies.relabel.page import write_relabelling
 from panbench.studies.relabel.two_truths import rank_changes
 
@@ -48,11 +49,11 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(place):
-    answers = find_answers([place / f"{name}.json" for name in ("one", "two", "three")])
+    answers = find_predictions([place / f"{name}.json" for name in ("one", "two", "three")])
     return relabel(read_truth(place / "a.json"), read_truth(place / "b.json"), answers)
 
 
-def test_numbers_on_both_truths_are_those_of_score(place, found):
+def test_scores_on_both_truths_equal_those_of_score(place, found):
     for side, truth in enumerate("ab"):
         for name in ("one", "two", "three"):
             run = score_folder(place / f"{truth}.json", place / f"{name}.json")
@@ -60,24 +61,23 @@ def test_numbers_on_both_truths_are_those_of_score(place, found):
             assert rows[f"PQ_{truth}"].item() == run.summary()["All"]["PQ"], (side, name)
 
 
-def test_the_ceiling_is_the_score_of_the_other_truth_as_a_prediction(place, found):
+def test_the_ceiling_scores_the_other_truth_as_a_prediction(place, found):
     for side, (truth, other) in enumerate((("a", "b"), ("b", "a"))):
         run = score_folder(place / f"{truth}.json", place / f"{other}.json")
         table = found.ceiling[side].query("group == 'Things' and metric == 'PQ'")
         assert table["value"].item() == run.summary()["Things"]["PQ"]
 
 
-def test_a_truth_against_itself_is_a_ceiling_of_one_even_with_several_crowds(tmp_path):
+def test_a_truth_against_itself_scores_one_even_with_several_crowds(tmp_path):
     images = dict.fromkeys(range(1, 4), "ppppqqqqddddssss")
     path = write_side(tmp_path, "gt", images)
-    document = json.loads(path.read_text("utf-8"))
-    for annotation in document["annotations"]:
-        for segment in annotation["segments_info"]:
-            segment["iscrowd"] = int(segment["id"] in (ord("p"), ord("q")))
-    path.write_text(json.dumps(document), "utf-8")
+    with edited(path) as document:
+        for annotation in document["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["iscrowd"] = int(segment["id"] in (ord("p"), ord("q")))
     write_side(tmp_path, "pred", images)
     truth = read_truth(path)
-    found = relabel(truth, truth, find_answers([tmp_path / "pred.json"]))
+    found = relabel(truth, truth, find_predictions([tmp_path / "pred.json"]))
     assert found.ceiling[0].query("group == 'All' and metric == 'PQ'")["value"].item() == 1
 
 
@@ -97,13 +97,13 @@ def test_every_kind_of_wrong_label_is_found_and_named(found):
     assert found.suspects[1].empty, "models that agree with a truth suspect none of its labels"
 
 
-def test_what_two_of_three_models_say_counts_less_than_what_all_say(tmp_path):
+def test_agreement_of_two_of_three_models_counts_less_than_of_all(tmp_path):
     gt = {1: "ddddssss", 2: "ddddssss", **dict.fromkeys(range(3, 13), "ppppssss")}
     write_side(tmp_path, "gt", gt)
     for name, second in (("x", "ppppssss"), ("y", "ppppssss"), ("z", "ddddssss")):
         write_side(tmp_path, name, {**gt, 1: "ppppssss", 2: second})
     truth = read_truth(tmp_path / "gt.json")
-    answers = find_answers([tmp_path / f"{name}.json" for name in "zyx"])
+    answers = find_predictions([tmp_path / f"{name}.json" for name in "zyx"])
     table = relabel(truth, truth, answers).suspects[0]
     assert list(table["image_id"]) == [1, 2]
     assert table["share"].tolist() == pytest.approx([1, 1 / 3])
@@ -112,22 +112,21 @@ def test_what_two_of_three_models_say_counts_less_than_what_all_say(tmp_path):
     assert table["score"][1] < table["score"][0] / 2
 
 
-def test_crowds_and_void_suspect_nothing(tmp_path):
+def test_crowds_and_void_raise_no_suspects(tmp_path):
     gt = dict.fromkeys(range(1, 5), "....ppppssss")
     path = write_side(tmp_path, "gt", gt)
-    document = json.loads(path.read_text("utf-8"))
-    for annotation in document["annotations"]:
-        annotation["segments_info"][0]["iscrowd"] = 1
-    path.write_text(json.dumps(document), "utf-8")
+    with edited(path) as document:
+        for annotation in document["annotations"]:
+            annotation["segments_info"][0]["iscrowd"] = 1
     for name in "xy":
         write_side(tmp_path, name, dict.fromkeys(gt, "ddddppqqssss"))
     truth = read_truth(path)
-    table = relabel(truth, truth, find_answers([tmp_path / "x.json", tmp_path / "y.json"])).suspects[0]
+    table = relabel(truth, truth, find_predictions([tmp_path / "x.json", tmp_path / "y.json"])).suspects[0]
     assert table.empty
 
 
 def test_the_order_of_models_changes_no_suspect(place, found):
-    answers = find_answers([place / f"{name}.json" for name in ("three", "one", "two")])
+    answers = find_predictions([place / f"{name}.json" for name in ("three", "one", "two")])
     again = relabel(read_truth(place / "a.json"), read_truth(place / "b.json"), answers)
     columns = ["image_id", "kind", "category_id", "suggested_id", "segment_id"]
     first, second = found.suspects[0], again.suspects[0]
@@ -135,7 +134,7 @@ def test_the_order_of_models_changes_no_suspect(place, found):
     assert sorted(first["score"]) == pytest.approx(sorted(second["score"]))
 
 
-def test_changes_are_paired_and_flips_are_counted(place, found):
+def test_changes_are_paired_and_flips_counted(place, found):
     sides = []
     for truth in "ab":
         runs = {name: score_folder(place / f"{truth}.json", place / f"{name}.json") for name in ("one", "two")}
@@ -153,7 +152,7 @@ def test_changes_are_paired_and_flips_are_counted(place, found):
     assert 0 <= pair["flips"] <= 1
 
 
-def test_the_command_prints_writes_and_shows(place, tmp_path):
+def test_the_command_prints_tables_and_writes_page_and_files(place, tmp_path):
     words = [place / "a.json", place / "b.json", "--runs", place / "one.json", place / "two.json", place / "three.json"]
     told = ran("relabel", *words, "--out", tmp_path / "out", columns=100)
     assert "The order of the runs is the same on both truths." in told.stdout
@@ -171,9 +170,9 @@ def test_the_command_prints_writes_and_shows(place, tmp_path):
     assert stored["ceiling"]["B against A"][0]["group"] == "All"
 
 
-def test_runs_give_their_predictions_and_one_without_says_which_command_makes_them(place, tmp_path):
+def test_a_run_without_predictions_is_refused_with_the_command_that_makes_them(place, tmp_path):
     run = scored(tmp_path, "mine", B, B)
-    answers = find_answers([run.path])
+    answers = find_predictions([run.path])
     assert [answer.name for answer in answers] == ["mine"]
     told = ran("relabel", place / "a.json", place / "b.json", run.path, "--suspects", 0)
     assert "With a single run" in told.stderr
@@ -181,7 +180,7 @@ def test_runs_give_their_predictions_and_one_without_says_which_command_makes_th
     assert "which is no longer there" in refused("relabel", place / "a.json", place / "b.json", run.path)
 
 
-def test_a_category_map_brings_another_truth_into_the_first_ones_categories(place, tmp_path):
+def test_a_category_map_converts_the_second_truth_to_the_first_ones_categories(place, tmp_path):
     other = json.loads((place / "b.json").read_text("utf-8"))
     for category in other["categories"]:
         category["name"] = category["name"].upper()
@@ -196,53 +195,49 @@ def test_a_category_map_brings_another_truth_into_the_first_ones_categories(plac
     assert json.loads(mapped.stdout)["runs"] == json.loads(plain.stdout)["runs"]
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ("images", "The truths have different images"),
-        ("nothing shared", "have no image in common"),
-        ("predictions", "and the truths have different images"),
-        ("category", "predicts category ids that"),
-        ("size", "the two are not truths of the same images"),
-        ("no runs", "No predictions are named"),
-        ("empty run", "is not a run"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_2(place, tmp_path, change, sentence):
-    words = [place / "a.json", place / "b.json", place / "one.json"]
-    if change == "images":
-        words[1] = write_side(tmp_path, "b", {1: "pppp", 2: "pppp"})
-    elif change == "nothing shared":
-        words[1] = write_side(tmp_path, "b", {100: "pppp"})
-        words.append("--common-images")
-    elif change == "predictions":
-        words[2] = write_side(tmp_path, "x", {image: B[image] for image in range(1, 9)})
-    elif change == "category":
-        words[2] = write_side(tmp_path, "x", B)
-        document = json.loads(words[2].read_text("utf-8"))
+def of_another_category(place: Path, folder: Path) -> list[object]:
+    path = write_side(folder, "x", B)
+    with edited(path) as document:
         document["annotations"][0]["segments_info"][0]["category_id"] = 77
-        words[2].write_text(json.dumps(document), "utf-8")
-    elif change == "size":
-        words[1] = write_side(tmp_path, "b", {**B, 1: "ppppssss"})
-    elif change == "no runs":
-        words.pop()
-    elif change == "empty run":
-        words[2] = tmp_path / "nothing"
-        words[2].mkdir()
-    said = refused("relabel", *words)
-    assert sentence in said or (change == "empty run" and "nothing" in said)
+    return [place / "a.json", place / "b.json", path]
+
+
+def against(place: Path, folder: Path, truth: dict[int, str], *options: str) -> list[object]:
+    """The words of a line whose second truth is drawn anew."""
+    return [place / "a.json", write_side(folder, "b", truth), place / "one.json", *options]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (lambda place, new: against(place, new, {1: "pppp", 2: "pppp"}), "The truths have different images"),
+        (lambda place, new: against(place, new, {100: "pppp"}, "--common-images"), "have no image in common"),
+        (
+            lambda place, new: [place / "a.json", place / "b.json", write_side(new, "x", dict(list(B.items())[:8]))],
+            "and the truths have different images",
+        ),
+        (of_another_category, "predicts category ids that"),
+        (lambda place, new: against(place, new, {**B, 1: "ppppssss"}), "the two are not truths of the same images"),
+        (lambda place, new: [place / "a.json", place / "b.json"], "No predictions are named"),
+        (lambda place, new: [place / "a.json", place / "b.json", new], "is not a run"),
+    ],
+    ids=["images", "nothing shared", "predictions", "category", "size", "no runs", "empty run"],
+)
+def test_bad_input_is_refused_with_exit_2_and_one_sentence(place, tmp_path, words, message):
+    said = refused("relabel", *words(place, tmp_path))
+    assert message in said
     assert "Traceback" not in said
     assert said.count("Error:") == 1
 
 
-def test_other_images_can_be_left_out(place, tmp_path):
+def test_images_that_are_not_shared_can_be_left_out(place, tmp_path):
     fewer = write_side(tmp_path, "x", {image: B[image] for image in range(1, 9)})
     told = panbench("relabel", place / "a.json", place / "b.json", fewer, "--common-images", "--json")
     record = json.loads(told.stdout)
     assert (record["images"], record["images_left_out"]) == (8, 10)
 
 
-def test_the_ranks_of_little_runs_are_those_of_their_pq(found):
+def test_ranks_of_small_runs_follow_their_pq(found):
     rows = found.changes.runs.query("group == 'All'")
     for side in "ab":
         order = np.argsort(-rows[f"PQ_{side}"].to_numpy(), kind="stable")
@@ -250,13 +245,13 @@ def test_the_ranks_of_little_runs_are_those_of_their_pq(found):
         assert (np.diff(ranks) >= 0).all()
 
 
-def test_truths_and_predictions_without_a_segment_have_nothing_and_no_fault(tmp_path):
+def test_truths_and_predictions_without_segments_cause_no_error(tmp_path):
     void = dict.fromkeys((1, 2), "........")
     write_side(tmp_path, "gt", dict.fromkeys(void, "ppppssss"))
     for name in ("empty", "x", "y"):
         write_side(tmp_path, name, void)
     full, empty = read_truth(tmp_path / "gt.json"), read_truth(tmp_path / "empty.json")
-    silent = find_answers([tmp_path / "x.json", tmp_path / "y.json"])
+    silent = find_predictions([tmp_path / "x.json", tmp_path / "y.json"])
     for truths in ((full, full), (empty, full), (empty, empty)):
         found = relabel(*truths, silent)
         assert all(table.empty for table in found.suspects)

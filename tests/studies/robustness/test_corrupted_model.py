@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from support import drawn
 
 from panbench.base.errors import BadModel
 from panbench.catalog import find_model
-from panbench.datasets import open_dataset, shapes
+from panbench.datasets import open_dataset
 from panbench.models.functions import FunctionModel
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
@@ -20,7 +21,7 @@ from panbench.models.predict import prediction_of
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
 from panbench.panoptic.types import Scene
-from panbench.studies.robustness.corrupted_model import CorruptedModel
+from panbench.studies.robustness.corrupted_runs import CorruptedModel
 from panbench.studies.robustness.corruptions import Corruption, corrupt
 
 FOG = Corruption("fog", 3)
@@ -28,9 +29,7 @@ FOG = Corruption("fog", 3)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scenes")
-    shapes.generate(root, count=3, size=(64, 96))
-    return open_dataset(root)
+    return open_dataset(drawn(tmp_path_factory, 3))
 
 
 def through_a_file(scene: Scene, folder: Path) -> Scene:
@@ -49,7 +48,7 @@ def model_of(name: str) -> Model:
 
 
 @pytest.mark.parametrize("name", ["mask2former-tiny", "panoptic-fpn-tiny", "eomt-tiny", "oneformer-tiny", "function"])
-def test_a_model_sees_the_pixels_that_a_lossless_file_would_show(name, dataset, tmp_path):
+def test_corrupted_pixels_in_memory_equal_a_lossless_file(name, dataset, tmp_path):
     model = model_of(name)
     corrupted = CorruptedModel(model, FOG)
     for scene in dataset.scenes:
@@ -61,7 +60,7 @@ def test_a_model_sees_the_pixels_that_a_lossless_file_would_show(name, dataset, 
         assert shown.facts == model.load(scene).facts
 
 
-def test_maps_are_those_of_the_file(dataset, tmp_path):
+def test_maps_of_corrupted_pixels_equal_those_of_the_file(dataset, tmp_path):
     model = model_of("mask2former-tiny")
     ids = model.category_ids(dataset.categories)
     loaded = [CorruptedModel(model, FOG).load(scene) for scene in dataset.scenes]
@@ -69,13 +68,13 @@ def test_maps_are_those_of_the_file(dataset, tmp_path):
     maps = []
     for batch in (loaded, from_files):
         fused = fuse(model.candidates(batch), model.rule)
-        maps.append([prediction_of(1, model.rule.settle(each), ids) for each in fused])
+        maps.append([prediction_of(1, model.rule.to_segments(each), ids) for each in fused])
     for one, other in zip(*maps, strict=True):
         assert np.array_equal(one.ids, other.ids)
         assert one.segments == other.segments
 
 
-def test_no_file_is_written(dataset, monkeypatch):
+def test_corrupting_writes_no_file(dataset, monkeypatch):
     def refused(*_, **__):
         raise AssertionError("a temporary file")
 
@@ -85,7 +84,7 @@ def test_no_file_is_written(dataset, monkeypatch):
     model.load(dataset.scenes[0])
 
 
-def test_views_of_a_corrupted_image_are_views_of_its_pixels(dataset, tmp_path):
+def test_scaled_and_mirrored_views_use_the_corrupted_pixels(dataset, tmp_path):
     augmented = pytest.importorskip("panbench.studies.ensembles.augmented_model")
     views = pytest.importorskip("panbench.studies.ensembles.views")
     model = augmented.AugmentedModel(model_of("mask2former-tiny"), views.parse_views("scales=0.5"))
@@ -96,7 +95,7 @@ def test_views_of_a_corrupted_image_are_views_of_its_pixels(dataset, tmp_path):
         assert torch.equal(one.inputs, other.inputs)
 
 
-def test_an_adapter_that_reads_files_by_itself_is_refused_and_never_shown_the_clean_image(dataset):
+def test_an_adapter_that_reads_files_itself_is_refused(dataset):
     model = model_of("eomt-tiny")
     assert isinstance(model, HostedModel)
 
@@ -105,5 +104,5 @@ def test_an_adapter_that_reads_files_by_itself_is_refused_and_never_shown_the_cl
             return super().read(scene)
 
     model.adapter.__class__ = Own
-    with pytest.raises(BadModel, match=r"reads its images from files.*read_pixels"):
+    with pytest.raises(BadModel, match=r"reads images from files only.*read_pixels"):
         CorruptedModel(model, FOG).load(dataset.scenes[0])

@@ -6,7 +6,7 @@ import pytest
 
 from panbench.base.errors import BadArgument
 from panbench.studies.robustness.corruptions import CORRUPTIONS, Corruption, corrupt, parse_corruptions
-from panbench.studies.robustness.kinds import _each_from_a_neighbour
+from panbench.studies.robustness.kinds import _copied_from_neighbours
 
 GRAY = np.full((200, 240, 3), 128, np.uint8)
 LEVEL = 128 / 255
@@ -59,7 +59,7 @@ class Replayed:
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("name", [name for name, kind in CORRUPTIONS.items() if kind.deviation is None])
-def test_a_corruption_is_that_of_imagecorruptions_pixel_by_pixel(name, severity):
+def test_each_corruption_equals_imagecorruptions_pixel_by_pixel(name, severity):
     levels = CORRUPTIONS[name].apply(ANSWERS["image"], severity - 1, Replayed())
     ours, theirs = np.clip(levels, 0, 255).astype(np.uint8).astype(int), ANSWERS[f"{name}-{severity}"]
     off = np.abs(ours - theirs)
@@ -69,7 +69,7 @@ def test_a_corruption_is_that_of_imagecorruptions_pixel_by_pixel(name, severity)
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
-def test_frost_whitens_as_the_photographs_do_though_it_is_not_theirs(severity):
+def test_frost_brightens_as_much_as_the_packages_photographs(severity):
     random = np.random.default_rng(0)
     drawn = [np.clip(CORRUPTIONS["frost"].apply(ANSWERS["image"], severity - 1, random), 0, 255) for _ in range(100)]
     assert np.mean(drawn, axis=(0, 1, 2)) == pytest.approx(ANSWERS[f"frost-{severity}-mean"], abs=12)
@@ -78,7 +78,7 @@ def test_frost_whitens_as_the_photographs_do_though_it_is_not_theirs(severity):
     assert "not ours to ship" in CORRUPTIONS["frost"].deviation
 
 
-def test_glass_blur_hands_colours_on_in_scan_order():
+def test_glass_blur_passes_colours_on_in_scan_order():
     """The chains that are followed at once end where a visit of one pixel after the other leaves them."""
     image = np.random.default_rng(5).integers(0, 256, (23, 31, 3), np.uint8)
     for reach in (1, 2, 4):
@@ -89,7 +89,7 @@ def test_glass_blur_hands_colours_on_in_scan_order():
             for place_x, x in enumerate(columns):
                 right, down = offsets[place_y, place_x]
                 expected[y, x] = expected[y + down, x + right]
-        assert np.array_equal(_each_from_a_neighbour(image, reach, np.random.default_rng(8)), expected)
+        assert np.array_equal(_copied_from_neighbours(image, reach, np.random.default_rng(8)), expected)
 
 
 def test_the_paper_has_fifteen_corruptions_and_four_extras():
@@ -124,7 +124,7 @@ def test_images_of_any_size_are_corrupted(name, size):
         assert corrupt(image, Corruption(name, severity), 3).shape == (*size, 3)
 
 
-def test_gaussian_noise_has_the_papers_deviation():
+def test_gaussian_noise_has_the_papers_standard_deviation():
     assert fractions("gaussian_noise", 1).std() == pytest.approx(0.08, rel=0.02)
 
 
@@ -169,7 +169,7 @@ def test_glass_blur_moves_pixels_by_no_more_than_its_reach():
     assert np.ptp(blurred[5:-5, 39]) > 0
 
 
-def test_motion_blur_smears_to_one_side():
+def test_motion_blur_smears_in_one_direction():
     x, _, wide, high = spread(corrupt(cv2.blur(dot(), (5, 5)) * 25, Corruption("motion_blur", 2), 0))
     assert wide > high
     assert abs(x - 50) > 3
@@ -196,7 +196,7 @@ def test_fog_is_a_fractal_scaled_to_the_brightest_pixel():
     assert fogged[..., 0].std() > 0.03
 
 
-def test_brightness_adds_to_the_value_of_hsv():
+def test_brightness_adds_to_hsv_value():
     assert fractions("brightness", 2) == pytest.approx(np.full(GRAY.shape, LEVEL + 0.2), abs=1 / 255)
 
 
@@ -207,7 +207,7 @@ def test_contrast_shrinks_towards_the_mean_of_each_channel():
     assert np.abs(corrupt(image, Corruption("contrast", 3), 0) - expected).max() <= 1
 
 
-def test_saturate_scales_the_saturation_of_hsv():
+def test_saturate_scales_hsv_saturation():
     image = scene()
     before, after = (
         cv2.cvtColor(each.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[50, 70, 1]
@@ -229,7 +229,7 @@ def test_pixelate_leaves_blocks():
     assert (blocks == blocks[:, :1, :, :1]).all()
 
 
-def test_elastic_transform_moves_pixels_and_makes_no_colours():
+def test_elastic_transform_moves_pixels_without_new_colours():
     image = scene()
     moved = corrupt(image, Corruption("elastic_transform", 3), 0)
     assert moved.min() >= image.min()
@@ -243,7 +243,7 @@ def test_spatter_is_water_then_mud():
     assert (mud - 128).min() < -50
 
 
-def test_corruptions_are_read_from_a_line():
+def test_corruptions_are_parsed_from_text():
     assert parse_corruptions("gaussian_noise:3, fog:2,jpeg:4") == [
         Corruption("gaussian_noise", 3),
         Corruption("fog", 2),
@@ -258,7 +258,7 @@ def test_corruptions_are_read_from_a_line():
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    ("line", "message"),
     [
         ("fogg:2", "Did you mean fog?"),
         ("fog:6", "severities from 1 to 5, not 6"),
@@ -266,6 +266,6 @@ def test_corruptions_are_read_from_a_line():
         (" , ", "names no corruption"),
     ],
 )
-def test_lines_that_name_no_corruption_are_refused(line, sentence):
-    with pytest.raises(BadArgument, match=sentence.replace("?", r"\?")):
+def test_text_without_a_corruption_is_refused(line, message):
+    with pytest.raises(BadArgument, match=message.replace("?", r"\?")):
         parse_corruptions(line)

@@ -7,7 +7,7 @@ from support import refuses_without_torch
 from panbench.datasets import shapes
 
 
-def test_corruptions_that_cannot_be_measured_are_refused_without_pytorch(tmp_path):
+def test_unusable_corruptions_are_refused_without_pytorch(tmp_path):
     shapes.generate(tmp_path / "set", count=1, size=(64, 96))
     shutil.copytree(tmp_path / "set" / "val", tmp_path / "photos")
     line = ["eval", "--model", "mask2former-tiny"]

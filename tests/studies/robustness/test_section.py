@@ -1,22 +1,21 @@
 """The section of the page on corrupted images."""
 
-import json
 import shutil
 
 import pytest
 from report_runs import data_of, text_of
+from support import edited
 
 from panbench.report.pages.page.document import report_page
 from panbench.runs import load_run
 
 
-def test_corrupted_runs_beside_a_run_say_what_corruptions_cost(make_runs, tmp_path):
+def test_the_page_has_the_cost_of_corruptions_from_runs_next_to_a_run(make_runs, tmp_path):
     first, second = make_runs(images=10)
     for severity, source in ((1, first), (3, second)):
         folder = shutil.copytree(source.path, tmp_path / "run-a-corrupted" / f"fog-{severity}")
-        record = json.loads((folder / "run.json").read_text("utf-8"))
-        record["arguments"] = {**record.get("arguments", {}), "corruption": f"fog:{severity}"}
-        (folder / "run.json").write_text(json.dumps(record), "utf-8")
+        with edited(folder / "run.json") as record:
+            record["arguments"] = {**record.get("arguments", {}), "corruption": f"fog:{severity}"}
     page = report_page([load_run(first.path), load_run(second.path)])
     (curve,) = data_of(page)["curves"]["robustness"]["series"]
     assert curve["model"] == 0

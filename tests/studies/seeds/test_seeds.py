@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from little_runs import scored
-from support import panbench, ran, refused
+from support import edited, panbench, ran, refused
 
 from panbench.report.answers.patterns import is_pattern
-from panbench.studies.seeds.answer import named_by
+from panbench.studies.seeds.answer import expand_patterns
 
 N = 30
 GT = dict.fromkeys(range(N), "ppppddddssss")
@@ -35,21 +35,21 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_pattern_is_a_model_and_its_name_is_what_stands_before_the_seed(folder):
-    found = named_by([folder / "m2f@seed*", folder / "pfpn@*", folder / "detr@seed0"]).models
+def test_a_pattern_names_a_model_by_the_part_before_the_seed(folder):
+    found = expand_patterns([folder / "m2f@seed*", folder / "pfpn@*", folder / "detr@seed0"]).models
     assert {name: len(runs) for name, runs in found.items()} == {"m2f": 3, "pfpn": 3, "detr@seed0": 1}
     assert [run.name for run in found["m2f"]] == ["m2f@seed0", "m2f@seed1", "m2f@seed2"]
     assert is_pattern(Path("a@seed*"))
     assert not is_pattern(folder / "m2f@seed0")
 
 
-def test_a_pattern_without_a_folder_is_looked_for_in_results(folder, tmp_path, monkeypatch):
+def test_a_pattern_without_a_folder_is_searched_in_results(folder, tmp_path, monkeypatch):
     (tmp_path / "results").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    assert set(named_by([Path("m2f@seed*")]).models) == {"m2f"}
+    assert set(expand_patterns([Path("m2f@seed*")]).models) == {"m2f"}
 
 
-def test_patterns_that_the_shell_spelled_out_are_noticed_with_their_quoted_form(folder):
+def test_patterns_expanded_by_the_shell_are_reported_with_their_quoted_form(folder):
     runs = sorted(folder.glob("m2f@seed?")) + sorted(folder.glob("pfpn@seed?"))
     said = panbench("compare", *runs, "--no-intervals").stderr
     assert "These 6 runs look like seeds of 2 models and are compared one by one" in " ".join(said.split())
@@ -58,7 +58,7 @@ def test_patterns_that_the_shell_spelled_out_are_noticed_with_their_quoted_form(
     assert "look like seeds" not in alone
 
 
-def test_detect_without_models_by_seeds_is_refused(folder):
+def test_the_option_detect_needs_models_by_seeds(folder):
     said = refused("compare", folder / "m2f@seed0", folder / "pfpn@seed0", "--detect", "0.5")
     assert "--detect counts the seeds that a difference needs" in said
 
@@ -66,24 +66,23 @@ def test_detect_without_models_by_seeds_is_refused(folder):
 def evaluated(folder, name, seed=0, **model):
     """A copy of a scored run that says which model it is of."""
     shutil.copytree(folder / f"m2f@seed{seed}", folder / name)
-    content = json.loads((folder / name / "run.json").read_text("utf-8"))
-    content["kind"] = "eval"
-    content["model"] = {
-        "name": "m2f",
-        "title": name,
-        "family": "mask2former",
-        "config_sha256": "c0",
-        "weights_sha256": f"{seed}" * 64,
-        **model,
-    }
-    (folder / name / "run.json").write_text(json.dumps(content), "utf-8")
+    with edited(folder / name / "run.json") as content:
+        content["kind"] = "eval"
+        content["model"] = {
+            "name": "m2f",
+            "title": name,
+            "family": "mask2former",
+            "config_sha256": "c0",
+            "weights_sha256": f"{seed}" * 64,
+            **model,
+        }
 
 
 def test_runs_that_differ_in_weights_alone_are_seeds_whatever_their_names(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "all")
     for seed, name in enumerate(("monday", "tuesday", "friday")):
         evaluated(tmp_path / "all", f"days-{name}", seed)
-    found = named_by([tmp_path / "all" / "days-*"])
+    found = expand_patterns([tmp_path / "all" / "days-*"])
     assert {name: len(runs) for name, runs in found.models.items()} == {"days": 3}
     assert found.reasons == ()
 
@@ -96,7 +95,7 @@ def test_runs_that_differ_in_weights_alone_are_seeds_whatever_their_names(folder
         ({"weights_sha256": "0" * 64}, "some have the same weights"),
     ],
 )
-def test_a_pattern_that_fits_different_models_names_runs_and_pools_none(folder, tmp_path, changes, reason):
+def test_a_pattern_that_fits_different_models_compares_single_runs(folder, tmp_path, changes, reason):
     shutil.copytree(folder, tmp_path / "all")
     evaluated(tmp_path / "all", "demo-a")
     evaluated(tmp_path / "all", "demo-b", 1)
@@ -112,39 +111,38 @@ def test_a_pattern_that_fits_different_models_names_runs_and_pools_none(folder, 
     assert panbench("compare", pattern, "--by", "size").exit_code == 0
 
 
-def test_scored_folders_are_seeds_only_where_their_names_count_seeds(folder, tmp_path):
+def test_scored_folders_are_seeds_only_if_their_names_count_seeds(folder, tmp_path):
     for name, source in (("one", "m2f@seed0"), ("two", "pfpn@seed0")):
         shutil.copytree(folder / source, tmp_path / name)
-    found = named_by([tmp_path / "*"])
+    found = expand_patterns([tmp_path / "*"])
     assert found.models == {}
     assert sorted(path.name for path in found.folders) == ["one", "two"]
     assert "do not count seeds" in found.reasons[0]
     # m2f@seed0 … pfpn@seed2: six runs, two models.
-    assert named_by([folder / "*@seed*"]).models == {}
+    assert expand_patterns([folder / "*@seed*"]).models == {}
 
 
-def test_one_run_of_each_pattern_is_compared_as_runs_are(folder):
-    found = named_by([folder / "m2f@seed0*", folder / "pfpn@seed0*"])
+def test_patterns_of_one_run_each_compare_runs(folder):
+    found = expand_patterns([folder / "m2f@seed0*", folder / "pfpn@seed0*"])
     assert found.models == {}
     assert [path.name for path in found.folders] == ["m2f@seed0", "pfpn@seed0"]
 
 
-def test_a_pattern_of_folders_of_runs_names_the_runs_in_them(folder, tmp_path):
+def test_a_pattern_of_folders_names_the_runs_in_them(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "first")
     told = ran("compare", tmp_path / "fir*", "-f", "csv")
     assert len(told.stdout.splitlines()) == 1 + 7
 
 
-def test_models_are_compared_and_the_seeds_for_half_a_point_are_said(folder):
+def test_models_are_compared_with_the_seeds_needed_for_half_a_point(folder):
     told = ran("compare", folder / "m2f@seed*", folder / "pfpn@seed*", columns=160)
-    assert "m2f is better than pfpn by" in told.stdout
-    assert "difference of 0.5 points between them" in told.stdout
-    assert "seeds for 0.5" in told.stdout
+    for words in ("m2f is better than pfpn by", "difference of 0.5 points between them", "seeds for 0.5"):
+        assert words in told.stdout
     wide = panbench("compare", folder / "m2f@seed*", folder / "pfpn@seed*", "--detect", "30", columns=160)
     assert "A difference of 30 points between them would need 2 seeds of each" in wide.stdout
 
 
-def test_one_seed_has_no_p_and_a_sentence_says_so(folder):
+def test_a_model_with_one_seed_has_no_p_and_a_message_says_so(folder):
     told = ran("compare", folder / "m2f@seed*", folder / "detr@seed*", columns=160)
     assert "detr has one seed: what another training would give is not known" in told.stdout
     record = json.loads(panbench("compare", folder / "m2f@seed*", folder / "detr@seed*", "-f", "json").stdout)
@@ -170,7 +168,7 @@ def test_every_format_holds_the_same_models(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
         (["none@seed*"], "No run fits the pattern"),
         (["m2f@seed*", "m2f@*"], "Two of the patterns name the model 'm2f'"),
@@ -180,9 +178,9 @@ def test_every_format_holds_the_same_models(folder, tmp_path):
         (["m2f@seed*", "pfpn@seed*", "--detect", "0"], "must be above 0"),
     ],
 )
-def test_bad_patterns_are_one_sentence_and_exit_2(folder, words, sentence):
+def test_bad_patterns_are_refused_with_exit_2_and_one_sentence(folder, words, message):
     said = refused("compare", *(folder / word if "*" in word else word for word in words))
-    assert sentence in said
+    assert message in said
     assert said.count("Error:") == 1
 
 

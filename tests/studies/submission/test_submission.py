@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import refusal
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun, PredictionMismatch
 from panbench.panoptic.coco import write_id_png
@@ -46,7 +47,7 @@ def made(tmp_path) -> MadeRun:
     return MadeRun(tmp_path)
 
 
-def test_the_zip_holds_json_and_pngs_under_the_servers_names(made):
+def test_the_zip_has_json_and_pngs_under_the_servers_names(made):
     found = made.submit()
     stem = "panoptic_test-dev2017_mask2former-r50_results"
     with zipfile.ZipFile(made.out) as archive:
@@ -77,7 +78,7 @@ def test_a_folder_gets_the_zip_under_the_servers_name(made, tmp_path):
     assert found.path.exists()
 
 
-def test_a_predictions_json_will_do(made):
+def test_a_predictions_json_can_be_submitted(made):
     made.submit()
     (made.run / "predictions.json").rename(made.run / "mine.json")
     (made.run / "predictions").rename(made.run / "mine")
@@ -85,87 +86,79 @@ def test_a_predictions_json_will_do(made):
     assert found.json_name == "panoptic_test-dev2017_mine_results.json"
 
 
-def refused(made: MadeRun, sentence: str, kind: type[Exception] = PredictionMismatch, **arguments: Any) -> None:
-    with pytest.raises(kind, match=sentence):
-        made.submit(**arguments)
+def predictions_of(made: MadeRun) -> Path:
+    return made.run / "predictions" / "000000000007.png"
+
+
+def describe_other_ids(made: MadeRun) -> None:
+    made.annotations[0]["segments_info"] += [{"id": 10, "category_id": 1}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda made: made.listed.append({"id": 9, "height": 2, "width": 3}),
+            "1 of the test set's 3 images have no prediction: 9",
+        ),
+        (lambda made: made.listed.pop(0), "not in the test set: 8"),
+        (lambda made: made.listed[0].update(height=3), "000000000008.png (image 8) is 2×3 where 3×3"),
+        (lambda made: predictions_of(made).write_bytes(predictions_of(made).read_bytes()[:50]), "000000000007.png"),
+        (lambda made: predictions_of(made).unlink(), "000000000007.png"),
+        (
+            lambda made: made.annotations[0]["segments_info"].pop(),
+            "Image 7: the PNG has ids that the JSON does not describe: 9",
+        ),
+        (describe_other_ids, "Image 7: the JSON describes ids without a pixel: 10"),
+        (lambda made: made.annotations[1]["segments_info"][0].update(category_id=66), "Image 8: category ids 66"),
+        (lambda made: made.annotations[1].update(file_name=made.annotations[0]["file_name"]), "same PNG"),
+    ],
+    ids=[
+        *("an image without a prediction", "an image of another set", "a PNG of another size", "a damaged PNG"),
+        *("no PNG", "an id in the PNG alone", "an id in the JSON alone", "no category of COCO", "one PNG for two"),
+    ],
+)
+def test_predictions_that_the_server_would_refuse_are_listed(made, change, message):
+    change(made)
+    assert message in refusal(PredictionMismatch, made.submit)
     assert not made.out.exists()
-
-
-def test_images_without_a_prediction_are_counted_and_named(made):
-    made.listed.append({"id": 9, "height": 2, "width": 3})
-    refused(made, "1 of the test set's 3 images have no prediction: 9")
-
-
-def test_images_that_are_not_in_the_test_set_are_named(made):
-    del made.listed[0]
-    refused(made, "not in the test set: 8")
-
-
-def test_a_png_of_another_size_is_named(made):
-    made.listed[0]["height"] = 3
-    refused(made, r"000000000008\.png \(image 8\) is 2×3 where 3×3")
-
-
-def test_a_png_that_is_missing_or_damaged_is_named(made):
-    path = made.run / "predictions" / "000000000007.png"
-    path.write_bytes(path.read_bytes()[:50])
-    refused(made, r"000000000007\.png")
-    path.unlink()
-    refused(made, r"000000000007\.png")
-
-
-def test_ids_must_agree_between_json_and_png(made):
-    made.annotations[0]["segments_info"].pop()
-    refused(made, "Image 7: the PNG has ids that the JSON does not describe: 9")
-    made.annotations[0]["segments_info"] += [{"id": 9, "category_id": 187}, {"id": 10, "category_id": 1}]
-    refused(made, "Image 7: the JSON describes ids without a pixel: 10")
-
-
-def test_categories_must_be_cocos(made):
-    made.annotations[1]["segments_info"][0]["category_id"] = 66
-    refused(made, "Image 8: category ids 66")
-
-
-def test_two_images_must_not_share_a_png(made):
-    made.annotations[1]["file_name"] = made.annotations[0]["file_name"]
-    refused(made, "same PNG")
 
 
 def test_a_run_that_is_not_done_is_refused(made):
     made.info["status"] = "interrupted"
-    refused(made, "interrupted", BadRun)
+    assert "interrupted" in refusal(BadRun, made.submit)
+    assert not made.out.exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kind", "sentence"),
+    ("arguments", "kind", "message"),
     [
         ({"testset": "test2018"}, BadArgument, "test-dev2017 and val2017"),
         ({"algorithm": "my algorithm"}, BadArgument, "letters, digits"),
         ({"images": "/nowhere.json"}, BadDataset, "nowhere"),
     ],
 )
-def test_wrong_arguments_are_refused(made, arguments, kind, sentence):
-    refused(made, sentence, kind, **arguments)
+def test_wrong_arguments_are_refused(made, arguments, kind, message):
+    assert message in refusal(kind, made.submit, **arguments)
+    assert not made.out.exists()
 
 
-def test_the_list_of_images_is_cocos_by_default(made, tmp_path, monkeypatch):
+def test_the_image_list_is_cocos_by_default(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(made, "panbench data coco --split test-dev", BadDataset, images=None)
+    assert "panbench data coco --split test-dev" in refusal(BadDataset, made.submit, images=None)
+    assert not made.out.exists()
 
 
-def test_a_zip_that_stands_is_not_replaced_unasked(made):
+def test_an_existing_zip_is_not_replaced_unless_requested(made):
     made.submit()
     before = made.out.read_bytes()
     made.annotations[0]["segments_info"][0]["category_id"] = 2
-    with pytest.raises(BadArgument, match="already exists"):
-        made.submit()
+    assert "already exists" in refusal(BadArgument, made.submit)
     assert made.out.read_bytes() == before
     made.submit(overwrite=True)
     assert made.out.read_bytes() != before
 
 
-def test_a_run_without_predictions_says_how_to_get_them(tmp_path):
-    with pytest.raises(BadRun, match="--save-predictions"):
-        write_submission(tmp_path, tmp_path / "out.zip")
-    with pytest.raises(BadRun, match="does not exist"):
-        write_submission(tmp_path / "nothing", tmp_path / "out.zip")
+def test_a_run_without_predictions_is_refused_with_how_to_get_them(tmp_path):
+    assert "--save-predictions" in refusal(BadRun, write_submission, tmp_path, tmp_path / "out.zip")
+    assert "does not exist" in refusal(BadRun, write_submission, tmp_path / "nothing", tmp_path / "out.zip")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import Recorder, evaluated, panbench, ran, refuses_without_torch
+from support import Recorder, evaluated, panbench, ran, refusal, refuses_without_torch
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.catalog import ModelSpec, find_model
@@ -97,7 +97,7 @@ def _are_equal(one: Candidates, other: Candidates) -> None:
     assert one.frame == other.frame
 
 
-def test_the_last_layer_answers_as_the_model_does_to_the_bit(whole, layers, scenes):
+def test_the_last_layer_equals_the_model_bit_for_bit(whole, layers, scenes):
     _, model = whole
     assert (layers.count, layers.earlier) == (LAYERS, (1, 2))
     for scene in scenes:
@@ -107,7 +107,7 @@ def test_the_last_layer_answers_as_the_model_does_to_the_bit(whole, layers, scen
         _are_equal(found, expected)
 
 
-def test_an_earlier_layer_answers_as_a_network_built_with_so_many_layers(whole, layers, scenes, tmp_path):
+def test_an_earlier_layer_equals_a_network_built_with_so_many_layers(whole, layers, scenes, tmp_path):
     name, model = whole
     batches = [[model.load(scene)] for scene in scenes]
     answers = [layers.candidates(batch)[0] for batch in batches]
@@ -134,7 +134,7 @@ def test_a_batch_has_the_layers_of_each_of_its_images(whole, scenes):
         _are_equal(found.earlier[1], expected)
 
 
-def test_a_network_is_as_it_was_and_shares_its_weights_with_the_copies(whole, scenes):
+def test_layer_copies_share_weights_and_leave_the_network_unchanged(whole, scenes):
     _, model = whole
     before = list(model.module.state_dict())
     cut = cut_after(model, 1)
@@ -144,7 +144,7 @@ def test_a_network_is_as_it_was_and_shares_its_weights_with_the_copies(whole, sc
     assert {value.data_ptr() for value in cut.module.parameters()} < own
 
 
-def test_the_layers_of_a_pass_are_scored_into_runs_beside_the_models_own(tmp_path):
+def test_layers_are_scored_into_runs_next_to_the_models(tmp_path):
     data = open_dataset("shapes:96x128", limit=4)
     spec = find_model("mask2former-tiny")
     plain = evaluated(spec, data, tmp_path / "plain")
@@ -185,11 +185,10 @@ def test_layers_are_added_to_a_finished_run_by_resuming(tmp_path):
     run = evaluated(spec, data, tmp_path / "run", reporter, resume=True, studies=asked)
     assert run.info.id == before.info.id
     assert len(load_run(tmp_path / "run@layer1").images) == 2
-    with pytest.raises(BadRun, match="run@layer1 already exist"):
-        evaluated(spec, data, tmp_path / "run", studies=asked)
+    assert "run@layer1 already exist" in refusal(BadRun, evaluated, spec, data, tmp_path / "run", studies=asked)
 
 
-def test_layers_that_are_not_there_are_refused():
+def test_missing_layers_are_refused():
     model = open_model(find_model("mask2former-tiny"))
     with pytest.raises(BadArgument, match=r"Mask2Former tiny has 3 decoder layers, and --layers names 4 and 9"):
         LayeredModel(model, (1, 4, 9))
@@ -197,7 +196,7 @@ def test_layers_that_are_not_there_are_refused():
         LayeredModel(open_model(find_model("panoptic-fpn-tiny")), None)
 
 
-def test_a_rule_of_a_layer_is_recorded_as_the_rule():
+def test_the_rule_of_a_layer_is_recorded_as_the_models_rule():
     paper = find_model("mask2former-tiny")
     rule = open_model(paper).rule
     one = OfLayer(rule, 1, 3)
@@ -224,7 +223,7 @@ def test_layers_that_cannot_be_scored_are_refused_without_pytorch(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_compare_and_tradeoffs_read_the_runs_of_the_command(tmp_path):
+def test_compare_and_tradeoffs_find_the_runs_of_the_command(tmp_path):
     out = tmp_path / "m2f"
     made = ran("eval", "--model", "mask2former-tiny", "--data", "shapes:96x128", "--limit", 10, "--layers", "1,2",
                     "--out", out)  # fmt: skip

@@ -10,12 +10,12 @@ from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 from panbench.models.opening import open_model
 from panbench.runs import load_run
+from panbench.studies.tradeoffs.further_runs import ScaledModel
 from panbench.studies.tradeoffs.options import TradeoffOptions
-from panbench.studies.tradeoffs.scaled_model import ScaledModel
 
 
 @pytest.mark.parametrize("name", ["panoptic-fpn-tiny", "mask2former-tiny", "oneformer-tiny"])
-def test_size_1_is_the_ordinary_run_to_the_bit_and_half_the_size_is_half_the_input(name, tmp_path):
+def test_size_1_equals_the_ordinary_run_and_size_0_5_halves_the_input(name, tmp_path):
     data = open_dataset("shapes:96x128", limit=2)
     spec = find_model(name)
     plain = evaluated(spec, data, tmp_path / "plain")
@@ -37,7 +37,7 @@ def test_a_model_of_one_size_is_refused():
         ScaledModel(open_model(find_model("eomt-tiny")), 0.5)
 
 
-def test_sizes_that_make_no_sense_are_refused_without_pytorch(tmp_path):
+def test_impossible_sizes_are_refused_without_pytorch(tmp_path):
     line = ["eval", "--model", "mask2former-tiny", "--data", "shapes", "--size"]
     refuses_without_torch(
         tmp_path,
@@ -51,7 +51,7 @@ def test_sizes_that_make_no_sense_are_refused_without_pytorch(tmp_path):
     )
 
 
-def test_tradeoffs_read_the_sizes_of_a_run(tmp_path):
+def test_tradeoffs_finds_the_sizes_of_a_run(tmp_path):
     out = tmp_path / "fpn"
     ran("eval", "--model", "panoptic-fpn-tiny", "--data", "shapes:96x128", "--limit", 10, "--size", "0.5,1",
                     "--out", out)  # fmt: skip

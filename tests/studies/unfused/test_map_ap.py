@@ -10,7 +10,7 @@ from little_runs import CATEGORIES, LETTERS, scored, write_side
 from pycocotools import mask as rle_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from support import panbench
+from support import panbench, refused
 
 TRUE = {1: "ppppqq..sss", 2: "dddsssss...", 3: "ppdddqqqsss"}
 FOUND = {1: "pppqqq..sss", 2: "pppdddds...", 3: "ppddddqqss."}
@@ -92,12 +92,11 @@ def test_ap_of_a_map_against_an_instance_json(files, tmp_path):
     assert against["AP_map_gt"] == "the instances of instances.json"
 
 
-def test_maps_without_scores_have_no_ap(files, tmp_path):
+def test_maps_without_scores_are_refused_for_ap(files, tmp_path):
     truth, _ = files
     silent = write_side(tmp_path, "silent", FOUND, {"s": 0.5})
-    refused = panbench("score", "--gt", truth, "--pred", silent, "--metrics", "pq,ap", "--out", tmp_path / "run")
-    assert refused.exit_code == 2
-    assert "7 of 7 predicted thing segments have no score, and AP ranks by score" in refused.output
+    said = refused("score", "--gt", truth, "--pred", silent, "--metrics", "pq,ap", "--out", tmp_path / "run")
+    assert "7 of 7 predicted thing segments have no score, and AP ranks by score" in said
     assert not (tmp_path / "run").exists()
 
 

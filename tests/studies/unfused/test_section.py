@@ -18,7 +18,7 @@ def words_of(runs) -> str:
     return " ".join(html.unescape(text_of(report_page(runs))).split())
 
 
-def test_the_page_has_ap_of_masks_and_boxes_and_says_whose_boxes_they_are(tmp_path: Path) -> None:
+def test_the_page_has_ap_of_masks_and_boxes_and_the_source_of_boxes(tmp_path: Path) -> None:
     shapes.generate(tmp_path / "scenes", count=4, size=(96, 128))
     dataset = open_dataset(tmp_path / "scenes")
     measured = evaluated(
@@ -33,6 +33,6 @@ def test_the_page_has_ap_of_masks_and_boxes_and_says_whose_boxes_they_are(tmp_pa
     assert "Not measured: MaskFormer tiny" in shown
 
 
-def test_without_rows_the_page_says_what_would_make_them(make_runs) -> None:
+def test_without_rows_the_page_has_the_command_that_makes_them(make_runs) -> None:
     missing = words_of(make_runs()).split("Left out")[-1]
     assert "AP_pan, box AP_pan and mIoU_pan: panbench eval … --metrics pq,ap,miou" in missing

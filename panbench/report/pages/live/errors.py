@@ -1,61 +1,33 @@
-"""The wall of errors of `panbench serve`: all errors of a run, of which a page asks for some, cut out of their images.
+"""The wall of errors of `panbench serve`: pages of a run's errors, cut out of their images on request.
 
-Of an error the pictures of its own run and of the one beside it are read, and of no other. Crops are kept for a while.
+For an error only the pictures of its own run and of the compared one are read. Crops are cached for a while.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.errors import BadArgument, PanbenchError
+from panbench.base.errors import PanbenchError
 from panbench.base.reporter import SILENT, Reporter
 from panbench.report.figures.crops import errors_of, fitting_errors
 from panbench.report.figures.cutting import Cutter, PricedError
-from panbench.report.pages.live.words import check_bounds, values_of
-from panbench.report.pages.page.gallery import Examples
-from panbench.report.pages.page.packing import crop_record
+from panbench.report.pages.live.queries import ErrorQuery, refuse_unknown
+from panbench.report.pages.page.packing import Examples, crop_record
 from panbench.report.pages.page.wall import error_record
 
-__all__ = ["KEPT", "ErrorQuery", "Errors"]
-
 KEPT = 1000
-"""Crops that stay in memory, about 6 kB each."""
+"""Number of crops cached in memory, about 6 kB each."""
 
 _Key = tuple[int, int | None, int, str, tuple[int, ...], tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class ErrorQuery:
-    """Which errors of a model (its place) are asked for; what is None or "" excludes nothing.
-
-    beside: the place of a model whose answer stands beside each; category: a place; slice: as in `Query`
-    """
-
-    model: int = 0
-    beside: int | None = None
-    cause: str = ""
-    category: int | None = None
-    size: str = ""
-    slice: str = ""
-    offset: int = 0
-    limit: int = 24
-
-    @classmethod
-    def read(cls, words: Mapping[str, str]) -> "ErrorQuery":
-        """The query that the words of an address ask for. Raises BadArgument naming what is not understood."""
-        query = cls(**values_of(cls, words))
-        check_bounds(query.offset, query.limit)
-        return query
-
-
 class Errors:
-    """The errors of some runs. Not for several threads at once.
+    """Finds and crops the errors of some runs. Not thread-safe.
 
-    refuse: raises PanbenchError for an image that must not be shown
+    refuse: raises PanbenchError for an image that must not be displayed
     """
 
     def __init__(self, examples: Examples, refuse: Callable[[int], None]) -> None:
@@ -66,42 +38,42 @@ class Errors:
     def answer(
         self, query: ErrorQuery, images: npt.NDArray[np.int64] | None = None, reporter: Reporter = SILENT
     ) -> dict[str, Any]:
-        """A page of what a query finds, the costliest first: total, all (errors of the model), errors, faults.
+        """Returns as JSON a page of the errors that match a query, the costliest first, with their pictures.
 
+        Keys: total (of the query), all (errors of the model), errors, faults.
         images: only errors in these. Raises BadArgument for an unknown model, category or cause.
         """
         members = self._examples.members
-        for place in (query.model, query.beside):
-            if place is not None and not 0 <= place < len(members):
-                raise BadArgument(f"There is no model {place}.")
+        for index in (query.model, query.beside):
+            refuse_unknown("model", index, len(members))
         member, category = members[query.model], query.category
-        if category is not None and not 0 <= category < len(member.categories):
-            raise BadArgument(f"There is no category {category}.")
+        refuse_unknown("category", category, len(member.categories))
         name = None if category is None else member.categories[category].name
         table = fitting_errors(
             member, query.cause or None, name, query.size or None, None if images is None else images.tolist()
         )
-        shown = list(errors_of(table.iloc[query.offset : query.offset + query.limit]))
+        found = list(errors_of(table.iloc[query.offset : query.offset + query.limit]))
         reporter.status("Cutting out errors")
-        places = {one.id: place for place, one in enumerate(member.categories)}
-        faults = self._cut(query, shown, places)
+        indices = {one.id: index for index, one in enumerate(member.categories)}
+        faults = self._cut(query, found, indices)
         records = [
-            {"model": query.model, **error_record(error, places), **self._kept[key], "slices": []}
-            for error in shown
-            if (key := _key(query, error)) in self._kept
+            {"model": query.model, **error_record(error, indices), **self._kept[key], "slices": []}
+            for error in found
+            if (key := _crop_key(query, error)) in self._kept
         ]
-        self._forget()
-        return {"total": len(table), "all": member.errors, "errors": records, "faults": faults}
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return {"total": len(table), "all": member.totals.errors, "errors": records, "faults": faults}
 
-    def _cut(self, query: ErrorQuery, errors: Sequence[PricedError], places: Mapping[int, int]) -> list[str]:
-        """Keeps the crops of some errors; a sentence for each image that cannot be shown."""
-        wanted = (query.model, query.beside)
-        sources = [source if place in wanted else None for place, source in enumerate(self._examples.sources)]
+    def _cut(self, query: ErrorQuery, errors: Sequence[PricedError], indices: Mapping[int, int]) -> list[str]:
+        """Cuts out the errors that are not cached; returns a sentence for each image that cannot be displayed."""
+        requested = (query.model, query.beside)
+        sources = [source if index in requested else None for index, source in enumerate(self._examples.sources)]
         if sources[query.model] is None:
             return list(self._examples.missing)
         waiting, faults = [], []
         for error in errors:
-            if (key := _key(query, error)) in self._kept:
+            if (key := _crop_key(query, error)) in self._kept:
                 self._kept.move_to_end(key)
                 continue
             try:
@@ -112,13 +84,10 @@ class Errors:
         crops, problems = Cutter(sources, self._examples.pictures).cut([(query.model, one) for one in waiting])
         for error, crop in zip(waiting, crops, strict=True):
             if crop is not None:
-                self._kept[_key(query, error)] = crop_record(crop, places)
+                self._kept[_crop_key(query, error)] = crop_record(crop, indices)
         return list(dict.fromkeys([*faults, *problems]))
 
-    def _forget(self) -> None:
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
 
-
-def _key(query: ErrorQuery, error: PricedError) -> _Key:
+def _crop_key(query: ErrorQuery, error: PricedError) -> _Key:
+    """Returns the key of a cached crop: the models of the query, and what identifies the error."""
     return query.model, query.beside, error.image_id, error.cause, error.gt_ids, error.pred_ids

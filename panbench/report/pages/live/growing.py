@@ -1,15 +1,14 @@
-"""What a run holds while it is written: its parts are read as they appear, each once, and nothing of it is changed.
+"""The images that a run holds while it is written: parts are read once, as they appear, and nothing is changed.
 
-A part appears whole (a rename), so what has a part's name can be read; what is half-written has another name and is not
-looked at. A part that cannot be read, or is of another run, is asked for again when the next one appears. Of the parts
-that were read the sums that PQ and its interval need are kept (`SampleFold`), and the tables of the newest.
+A part appears complete (by a rename), so a file with a part's name can be read; a half-written one has another name
+and is skipped. A part that cannot be read, or belongs to another run, is tried again when the next one appears.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,114 +20,75 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.fixes import priced_errors
 from panbench.metrics.jackknife import intervals
-from panbench.metrics.matched import Matched, positions
-from panbench.metrics.samples import EXACT_IMAGES, UNITS, SampleFold
-from panbench.metrics.slices import ImageStatistics, image_statistics
-from panbench.panoptic.overlap import OverlapTable
+from panbench.metrics.matched import Matched
+from panbench.panoptic.overlap import OverlapTable, concat
 from panbench.panoptic.parts import NotAdmitted, part_files, read_part
+from panbench.report.answers.totals import totals_of
 from panbench.report.figures.crops import errors_of
 from panbench.report.figures.cutting import PricedError
 from panbench.runs import Run, RunInfo
 from panbench.runs.layout import PARTS
 from panbench.runs.membership import Membership
 
-__all__ = ["Growing", "NewError"]
-
 NEWEST = 4
-"""Tables of so many parts are kept, for the errors in them."""
+"""Number of newest parts whose errors are displayed."""
 
 OF_A_PART = 6
-"""So many errors of a part are shown, its costliest."""
+"""Number of errors displayed per part, its costliest."""
 
 RECENT = 10
-"""The rate is of so many parts, the newest: some minutes."""
+"""The rate is measured over this many newest parts: some minutes."""
 
-Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class NewError:
-    """An error of one of the newest parts. run: the run as that part alone has it."""
-
-    run: Run
-    error: PricedError
-
-
 class Growing:
-    """The images that a run in a folder holds by now. Not for several threads at once."""
+    """The images that an unfinished run has scored so far, as `run`. Not thread-safe."""
 
     def __init__(self, path: Path, info: RunInfo) -> None:
         self.path, self.info = path, info
-        self.images = 0
-        expected = info.images.expected or 0
-        self._grouped = expected > EXACT_IMAGES
-        # Images are numbered as they come: which ids will come is not known before.
-        self._fold = SampleFold(info.categories, np.arange(expected))
-        self._seen = _Seen()
-        self._totals = np.zeros((2, len(info.categories)))
+        self.run = Run(info, path, OverlapTable.empty())
         self._read: set[str] = set()
         self._written: list[tuple[float, int]] = []
-        self._newest: deque[tuple[Run, Int]] = deque(maxlen=NEWEST)
+        self._newest: deque[Int] = deque(maxlen=NEWEST)
 
     def read(self, reporter: Reporter = SILENT) -> None:
-        """Reads the parts that were not read yet. What `reporter` raises ends it between two parts."""
+        """Reads the new parts of the run. An exception from `reporter` ends it between two parts."""
         members = Membership(self.path / PARTS, self.info, self.info.parts)
         waiting = [part for part in part_files(self.path / PARTS) if part.name not in self._read]
-        for number, (part, when) in enumerate(_by_time(waiting)):
-            reporter.progress(f"Reading {self.path.name}", number, len(waiting), "files")
-            try:
-                members.admit(part)
-                table = read_part(part)
-            except (NotAdmitted, pa.ArrowException, OSError, ValueError):
-                continue  # torn or foreign, or joined to others at the end of the run
-            self._read.add(part.name)
-            self._add(table, when)
+        tables = [self.run.table]
+        try:
+            for number, (part, when) in enumerate(_by_time(waiting)):
+                reporter.progress(f"Reading {self.path.name}", number, len(waiting), "files")
+                try:
+                    members.admit(part)
+                    matched = Matched.of(read_part(part))
+                except (NotAdmitted, pa.ArrowException, OSError, ValueError):
+                    continue  # torn or foreign, or merged with others at the end of the run
+                self._read.add(part.name)
+                new = matched.only(np.setdiff1d(matched.image_ids, np.concatenate([one.image_ids for one in tables])))
+                if len(new.image_ids):
+                    tables.append(OverlapTable(new.segments, new.overlaps, new.boundary))
+                    self._written.append((when, len(new.image_ids)))
+                    self._newest.append(new.image_ids)
+        finally:
+            if len(tables) > 1:
+                self.run = Run(self.info, self.path, concat(tables).in_order_of_images())
 
-    def _add(self, table: OverlapTable, when: float) -> None:
-        matched = Matched.of(table)
-        new = self._seen.new(matched.image_ids)
-        if not len(new):
-            return
-        matched = matched.only(new)
-        found = image_statistics(matched, self.info.categories)
-        place = positions(found.category_id, self.info.categories)
-        whole = found.sums.TP + found.sums.mistakes / 2
-        for row, values in enumerate((found.sums.iou_sum, whole)):
-            self._totals[row] += np.bincount(place, values, self._totals.shape[1])
-        self._fold.add(self._numbered(found, new))
-        self._seen.add(new)
-        self.images += len(new)
-        self._written.append((when, len(new)))
-        self._newest.append((Run(self.info, self.path, table), new))
-
-    def _numbered(self, found: ImageStatistics, new: Int) -> ImageStatistics:
-        """The statistics of new images under their numbers, in the types that `StatisticsFold` keeps."""
-        small = {name: getattr(found.sums, name).astype(np.int32) for name in ("TP", "FP", "FN")}
-        return replace(
-            found,
-            image_ids=self.images + np.arange(len(new)),
-            image_id=self.images + np.searchsorted(new, found.image_id),
-            slice=found.slice.astype(np.int16),
-            category_id=found.category_id.astype(np.int32),
-            sums=replace(found.sums, **small),
-        )
+    @property
+    def images(self) -> int:
+        """Returns the number of images scored so far."""
+        return len(self.run.images)
 
     def scores(self) -> pd.DataFrame:
-        """PQ, SQ and RQ of All, Things and Stuff so far, with the intervals of `metrics.jackknife.intervals`.
-
-        The same numbers as of a finished run of these images; of a run of more than EXACT_IMAGES in groups from its
-        first image on.
-        """
-        sample = self._fold.result()
-        if self._grouped:
-            ids, held = sample.image_ids[: self.images], sample.held[:, : self.images]
-            sample = replace(sample, image_ids=ids, sums=sample.sums[:, : min(self.images, UNITS)], held=held)
-        return intervals(sample, groups_only=True)
+        """Returns PQ, SQ and RQ of all, things and stuff so far, with intervals, computed as for a finished run."""
+        return intervals(totals_of(self.run).sample, groups_only=True)
 
     def rate(self, since: float = 0.0) -> float | None:
-        """Images a second over the newest parts that were written after `since` (seconds since 1970); None of fewer
-        than two of them."""
+        """Returns images per second in the newest parts, of those written after `since` (seconds since 1970).
+
+        None if there are fewer than two of them.
+        """
         recent = sorted(one for one in self._written if one[0] >= since)[-RECENT:]
         if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
             return None
@@ -136,44 +96,23 @@ class Growing:
 
     @property
     def last(self) -> float | None:
-        """When the newest part was written, in seconds since 1970."""
+        """Returns when the newest part was written, in seconds since 1970."""
         return max((when for when, _ in self._written), default=None)
 
-    def new_errors(self, most: int) -> list[NewError]:
-        """The costliest errors of the newest parts, newest part first: what fixing each would win of PQ so far."""
-        found = [error for run, new in reversed(self._newest) for error in self._costliest(run, new)]
-        return found[:most]
+    def new_errors(self, most: int) -> list[PricedError]:
+        """Returns the costliest errors of the newest parts, newest first, with the PQ that fixing each would gain."""
+        return list(islice(chain.from_iterable(map(self._costliest, reversed(self._newest))), most))
 
-    def _costliest(self, run: Run, new: Int) -> Iterator[NewError]:
-        matched = run.matched.only(new)
+    def _costliest(self, images: Int) -> Iterator[PricedError]:
+        """Yields the costliest errors of some images."""
+        matched = self.run.matched.only(images)
         errors = assign_causes(matched, self.info.categories)
-        totals = self._totals[0], self._totals[1]
-        priced = priced_errors(errors, matched, self.info.categories, totals)
-        return (NewError(run, error) for error in errors_of(priced.head(OF_A_PART)))
-
-
-class _Seen:
-    """Ids of images, in a few sorted arrays: adding some takes no time that grows with how many there are."""
-
-    def __init__(self) -> None:
-        self._arrays: list[Int] = []
-
-    def new(self, ids: Int) -> Int:
-        """The ids that were not added yet."""
-        for known in self._arrays:
-            place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-            ids = ids[known[place] != ids]
-        return ids
-
-    def add(self, ids: Int) -> None:
-        """Adds sorted ids that are new. An array is joined to the one before it where that is not much larger."""
-        self._arrays.append(ids)
-        while len(self._arrays) > 1 and len(self._arrays[-2]) <= 2 * len(self._arrays[-1]):
-            self._arrays[-2:] = [np.union1d(*self._arrays[-2:])]
+        priced = priced_errors(errors, matched, self.info.categories, totals_of(self.run).now)
+        return errors_of(priced.head(OF_A_PART))
 
 
 def _by_time(parts: list[Path]) -> list[tuple[Path, float]]:
-    """The parts that are still there with the time at which they were written, the oldest first."""
+    """Returns each part that still exists and the time at which it was written, the oldest first."""
     found = []
     for part in parts:
         try:

@@ -1,67 +1,78 @@
-"""The runs of a folder as the server reads them: when they are asked for, and again when they have changed."""
+"""The runs of a folder as the server reads them: on request, and again when they have changed."""
 
+import math
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from panbench.base.errors import BadArgument, BadRun
+from panbench.base.errors import BadArgument, BadRun, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
+from panbench.metrics.jackknife import intervals
+from panbench.metrics.samples import SampleFold
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
+from panbench.report.pages.live.queries import ErrorQuery
 from panbench.report.pages.live.selection import Selection
-from panbench.report.pages.live.watch import Watch
-from panbench.runs import DatasetRecord, load_run
-from panbench.runs.layout import CANDIDATES, PREDICTIONS, written
-from panbench.runs.lock import may_be_written
-from panbench.runs.replacing import replaced_home
-
-__all__ = ["Asked", "Library", "Listed"]
+from panbench.report.pages.live.watch import Watch, is_written
+from panbench.runs import DatasetRecord, Run, load_run
+from panbench.runs.layout import CANDIDATES, PREDICTIONS, deletable_names
+from panbench.runs.replacing import home_of_replacement
 
 WATCHED = 8
-"""Runs being written that are followed at a time; the one that was asked for longest ago is read anew."""
+"""Number of growing runs followed at a time; the least recently requested one is read anew."""
 
 KEPT = 4
-"""Selections whose tables stay in memory: going back to a comparison that was just seen takes no time. More would not
-be bounded by what a machine has: of a million images one takes gigabytes."""
+"""Number of selections cached, so that going back to a recent comparison takes no time. More could exceed the memory:
+a selection of a million images takes gigabytes."""
+
+WITH_INTERVAL = 5_000
+"""Maximum number of images of a run whose interval the list displays."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run in the folder. `name` is its path below the folder, with /, and the only way to ask for it.
+    """A run in the server's list. `name` is its path below the folder, with /, and the only way to request it.
 
-    expected: how many images it is to have, of a run that is not done; is_written: whether somebody may be writing it
+    model: the model's name, else the run's; ends: of PQ's 95 % interval; crop: the costliest error, as on the wall
+    expected: total number of images of an unfinished run
+    is_written: whether a process may be writing it
     """
 
     name: str
     run: StoredRun
     data: DatasetRecord | None
     """None for a run that cannot be read."""
+    model: str | None = None
+    ends: tuple[float, float] | None = None
+    crop: Mapping[str, Any] | None = None
     expected: int | None = None
     is_written: bool = False
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Some runs as their files are: two equal ones have the same comparison. A run that goes on is another one."""
+class ComparisonKey:
+    """The key of a comparison: its runs and the state of their files; it changes while a run grows."""
 
     common_images: bool
     runs: tuple[tuple[str, Stamp], ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The runs' names, sorted."""
+        """Returns the runs' names, sorted."""
         return tuple(name for name, _ in self.runs)
 
 
 class Library:
-    """The runs below a folder, found anew for each answer, so that a run that ends while the server runs appears.
+    """The runs below a folder, searched anew for each request, so that runs appear while the server works.
 
-    images, gt, gt_dir: where photographs and ground truth are, when they have moved
-    Threads may share it.
+    Thread-safe. images, gt, gt_dir: where photographs and ground truth are, if they have moved
     """
 
     def __init__(
@@ -78,96 +89,114 @@ class Library:
         self._moved = {"images": images, "gt": gt, "gt_dir": gt_dir}
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[Stamp, Listed]] = {}
-        self._selections: OrderedDict[Asked, Selection] = OrderedDict()
-        self._watches: OrderedDict[str, Watch] = OrderedDict()
+        self._selections: OrderedDict[ComparisonKey, Selection] = OrderedDict()
+        self._watch = lru_cache(WATCHED)(lambda name, path: Watch(name, path, self.folder, self._moved))
+        self._seen: dict[Stamp, tuple[tuple[float, float] | None, Mapping[str, Any] | None]] = {}
 
     def runs(self) -> list[Listed]:
-        """The runs, oldest first; those that cannot be read say why."""
-        places = self._places()
+        """Returns all runs, oldest first; unreadable ones with the reason."""
+        indices = self._folders_by_name()
         with self._lock:
-            for name, path in places.items():
+            for name, path in indices.items():
                 stamp = _stamp(path)
                 if name not in self._listed or self._listed[name][0] != stamp:
                     self._listed[name] = stamp, _listed(name, path, self._leading_out(path))
-            found = [_as_now(self._listed[name][1], path) for name, path in places.items()]
+            self._compute_pictures(indices)
+            found = [
+                replace(listed, is_written=is_written(indices[name], listed.run.status), ends=ends, crop=crop)
+                for name, (stamp, listed) in self._listed.items()
+                if name in indices
+                for ends, crop in [self._seen.get(stamp, (None, None))]
+            ]
         return sorted(found, key=lambda listed: (listed.run.started or "", listed.name))
 
-    def asked(self, names: Sequence[str], *, common_images: bool = False) -> Asked:
-        """A comparison of the runs of these names as their files are now, whatever their order.
+    def _compute_pictures(self, indices: Mapping[str, Path]) -> None:
+        """Computes intervals and pictures of finished runs, for a second at most; the next listing continues."""
+        until = time.monotonic() + 1.0
+        for name, path in indices.items():
+            stamp, listed = self._listed[name]
+            small = listed.run.status == "done" and 0 < (listed.run.images or 0) <= WITH_INTERVAL
+            if small and stamp not in self._seen and time.monotonic() < until:
+                run = load_run(path)
+                sample = SampleFold(run.categories, run.images)
+                run.fold(sample)
+                table = intervals(sample.result(), groups_only=True)
+                low, high = table.loc[(table["group"] == "All") & (table["metric"] == "PQ"), ["low", "high"]].iloc[0]
+                self._seen[stamp] = None if math.isnan(low) else (float(low), float(high)), self._costliest(run)
+
+    def _costliest(self, run: Run) -> Mapping[str, Any] | None:
+        """Returns the picture of a run's costliest error; None without an error or without its picture."""
+        try:
+            own = Selection([run], common_images=False, root=self.folder, reporter=SILENT, **self._moved)
+            return next(iter(own.errors(ErrorQuery(limit=1))["errors"]), None)
+        except PanbenchError:
+            return None
+
+    def comparison_key(self, names: Sequence[str], *, common_images: bool = False) -> ComparisonKey:
+        """Returns the key of the comparison of the named runs, for the present state of their files.
 
         Raises BadArgument for a name that is not listed, BadRun for a run that leads out of the folder.
         """
-        places = self._places()
-        for name in names:
-            if name not in places:
-                raise BadArgument(f"There is no run {name!r} in {self.folder}.")
-            if (link := self._leading_out(places[name])) is not None:
-                raise BadRun(f"{name}: {_not_served(link)}")
         if not names:
             raise BadArgument("No run is chosen.")
-        return Asked(common_images, tuple((name, _stamp(places[name])) for name in sorted(set(names))))
+        indices = self._folders_by_name()
+        found = {name: self._folder_of(name, indices) for name in names}
+        return ComparisonKey(common_images, tuple((name, _stamp(found[name])) for name in sorted(found)))
 
-    def kept(self, asked: Asked) -> Selection | None:
-        """The comparison if it was made a short while ago."""
+    def _folder_of(self, name: str, indices: Mapping[str, Path]) -> Path:
+        """Returns the folder of a run by its name. Raises BadArgument if not listed, BadRun if a link leads out."""
+        if name not in indices:
+            raise BadArgument(f"There is no run {name!r} in {self.folder}.")
+        if (link := self._leading_out(indices[name])) is not None:
+            raise BadRun(f"{name}: {_not_served(link)}")
+        return indices[name]
+
+    def cached(self, requested: ComparisonKey) -> Selection | None:
+        """Returns the comparison with this key; None if it is not cached."""
         with self._lock:
-            found = self._selections.get(asked)
+            found = self._selections.get(requested)
             if found is not None:
-                self._selections.move_to_end(asked)
+                self._selections.move_to_end(requested)
             return found
 
-    def compare(self, asked: Asked, reporter: Reporter = SILENT) -> Selection:
-        """Makes the comparison, without holding up others. Raises BadRun as `compared`."""
-        places = self._places()
-        gone = [name for name in asked.names if name not in places]
-        if gone:
-            raise BadArgument(f"There is no run {gone[0]!r} in {self.folder} any more.")
+    def compare(self, requested: ComparisonKey, reporter: Reporter = SILENT) -> Selection:
+        """Computes the comparison without blocking other threads. Raises BadRun as `compared`."""
+        indices = self._folders_by_name()
         runs = []
-        for name in asked.names:
+        for name in requested.names:
             reporter.status(f"Reading {name}")
-            runs.append(load_run(places[name]))
-        made = Selection(runs, common_images=asked.common_images, root=self.folder, reporter=reporter, **self._moved)
+            runs.append(load_run(self._folder_of(name, indices)))
+        made = Selection(
+            runs, common_images=requested.common_images, root=self.folder, reporter=reporter, **self._moved
+        )
         with self._lock:
-            self._selections[asked] = made
-            self._selections.move_to_end(asked)
+            self._selections[requested] = made
+            self._selections.move_to_end(requested)
             while len(self._selections) > KEPT:
                 self._selections.popitem(last=False)
         return made
 
-    def selection(self, names: Sequence[str], *, common_images: bool = False, reporter: Reporter = SILENT) -> Selection:
-        """The runs of these names, compared. Raises as `asked` and `compare`."""
-        asked = self.asked(names, common_images=common_images)
-        return self.kept(asked) or self.compare(asked, reporter)
-
     def watch(self, name: str) -> Watch:
-        """The run of this name, to be followed while it is written; after it took the place of another, that place.
+        """Returns a `Watch` on the named run; one that has replaced another is found under either name.
 
         Raises BadArgument for a name that is not listed, BadRun for a run that leads out of the folder.
         """
-        places = self._places()
-        home = replaced_home(Path(name))
-        if name not in places and home is not None and home.as_posix() in places:
+        indices = self._folders_by_name()
+        home = home_of_replacement(Path(name))
+        if name not in indices and home is not None and home.as_posix() in indices:
             name = home.as_posix()
-        if name not in places:
-            raise BadArgument(f"There is no run {name!r} in {self.folder}.")
-        if (link := self._leading_out(places[name])) is not None:
-            raise BadRun(f"{name}: {_not_served(link)}")
-        with self._lock:
-            found = self._watches.pop(name, None) or Watch(name, places[name], self.folder, self._moved)
-            self._watches[name] = found
-            while len(self._watches) > WATCHED:
-                self._watches.popitem(last=False)
-        return found
+        return self._watch(name, self._folder_of(name, indices))
 
     def _leading_out(self, run: Path) -> Path | None:
-        """A file or folder of a run that is a link to something outside of the served folder."""
+        """Returns a file or folder of a run that is a link to something outside the served folder, if any."""
         root = self.folder.resolve()
-        own = [run / name for name in written()]
-        # A picture is looked at when it is asked for: there may be a million.
+        own = [run / name for name in deletable_names()]
+        # Pictures are checked when requested: there may be a million.
         own += [file for folder in own if folder.name not in (PREDICTIONS, CANDIDATES) for file in folder.glob("*")]
         return next((path for path in own if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
 
-    def _places(self) -> dict[str, Path]:
-        """Each run's folder by its name. What a link leads to outside of the folder is not served."""
+    def _folders_by_name(self) -> dict[str, Path]:
+        """Returns each run's folder by its name, without links that lead out of the served folder."""
         root = self.folder.resolve()
         if (root / "run.json").exists():
             return {root.name: self.folder}
@@ -179,10 +208,12 @@ class Library:
 
 
 def _not_served(link: Path) -> str:
+    """Says that a run is not served because of a link that leads out of the folder."""
     return f"{link.name} is a link that leads out of the folder, so the run is not served."
 
 
 def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
+    """Returns a run's entry in the list, or the reason why it cannot be read or served."""
     if leading_out is not None:
         return Listed(name, StoredRun(name, status=DAMAGED, problem=_not_served(leading_out)), None)
     run = stored_run(path)
@@ -191,20 +222,14 @@ def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
     loaded = load_run(path)
     expected = None if loaded.info.status == "done" else loaded.info.images.expected
     if run.problem:
-        # What its parts have left is what can be shown.
+        # Only what its remaining parts hold can be displayed.
         run = replace(run, images=len(loaded.images))
-    return Listed(name, replace(run, path=name), loaded.info.dataset, expected)
-
-
-def _as_now(listed: Listed, path: Path) -> Listed:
-    """The run with whether it is written, which its own files do not tell."""
-    if listed.run.status != "running":
-        return listed
-    return replace(listed, is_written=may_be_written(replaced_home(path) or path))
+    model = loaded.info.model and loaded.info.model.name
+    return Listed(name, replace(run, path=name), loaded.info.dataset, model or loaded.name, expected=expected)
 
 
 def _stamp(path: Path) -> Stamp:
-    """What changes when a run's files do: the name, time and size of run.json and of each part."""
+    """Returns a value that changes with a run's files: name, time and size of run.json and of each part."""
     found = []
     for file in [path / "run.json", *sorted((path / "parts").glob("*"))]:
         try:

@@ -1,81 +1,37 @@
-"""Some runs compared, and all their images: found by what went wrong in them, and shown one by one."""
+"""Some runs compared, with all their images: searched by their errors, and displayed one by one."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import CAUSES
-from panbench.metrics.slices import SLICINGS, image_statistics
+from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.image_ids import own_id
 from panbench.report.answers import views
-from panbench.report.figures.pictures import Pictures
-from panbench.report.pages.live.errors import ErrorQuery, Errors
-from panbench.report.pages.live.thumbnails import Thumbnails
-from panbench.report.pages.live.words import check_bounds, values_of
+from panbench.report.figures.pictures import Pictures, RunPictures
+from panbench.report.pages.live.errors import Errors
+from panbench.report.pages.live.queries import ORDERS, ErrorQuery, Query, refuse_unknown
 from panbench.report.pages.page.document import PHOTO_SIZES, live_page
-from panbench.report.pages.page.gallery import Examples
-from panbench.report.pages.page.leads import find_leads, taken_pixels
-from panbench.report.pages.page.only import images_only_one_finds
+from panbench.report.pages.page.leads import find_leads, images_only_one_finds, taken_pixels
+from panbench.report.pages.page.packing import Examples
 from panbench.runs import Run
 
-__all__ = ["ORDERS", "VERDICTS", "Query", "Selection"]
+SIDE, QUALITY = 264, 55
+"""Longest side of a thumbnail in pixels (twice its size on the page, for dense screens), and its JPEG quality."""
 
-VERDICTS = ("FN", "FP", "TP")
-ORDERS = {
-    "worst": "worst PQ",
-    "differ": "largest disagreement",
-    "best": "best PQ",
-    "id": "image id",
-}
-
-
-@dataclass(frozen=True)
-class Query:
-    """Which images are asked for. What is None or "" excludes nothing.
-
-    category (its place), cause, verdict, model (its place), low and high (IoU): the image has a segment that fits all
-    of these at once; a miss has the IoU that it would have with the segment that its cause pairs it with
-    slice: "SLICING:SLICE", the image has an error there; taken: "TRUE:PREDICTED", places of categories, −1 for void:
-    pixels of the one are given to the other; only: "A:B", places of models, A finds a segment that B does not
-    differ: the best and the worst model are so far apart in PQ, 0–1
-    """
-
-    category: int | None = None
-    cause: str = ""
-    verdict: str = ""
-    model: int | None = None
-    low: float | None = None
-    high: float | None = None
-    slice: str = ""
-    taken: str = ""
-    only: str = ""
-    differ: float | None = None
-    order: str = "worst"
-    offset: int = 0
-    limit: int = 24
-
-    @classmethod
-    def read(cls, words: Mapping[str, str]) -> "Query":
-        """The query that the words of an address ask for. Raises BadArgument naming what is not understood."""
-        query = cls(**values_of(cls, words))
-        if query.order not in ORDERS:
-            raise BadArgument(f"There is no order {query.order!r}. Choose one of {', '.join(ORDERS)}.")
-        if query.verdict and query.verdict not in VERDICTS:
-            raise BadArgument(f"There is no verdict {query.verdict!r}. Choose one of {', '.join(VERDICTS)}.")
-        check_bounds(query.offset, query.limit)
-        return query
+KEPT = 2000
+"""Number of thumbnails cached in memory, about 10 kB each."""
 
 
 class Selection:
-    """Some runs, compared on the images that all of them hold. Raises as `views.compared`. Threads may share it."""
+    """Some runs of the server, compared on the images they have in common. Raises as `compared`. Thread-safe."""
 
     def __init__(
         self,
@@ -88,7 +44,7 @@ class Selection:
         root: Path | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
-        """root: no picture of a run is read through a link that leads out of this folder"""
+        """Compares the runs. root: no picture of a run is read through a link that leads out of this folder."""
         reporter.status("Comparing runs")
         self.members, self.standing = views.compared(
             views.best_first(runs, reporter), common_images=common_images, reporter=reporter
@@ -98,36 +54,37 @@ class Selection:
         pq = self.per_image.pivot(index="image_id", columns="run", values="PQ")
         self._pq = pq[[member.label for member in self.members]]
         self._examples = Examples(self.members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
-        self._thumbnails = Thumbnails(self._examples, self._refuse_links)
+        self._thumbnail = lru_cache(KEPT)(self._make_thumbnail)
         self._errors = Errors(self._examples, self._refuse_links)
-        # One image is read at a time: files on disk and tables that are made when first asked for.
+        # One image is read at a time: files on disk, and tables that are computed on first use.
         self._lock = threading.Lock()
         self._root = None if root is None else root.resolve()
         self._page: tuple[str, str, str] | None = None
 
     @property
     def image_ids(self) -> tuple[int, ...]:
-        """All images, in ascending order."""
+        """Returns the ids of all images, ascending."""
         return tuple(int(image) for image in self._pq.index)
 
     def page(self, api: str, home: str, reporter: Reporter = SILENT) -> str:
-        """The report's HTML, whose examples are asked for at the address `api`; `home` leads to the list of runs."""
+        """Returns the report's HTML, which requests examples from the URL `api`; `home` links to the list of runs."""
         with self._lock:
             if self._page is None or self._page[:2] != (api, home):
-                self._page = api, home, self._made_page(api, home, reporter)
+                self._page = api, home, self._make_page(api, home, reporter)
             return self._page[2]
 
-    def _made_page(self, api: str, home: str, reporter: Reporter) -> str:
+    def _make_page(self, api: str, home: str, reporter: Reporter) -> str:
+        """Makes the report's page, with the choices of its search: causes, categories, slices, orders."""
         reporter.status("Looking for images that are worth a look")
         kinds = find_leads(self.members, self.per_image)
         reporter.status("Naming causes and slices")
-        causes = set(self._segments["cause"])
+        causes = set(self._segment_verdicts["cause"])
         live = {
             "api": api,
             "home": home,
             "pictures": [source is not None for source in self._examples.sources],
             "causes": [cause.name for cause in CAUSES if cause.name in causes],
-            "categories": sorted(set(self._segments["category"].tolist())),
+            "categories": sorted(set(self._segment_verdicts["category"].tolist())),
             "slices": [
                 [f"{name}:{title}", f"{SLICINGS[name].title}: {title}"]
                 for name, statistics in self._slices.items()
@@ -140,12 +97,12 @@ class Selection:
         return live_page(self.members, self.standing, self.per_image, kinds, live, examples.missing, examples.commands)
 
     def find(self, query: Query) -> list[int]:
-        """All images that a query asks for, in its order. Raises BadArgument for what these runs lack."""
+        """Returns the ids of the images that match a query, in its order. Raises BadArgument for unknown words."""
         with self._lock:
-            wanted = pd.Series(True, index=self._pq.index)
-            for images in self._wanted(query):
-                wanted &= wanted.index.isin(images)
-        pq = self._pq[wanted]
+            requested = pd.Series(True, index=self._pq.index)
+            for images in self._images_by_condition(query):
+                requested &= requested.index.isin(images)
+        pq = self._pq[requested]
         gap = (pq.max(axis=1) - pq.min(axis=1)).fillna(0.0)
         if query.differ is not None:
             pq, gap = pq[gap >= query.differ], gap[gap >= query.differ]
@@ -157,44 +114,58 @@ class Selection:
         return [int(image) for image in pq.index]
 
     def answer(self, query: Query, reporter: Reporter = SILENT) -> dict[str, Any]:
-        """A page of what a query finds: total, images (ids), examples (thumbnails), faults.
+        """Returns as JSON a page of the images that match a query, with thumbnails.
 
-        Of each image the answer of the model that is asked for is shown, else of the one that does worst on it.
+        Keys: total, images (ids), examples (thumbnails), faults.
+        Each image displays the requested model's prediction, or else that of the model with the lowest PQ on it.
         """
         found = self.find(query)
-        shown = found[query.offset : query.offset + query.limit]
+        listed = found[query.offset : query.offset + query.limit]
+        examples: list[dict[str, Any]] = []
         with self._lock:
-            if any(self._examples.sources):
-                examples, faults = self._thumbnails.of(shown, self._models_shown(shown, query.model), reporter)
-            else:
-                examples, faults = [], list(self._examples.missing) if shown else []
-        return {"total": len(found), "images": shown, "examples": examples, "faults": list(dict.fromkeys(faults))}
+            sources = self._examples.sources
+            models = self._models_shown(listed, query.model) if any(sources) else {}
+            faults = list(self._examples.missing) if listed and not models else []
+            for model in set(models.values()):
+                # All at once, much faster than one by one.
+                cast(RunPictures, sources[model]).judge(image for image in listed if models[image] == model)
+            for number, (image, model) in enumerate(models.items()):
+                reporter.progress("Examples", number, len(listed))
+                try:
+                    examples.append(self._thumbnail(image, model))
+                except PanbenchError as problem:
+                    faults.append(str(problem))
+        return {"total": len(found), "images": listed, "examples": examples, "faults": list(dict.fromkeys(faults))}
+
+    def _make_thumbnail(self, image: int, model: int) -> dict[str, Any]:
+        """Returns the gallery's record of an image, small and with one model."""
+        self._refuse_links(image)
+        return {**self._examples.example(image, SIDE, QUALITY, only=model), "part": True}
 
     def errors(self, query: ErrorQuery, reporter: Reporter = SILENT) -> dict[str, Any]:
-        """A page of the errors that a query asks for, cut out of their images: total, all, errors, faults."""
+        """Returns as JSON a page of the errors that match a query, with their pictures: as `Errors.answer`."""
         with self._lock:
-            images = self._of_slice(query.slice) if query.slice else None
+            images = self._images_of_slice(query.slice) if query.slice else None
             return self._errors.answer(query, images, reporter)
 
-    def _models_shown(self, images: Sequence[int], wanted: int | None) -> dict[int, int]:
-        """Index of the model that each image's thumbnail shows, among those with pictures."""
-        pictured = [place for place, source in enumerate(self._examples.sources) if source is not None]
-        if wanted in pictured:
-            return dict.fromkeys(images, wanted)
+    def _models_shown(self, images: Sequence[int], requested: int | None) -> dict[int, int]:
+        """Returns for each image the index of the model in its thumbnail, among the models with pictures."""
+        pictured = [index for index, source in enumerate(self._examples.sources) if source is not None]
+        if requested in pictured:
+            return dict.fromkeys(images, requested)
         scores = self._pq.loc[list(images)].to_numpy()[:, pictured]
         worst = np.where(np.isnan(scores), 1.0, scores).argmin(axis=1)
-        return {image: pictured[place] for image, place in zip(images, worst, strict=True)}
+        return {image: pictured[index] for image, index in zip(images, worst, strict=True)}
 
     def example(self, image_id: int) -> dict[str, Any]:
-        """The gallery's record of one image. Raises BadArgument for one that the runs lack, BadDataset, BadRun."""
-        of_all = self.members[0].folded
-        if image_id not in (self._pq.index if of_all is None else of_all.sample.image_ids):
+        """Returns the gallery's record of one image. Raises BadArgument if the runs lack it, BadDataset, BadRun."""
+        if image_id not in self.members[0].totals.images:
             raise BadArgument(f"These runs have no image {own_id(image_id)}.")
         with self._lock:
             if not any(self._examples.sources):
                 raise BadDataset(" ".join(self._examples.missing))
             self._refuse_links(image_id)
-            return self._examples.example(image_id, (), *PHOTO_SIZES[0])
+            return self._examples.example(image_id, *PHOTO_SIZES[0])
 
     def _refuse_links(self, image_id: int) -> None:
         """Raises BadRun for a PNG in a run's own folder that is a link to something outside of `root`."""
@@ -202,39 +173,29 @@ class Selection:
             path = source.png_path(image_id, self._examples.pictures)
             home = source.run.path
             if self._root is None or home is None or not path.is_relative_to(home):
-                continue  # predictions that were scored where they are
+                continue  # predictions that were scored without being copied
             if not path.resolve().is_relative_to(self._root):
                 raise BadRun(
                     f"{source.run.name}: {path.name} is a link that leads out of the folder and is not served."
                 )
 
-    def _wanted(self, query: Query) -> list[Any]:
-        """For each condition of a query the images that meet it."""
-        conditions = []
-        table = self._segments
-        rows = np.ones(len(table), np.bool_)
-        if query.category is not None:
-            if not 0 <= query.category < len(self.members[0].categories):
-                raise BadArgument(f"There is no category {query.category}.")
-            rows &= (table["category"] == query.category).to_numpy()
-        if query.model is not None:
-            if not 0 <= query.model < len(self.members):
-                raise BadArgument(f"There is no model {query.model}.")
-            rows &= (table["model"] == query.model).to_numpy()
-        if query.cause:
-            if query.cause not in {cause.name for cause in CAUSES}:
-                raise BadArgument(f"There is no cause {query.cause!r}.")
-            rows &= (table["cause"] == query.cause).to_numpy()
-        if query.verdict:
-            rows &= (table["verdict"] == query.verdict).to_numpy()
+    def _images_by_condition(self, query: Query) -> list[Any]:
+        """Returns for each condition of a query the ids of the images that meet it."""
+        refuse_unknown("category", query.category, len(self.members[0].categories))
+        refuse_unknown("model", query.model, len(self.members))
+        if query.cause and query.cause not in {cause.name for cause in CAUSES}:
+            raise BadArgument(f"There is no cause {query.cause!r}.")
+        table = self._segment_verdicts
+        for name in ("category", "model", "cause", "verdict"):
+            if (value := getattr(query, name)) not in (None, ""):
+                table = table[table[name] == value]
         if query.low is not None:
-            rows &= (table["iou"] >= query.low).to_numpy()
+            table = table[table["iou"] >= query.low]
         if query.high is not None:
-            rows &= (table["iou"] <= query.high).to_numpy()
-        if not rows.all():
-            conditions.append(table["image_id"].to_numpy()[rows])
+            table = table[table["iou"] <= query.high]
+        conditions = [table["image_id"].to_numpy()] if len(table) < len(self._segment_verdicts) else []
         if query.slice:
-            conditions.append(self._of_slice(query.slice))
+            conditions.append(self._images_of_slice(query.slice))
         if query.taken:
             conditions.append(self._taken_images(query.taken))
         if query.only:
@@ -242,16 +203,16 @@ class Selection:
         return conditions
 
     @cached_property
-    def _segments(self) -> pd.DataFrame:
-        """model, image_id, category (places), verdict, cause, iou: a row a found, missed and false segment."""
-        position = {category.id: place for place, category in enumerate(self.members[0].categories)}
+    def _segment_verdicts(self) -> pd.DataFrame:
+        """Returns a row per segment and model: model, image_id, category (indices), verdict, cause, iou."""
+        position = {category.id: index for index, category in enumerate(self.members[0].categories)}
         tables = []
-        for place, member in enumerate(self.members):
-            errors = member.explained.errors
+        for index, member in enumerate(self.members):
+            errors = member.errors
             tables.append(
                 pd.DataFrame(
                     {
-                        "model": place,
+                        "model": index,
                         "image_id": errors["image_id"],
                         "category": errors["category_id"].map(position),
                         "verdict": errors["verdict"],
@@ -262,7 +223,8 @@ class Selection:
             )
         return pd.concat(tables, ignore_index=True)
 
-    def _of_slice(self, slice: str) -> Any:
+    def _images_of_slice(self, slice: str) -> Any:
+        """Returns the ids of images with an error in a slice, "SLICING:SLICE". Raises BadArgument."""
         name, _, title = slice.partition(":")
         if title not in self._slices.get(name, {}):
             raise BadArgument(f"There is no slice {slice!r}.")
@@ -270,38 +232,42 @@ class Selection:
 
     @cached_property
     def _slices(self) -> dict[str, dict[str, Any]]:
-        """Slicing → slice → images with an error in it."""
+        """Returns the ids of the images with an error in each slice, by slicing and slice."""
         found: dict[str, dict[str, Any]] = {}
         for name in SLICINGS:
-            for member in self.members:
-                statistics = image_statistics(member.matched, member.categories, name)
+            own = found.setdefault(name, {})
+            for statistics in (member.sliced[name] for member in self.members):
                 table = statistics.table[(statistics.table["FP"] + statistics.table["FN"]) > 0]
-                own = found.setdefault(name, {})
-                for place, title in enumerate(statistics.slices):
-                    images = table.loc[table["slice"] == place, "image_id"].to_numpy()
+                for index, title in enumerate(statistics.slices):
+                    images = table.loc[table["slice"] == index, "image_id"].to_numpy()
                     own[title] = np.union1d(own.get(title, images), images)
         return {name: own for name, own in found.items() if len(own) > 1}
 
     def _taken_images(self, taken: str) -> Any:
+        """Returns the ids of images where pixels of one category are predicted as another, "TRUE:PREDICTED"."""
+        n = len(self.members[0].categories)
         try:
             true, predicted = (int(part) for part in taken.split(":"))
-            names = [self.members[0].categories[true].name] if true >= 0 else ["void"]
-            names.append(self.members[0].categories[predicted].name if predicted >= 0 else "void")
-        except (ValueError, IndexError):
-            raise BadArgument(f"taken={taken!r} does not name two categories.") from None
-        table = self._taken
-        return table.loc[(table["true"] == names[0]) & (table["predicted"] == names[1]), "image_id"].to_numpy()
+        except ValueError:
+            true = predicted = n
+        if max(true, predicted) >= n:
+            raise BadArgument(f"taken={taken!r} does not name two categories.")
+        image, own, other, _ = self._taken_columns
+        return image[(own == true) & (other == (predicted if predicted >= 0 else n))]
 
     def _found_by_one(self, only: str) -> Any:
-        for a, b, alone in self._only:
+        """Returns the ids of images where one model finds what the other misses, "A:B". Raises BadArgument."""
+        for a, b, alone in self._found_alone:
             if only == f"{a}:{b}":
                 return alone.index.to_numpy()
         raise BadArgument(f"only={only!r} names no two models.")
 
     @cached_property
-    def _only(self) -> list[tuple[int, int, pd.Series]]:
+    def _found_alone(self) -> list[tuple[int, int, pd.Series]]:
+        """Returns for each pair of models (a, b) the images in which a finds a segment that b does not."""
         return list(images_only_one_finds(self.members))
 
     @cached_property
-    def _taken(self) -> pd.DataFrame:
-        return pd.concat([taken_pixels(member) for member in self.members], ignore_index=True)
+    def _taken_columns(self) -> list[Any]:
+        """Returns the columns of `taken_pixels` of all models: image, true and predicted category, pixels."""
+        return [np.concatenate(column) for column in zip(*map(taken_pixels, self.members), strict=True)]

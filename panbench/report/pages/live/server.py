@@ -1,177 +1,200 @@
 """The pages and answers of `panbench serve`, as a Starlette application. Needs the extra `serve`.
 
-/                               the runs of the folder, by the data that they are of
+/                               the runs of the folder, grouped by dataset
 /compare?run=NAME&run=NAME      the report's page of these runs, with all their images
 /live?run=NAME                  a run while it is written; leads to its report once it is done
-/api/live?run=NAME              how far that run is, JSON, with an ETag: 304 where nothing is new
-/api/find?run=NAME…             the images that a query (selection.Query) finds: ids and a page of examples, JSON
-/api/errors?run=NAME…           errors of one of them (errors.ErrorQuery), cut out of their images, JSON
+/api/live?run=NAME              progress of that run, JSON, with an ETag: 304 if unchanged
+/api/find?run=NAME…             the images that a query (queries.Query) finds: ids and a page of examples, JSON
+/api/errors?run=NAME…           errors of one of them (queries.ErrorQuery), cut out of their images, JSON
 /api/example?run=NAME…&image=   one example, JSON
 
 It only answers requests that name this machine as their host, so that no page of the web can ask through the browser
 (DNS rebinding), only reads, and knows runs by the names that it lists: no address names a path. Equal requests share
 one computation, a client that leaves gives its share up, and where too many wait the answer is 503 (`sharing`).
+
+On a shared machine all users can reach 127.0.0.1. With a token, as Jupyter's servers have it, `/enter/TOKEN` sets a
+cookie and redirects to the list of runs; programs send `Authorization: token TOKEN`.
 """
 
 import asyncio
+import hashlib
+import hmac
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from panbench import __version__
 from panbench.base.errors import BadArgument, PanbenchError
-from panbench.report.pages.live.access import TokenRequired
-from panbench.report.pages.live.errors import ErrorQuery
-from panbench.report.pages.live.library import Asked, Library, Listed
-from panbench.report.pages.live.selection import Query, Selection
+from panbench.report.figures.colors import styles_of
+from panbench.report.pages.live.library import ComparisonKey, Library, Listed
+from panbench.report.pages.live.queries import ErrorQuery, Query
+from panbench.report.pages.live.selection import Selection
 from panbench.report.pages.live.sharing import Busy, Shared, Stop
-from panbench.report.pages.live.watch import Looked, Watch
+from panbench.report.pages.live.watch import Snapshot, Watch
+from panbench.report.pages.page.overview import interval_bars
 from panbench.report.pages.rendering import named_apart, whole_page
-from panbench.runs.alike import ground_truths
-
-__all__ = ["HOSTS", "application"]
+from panbench.runs.comparable import ground_truths
 
 HOSTS = ("127.0.0.1", "localhost")
 
 MOST_COMPARISONS = 8
-"""Comparisons that may wait for the one that is made; beyond it the server answers 503."""
+"""Maximum number of comparisons that wait for the current one; beyond it the server answers 503."""
 
 MOST_WAITING = 64
-"""Smaller questions that may wait."""
+"""Maximum number of smaller requests that wait."""
 
 CLIENT_LEFT = 499
-"""What servers log for a client that closed its connection; nobody gets it."""
+"""The status that servers log for a client that closed its connection; nobody receives it."""
+
+ENTER = "/enter/"
+
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
-class _Desk:
-    """What the endpoints ask for, each kind of work in threads of its own, so that none waits behind a slower kind."""
+class _Pages:
+    """The endpoints of the server; each kind of work has its own thread, so none waits for a slower kind."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._looking = Shared(threads=1, most=MOST_WAITING)
-        self._comparing = Shared(threads=1, most=MOST_COMPARISONS)
-        self._answering = Shared(threads=1, most=MOST_WAITING)
-        self._watching = Shared(threads=1, most=MOST_WAITING)
+        self._looking = Shared(MOST_WAITING)
+        self._comparing = Shared(MOST_COMPARISONS)
+        self._answering = Shared(MOST_WAITING)
+        self._watching = Shared(MOST_WAITING)
 
-    async def index(self, warning: str = "") -> bytes:
-        return await self._looking.result(("index", warning), lambda stop: _index(self._library, warning).encode())
+    async def index(self, request: Request) -> Response:
+        """Answers / with the list of runs."""
+        return await _respond(request, self._list(), "text/html")
 
-    async def page(self, names: Sequence[str], common_images: bool) -> bytes:
-        asked, selection = await self._selection(names, common_images)
-        api = urlencode([("run", name) for name in asked.names] + ([("common", "1")] if common_images else []))
-        return await self._comparing.result(
-            ("page", asked, api), lambda stop: selection.page(api, "/", reporter=stop).encode()
-        )
+    async def compare(self, request: Request) -> Response:
+        """Answers /compare with the report of the named runs."""
+        names, common_images = _requested_runs(request)
+        if not names:
+            # A form with nothing ticked: display the list again, with a hint.
+            return _html((await self._list("No run is chosen: tick at least one.")).decode(), 400)
 
-    async def answer(self, names: Sequence[str], common_images: bool, query: Query) -> bytes:
-        asked, selection = await self._selection(names, common_images)
-        return await self._answering.result(
-            ("find", asked, query), lambda stop: _json(selection.answer(query, reporter=stop))
-        )
+        async def page() -> bytes:
+            """Compares the runs and makes their report."""
+            requested, selection = await self._selection(request)
+            api = urlencode([("run", name) for name in requested.names] + ([("common", "1")] if common_images else []))
+            return await self._comparing.result(
+                ("page", requested, api), lambda stop: selection.page(api, "/", reporter=stop).encode()
+            )
 
-    async def errors(self, names: Sequence[str], common_images: bool, query: ErrorQuery) -> bytes:
-        asked, selection = await self._selection(names, common_images)
-        return await self._answering.result(
-            ("errors", asked, query), lambda stop: _json(selection.errors(query, reporter=stop))
-        )
+        return await _respond(request, page(), "text/html")
 
-    async def example(self, names: Sequence[str], common_images: bool, image_id: int) -> bytes:
-        asked, selection = await self._selection(names, common_images)
-        return await self._answering.result(
-            ("example", asked, image_id), lambda stop: _json(selection.example(image_id))
-        )
+    async def live(self, request: Request) -> Response:
+        """Answers /live with the page that follows a growing run; a finished run redirects to its report."""
+        watch, snapshot = await self._watched(request)
+        if snapshot.is_done:
+            return RedirectResponse(snapshot.record["report"], 303, _HEADERS)
+        return _html(watch.page(snapshot))
 
-    async def watched(self, name: str) -> tuple[Watch, Looked]:
-        def look(stop: Stop) -> tuple[Watch, Looked]:
+    async def how_far(self, request: Request) -> Response:
+        """Answers /api/live with the progress of a run as JSON, with 304 if nothing has changed."""
+        _, snapshot = await self._watched(request)
+        headers = {**_HEADERS, "ETag": snapshot.tag}
+        if request.headers.get("If-None-Match") == snapshot.tag:
+            return Response(status_code=304, headers=headers)
+        return Response(snapshot.content, media_type="application/json", headers=headers)
+
+    async def find(self, request: Request) -> Response:
+        """Answers /api/find with a page of the images that match a query."""
+        query = Query.read(request.query_params)
+        return await self._answer(request, query, lambda selection, stop: selection.answer(query, reporter=stop))
+
+    async def errors(self, request: Request) -> Response:
+        """Answers /api/errors with a page of the errors that match a query."""
+        query = ErrorQuery.read(request.query_params)
+        return await self._answer(request, query, lambda selection, stop: selection.errors(query, reporter=stop))
+
+    async def example(self, request: Request) -> Response:
+        """Answers /api/example with the pictures of one image."""
+        image_id = _image_id(request)
+        return await self._answer(request, image_id, lambda selection, stop: selection.example(image_id))
+
+    async def _list(self, warning: str = "") -> bytes:
+        """Returns the HTML of the list of runs, in its turn."""
+        return await self._looking.result(("index", warning), lambda stop: _list_page(self._library, warning).encode())
+
+    async def _answer(
+        self, request: Request, key: Hashable, work: Callable[[Selection, Stop], dict[str, Any]]
+    ) -> Response:
+        """Answers with JSON that `work` computes from the comparison of the requested runs."""
+
+        async def answer() -> bytes:
+            """Computes the JSON in its turn; equal requests share one computation."""
+            requested, selection = await self._selection(request)
+            return await self._answering.result(
+                (request.url.path, requested, key), lambda stop: _json(work(selection, stop))
+            )
+
+        return await _respond(request, answer(), "application/json")
+
+    async def _watched(self, request: Request) -> tuple[Watch, Snapshot]:
+        """Returns the watch on the requested run, and its progress now."""
+        name = request.query_params.get("run", "")
+
+        def read(stop: Stop) -> tuple[Watch, Snapshot]:
+            """Reads the run's progress."""
             watch = self._library.watch(name)
-            return watch, watch.look(stop)
+            return watch, watch.read(stop)
 
-        return await self._watching.result(("live", name), look)
+        return await self._watching.result(name, read)
 
-    async def _selection(self, names: Sequence[str], common_images: bool) -> tuple[Asked, Selection]:
+    async def _selection(self, request: Request) -> tuple[ComparisonKey, Selection]:
+        """Returns the comparison of the requested runs and its key, computing it unless it is cached."""
+        names, common_images = _requested_runs(request)
         library = self._library
-        asked = await self._looking.result(
-            ("asked", tuple(names), common_images), lambda stop: library.asked(names, common_images=common_images)
+        requested = await self._looking.result(
+            ("asked", names, common_images), lambda stop: library.comparison_key(names, common_images=common_images)
         )
-        kept = library.kept(asked)
-        if kept is not None:
-            return asked, kept
-        return asked, await self._comparing.result(("compare", asked), lambda stop: library.compare(asked, stop))
+        cached = library.cached(requested)
+        if cached is not None:
+            return requested, cached
+        return requested, await self._comparing.result(
+            ("compare", requested), lambda stop: library.compare(requested, stop)
+        )
 
 
 def application(library: Library, token: str | None = None) -> Starlette:
-    """The application that serves the runs of a library.
+    """Returns the application that serves the runs of a library.
 
-    token: what a browser has to show (see `access`); None lets every user of this machine in
+    token: the token that browsers must send (`/enter/TOKEN`); None admits every user of this machine
     """
-    desk = _Desk(library)
-
-    async def index(request: Request) -> Response:
-        return await _unless_left(request, desk.index(), "text/html")
-
-    async def compare(request: Request) -> Response:
-        if not request.query_params.getlist("run"):
-            # A form of which nothing is ticked: the list again, with what to do.
-            return _html((await desk.index("No run is chosen: tick at least one.")).decode(), 400)
-        return await _unless_left(request, desk.page(*_asked_for(request)), "text/html")
-
-    async def live(request: Request) -> Response:
-        watch, looked = await desk.watched(request.query_params.get("run", ""))
-        if looked.is_done:
-            return RedirectResponse(looked.record["report"], 303, _HEADERS)
-        return _html(watch.page(looked))
-
-    async def how_far(request: Request) -> Response:
-        _, looked = await desk.watched(request.query_params.get("run", ""))
-        headers = {**_HEADERS, "ETag": looked.tag}
-        if request.headers.get("If-None-Match") == looked.tag:
-            return Response(status_code=304, headers=headers)
-        return Response(looked.content, media_type="application/json", headers=headers)
-
-    async def find(request: Request) -> Response:
-        query = Query.read(request.query_params)
-        return await _unless_left(request, desk.answer(*_asked_for(request), query), "application/json")
-
-    async def errors(request: Request) -> Response:
-        query = ErrorQuery.read(request.query_params)
-        return await _unless_left(request, desk.errors(*_asked_for(request), query), "application/json")
-
-    async def example(request: Request) -> Response:
-        image_id = _image(request)
-        return await _unless_left(request, desk.example(*_asked_for(request), image_id), "application/json")
-
+    pages = _Pages(library)
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)]
     if token is not None:
         middleware.append(Middleware(TokenRequired, token=token))
     return Starlette(
         routes=[
-            Route("/", index),
-            Route("/compare", compare),
-            Route("/live", live),
-            Route("/api/live", how_far),
-            Route("/api/find", find),
-            Route("/api/errors", errors),
-            Route("/api/example", example),
+            Route("/", pages.index),
+            Route("/compare", pages.compare),
+            Route("/live", pages.live),
+            Route("/api/live", pages.how_far),
+            Route("/api/find", pages.find),
+            Route("/api/errors", pages.errors),
+            Route("/api/example", pages.example),
         ],
         middleware=middleware,
-        exception_handlers={PanbenchError: _refused, Busy: _busy, 404: _absent, 405: _absent},
+        exception_handlers={PanbenchError: _refused, Busy: _busy, 404: _not_found, 405: _not_found},
     )
 
 
-async def _unless_left(request: Request, work: Coroutine[Any, Any, bytes], media_type: str) -> Response:
-    """The answer; when the client goes away before, the work is given up."""
+async def _respond(request: Request, work: Coroutine[Any, Any, bytes], media_type: str) -> Response:
+    """Answers with what `work` returns; gives the work up if the client closes its connection before."""
     answering = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    leaving = asyncio.ensure_future(_wait_until_left(request))
     try:
         await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
@@ -183,44 +206,51 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, bytes], media
         await asyncio.gather(answering, leaving, return_exceptions=True)
 
 
-async def _left(request: Request) -> None:
-    """Returns when the client closes its connection."""
+async def _wait_until_left(request: Request) -> None:
+    """Waits until the client closes its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _refused(request: Request, problem: Exception) -> Response:
+    """Answers 400 with the message of a PanbenchError."""
     return _problem(request, str(problem), 400)
 
 
 def _busy(request: Request, problem: Exception) -> Response:
+    """Answers 503 with the time after which to try again."""
     assert isinstance(problem, Busy)
     answer = _problem(request, str(problem), 503)
     answer.headers["Retry-After"] = str(problem.seconds)
     return answer
 
 
-def _problem(request: Request, sentence: str, status: int) -> Response:
+def _problem(request: Request, message: str, status: int) -> Response:
+    """Answers with a message: as JSON under /api/, else as a page."""
     if request.url.path.startswith("/api/"):
-        return JSONResponse({"error": sentence}, status, _HEADERS)
-    return _html(_page("sentence.html", "Not shown", sentence=sentence, warning=True, back=True), status)
+        return JSONResponse({"error": message}, status, _HEADERS)
+    return _html(_render_page("sentence.html", "Not shown", message=message, warning=True, back=True), status)
 
 
-def _absent(request: Request, problem: Exception) -> Response:
+def _not_found(request: Request, problem: Exception) -> Response:
+    """Answers a request for an unknown address (404) or with another method than GET (405)."""
     status = getattr(problem, "status_code", 404)
     words = "There is no such page." if status == 404 else "This server only answers to GET."
-    return _html(_page("sentence.html", "Not shown", sentence=words, warning=False, back=True), status)
+    return _html(_render_page("sentence.html", "Not shown", message=words, warning=False, back=True), status)
 
 
 def _json(content: Any) -> bytes:
+    """Encodes JSON without spaces; NaN is an error."""
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _asked_for(request: Request) -> tuple[list[str], bool]:
-    return request.query_params.getlist("run"), request.query_params.get("common") == "1"
+def _requested_runs(request: Request) -> tuple[tuple[str, ...], bool]:
+    """Returns the names of the requested runs, and whether to compare them on common images."""
+    return tuple(request.query_params.getlist("run")), request.query_params.get("common") == "1"
 
 
-def _image(request: Request) -> int:
+def _image_id(request: Request) -> int:
+    """Returns the requested image id. Raises BadArgument."""
     word = request.query_params.get("image", "")
     try:
         return int(word)
@@ -229,26 +259,30 @@ def _image(request: Request) -> int:
 
 
 def _html(page: str, status: int = 200) -> Response:
+    """Returns a page as a response with the server's headers."""
     return HTMLResponse(page, status, _HEADERS)
 
 
-def _index(library: Library, warning: str = "") -> str:
-    """All runs, a table for each ground truth, those that cannot be shown with the reason; above them a warning."""
+def _list_page(library: Library, warning: str = "") -> str:
+    """Renders the list of runs: a table for each ground truth, and unreadable runs with the reason.
+
+    warning: a sentence above the list
+    """
     listed = library.runs()
     if not listed:
-        sentence = f"There are no runs in {library.folder}. `panbench eval` writes its runs there."
-        return _page("sentence.html", "No runs", sentence=sentence, warning=False, back=False)
+        message = f"There are no runs in {library.folder}. `panbench eval` writes its runs there."
+        return _render_page("sentence.html", "No runs", message=message, warning=False, back=False)
     unreadable = [one for one in listed if one.data is None or one.data.fingerprint is None]
     shown = [(one, one.data) for one in listed if one.data is not None and one.data.fingerprint is not None]
     groups: dict[int, list[Listed]] = {}
     for (one, _), truth in zip(shown, ground_truths([data for _, data in shown]), strict=True):
         groups.setdefault(truth, []).append(one)
-    tables = [_group(members) for members in groups.values()]
+    tables = [_run_table(members) for members in groups.values()]
     fingerprints = [data.fingerprint if (data := members[0].data) else None for members in groups.values()]
     for table, name in zip(tables, named_apart([table["data"] for table in tables], fingerprints), strict=True):
         table["data"] = name
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
-    return _page(
+    return _render_page(
         "index.html",
         f"{number} in {library.folder if library.folder.name else library.folder.resolve()}",
         forms=True,
@@ -258,14 +292,71 @@ def _index(library: Library, warning: str = "") -> str:
     )
 
 
-def _group(members: Sequence[Listed]) -> dict[str, Any]:
-    """The runs on one ground truth, the best first, what their data is called, and the two best by name."""
+def _run_table(members: Sequence[Listed]) -> dict[str, Any]:
+    """Returns the facts of one table of the list: its runs, best first, their data, and the two ticked ones."""
     best = sorted(members, key=lambda one: (one.run.PQ is None, -(one.run.PQ or 0.0)))
     title = next((one.run.dataset for one in best if one.run.dataset), None) or "data without a name"
     shown = [one.name for one in best if one.run.images]
-    return {"data": title, "runs": best, "ticked": shown[:2], "comparable": len(shown) > 1}
+    return {
+        "data": title,
+        "runs": [
+            (one, style.record, bar)
+            for one, style, bar in zip(
+                best,
+                styles_of([_color_key(one) for one in best]),
+                interval_bars([(*(one.ends or (None, None)), one.run.PQ) for one in best]),
+                strict=True,
+            )
+        ],
+        "ticked": shown[:2],
+        "comparable": len(shown) > 1,
+    }
 
 
-def _page(template: str, title: str, *, forms: bool = False, **facts: Any) -> str:
-    place = f"panbench.report.pages.live:{template}"
-    return whole_page(place, title=title, footer=f"panbench {__version__}", forms=forms, **facts)
+def _color_key(listed: Listed) -> str:
+    """Returns the name that determines a run's colour, as `model_key` does."""
+    return f"{listed.model or listed.name.rpartition('/')[2]}\0{listed.name.rpartition('/')[2]}"
+
+
+def _render_page(template: str, title: str, *, forms: bool = False, **facts: Any) -> str:
+    """Renders one of the server's templates as a page."""
+    index = f"panbench.report.pages.live:{template}"
+    return whole_page(index, title=title, footer=f"panbench {__version__}", forms=forms, **facts)
+
+
+class TokenRequired:
+    """Middleware that answers 403 to requests without the token of `panbench serve --token`."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = token
+        # Not the token itself: whoever reads a cookie cannot build URLs from it.
+        self._cookie = hmac.new(token.encode(), b"panbench serve", hashlib.sha256).hexdigest()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        name = f"panbench-{(scope.get('server') or ('', ''))[1]}"
+        answer: Response
+        if request.method == "GET" and _equal(scope["path"].removeprefix(ENTER), self._token):
+            answer = RedirectResponse("/", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"})
+            answer.set_cookie(name, self._cookie, httponly=True, samesite="lax")
+            await answer(scope, receive, send)
+        elif _equal(_sent_token(request.headers), self._token) or _equal(request.cookies.get(name, ""), self._cookie):
+            await self._app(scope, receive, send)
+        else:
+            answer = PlainTextResponse("Open the address that `panbench serve --token` printed.\n", 403)
+            await answer(scope, receive, send)
+
+
+def _sent_token(headers: Headers) -> str:
+    """Returns the token in the Authorization header; "" if there is none."""
+    kind, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if kind.lower() in ("token", "bearer") else ""
+
+
+def _equal(shown: str, requested: str) -> bool:
+    """Returns whether two tokens are equal, in a time that does not reveal how much of them is."""
+    return hmac.compare_digest(shown.encode(errors="replace"), requested.encode())

@@ -1,26 +1,23 @@
 """Computations for requests: identical ones run once, abandoned ones stop or never start, and few wait at a time.
 
-`Shared` belongs to the thread of the event loop: all of its state is changed there and nowhere else, so it needs no
-lock. Only `compute` runs in a thread of its own.
+`Shared` belongs to the thread of the event loop: all of its state is changed only there. Only `compute` runs in
+another thread.
 """
 
 import asyncio
-import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from panbench.base.reporter import Silent, Unit
-
-__all__ = ["Abandoned", "Busy", "Shared", "Stop"]
 
 _Result = TypeVar("_Result")
 
 
 class Busy(Exception):
-    """Too many computations are waiting; try again after `seconds`."""
+    """Raised if too many computations are waiting; the client should try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"This server is busy. Try again in {seconds} seconds.")
@@ -28,117 +25,91 @@ class Busy(Exception):
 
 
 class Abandoned(Exception):
-    """Nobody waits any more for what is computed."""
+    """Raised in a computation for which no client waits any more."""
 
 
 class Stop(Silent):
-    """What a computation calls between its steps: raises Abandoned once nobody waits for it. Also a Reporter."""
+    """Ends a computation that no client waits for: passed to it as its Reporter, it raises Abandoned between steps."""
 
     def __init__(self) -> None:
         self._abandoned = threading.Event()
 
     def abandon(self) -> None:
-        """Nobody waits any more."""
+        """Records that no client waits any more."""
         self._abandoned.set()
 
     def check(self) -> None:
-        """Raises Abandoned."""
+        """Raises Abandoned if no client waits any more."""
         if self._abandoned.is_set():
             raise Abandoned
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-        """Each report of progress is an opportunity to stop."""
+        """Called at each progress report; raises Abandoned if no client waits any more."""
         self.check()
 
     def status(self, words: str) -> None:
-        """Replaces the status line at each new step."""
+        """Called at each new step; raises Abandoned if no client waits any more."""
         self.check()
 
 
 @dataclass(eq=False)
 class _Job:
-    key: Hashable
-    compute: Callable[[Stop], Any]
-    future: "asyncio.Future[Any]"
+    """A computation that runs or waits for its turn, and the number of requests that wait for it."""
+
+    stop: Stop
+    task: "asyncio.Task[Any]"
     waiting: int = 0
-    stop: Stop = field(default_factory=Stop)
 
 
 class Shared:
-    """Computations by key, at most `threads` at a time; `most` more may wait for their turn.
+    """Runs computations one at a time in a thread; requests with equal keys share one, `most` more may wait.
 
-    retry_after: seconds after which a request that is refused should try again
+    retry_after: seconds after which a rejected request should try again
     """
 
-    def __init__(self, threads: int, most: int, retry_after: int = 5) -> None:
-        self._threads, self._most, self._retry_after = threads, most, retry_after
+    def __init__(self, most: int, retry_after: int = 5) -> None:
+        self._most, self._retry_after = most, retry_after
         self._jobs: dict[Hashable, _Job] = {}
-        self._queue: OrderedDict[_Job, None] = OrderedDict()
-        self._running: set[_Job] = set()
+        self._turn = asyncio.Lock()
 
     async def result(self, key: Hashable, compute: Callable[[Stop], _Result]) -> _Result:
-        """What `compute` returns or raises; that of a computation with the same key, if one waits or runs already.
+        """Returns (or raises) the result of `compute`; a request with the key of another one shares its computation.
 
         Raises Busy. A task that is cancelled while it waits here waits no more; the last one abandons the computation.
         """
         job = self._jobs.get(key)
         if job is None:
-            if len(self._queue) >= self._most:
+            if len(self._jobs) > self._most:
                 raise Busy(self._retry_after)
-            job = self._jobs[key] = _Job(key, compute, asyncio.get_running_loop().create_future())
-            self._queue[job] = None
-            self._start()
+            stop = Stop()
+            job = self._jobs[key] = _Job(stop, asyncio.ensure_future(self._computed(stop, compute)))
+            # asyncio warns of exceptions that nobody retrieved.
+            job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         job.waiting += 1
         try:
-            # Shielded: one who leaves must not cancel it for the others.
-            return cast(_Result, await asyncio.shield(job.future))
+            # Shielded: a client that leaves must not cancel it for the others.
+            return cast(_Result, await asyncio.shield(job.task))
         finally:
             job.waiting -= 1
-            if not job.waiting and not job.future.done():
-                self._abandon(job)
+            if not job.waiting:
+                # An equal request starts a new computation: this one is done, ends at its next step, or never starts.
+                job.stop.abandon()
+                if self._jobs.get(key) is job:
+                    del self._jobs[key]
 
-    def close(self) -> None:
-        """Nobody waits any more for anything."""
-        for job in (*self._queue, *self._running):
-            self._abandon(job)
+    async def _computed(self, stop: Stop, compute: Callable[[Stop], _Result]) -> _Result:
+        """Waits for its turn, then computes in a daemon thread."""
+        async with self._turn:
+            stop.check()
+            future: Future[_Result] = Future()
+            future.set_running_or_notify_cancel()
 
-    def _abandon(self, job: _Job) -> None:
-        # From now on an equal request is a new computation: this one ends at its next step, or never starts.
-        self._forget(job)
-        self._queue.pop(job, None)
-        job.stop.abandon()
-        job.future.cancel()
+            def run() -> None:
+                try:
+                    future.set_result(compute(stop))
+                except BaseException as problem:
+                    future.set_exception(problem)
 
-    def _forget(self, job: _Job) -> None:
-        if self._jobs.get(job.key) is job:
-            del self._jobs[job.key]
-
-    def _start(self) -> None:
-        while self._queue and len(self._running) < self._threads:
-            job, _ = self._queue.popitem(last=False)
-            self._running.add(job)
-            loop = job.future.get_loop()
-            # A daemon: a server that stops does not wait for a comparison.
-            threading.Thread(target=self._run, args=(job, loop), name="panbench serve", daemon=True).start()
-
-    def _run(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:
-        result, error = None, None
-        try:
-            job.stop.check()
-            result = job.compute(job.stop)
-        except BaseException as problem:
-            error = problem
-        # The loop may have ended in the meantime.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._finished, job, result, error)
-
-    def _finished(self, job: _Job, result: Any, error: BaseException | None) -> None:
-        self._running.discard(job)
-        self._forget(job)
-        if not job.future.done():
-            if error is None:
-                job.future.set_result(result)
-            else:
-                job.future.set_exception(error)
-                job.future.exception()  # looked at: asyncio warns of those that nobody looked at
-        self._start()
+            # A daemon thread: a stopping server does not wait for a comparison.
+            threading.Thread(target=run, name="panbench serve", daemon=True).start()
+            return await asyncio.wrap_future(future)

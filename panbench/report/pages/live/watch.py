@@ -1,7 +1,7 @@
-"""The state of a run that is being written, as its page shows it and asks for it again and again.
+"""The state of a run that is being written, as its page displays and polls it.
 
-Only reading: no lock is taken, no name changed. run.json and the record beside its lock file show whether the run is
-still being written; a run that says "running" and whose process has ended is shown as stopped.
+It only reads: no lock is taken, no file is renamed. run.json and the record next to its lock file show whether the run
+is still being written; a run with status "running" whose process has ended is displayed as stopped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -19,14 +20,15 @@ import pandas as pd
 
 from panbench.base.errors import PanbenchError
 from panbench.base.reporter import SILENT, Reporter
-from panbench.metrics.coverage import interval_notes
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.fixes import SIZES
+from panbench.metrics.jackknife import interval_notes
 from panbench.panoptic.parts import part_files
 from panbench.report.answers.remaking import resuming_command
-from panbench.report.figures.cutting import Cutter
+from panbench.report.figures.colors import Style
+from panbench.report.figures.cutting import Cutter, PricedError
 from panbench.report.figures.pictures import Pictures, RunPictures
-from panbench.report.pages.live.growing import Growing, NewError
+from panbench.report.pages.live.growing import Growing
 from panbench.report.pages.page.packing import crop_record, image_record
 from panbench.report.pages.page.wall import error_record
 from panbench.report.pages.rendering import Markup, json_in_html, scripts_of, whole_page
@@ -34,15 +36,13 @@ from panbench.runs import Run, RunInfo
 from panbench.runs.layout import PARTS
 from panbench.runs.lock import may_be_written, owner_of, written_since
 from panbench.runs.record import read_info
-from panbench.runs.replacing import replaced_home
-
-__all__ = ["NEW_ERRORS", "POLL_SECONDS", "Looked", "Watch", "is_written"]
+from panbench.runs.replacing import home_of_replacement
 
 POLL_SECONDS = 2.0
-"""A page asks so often."""
+"""Seconds between two polls of a page."""
 
 NEW_ERRORS = 12
-"""So many errors are shown, the newest first."""
+"""Number of errors displayed, the newest first."""
 
 _SCRIPTS = (
     ("panbench.report.pages.page:assets", ("dom.js", "segments.js", "lost.js")),
@@ -53,44 +53,41 @@ RUNNING, STOPPED, DONE = "running", "stopped", "done"
 
 _KILLED = (
     "The process that wrote the run has ended without closing it: it was killed, ran out of memory, or the machine "
-    "went off. What it scored is kept."
+    "went off. What it scored is saved."
 )
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What was found: the record as JSON, and a tag that is another one when the record is."""
+class Snapshot:
+    """The progress of a run at one moment, as a record for the page."""
 
-    content: bytes
-    tag: str
+    record: Mapping[str, Any]
 
-    @staticmethod
-    def of(record: Mapping[str, Any]) -> Looked:
-        """The record and its tag."""
-        content = json.dumps(record, allow_nan=False, separators=(",", ":")).encode()
-        return Looked(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    @cached_property
+    def content(self) -> bytes:
+        """Returns the record as encoded JSON."""
+        return json.dumps(self.record, allow_nan=False, separators=(",", ":")).encode()
 
     @property
-    def record(self) -> dict[str, Any]:
-        """The record."""
-        found: dict[str, Any] = json.loads(self.content)
-        return found
+    def tag(self) -> str:
+        """Returns an ETag that changes with the record."""
+        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
 
     @property
     def is_done(self) -> bool:
-        """Whether the run is done, so that its report says the rest."""
+        """Returns whether the run is done, so that its report replaces the page of its progress."""
         return bool(self.record["state"] == DONE)
 
 
-def is_written(path: Path, info: RunInfo) -> bool:
-    """Whether somebody may be writing the run in a folder, of which run.json says `info`."""
-    return info.status == "running" and may_be_written(replaced_home(path) or path)
+def is_written(path: Path, status: str) -> bool:
+    """Returns whether a process may be writing the run in a folder whose run.json has this status."""
+    return status == "running" and may_be_written(home_of_replacement(path) or path)
 
 
 class Watch:
-    """A run in the folder `path` while it is written; several threads may share it.
+    """Follows a run in the folder `path` while it is written. Thread-safe.
 
-    name: what the server calls the run; root: no picture is read through a link that leads out of this folder
+    name: the run's name on the server; root: no picture is read through a link that leads out of this folder
     moved: where photographs and ground truth are, as `Pictures` takes them
     """
 
@@ -102,34 +99,34 @@ class Watch:
         self._pictures: Pictures | None = None
         self._tiles: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._faults: tuple[str, ...] = ()
-        self._last: tuple[tuple[Any, ...], Looked] | None = None
+        self._last: tuple[tuple[Any, ...], Snapshot] | None = None
 
-    def look(self, reporter: Reporter = SILENT) -> Looked:
-        """How far the run is now. Raises BadRun when its run.json cannot be read."""
+    def read(self, reporter: Reporter = SILENT) -> Snapshot:
+        """Returns the current progress of the run. Raises BadRun if its run.json cannot be read."""
         with self._lock:
             info = read_info(self._path)
             state = self._state(info)
             if state == STOPPED and info.status == "running":
-                # It may have ended well between the two looks.
+                # It may have finished between the two checks.
                 info = read_info(self._path)
                 state = self._state(info)
             stamp = state, info.status, *_stamp(self._path)
             if self._last is None or self._last[0] != stamp:
-                self._last = stamp, Looked.of(self._found(info, state, reporter))
+                self._last = stamp, Snapshot(self._progress(info, state, reporter))
             return self._last[1]
 
-    def page(self, looked: Looked) -> str:
-        """The page that shows the run and asks how far it is; it has all of `looked` in it."""
+    def page(self, snapshot: Snapshot) -> str:
+        """Returns the page that displays the progress of the run in `snapshot` and asks for more."""
         info = read_info(self._path)
         title = (info.model and info.model.title) or info.name or self.name
         data = {
-            # What the scripts of all pages know: one model, its categories, words of errors.
-            "models": [{"label": title, "run": self.name, "color": 0, "marker": 0}],
+            # Facts that the scripts of every page need: one model, its categories, words for errors.
+            "models": [{"label": title, "run": self.name, **Style(0, 0).record}],
             "categories": [{"name": one.name} for one in info.categories],
             "causes": {"names": [cause.name for cause in CAUSES]},
             "wall": {"sizes": list(SIZES)},
-            "live": {"api": f"/api/live?{self._words}", "report": self._report, "seconds": POLL_SECONDS},
-            "now": looked.record,
+            "live": {"api": f"/api/live?{self._url_query}", "report": self._report_url, "seconds": POLL_SECONDS},
+            "now": snapshot.record,
         }
         return whole_page(
             "panbench.report.pages.live:watch.html",
@@ -139,34 +136,38 @@ class Watch:
             styles=("panbench.report.pages.live:watch.css",),
             script="\n".join(scripts_of(folder, names) for folder, names in _SCRIPTS),
             asks=True,
-            report=self._report,
+            report=self._report_url,
             data=Markup(json_in_html(data)),
         )
 
     @property
-    def _words(self) -> str:
+    def _url_query(self) -> str:
+        """Returns the query of a URL that names the run."""
         return urlencode({"run": self.name})
 
     @property
-    def _report(self) -> str:
-        return f"/compare?{self._words}"
+    def _report_url(self) -> str:
+        """Returns the URL of the run's report."""
+        return f"/compare?{self._url_query}"
 
     def _state(self, info: RunInfo) -> str:
+        """Returns whether the run is done, running or stopped."""
         if info.status == "done":
             return DONE
-        return RUNNING if is_written(self._path, info) else STOPPED
+        return RUNNING if is_written(self._path, info.status) else STOPPED
 
-    def _found(self, info: RunInfo, state: str, reporter: Reporter) -> dict[str, Any]:
+    def _progress(self, info: RunInfo, state: str, reporter: Reporter) -> dict[str, Any]:
+        """Returns the progress of the run: images, rate, scores, newest errors; only its report if it is done."""
         if state == DONE:
-            # The page of a finished run says the rest.
-            return {"state": state, "report": self._report}
-        growing = self._grown(info, reporter)
-        home = replaced_home(self._path) or self._path
+            # The report of a finished run takes over.
+            return {"state": state, "report": self._report_url}
+        growing = self._read_parts(info, reporter)
+        home = home_of_replacement(self._path) or self._path
         since = written_since(home)
         return {
             "state": state,
-            "report": self._report if growing.images else None,
-            "said": self._said(info, state, home),
+            "report": self._report_url if growing.images else None,
+            "said": self._status_sentence(info, state, home),
             "command": resuming_command(Run(info, self._path)) if state == STOPPED else None,
             "images": growing.images,
             "expected": info.images.expected,
@@ -178,59 +179,60 @@ class Watch:
             "faults": self._faults,
         }
 
-    def _grown(self, info: RunInfo, reporter: Reporter) -> Growing:
-        """The images of the run, with those that came since the last look."""
+    def _read_parts(self, info: RunInfo, reporter: Reporter) -> Growing:
+        """Reads the new parts of the run, and returns all that it has scored so far."""
         if self._growing is None or self._growing.info.id != info.id:
             self._growing, self._pictures, self._tiles = Growing(self._path, info), None, {}
         self._growing.info = info
         self._growing.read(reporter)
         return self._growing
 
-    def _said(self, info: RunInfo, state: str, home: Path) -> str:
+    def _status_sentence(self, info: RunInfo, state: str, home: Path) -> str:
+        """Returns a sentence on who writes the run or how it ended."""
         if state == RUNNING:
             return f"Being written by {owner_of(home)}."
         if info.status == "running":
             return _KILLED
-        return f"The run was {info.status}{f': {info.error}' if info.error else '.'} What it scored is kept."
+        return f"The run was {info.status}{f': {info.error}' if info.error else '.'} What it scored is saved."
 
     def _errors(self, growing: Growing) -> list[dict[str, Any]]:
-        """Records of the newest errors, with their crops; each is cut out once."""
+        """Returns records of the newest errors with their pictures; each is cut out only once."""
         found = growing.new_errors(NEW_ERRORS)
-        places = {category.id: place for place, category in enumerate(growing.info.categories)}
-        keys = [(one.error.image_id, one.error.cause, one.error.gt_ids, one.error.pred_ids) for one in found]
+        indices = {category.id: index for index, category in enumerate(growing.info.categories)}
+        keys = [(one.image_id, one.cause, one.gt_ids, one.pred_ids) for one in found]
         faults: list[str] = []
         tiles = {
-            key: self._tiles.get(key) or self._tile(one, growing, faults, places)
+            key: self._tiles.get(key) or self._error_picture(one, growing, faults, indices)
             for key, one in zip(keys, found, strict=True)
         }
-        # Of the errors that are shown no longer nothing is kept.
+        # Drop the crops of errors that are no longer displayed.
         self._tiles, self._faults = tiles, tuple(dict.fromkeys(faults))
-        return [
-            {"model": 0, **error_record(one.error, places), **tiles[key]} for key, one in zip(keys, found, strict=True)
-        ]
+        return [{"model": 0, **error_record(one, indices), **tiles[key]} for key, one in zip(keys, found, strict=True)]
 
-    def _tile(self, new: NewError, growing: Growing, faults: list[str], places: Mapping[int, int]) -> dict[str, Any]:
-        """An error cut out of its image; without predictions the image; {} where that cannot be read."""
+    def _error_picture(
+        self, error: PricedError, growing: Growing, faults: list[str], indices: Mapping[int, int]
+    ) -> dict[str, Any]:
+        """Returns the picture of an error; without predictions the whole image; {} if it cannot be read."""
         if self._pictures is None:
             self._pictures = Pictures(Run(growing.info, self._path), **self._moved)
-        pictures, source = self._pictures, RunPictures(new.run)
+        pictures, source = self._pictures, RunPictures(growing.run)
         try:
             if source.folder is None:
-                return image_record(pictures, new.error.image_id)
-            png = source.png_path(new.error.image_id, pictures)
+                return image_record(pictures, error.image_id)
+            png = source.png_path(error.image_id, pictures)
             if png.is_relative_to(self._path) and not png.resolve().is_relative_to(self._root):
                 faults.append(f"{png.name} is a link that leads out of the folder and is not served.")
                 return {}
-            (crop,), problems = Cutter([source], pictures).cut([(0, new.error)])
+            (crop,), problems = Cutter([source], pictures).cut([(0, error)])
             faults += problems
-            return {} if crop is None else crop_record(crop, places)
+            return {} if crop is None else crop_record(crop, indices)
         except PanbenchError as problem:
             faults.append(str(problem))
             return {}
 
 
 def _scores(table: pd.DataFrame) -> list[list[Any]]:
-    """A row for All, Things and Stuff: name, PQ, its interval, SQ, RQ; None where a value does not exist."""
+    """Returns a row for all, things and stuff: name, PQ, its interval, SQ, RQ; None where there is no value."""
     rows = []
     for group in table["group"].unique():
         of_metric = table[table["group"] == group].set_index("metric")
@@ -241,5 +243,5 @@ def _scores(table: pd.DataFrame) -> list[list[Any]]:
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:
-    """What changes when a part appears."""
+    """Returns a value that changes when a part is added to the run."""
     return tuple(part.name for part in part_files(path / PARTS))

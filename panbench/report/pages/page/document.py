@@ -1,9 +1,9 @@
-"""One HTML file that shows some runs: mailed, opened offline, clicked through. Everything is in the file.
+"""Writes some runs as one self-contained HTML file that can be mailed and opened offline.
 
-Python computes the numbers (numbers.py) and packs the examples (gallery.py); templates/*.html write what must be read
-without JavaScript; assets/*.js draw the charts and the viewer from the JSON in the page. Names are untrusted: templates
-escape every string, the scripts only ever set text, and a content security policy forbids every request and every
-script but ours.
+Python computes the numbers (numbers.py) and packs the examples (gallery.py); templates/*.html write what must be
+readable without JavaScript; assets/*.js draw the charts and the viewer from the JSON in the page. Names are untrusted:
+templates escape every string, the scripts only ever set text, and a content security policy forbids every request and
+every script but ours.
 """
 
 import os
@@ -20,33 +20,30 @@ from panbench import __version__
 from panbench.base.errors import BadArgument
 from panbench.base.files import write_text
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.text import for_file
+from panbench.base.text import for_file, listed
 from panbench.panoptic.image_ids import own_id
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
-from panbench.report.answers.comparison import standing as standing_of
 from panbench.report.answers.own_slices import slices_for
 from panbench.report.answers.published import with_published
+from panbench.report.answers.tables import shared_images
 from panbench.report.answers.views import Compared
 from panbench.report.figures.pictures import Pictures
-from panbench.report.pages.page.added import Added, find_added
-from panbench.report.pages.page.cost import cost_of
-from panbench.report.pages.page.gallery import EXAMPLES, Examples, Gallery, pack_pictures
 from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
-from panbench.report.pages.page.numbers import chart_numbers
+from panbench.report.pages.page.numbers import chart_numbers, cost_of
 from panbench.report.pages.page.overview import overview, title_of
+from panbench.report.pages.page.packing import EXAMPLES, Examples, Gallery, pack_pictures
 from panbench.report.pages.page.provenance import provenance
+from panbench.report.pages.page.section import Added, find_added
 from panbench.report.pages.page.wall import Wall, errors_of_page, fix_numbers, make_wall
 from panbench.report.pages.rendering import FOOTER, Markup, json_in_html, scripts_of, whole_page
 from panbench.runs import Run
 
-__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_report"]
-
 LARGEST = 8_000_000
-"""Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
+"""Maximum size of a page in bytes, small enough for mail. Photographs are made smaller until it fits."""
 
 FRAME = 220_000
-"""Bytes that a page has at most besides numbers and pictures."""
+"""Maximum bytes of a page besides numbers and pictures."""
 
 PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
@@ -67,7 +64,7 @@ SCRIPTS = (
 
 
 def write_report(runs: Sequence[Run], out: str | os.PathLike[str], **options: Any) -> Path:
-    """Writes the page of some runs, atomically; its path. Options are those of `report_page`."""
+    """Writes the report of some runs atomically and returns its path. Options are those of `report_page`."""
     target = Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise BadArgument(f"{target} does not end in .html: the report is one HTML file.")
@@ -94,44 +91,41 @@ def report_page(
     command: Sequence[str] = (),
     home: str | None = None,
 ) -> str:
-    """The HTML of one page that shows some runs, the best first: verdict, tables, charts and a gallery.
+    """Returns the HTML of one page that shows some runs, the best first: verdict, tables, charts and a gallery.
 
-    examples: at most so many images in the gallery; None: as many as show what the page lists, at most EXAMPLES
-    common_images: show the images that all runs have, when they have others besides
-    image_ids: images for the gallery before those that are chosen
-    images, gt, gt_dir: where photographs and ground truth are, when they have moved
+    examples: maximum number of images in the gallery; None: enough for what the page lists, at most EXAMPLES
+    common_images: show the images that all runs have in common, if they differ
+    image_ids: images for the gallery before the chosen ones
+    images, gt, gt_dir: where photographs and ground truth are, if they have moved
     slices: a file of sets of images (own_slices); published: names of claims for the comparison (published.choose)
-    reporter: gets a notice for each thing that is left out, and progress
-    command: what makes this page on the command line, which the page prints with more images
-    home: the address of a list of runs that the page leads back to
+    reporter: gets a notice for everything that is left out, and progress
+    command: the command line that makes this page, which the page prints with more images
+    home: the URL of a list of runs that the page links back to
     Raises BadRun for runs that cannot be compared or hold no image.
     """
     if examples is not None and examples < 0:
         raise BadArgument(f"--examples must be at least 0, not {examples}.")
     reporter.status("Comparing runs")
-    runs = views.best_first(runs, reporter)
-    members = views.members_of(runs, common_images=common_images, reporter=reporter)
-    held = members[0].matched.image_ids if members[0].folded is None else members[0].folded.sample.image_ids
-    unknown_ids = np.setdiff1d(np.array(image_ids, np.int64), held).tolist()
+    runs = views.best_first(_without_steps(runs, reporter), reporter)
+    unknown_ids = np.setdiff1d(np.array(image_ids, np.int64), shared_images(runs)).tolist()
     if unknown_ids:
         raise BadArgument(f"--image {own_id(unknown_ids[0])}: the runs have no image with this id.")
+    own = slices_for(slices, runs)
+    members, standing = views.compared(runs, common_images=common_images, reporter=reporter)
     per_image = views.per_image(members, image_ids)
     most = EXAMPLES if examples is None else examples
     drawn = bool(most or image_ids)
-    own = slices_for(slices, runs)
     moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
     examples_of = Examples(members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
     kinds = find_leads(members, per_image, own)
-    chosen = choose(kinds, max(most, len(image_ids)), image_ids) if drawn else {}
+    chosen = choose(kinds, max(most, len(image_ids)), image_ids) if drawn else []
     errors = errors_of_page(examples_of) if drawn else {}
     more = find_added(members, own, claims=bool(published))
-    standing = standing_of(runs, common_images=common_images, reporter=reporter)
-    members = views.weighed(members, standing)
     numbers = {
         **chart_numbers(members, standing, per_image),
         **more.numbers,
         "fixes": fix_numbers(members),
-        "command": shlex.join(command or _command(runs, common_images, published, moved)),
+        "command": shlex.join(command or _report_command(runs, common_images, published, moved)),
     }
     if published:
         standing = with_published(standing, published)
@@ -145,13 +139,32 @@ def report_page(
         "pictured": [image["id"] for image in gallery.images],
     }
     if gallery.missing and not gallery.images:
-        data["command"] = ""  # with --image it would add no picture
-    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, wall, title, home))
+        data["command"] = ""  # --image would add no picture here
+    page = for_file(_render_page(members, standing, {**data, **shown}, gallery, more, wall, title, home))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     if gallery.missing:
         reporter.notice(" ".join([*gallery.missing, *gallery.commands]))
     return page
+
+
+def _without_steps(runs: Sequence[Run], reporter: Reporter) -> Sequence[Run]:
+    """Returns the runs without those that are another run with fewer decoder layers or another image size."""
+    complete = {run.path for run in runs if not _is_step(run)}
+    steps = [
+        run
+        for run in runs
+        if _is_step(run) and run.path and run.path.with_name(run.path.name.partition("@")[0]) in complete
+    ]
+    if steps:
+        names = listed([run.path.name for run in steps if run.path], 3)
+        reporter.notice(f"{names}: in the section on PQ against time, and not among the models.")
+    return [run for run in runs if run not in steps]
+
+
+def _is_step(run: Run) -> bool:
+    """Returns whether a run is of a single decoder layer or image size of another run."""
+    return any(name in run.info.arguments for name in ("layer", "size"))
 
 
 def live_page(
@@ -163,7 +176,7 @@ def live_page(
     missing: Sequence[str] = (),
     commands: Sequence[str] = (),
 ) -> str:
-    """The page whose examples a server has: all images, asked for at the address live["api"] (report/live/)."""
+    """Returns the page of the server, whose examples are requested from live["api"]: all images, not a choice."""
     images = [image for kind in kinds for lead in kind for image in lead.images]
     more = find_added(members)
     data = {
@@ -177,13 +190,13 @@ def live_page(
         "live": live,
     }
     gallery = Gallery((), tuple(missing), tuple(commands), live=any(live["pictures"]))
-    return for_file(_page(members, standing, data, gallery, more, Wall(), None, live["home"]))
+    return for_file(_render_page(members, standing, data, gallery, more, Wall(), None, live["home"]))
 
 
-def _command(
+def _report_command(
     runs: Sequence[Run], common_images: bool, published: Sequence[str], paths: Mapping[str, Path | None]
 ) -> list[str]:
-    """What makes this page again from anywhere on this machine."""
+    """Returns the command that makes this page again, from any folder of this machine."""
     words = ["panbench", "report", *(str(run.path.resolve()) for run in runs if run.path)]
     for name, path in paths.items():
         words += [name, str(Path(path).resolve())] if path else []
@@ -192,7 +205,7 @@ def _command(
     return [*words, *(["--common-images"] if common_images else [])]
 
 
-def _page(
+def _render_page(
     members: Sequence[Compared],
     standing: Standing,
     data: Mapping[str, Any],
@@ -202,6 +215,7 @@ def _page(
     title: str | None,
     home: str | None,
 ) -> str:
+    """Renders the page's template with all facts, numbers and pictures."""
     row = members[0].row
     return whole_page(
         "panbench.report.pages.page:page.html",
@@ -219,8 +233,8 @@ def _page(
         added=more,
         cost=cost_of(members),
         provenance=provenance(members),
-        # Escaped as JSON in a script element is; as text it would not be JSON.
+        # Escaped as JSON inside a script element; escaped as text it would not be JSON.
         data=Markup(json_in_html(data)),
-        # Apart from the numbers: the scripts parse them once the first answer has been painted.
+        # Separate from the numbers: the scripts parse them after the first paint.
         pictures=Markup(json_in_html(list(gallery.images))),
     )

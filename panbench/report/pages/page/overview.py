@@ -1,20 +1,28 @@
-"""The first section of the page: the verdict, the scores with their ranks, and which differences are real."""
+"""The first section of the page: the verdict, the scores with their ranks, and which differences are real.
 
-from collections.abc import Mapping, Sequence
+Each clause of the verdict links to the element behind it, some to a table of numbers that no other table has.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from math import isnan, nan
 from typing import Any
 
+from panbench.base.text import in_sentence
+from panbench.metrics.errors import CAUSES
+from panbench.metrics.jackknife import MATCHED_IOU
+from panbench.metrics.uncertainty import Difference
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.comparison import Standing, corrected_p, p_in_words
 from panbench.report.answers.fixes import fix_sentence
-from panbench.report.answers.grid import ABSENT, percent, signed
+from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.tables import comparison_grid
+from panbench.report.answers.totals import lost_to_causes
+from panbench.report.answers.verdict import Clause
 from panbench.report.answers.views import Compared
-from panbench.report.figures.colors import model_key, styles_of
-from panbench.report.pages.page.behind import behind_the_verdict, difference_id, said, score_id
-from panbench.report.pages.page.numbers import PairTest, TestedPair, tested_pairs
+from panbench.report.figures.colors import run_styles
 from panbench.report.pages.rendering import Markup, render
-
-__all__ = ["overview", "title_of"]
 
 MEANINGS = {
     "PQ": "Panoptic quality: SQ × RQ",
@@ -23,138 +31,206 @@ MEANINGS = {
     "PQ_th": "PQ of the things",
     "PQ_st": "PQ of the stuff",
 }
-_SCORES = {group: f"PQ{suffix}" for group, suffix in GROUPS.items()}
+
+
+LONGEST_TITLE = 80
+"""Maximum letters of the models' names in a title: longer ones would fill the first screen of a phone."""
+
+_METRICS = {"PQ": "PQ", "SQ": "SQ", "RQ": "RQ", MATCHED_IOU: "IoU of matches"}
+_CAUSES = [cause.name for cause in CAUSES]
 
 
 def title_of(members: Sequence[Compared]) -> str:
-    """The page's title: the models by name, or their number, and the data."""
+    """Returns the page's title: the models by name, or their number, and the data."""
     row, info = members[0].row, members[0].run.info
     name = row.dataset or "their data"
-    # Predictions are scored against a file, which has no other name.
+    # Scored predictions name their ground truth by its file only.
     where = f"{name}.json" if info.kind == "score" and not row.split else f"{name} {row.split or ''}".strip()
     labels = [member.label for member in members]
-    several = f"{', '.join(labels[:-1])} and {labels[-1]}" if len(labels) > 1 else labels[0]
-    return f"{several if len(labels) < 4 else f'{len(labels)} models'} on {where}"
+    several = in_sentence(labels)
+    short = len(labels) == 1 or (len(labels) < 4 and len(several) <= LONGEST_TITLE)
+    return f"{several if short else f'{len(labels)} models'} on {where}"
 
 
 def overview(members: Sequence[Compared], standing: Standing) -> Markup:
-    """The verdict, the comparison with ranks and intervals, and which differences are real."""
+    """Renders the page's first section: the verdict, the comparison with ranks, and which differences are real."""
     grid = comparison_grid(standing.rows)
     ranked = any(row.rank for row in standing.rows)
     return render(
         "panbench.report.pages.page:overview.html",
-        verdict=said(standing),
+        verdict=verdict_clauses(standing),
         behind=behind_the_verdict(members, standing),
         fix_first=fix_sentence(members[0].to_fix, members[0].label),
         columns=grid.columns,
         meanings=MEANINGS,
         ranked=len(standing.rows) > 1 and any(row.rank_low is not None for row in standing.rows),
-        lines=_lines(members, standing),
-        rows=_scores(members, standing),
+        rows=_model_rows(members, standing, grid),
         notes=(*grid.below, *(standing.notes if ranked else ())),
         labels=[member.label for member in members],
-        differences=None if standing.comparison is None or len(members) < 2 else _differences(members, standing),
+        differences=_difference_rows(members, standing),
     )
 
 
-def _lines(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
-    """A line a model: rank, label, PQ and its interval, in words and as places on one axis; claims follow the runs."""
-    grid = comparison_grid(standing.rows)
-    ends = [end for row in standing.rows for end in (row.PQ_low, row.PQ_high, row.PQ) if end is not None]
-    low, high = min(ends, default=0.0), max(ends, default=1.0)
-    several = len(members) > 1
+def _model_rows(members: Sequence[Compared], standing: Standing, grid: Grid) -> list[dict[str, Any]]:
+    """Returns for each model the facts of its row: rank, label, PQ, its interval as a bar, and cells of scores.
 
-    def place(value: float) -> float:
-        return round(2 + 96 * (value - low) / max(high - low, 1e-9), 2)
-
-    colors = [style.color for style in styles_of([model_key(member.run) for member in members])]
+    Published claims follow the runs.
+    """
+    bars = interval_bars([(row.PQ_low, row.PQ_high, row.PQ) for row in standing.rows])
+    styles = run_styles([member.run for member in members])
     found = []
-    for index, row in enumerate(standing.rows):
-        bar = [place(end) for end in (row.PQ_low, row.PQ, row.PQ_high) if end is not None]
-        known = len(bar) == 3
+    for index, (row, cells) in enumerate(zip(standing.rows, grid.rows, strict=True)):
+        is_run, ranked = index < len(members), len(members) > 1 and row.rank_low is not None
         found.append(
             {
                 "id": score_id(index),
-                "model": index if index < len(members) else None,
-                "label": members[index].label if index < len(members) else row.title,
+                "model": index if is_run else None,
+                "label": members[index].label if is_run else row.title,
                 "mark": grid.mark(index),
-                "color": colors[index] if index < len(members) else 0,
-                "rank": (row.ranks or row.rank or "") if several and row.rank_low is not None else "",
+                "color": styles[index].color if is_run else 0,
+                "rank": row.rank if ranked else None,
+                "ranks": row.ranks if ranked else "",
                 "PQ": percent(row.PQ, 1),
-                "bar": bar if known else None,
-                "interval": f"{percent(row.PQ_low, 1)} – {percent(row.PQ_high, 1)}" if known else "",
+                "bar": bars[index],
+                "ends": (row.PQ_low, row.PQ_high) if bars[index] else None,
+                "cells": cells[1:],
             }
         )
     return found
 
 
-def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
-    """Rank with its range, label and cells of each row; published claims follow the runs."""
-    grid = comparison_grid(standing.rows)
+def interval_bars(rows: Sequence[tuple[float | None, float | None, float | None]]) -> list[list[float] | None]:
+    """Returns low end, high end and PQ of each interval as positions on an axis of 0 to 100; None without one."""
+    known = [end for ends in rows for end in ends if end is not None]
+    low, width = min(known, default=0.0), max(max(known, default=1.0) - min(known, default=0.0), 1e-9)
     return [
-        {
-            "model": index if index < len(members) else None,
-            "label": members[index].label if index < len(members) else row.title,
-            "mark": grid.mark(index),
-            "rank": None if row.rank_low is None else row.rank,
-            "ranks": "" if row.rank_low == row.rank_high else row.ranks,
-            "cells": cells[1:],
-            "interval": "–" if row.PQ_low is None else f"{percent(row.PQ_low)} – {percent(row.PQ_high)}",
-        }
-        for index, (row, cells) in enumerate(zip(standing.rows, grid.rows, strict=True))
+        None if None in ends else [round(2 + 96 * (end - low) / width, 2) for end in ends if end is not None]
+        for ends in rows
     ]
 
 
-def _differences(members: Sequence[Compared], standing: Standing) -> dict[str, Any]:
-    """Differences in PQ, PQ_th and PQ_st: rows for two runs or against a baseline, else matrices."""
-    tests = {(pair.a, pair.b): pair for pair in tested_pairs(members, standing)}
-    count = len(members)
-    comparison = standing.comparison
-    assert comparison is not None
-    found = {"scores": _SCORES, "level": 100 * (1 - comparison.level), "permutations": comparison.permutations}
-    shown = [corrected_p(test.p, test.at_floor) for pair in tests.values() for test in pair.groups.values()]
-    found["open"] = any(p.startswith("<") and p != "<0.001" for p in shown)
-    if len(tests) < count * (count - 1) // 2:
-        base = next(index for index in range(count) if all(index in pair for pair in tests))
-        others = [index for index in range(count) if index != base]
-        rows = [(index, [_difference(tests, index, base, group) for group in GROUPS]) for index in others]
-        return {**found, "form": "baseline", "base": base, "rows": rows}
-    if count == 2:
-        pair = [
-            (
-                difference_id(group, 0, 1),
-                _SCORES[group],
-                _difference(tests, 0, 1, group),
-                _interval(test),
-                corrected_p(test.p, test.at_floor),
-            )
-            for group in GROUPS
-            if (test := tests[0, 1].groups.get(group)) is not None
-        ]
-        return {**found, "form": "pair", "rows": pair}
-    matrices = [
-        (_SCORES[group], [[_difference(tests, row, column, group) for column in range(count)] for row in range(count)])
-        for group in GROUPS
-        if any(group in pair.groups for pair in tests.values())
-    ]
-    return {**found, "form": "matrices", "matrices": matrices}
-
-
-def _difference(tests: Mapping[tuple[int, int], TestedPair], a: int, b: int, group: str) -> dict[str, Any]:
-    """a − b in points of PQ, its p in words, and whether it is significant."""
-    test = None if a == b else tests[min(a, b), max(a, b)].groups.get(group)
-    if test is None:
-        return {"id": None, "first": a < b, "points": "" if a == b else ABSENT, "p": None, "significant": False}
-    difference = test.difference if a < b else -test.difference
-    cell = difference_id(group, a, b)
+def _difference_rows(members: Sequence[Compared], standing: Standing) -> dict[str, Any] | None:
+    """Returns the facts of the table of differences between models, a row per tested pair; None for one model."""
+    comparison, keys = standing.comparison, standing.keys
+    if comparison is None or len(members) < 2:
+        return None
+    rows = []
+    for a, b in combinations(range(len(members)), 2):
+        tests = {group: comparison.between(keys[a], keys[b], group) for group in GROUPS}
+        if any(tests.values()):
+            cells = [{"id": difference_id(group, a, b), **difference_cells(test)} for group, test in tests.items()]
+            rows.append((a, b, cells))
     return {
-        "id": cell,
-        "first": a < b,
-        "points": signed(difference, 1),
-        "p": p_in_words(test.p, test.at_floor),
+        "scores": [f"PQ{suffix}" for suffix in GROUPS.values()],
+        "rows": rows,
+        "level": 100 * (1 - comparison.level),
+        "permutations": comparison.permutations,
+        "open": any("<" in cell["p"] and cell["p"] != "<0.001" for *_, cells in rows for cell in cells),
+    }
+
+
+def difference_id(group: str, a: int, b: int) -> str:
+    """Returns the HTML id of the cell or row with the difference of two models in PQ of a group, in any order."""
+    return f"difference-{group}-{min(a, b)}-{max(a, b)}"
+
+
+def score_id(index: int) -> str:
+    """Returns the HTML id of a model's row in the comparison."""
+    return f"score-{index}"
+
+
+def verdict_clauses(standing: Standing) -> list[list[tuple[str, str, str]]]:
+    """Returns the verdict's sentences as clauses: joining word, words, and the HTML id of the number behind it."""
+    if standing.verdict is None:
+        return []
+    position = {key: index for index, key in enumerate(standing.keys)}
+    return [
+        [(*_split_joint(clause.text), _clause_target(clause, position)) for clause in message if clause.text]
+        for message in standing.verdict.messages
+    ]
+
+
+def _split_joint(text: str) -> tuple[str, str]:
+    """Splits a clause into the comma, semicolon or "and" that it begins with, and the words after it."""
+    joined = re.match(r"[;,]? (and )?", text)
+    return (joined[0], text[joined.end() :]) if joined else ("", text)
+
+
+def _clause_target(clause: Clause, position: dict[str, int]) -> str:
+    """Returns the HTML id of the row or cell that a clause of the verdict states."""
+    if clause.kind == "corrected":
+        return "difference-note"
+    if clause.kind == "loses":
+        return f"lost-{_CAUSES.index(clause.cause)}"
+    if clause.kind == "cause":
+        return _cause_id(clause.group, clause.cause)
+    if clause.kind in ("scores", "highest") or not clause.b:
+        return score_id(position[clause.a])
+    if clause.metric != "PQ":
+        return _metric_id(clause.group, clause.metric)
+    return difference_id(clause.group, position[clause.a], position[clause.b])
+
+
+def _metric_id(group: str, metric: str) -> str:
+    """Returns the HTML id of the row with a metric of a group, behind the verdict."""
+    return f"behind-{group}-{metric}"
+
+
+def _cause_id(group: str, cause: str) -> str:
+    """Returns the HTML id of the row with the PQ lost to a cause in a group, behind the verdict."""
+    return f"behind-{group}-lost-{_CAUSES.index(cause)}"
+
+
+def behind_the_verdict(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
+    """Returns what the verdict on the best two is based on: tests of PQ, SQ, RQ and IoU, and causes, by group.
+
+    [] if the two were not tested. For each group its name and rows: id, name, a, b, and `difference_cells`
+    """
+    if standing.comparison is None or len(members) < 2:
+        return []
+    found, (first, second) = [], standing.keys[:2]
+    for group in GROUPS:
+        tests = {metric: standing.comparison.between(first, second, group, metric) for metric in _METRICS}
+        rows = [
+            _score_row(group, metric, test) for metric, test in tests.items() if test and not isnan(test.difference)
+        ]
+        if rows:
+            found.append({"group": group, "rows": [*rows, *_cause_rows(members[:2], group)]})
+    return found
+
+
+def _score_row(group: str, metric: str, test: Difference) -> dict[str, Any]:
+    """Returns the row of a metric: its HTML id, name, both values, and the cells of their difference."""
+    a, b = (percent(value, 1) for value in test.values)
+    return {"id": _metric_id(group, metric), "name": _METRICS[metric], "a": a, "b": b, **difference_cells(test)}
+
+
+def difference_cells(test: Difference | None) -> dict[str, Any]:
+    """Returns a difference's cells: points, interval, p alone and in words, and whether it is significant."""
+    if test is None or isnan(test.difference):
+        return {"points": ABSENT, "interval": ABSENT, "p": ABSENT, "words": "", "significant": False}
+    return {
+        "points": signed(test.difference, 1),
+        "interval": ABSENT if isnan(test.low) else f"[{signed(test.low, 1)}, {signed(test.high, 1)}]",
+        "p": corrected_p(test.p, test.at_floor),
+        "words": p_in_words(test.p, test.at_floor),
         "significant": test.significant,
     }
 
 
-def _interval(test: PairTest) -> str:
-    return ABSENT if test.low != test.low else f"[{signed(test.low, 1)}, {signed(test.high, 1)}]"
+def _cause_rows(members: Sequence[Compared], group: str) -> Iterator[dict[str, Any]]:
+    """Yields a row for each cause to which one of two models loses PQ in a group."""
+    of_runs = [lost_to_causes(member.totals, group) for member in members]
+    for cause in _CAUSES:
+        if not any(cause in lost for lost in of_runs):
+            continue
+        a, b = (lost.get(cause, nan) for lost in of_runs)
+        if a or b:
+            yield {
+                "id": _cause_id(group, cause),
+                "name": f"lost to: {cause}",
+                "a": percent(a, 1),
+                "b": percent(b, 1),
+                **difference_cells(None),
+                "points": signed(a - b, 1),
+            }

@@ -1,4 +1,4 @@
-"""The last section of the page: what was run."""
+"""The last section of the page: how each run was made."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,24 @@ from panbench.report.answers.views import Compared
 from panbench.report.pages.rendering import Markup, render
 from panbench.runs import ModelRecord
 
-__all__ = ["provenance"]
-
 _IN_CODE = {"SHA-256 of the weights", "SHA-256 of the ground truth", "Command", "Config", "Weights", "Run"}
 
 
 def provenance(members: Sequence[Compared]) -> Markup:
-    """What was run, a column a run; what is the same in all is said once."""
+    """Renders how the runs were made, a column per run; facts that are equal in all runs are printed once."""
     records = [_run_record(member) for member in members]
     names = dict.fromkeys(name for record in records for name in record)
     return render(
         "panbench.report.pages.page:provenance.html",
         labels=[member.label for member in members],
-        in_short=[_in_short(record) for record in records],
+        in_short=[_summary_line(record) for record in records],
         commands=list(dict.fromkeys(record["Command"] for record in records if "Command" in record)),
         rows=[(name, name in _IN_CODE, [record.get(name, "–") for record in records]) for name in names],
     )
 
 
-def _in_short(record: Mapping[str, str]) -> str:
-    """One line on a run: its state, weights and device."""
+def _summary_line(record: Mapping[str, str]) -> str:
+    """Returns one line on how a run was made: its state, weights, device and precision."""
     digest = record.get("SHA-256 of the weights")
     parts = [
         record["State"],
@@ -42,6 +40,7 @@ def _in_short(record: Mapping[str, str]) -> str:
 
 
 def _run_record(member: Compared) -> dict[str, str]:
+    """Returns the facts of how a run was made, by their names on the page; absent ones are left out."""
     info, row = member.run.info, member.row
     model, dataset, device, versions = info.model or ModelRecord(), info.dataset, info.device, dict(info.versions)
     operators = versions.pop("operators", None)
@@ -53,15 +52,15 @@ def _run_record(member: Compared) -> dict[str, str]:
         "Run": member.run.name,
         "State": status,
         "Damage": " ".join(member.run.faults),
-        "Model": _joined(model.title, model.backbone),
-        "Config": _file(model.config),
-        "Weights": "random" if model.random_weights else _file(model.weights),
+        "Model": _join_known(model.title, model.backbone),
+        "Config": _file_name(model.config),
+        "Weights": "random" if model.random_weights else _file_name(model.weights),
         "SHA-256 of the weights": model.weights_sha256,
-        "Published PQ": _published(model.published),
-        "Data": _joined(dataset.name, dataset.split),
+        "Published PQ": _published_text(model.published),
+        "Data": _join_known(dataset.name, dataset.split),
         "Images": f"{row.images:,} shown, {held:,} scored, {listed} in the set",
         "SHA-256 of the ground truth": dataset.fingerprint,
-        "Device": _joined(device.name, f"({device.type})" if device.type else None),
+        "Device": _join_known(device.name, f"({device.type})" if device.type else None),
         "Rule": None if info.rule is None else str(info.rule),
         "Precision": info.precision,
         "Batch size": info.batch_size,
@@ -71,7 +70,7 @@ def _run_record(member: Compared) -> dict[str, str]:
         ),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "Operators": operators,
-        "panbench": _joined(info.panbench, (info.git_commit or "")[:12] or None),
+        "panbench": _join_known(info.panbench, (info.git_commit or "")[:12] or None),
         "Started": info.started,
         "Finished": info.finished,
         "Command": shlex.join(info.command) or None,
@@ -79,15 +78,18 @@ def _run_record(member: Compared) -> dict[str, str]:
     return {name: str(value) for name, value in record.items() if value not in (None, "")}
 
 
-def _joined(*parts: Any) -> str:
+def _join_known(*parts: Any) -> str:
+    """Joins the parts that are not empty with spaces."""
     return " ".join(str(part) for part in parts if part)
 
 
-def _file(path: Any) -> str | None:
+def _file_name(path: Any) -> str | None:
+    """Returns a path's file name; None without a path."""
     return Path(str(path)).name if path else None
 
 
-def _published(published: Published | None) -> str | None:
+def _published_text(published: Published | None) -> str | None:
+    """Describes the published result of a model, as "51.9 on coco val2017"; None without one."""
     if published is None:
         return None
-    return _joined(percent(published.PQ, 1), "on", published.dataset, published.split)
+    return _join_known(percent(published.PQ, 1), "on", published.dataset, published.split)

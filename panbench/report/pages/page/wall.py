@@ -1,7 +1,7 @@
-"""The wall of errors: which single errors of each model the page shows, cut out of their images, and what to fix first.
+"""The wall of errors: which single errors of each model the page displays as crops, and what to fix first.
 
-A page cannot hold all errors. Of each model it keeps those of the rows that are to be fixed first, six of each, then
-the costliest of all, and of each cause; every crop is some kilobytes.
+A page cannot hold all errors. For each model it includes those of the rows to fix first, six of each, then the
+costliest of all, and of each cause; every crop takes some kilobytes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,39 +12,42 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.errors import PanbenchError
 from panbench.metrics.errors import CAUSES, codes
-from panbench.metrics.fixes import SIZES, of_cell
-from panbench.metrics.image_slices import ImageSlices
+from panbench.metrics.fixes import SIZES, in_cell
+from panbench.metrics.slices import ImageSlices
 from panbench.panoptic.image_ids import name_of
 from panbench.report.answers.fixes import FIRST
-from panbench.report.answers.views import Compared
+from panbench.report.answers.tables import comparison_rows
+from panbench.report.answers.views import Compared, members_of
 from panbench.report.figures.crops import errors_of
 from panbench.report.figures.cutting import PricedError
-from panbench.report.pages.page.gallery import Examples
-from panbench.report.pages.page.shortened import shortened
-
-__all__ = ["OF_A_ROW", "Wall", "error_record", "errors_of_page", "errors_to_show", "fix_numbers", "make_wall"]
+from panbench.report.figures.pictures import Pictures
+from panbench.report.pages.page.packing import Examples
+from panbench.report.pages.page.section import shortened
+from panbench.runs import Run
 
 Int = npt.NDArray[np.int64]
 
 MOST = 375
-"""So many crops a page has at most, of all models together: of five models each row of what to fix first has six."""
+"""Maximum crops of a page over all models: enough for five models with six in each row of what to fix first."""
 
 LEAST_OF_A_MODEL, MOST_OF_A_MODEL = 24, 100
-"""Of one model: fewer where there are many models."""
+"""Bounds for the crops of one model: fewer if there are many models."""
 
 OF_A_ROW = 6
-"""So many crops stand with each row of what to fix first."""
+"""Number of crops for each row of what to fix first."""
 
 COSTLIEST = 12
-"""So many of a model's costliest errors are kept whatever they are: those that are printed."""
+"""Number of a model's costliest errors that are always included: those that are printed."""
 
 
 @dataclass(frozen=True)
 class Wall:
-    """The crops of a page. missing: a sentence on what could not be read.
+    """The pictures of errors on a page.
 
-    errors: records for the page's JSON; totals: how many errors each model has; slices: names of the user's own
+    missing: a sentence on what could not be read
+    errors: records for the page's JSON; totals: number of errors of each model; slices: names of the user's own
     """
 
     errors: tuple[dict[str, Any], ...] = ()
@@ -54,7 +57,7 @@ class Wall:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """For the page's JSON."""
+        """Returns the pictures, their totals and names of slices for the page's JSON."""
         return {
             "sizes": list(SIZES),
             "errors": list(self.errors),
@@ -64,36 +67,42 @@ class Wall:
 
 
 def errors_to_show(member: Compared, most: int) -> list[PricedError]:
-    """At most `most` errors of a run, the costliest first: of what to fix first, the costliest, and of each cause."""
+    """Returns at most `most` errors of a run for the page, the costliest first: some of each kind.
+
+    Of each row of what to fix first, of all errors, and of each cause.
+    """
     errors = member.priced
     of_rows = [
-        np.flatnonzero(of_cell(errors, row.cause, row.size))[:OF_A_ROW]
+        np.flatnonzero(in_cell(errors, row.cause, row.size))[:OF_A_ROW]
         for row in member.to_fix.head(FIRST).itertuples(index=False)
     ]
     kinds = codes(errors["cause"], [cause.name for cause in CAUSES])
-    of_causes = [np.flatnonzero(kinds == place)[:most] for place in range(len(CAUSES))]
+    of_causes = [np.flatnonzero(kinds == position)[:most] for position in range(len(CAUSES))]
     costliest = np.arange(min(COSTLIEST, len(errors)))
-    places = np.unique(np.concatenate([*of_rows, *of_causes, costliest]))
-    found = dict(zip(places.tolist(), errors_of(errors.iloc[places]), strict=True))
-    # One of each row, what is printed, and the rows in turns: with little room each row has its share.
+    indices = np.unique(np.concatenate([*of_rows, *of_causes, costliest]))
+    found = dict(zip(indices.tolist(), errors_of(errors.iloc[indices]), strict=True))
+    # One of each row, the printed errors, then the rows in turns: with little room each row has its share.
     first = [row[0] for row in of_rows if len(row)]
     chosen: dict[tuple[Any, ...], PricedError] = {}
-    for place in chain(first, costliest, _in_turn(of_rows), _in_turn(of_causes)):
+    for position in chain(first, costliest, _in_turn(of_rows), _in_turn(of_causes)):
         if len(chosen) == most:
             break
-        one = found[int(place)]
-        # Not the row itself: its IoU may be NaN, which no other NaN equals.
+        one = found[int(position)]
+        # Not the row itself: its IoU may be NaN, which equals nothing.
         chosen.setdefault((one.image_id, one.cause, one.gt_ids, one.pred_ids), one)
     return sorted(chosen.values(), key=lambda one: -one.gain)
 
 
 def _in_turn(parts: Sequence[Int]) -> Iterator[int]:
-    """One of each part in turns."""
-    return (place for turn in zip_longest(*parts) for place in turn if place is not None)
+    """Yields one item of each list in turns."""
+    return (index for turn in zip_longest(*parts) for index in turn if index is not None)
 
 
 def errors_of_page(examples: Examples) -> dict[int, list[tuple[int, PricedError]]]:
-    """(place of its run, error) of all crops of a page by image, of every run that kept predictions."""
+    """Returns the errors whose pictures the page displays, by image, each as (index of its run, error).
+
+    Only runs that stored predictions have any.
+    """
     held = [index for index, source in enumerate(examples.sources) if source is not None]
     most = min(max(MOST // max(len(held), 1), LEAST_OF_A_MODEL), MOST_OF_A_MODEL)
     found: dict[int, list[tuple[int, PricedError]]] = {}
@@ -103,34 +112,50 @@ def errors_of_page(examples: Examples) -> dict[int, list[tuple[int, PricedError]
     return found
 
 
+def costliest_crop(run: Run) -> dict[str, Any] | None:
+    """Returns the picture of a run's costliest error, as `crop_record`; None without error or picture."""
+    (member,) = members_of([run], comparison_rows([run]))
+    error = next(errors_of(member.priced.head(1)), None)
+    examples = Examples([member], Pictures(run))
+    if error is None or examples.sources[0] is None:
+        return None
+    try:
+        return examples.crops(error.image_id, [(0, error)])[0]
+    except PanbenchError:
+        return None
+
+
 def make_wall(
     members: Sequence[Compared],
     errors: Mapping[int, Sequence[tuple[int, PricedError]]],
     crops: Mapping[int, Any],
     slices: Sequence[ImageSlices] = (),
 ) -> Wall:
-    """The crops of a page. crops: of each image of `errors` its records, or why it has none; slices: the user's own."""
+    """Returns the pictures of errors for a page.
+
+    crops: for each image of `errors` its records, or why it has none; slices: the user's own
+    """
     if not crops:
-        # The examples say why.
+        # The examples report the reason.
         return Wall()
-    categories = {category.id: place for place, category in enumerate(members[0].categories)}
+    categories = {category.id: position for position, category in enumerate(members[0].categories)}
     faults = [found for found in crops.values() if isinstance(found, str)]
-    shown = [
+    chosen = [
         {"model": index, **error_record(error, categories), **record, "slices": _slices_of(image_id, slices)}
         for image_id, found in crops.items()
         if not isinstance(found, str)
         for (index, error), record in zip(errors[image_id], found, strict=True)
     ]
-    shown.sort(key=lambda one: (one["model"], -one["gain"]))
+    chosen.sort(key=lambda one: (one["model"], -one["gain"]))
     missing = (f"{len(faults)} images of errors are left out; the first: {faults[0]}",) if faults else ()
     names = tuple(f"{own.name}: {name}" for own in slices for name in own.images)
-    return Wall(tuple(shown), tuple(member.errors for member in members), names, missing)
+    return Wall(tuple(chosen), tuple(member.totals.errors for member in members), names, missing)
 
 
 def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
-    """Rows of "fix first" for each model, for the page's scripts."""
+    """Returns for each model the kinds of error to fix first, for the page's scripts."""
     causes = [cause.name for cause in CAUSES]
-    position = {category.id: place for place, category in enumerate(members[0].categories)}
+    position = {category.id: column for column, category in enumerate(members[0].categories)}
     return [
         [
             {
@@ -150,13 +175,13 @@ def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
 
 
 def _slices_of(image_id: int, slices: Sequence[ImageSlices]) -> list[int]:
-    """The places, among all of the user's slices, of those that hold an image."""
+    """Returns the indices of the user's slices that contain an image, counted over all slicings."""
     all_slices = [images for own in slices for images in own.images.values()]
-    return [place for place, images in enumerate(all_slices) if image_id in images]
+    return [index for index, images in enumerate(all_slices) if image_id in images]
 
 
 def error_record(error: PricedError, categories: Mapping[int, int]) -> dict[str, Any]:
-    """What an error is, for the scripts. categories: the place of each by its id."""
+    """Returns an error as JSON for the page's scripts. categories: index of each category, by id."""
     return {
         "image": error.image_id,
         **name_of(error.image_id),

@@ -17,13 +17,13 @@ const interval = (low, high, digits = 1) => (low === null ? "–" : `[${percent(
 /** A time as people say it: "40 s", "12 min", "3.5 h". */
 function duration(value) {
   if (value < 90) return `${Math.max(0, Math.round(value))} s`;
-  return value < 5400 ? `${Math.round(value / 60)} min` : `${three(value / 3600)} h`;
+  return value < 5400 ? `${Math.round(value / 60)} min` : `${short(value / 3600)} h`;
 }
 
 function sayCounts() {
   const of = now.expected ? ` of ${whole(now.expected)}` : "";
   const left = now.rate && now.expected ? `, about ${duration((now.expected - now.images) / now.rate)} left` : "";
-  const rate = now.rate ? `${three(now.rate)} images a second${left}` : null;
+  const rate = now.rate ? `${short(now.rate)} images a second${left}` : null;
   const last = now.last === null ? null : `the newest were written ${duration(Date.now() / 1000 - now.last)} ago`;
   counts.textContent = [`${whole(now.images)}${of} ${of || now.images !== 1 ? "images" : "image"}`, rate, last].filter(Boolean).join(" · ");
   meter.hidden = !now.expected;
@@ -36,7 +36,7 @@ function sayState() {
   document.documentElement.dataset.state = now.state;
   said.className = stopped || lost ? "warning" : "note";
   said.replaceChildren(lost ? "The server does not answer; asking again." : now.said,
-    ...(stopped && now.command && !lost ? [" This goes on with the other images, in the folder where the run was begun: ", command(now.command)] : []));
+    ...(stopped && now.command && !lost ? [" To evaluate the other images, in the folder where the run was started: ", command(now.command)] : []));
 }
 
 function sayScores() {

@@ -27,7 +27,8 @@ function fill(node, properties, children) {
   return node;
 }
 
-const minus = (text) => text.replace("-", "−");
+/** With the sign − where the number is not 0. */
+const minus = (text) => text.replace(/^-(0(\.0*)?)$/, "$1").replace("-", "−");
 /** As Python writes it: of two decimals that are equally near, the even one. A tie is an odd multiple of 2^-(digits+1). */
 function fixed(value, digits) {
   const doubled = Math.abs(value) * 2 ** (digits + 1);
@@ -37,46 +38,20 @@ function fixed(value, digits) {
 }
 
 const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : minus(fixed(100 * value, digits)));
-const signed = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value >= 0.5 * 10 ** -digits ? "+" : "") + percent(value, digits).replace(/^−(0(\.0*)?)$/, "$1"));
+const signed = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value >= 0.5 * 10 ** -digits ? "+" : "") + percent(value, digits));
 const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const inThousands = new Intl.NumberFormat("en"); // made once: toLocaleString makes one for each number
 const whole = (value) => inThousands.format(value);
 const modelColor = (model) => `var(--m${data.models[model].color})`;
 const categoryName = (position) => (position < 0 ? "void" : data.categories[position].name);
 
-/** Parameters and rates to three digits: 44.0M, 0.42. */
-function short(value) {
-  if (value === null) return "–";
-  for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
-    if (value >= size) return three(value / size) + unit;
-  }
-  return three(value);
-}
+/** Parameters and rates to three digits: 44M, 0.42. */
+const inShort = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+const short = (value) => (value === null ? "–" : inShort.format(value));
 
-function three(value) {
-  return value >= 99.95 ? value.toFixed(0) : value >= 9.995 ? value.toFixed(1) : value.toFixed(2);
-}
-
-/** The outline of a model's marker around (0, 0): runs differ by shape, not by colour alone. */
-function markerPath(model, r = 5) {
-  const point = (turn, far = r) => `${(far * Math.sin(turn)).toFixed(2)},${(-far * Math.cos(turn)).toFixed(2)}`;
-  const polygon = (corners, start = 0, far = r) =>
-    "M" + Array.from({ length: corners }, (_, i) => point(start + (2 * Math.PI * i) / corners, far)).join("L") + "Z";
-  const w = r * 0.42;
-  return [
-    `M${-r},0A${r},${r} 0 1 0 ${r},0A${r},${r} 0 1 0 ${-r},0Z`,
-    polygon(4, Math.PI / 4, r * 1.25),
-    polygon(3, 0, r * 1.25),
-    polygon(4, 0, r * 1.3),
-    `M${-w},${-r}H${w}V${-w}H${r}V${w}H${w}V${r}H${-w}V${w}H${-r}V${-w}H${-w}Z`,
-    polygon(3, Math.PI, r * 1.25),
-    polygon(6, 0, r * 1.1),
-    polygon(5, 0, r * 1.15),
-  ][data.models[model].marker];
-}
-
+/** A model's marker around (0, 0): models differ by shape, not by colour alone. */
 function marker(model, properties = {}) {
-  return svg("path", { d: markerPath(model), fill: modelColor(model), stroke: "var(--paper)", "stroke-width": 1, ...properties });
+  return svg("path", { d: data.models[model].marker, fill: modelColor(model), stroke: "var(--paper)", "stroke-width": 1, ...properties });
 }
 
 /** A model's marker to stand before its name in text. */
@@ -156,49 +131,36 @@ function rove(container, selector = "button") {
     event.preventDefault();
     nodes[Math.min(nodes.length - 1, Math.max(0, to))].focus();
   });
-  const first = () => { if (!all().some((node) => node.tabIndex === 0)) settle(all()[0]); };
   new MutationObserver(() => { settle(all().find((node) => node === document.activeElement) ?? all()[0]); }).observe(container, { childList: true, subtree: true });
   settle(all().find((node) => node.getAttribute("aria-pressed") === "true") ?? all()[0]);
-  first();
   return container;
 }
 
 /** Boxes that scroll can be reached by the keyboard; those that fit are no stop. */
 const overflow = new ResizeObserver((entries) => {
-  for (const { target } of entries) watchOverflow(target);
+  for (const box of new Set(entries.map(({ target }) => target.closest(".scroll")))) {
+    if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
 });
-function watchOverflow(box) {
-  const scrolls = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
-  if (scrolls) box.tabIndex = 0;
-  else box.removeAttribute("tabindex");
-}
 new MutationObserver(() => {
   for (const box of document.querySelectorAll(".scroll:not([data-watched])")) {
     box.setAttribute("data-watched", "");
-    overflow.observe(box);
-    if (box.firstElementChild) overflow.observe(box.firstElementChild);
+    for (const node of [box, ...box.children]) overflow.observe(node);
   }
 }).observe(document.documentElement, { childList: true, subtree: true });
 
-/** What a reader can paste into a terminal, with a button that copies it. */
-function command(text) {
-  const button = el("button", { type: "button", class: "copy", onclick: () => {
-    const done = () => { button.textContent = "Copied"; };
-    // Pages opened from a file may not use the clipboard's interface.
-    const old = () => {
-      const range = document.createRange();
-      range.selectNodeContents(code);
-      const selection = window.getSelection();
-      selection.removeAllRanges();
-      selection.addRange(range);
-      if (document.execCommand("copy")) done();
-    };
-    if (navigator.clipboard?.writeText) navigator.clipboard.writeText(text).then(done, old);
-    else old();
-  } }, "Copy");
-  const code = el("code", {}, text);
-  return el("span", { class: "command" }, code, " ", button);
+/** A button that copies what `text` gives; where the clipboard is closed to the page it says `otherwise`. */
+function copier(words, text, otherwise) {
+  const button = el("button", { type: "button", onclick: () => {
+    const copied = navigator.clipboard?.writeText(text()) ?? Promise.reject();
+    copied.then(() => "Copied", () => otherwise).then((said) => { button.textContent = said; });
+  } }, words);
+  return button;
 }
+
+/** What a reader can paste into a terminal, with a button that copies it. */
+const command = (text) => el("span", { class: "command" }, el("code", {}, text), " ", copier("Copy", () => text, "Select and copy it"));
 
 const LANE = 8, LANES = 4; // pixels between lanes of marks, and how many there are at most
 
@@ -243,16 +205,10 @@ function dotsAxis(show, most = 1) {
 
 /** A choice among a few: buttons of which one is pressed. */
 function choice(label, options, chosen, onchoose) {
-  const buttons = options.map(([value, text]) =>
-    el("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => press(value) }, text),
-  );
-  function press(value) {
-    options.forEach(([other], index) => buttons[index].setAttribute("aria-pressed", String(other === value)));
-    onchoose(value);
-  }
-  const group = el("span", { class: "group", role: "group", "aria-label": label }, buttons);
-  group.set = (value) => options.forEach(([other], index) => buttons[index].setAttribute("aria-pressed", String(other === value)));
-  return rove(group);
+  const set = (value) => options.forEach(([other], index) => buttons[index].setAttribute("aria-pressed", String(other === value)));
+  const buttons = options.map(([value, text]) => el("button", { type: "button", onclick: () => { set(value); onchoose(value); } }, text));
+  set(chosen);
+  return Object.assign(rove(el("span", { class: "group", role: "group", "aria-label": label }, buttons)), { set });
 }
 
 let selects = 0;
@@ -321,13 +277,14 @@ const pair = {
   },
 };
 
+/** Of some words those that say something. */
+const given = (words) => Object.fromEntries(Object.entries(words).filter(([, value]) => value !== null && value !== undefined && value !== ""));
+
 /** What the page shows, in the part of its address after the #: it can be sent, and Back stays in the page. */
 const address = {
   read: () => (location.hash.includes("=") ? Object.fromEntries(new URLSearchParams(location.hash.slice(1))) : {}),
   write(changes, push = false) {
-    const now = { ...address.read(), ...changes };
-    const kept = Object.entries(now).filter(([, value]) => value !== null && value !== undefined && value !== "");
-    const hash = `#${new URLSearchParams(kept)}`;
+    const hash = `#${new URLSearchParams(given({ ...address.read(), ...changes }))}`;
     if (hash === location.hash) return;
     try {
       history[push ? "pushState" : "replaceState"](null, "", hash);

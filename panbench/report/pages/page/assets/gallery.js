@@ -2,21 +2,18 @@
 
 const PAGE = 24; // examples of a server that are listed at once
 
-/** Calls a function when the page is at rest; Safari has no word for it. */
-const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, { timeout: 2000 }) : setTimeout(work, 200));
-
 function createGallery(container) {
   const source = data.live ? servedImages() : packedImages();
   const { images, scores, withPictures, mapOf, photoOf } = source;
-  const nothing = { category: null, cause: null, verdict: null, model: null, slice: null, low: null, high: null, differ: null, taken: null, only: null };
-  const state = { ...nothing, order: source.orders[0][0], lead: null, image: -1, offset: 0 };
+  const nothing = { category: null, cause: null, verdict: null, model: null, slice: null, low: null, high: null, differ: null, taken: null, only: null, lead: null, offset: 0 };
+  const state = { ...nothing, order: source.orders[0][0], image: -1 };
   let found = [], total = 0, asked = 0, works = 0, opened = 0;
 
   const thumbs = rove(el("ul", { class: "thumbs" }));
   const status = el("span", { class: "listed", role: "status", "aria-live": "polite" });
   const busy = el("span", { class: "busy", role: "status", "aria-live": "polite" });
   const chip = el("span", { class: "chip" });
-  const change = (name) => (value) => { state[name] = value; state.offset = 0; speakOfChoice(); remember(); list(); };
+  const change = (name) => (value) => { choose({ ...state, [name]: value, offset: 0 }); again(); };
   const any = (options) => [[null, "any"], ...options];
   const named = [...source.categories].sort((a, b) => categoryName(a).localeCompare(categoryName(b)));
   const boxes = {
@@ -37,14 +34,17 @@ function createGallery(container) {
     el("button", { type: "button", onclick: () => turn(-1) }, "← Earlier"),
     el("button", { type: "button", onclick: () => turn(1) }, "Later →"));
 
-  function showChoices() {
+  /** Asks for other images, of which the viewer shows what is spoken of: of itself the lead, else what was chosen. */
+  function choose(changes, spoken = null) {
+    Object.assign(state, nothing, changes);
     for (const [name, box] of Object.entries(boxes)) box.set(state[name]);
+    remember();
+    viewer.speakOf(spoken ?? (state.lead ? spokenOf(state.lead.key) : spokenOfQuery(state)));
   }
 
-  /** The viewer shows the segments that are asked for: those of the lead, else those that fit what was chosen. */
-  function speakOfChoice() {
-    viewer.speakOf(state.lead ? spokenOf(state.lead.key) : spokenOfQuery(state));
+  function again() {
     if (state.image >= 0) viewer.show(state.image);
+    return list();
   }
 
   /** A page of a server keeps what was asked for in its address. */
@@ -87,14 +87,12 @@ function createGallery(container) {
     photo.src = image.photo;
   }
 
-  /** Says that the server is at work, once that has taken a fifth of a second; gives what ends it. */
+  /** Says that the server is at work, which is seen once it has taken a fifth of a second; gives what ends it. */
   function working() {
-    if (!source.live) return () => {};
-    container.setAttribute("aria-busy", "true");
     const turn = ++works;
-    const sign = setTimeout(() => { if (turn === works) busy.textContent = "Looking…"; }, 200);
+    container.setAttribute("aria-busy", "true");
+    busy.textContent = "Looking…";
     return () => {
-      clearTimeout(sign);
       if (turn !== works) return;
       container.removeAttribute("aria-busy");
       busy.textContent = "";
@@ -104,13 +102,7 @@ function createGallery(container) {
   /** Lists what fits the choices; `first`: "last" shows the last one of them. */
   async function list(first) {
     const turn = ++asked;
-    const done = working();
-    let answer;
-    try {
-      answer = await source.find(state, state.offset, PAGE);
-    } catch (problem) {
-      answer = { found: [], total: 0, all: 0, faults: [`The server did not answer: ${problem.message}`] };
-    }
+    const done = working(), answer = await source.find(state, state.offset, PAGE);
     if (turn !== asked) return;
     done();
     ({ found, total } = answer);
@@ -136,16 +128,13 @@ function createGallery(container) {
       el("span", { class: "errors" }, modelLabel(shownModel(index)), `: ${errorsInWords(image, shownModel(index))}`)));
     }));
     if (!found.length && !faults.length) thumbs.replaceChildren(el("li", {}, source.live ? "No image matches." : "No example matches."));
-    else if (found.length && (first || !found.includes(state.image))) await show(first === "last" ? found.at(-1) : found[0]);
+    else if (found.length && (first || !found.includes(state.image))) await show(images[first === "last" ? found.at(-1) : found[0]].id);
   }
 
   function showAll() {
-    Object.assign(state, nothing, { lead: null, offset: 0 });
     address.write({ lead: null });
-    showChoices();
-    speakOfChoice();
-    remember();
-    list();
+    choose({});
+    again();
   }
 
   /** The images in which the first of two models finds what the second does not. */
@@ -172,12 +161,11 @@ function createGallery(container) {
   } });
 
   /** Shows an image; of a server's, the whole of it is asked for first, and the last one that was asked for counts. */
-  async function show(index) {
-    state.image = index;
-    const turn = ++opened, waiting = images[index].part;
-    const done = waiting ? working() : () => {};
+  async function show(id) {
+    const turn = ++opened, done = working();
+    let index;
     try {
-      if (waiting) await source.load(images[index].id);
+      index = await source.load(id);
     } catch (problem) {
       status.textContent = problem.message;
       return;
@@ -185,100 +173,53 @@ function createGallery(container) {
       done();
     }
     if (turn !== opened) return;
+    state.image = index;
     for (const button of thumbs.querySelectorAll("button")) {
-      if (button.dataset.image === String(images[index].id)) button.setAttribute("aria-current", "true");
+      if (button.dataset.image === String(id)) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
     }
     viewer.show(index);
-    prepareNeighbours();
-  }
-
-  /** While nothing else is to do, decodes the images before and after the one that is shown, one at a time. */
-  function prepareNeighbours() {
-    const turn = opened, at = found.indexOf(state.image);
-    if (at < 0) return;
-    const waiting = [1, -1].map((by) => images[found[(at + by + found.length) % found.length]]).filter((image) => !image.part);
-    const next = () => whenIdle(() => {
-      const image = turn === opened ? waiting.shift() : null;
-      if (!image) return;
-      viewer.prepare(image);
-      next();
-    });
-    next();
   }
 
   /** Shows an image and goes to it; the address remembers it, so that Back leads to where the reader was. */
   async function open(id, go = true) {
-    let index;
-    try {
-      index = await source.load(id);
-    } catch (problem) {
-      status.textContent = problem.message;
-      return;
-    }
     address.write({ image: id, lead: state.lead?.key, ...viewer.address(), zoom: null, place: null }, true);
-    if (!source.live && !found.includes(index)) {
-      Object.assign(state, nothing, { lead: null });
-      viewer.speakOf(null);
-      showChoices();
+    if (!source.live && !found.includes(source.load(id))) {
+      choose({});
       await list();
     }
-    await show(index);
+    await show(id);
     if (go) viewer.focus();
   }
 
   container.append(viewer.node, el("div", { class: "bar" }, ...Object.values(boxes).map((box) => box.node), status, busy, chip), thumbs, pages);
   pair.watch(() => { if (state.image >= 0 && !viewer.spokenModel()) viewer.lookAt(pair.a); list(); });
 
-  /** Shows the images of a lead, the first of them or `image` in the viewer. */
-  async function follow(key, title, image = null) {
-    Object.assign(state, nothing, { offset: 0 }, source.live ? queryOfLead(key) : { lead: { key, title } });
-    showChoices();
-    remember();
-    viewer.speakOf(spokenOf(key));
-    if (!source.live) {
-      await list();
-      return open(image ?? data.leads[key][0]);
-    }
-    await list("first");
-    if (found.length) return open(image ?? images[found[0]].id);
+  /** Shows the images of a lead, the first of them in the viewer. */
+  async function follow(key, title) {
+    choose(source.live ? queryOfLead(key) : { lead: { key, title } }, spokenOf(key));
+    await list();
+    if (found.length) return open(images[found[0]].id);
   }
 
   /** Opens the image of an error of the wall, in the model that made it, with what belongs to the error lit. */
   async function openError({ image, model, cause, category, box }) {
-    Object.assign(state, nothing, { lead: null, offset: 0 });
-    showChoices();
+    choose({}, { ...OPEN, model, cause: causeName(cause), category, box });
     await list();
-    viewer.speakOf({ ...OPEN, model, cause: causeName(cause), category, box });
     return open(image);
-  }
-
-  /** What an address says that an error is, where that can be: fields of OPEN and nothing else. */
-  function spokenWords(text) {
-    try {
-      const words = JSON.parse(text);
-      return words && typeof words === "object" ? Object.fromEntries(Object.keys(OPEN).map((name) => [name, words[name] ?? null])) : null;
-    } catch {
-      return null;
-    }
   }
 
   /** Restores the state of the address; returns whether its image exists. */
   async function restore(wanted) {
-    state.lead = wanted.lead && data.leads[wanted.lead] ? { key: wanted.lead, title: "Chosen images" } : null;
-    if (source.live) {
-      const words = Object.fromEntries(new URLSearchParams(wanted.find ?? ""));
-      const number = (name) => (words[name] === undefined || Number.isNaN(Number(words[name])) ? null : Number(words[name]));
-      Object.assign(state, nothing, words, { order: words.order ?? source.orders[0][0], offset: number("offset") ?? 0 });
-      for (const name of ["category", "model", "low", "high", "differ"]) state[name] = number(name);
-      showChoices();
-    }
-    viewer.speakOf(spokenWords(wanted.error) ?? (state.lead ? spokenOf(state.lead.key) : spokenOfQuery(state)));
+    const lead = wanted.lead && data.leads[wanted.lead] ? { key: wanted.lead, title: "Chosen images" } : null;
+    const words = source.live ? { order: source.orders[0][0], ...Object.fromEntries(new URLSearchParams(wanted.find ?? "")) } : state;
+    for (const name of ["category", "model", "low", "high", "differ", "offset"]) if (words[name]) words[name] = Number(words[name]);
+    choose({ ...words, lead }, errorOf(wanted));
     viewer.restore(wanted);
     await list();
     const id = Number(wanted.image);
     if (!wanted.image || !source.has(id)) return false;
-    await show(await source.load(id));
+    await show(id);
     viewer.look(wanted);
     return true;
   }
@@ -294,15 +235,10 @@ function createGallery(container) {
 function galleryLater(container) {
   const pictured = new Set(data.live ? data.images.ids : data.pictured);
   const made = new Promise((ready) => {
-    let begun = false;
-    const begin = () => {
-      if (begun) return;
-      begun = true;
+    setTimeout(() => {
       ready({ gallery: createGallery(container) });
       document.documentElement.dataset.ready = "";
-    };
-    requestAnimationFrame(() => setTimeout(begin));
-    setTimeout(begin, 500); // a page in the background draws no frames
+    }, 50);
   });
   return new Proxy({ has: (id) => pictured.has(id) }, {
     get: (own, name) => own[name] ?? ((...words) => made.then(({ gallery }) => gallery[name](...words))),

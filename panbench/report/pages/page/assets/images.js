@@ -77,16 +77,21 @@ function packedImages() {
   };
 }
 
+/** Asks the server that sent this page. */
+async function askServer(path, words) {
+  const answer = await fetch(`/api/${path}?${data.live.api}&${new URLSearchParams(given(words))}`);
+  const said = await answer.json();
+  if (!answer.ok) throw new Error(said.error);
+  return said;
+}
+
+/** What the server finds, or nothing and why. */
+const foundOrWhy = (asked) => asked.catch((problem) => ({ errors: [], examples: [], total: 0, all: 0, faults: [`The server did not answer: ${problem.message}`] }));
+
 /** All images, from the server that sent this page: thumbnails of a list, and the whole of an image that is opened. */
 function servedImages() {
-  const { api, pictures, categories, causes, slices, orders } = data.live;
+  const { pictures, categories, causes, slices, orders } = data.live;
   const store = imageStore([]);
-  async function ask(path, words) {
-    const answer = await fetch(`/api/${path}?${api}&${new URLSearchParams(words)}`);
-    const said = await answer.json();
-    if (!answer.ok) throw new Error(said.error);
-    return said;
-  }
   return {
     ...store,
     live: true,
@@ -95,20 +100,17 @@ function servedImages() {
     has: (id) => store.row.has(id),
     load: async (id) => {
       const place = store.placeOf.get(id);
-      return place === undefined || store.images[place].part ? store.add(await ask("example", { image: id })) : place;
+      return place === undefined || store.images[place].part ? store.add(await askServer("example", { image: id })) : place;
     },
     find: async (state, offset, limit) => {
-      const { total, examples, faults } = await ask("find", { ...wordsOf(state), offset, limit });
+      const { total, examples, faults } = await foundOrWhy(askServer("find", { ...wordsOf(state), offset, limit }));
       return { found: examples.map(store.add), total, all: store.row.size, faults };
     },
   };
 }
 
 /** What a query of the server is, as the words of an address; what excludes nothing is left out. */
-function wordsOf({ category, cause, verdict, model, slice, low, high, differ, taken, only, order }) {
-  const words = { category, cause, verdict, model, slice, low, high, differ, taken, only, order };
-  return Object.fromEntries(Object.entries(words).filter(([, value]) => value !== null && value !== undefined && value !== ""));
-}
+const wordsOf = ({ category, cause, verdict, model, slice, low, high, differ, taken, only, order }) => given({ category, cause, verdict, model, slice, low, high, differ, taken, only, order });
 
 /** The query of the server that shows the images of a lead. */
 function queryOfLead(key) {

@@ -33,6 +33,15 @@ function spokenOf(key) {
   return null;
 }
 
+/** The error that an address names; null where it names none, or what is none. */
+function errorOf({ error }) {
+  try {
+    return { ...OPEN, ...JSON.parse(error) };
+  } catch {
+    return null;
+  }
+}
+
 /** What a server's query speaks of; null where it asks for nothing that segments could show. */
 function spokenOfQuery(query) {
   const spoken = Object.fromEntries(Object.keys(OPEN).map((name) => [name, query[name] ?? null]));
@@ -65,12 +74,14 @@ function placesOf(image, mapOf, spoken, model) {
   if (wrong.length) shown.sort((a, b) => b.segment.area - a.segment.area);
   const places = together(image, mapOf, shown.map(({ at }) => at));
   if (!spoken.box) return places;
-  // Of an error that was asked for by its place: what lies there first.
-  const [x, y, width, height] = spoken.box;
-  const wanted = { x: x * image.width, y: y * image.height, width: width * image.width, height: height * image.height };
-  const near = new Map(places.map((place) => [place, boxIou(boxAround(image, mapOf, place), wanted)]));
-  return places.sort((a, b) => near.get(b) - near.get(a));
+  // Of an error that was asked for by its place: what lies there first. What is too small for a pixel here lies there.
+  const unseen = shown.filter(({ at }) => !boxAround(image, mapOf, [at])).map(({ at }) => [at]);
+  const near = new Map(places.map((place) => [place, boxIou(boxAround(image, mapOf, place), boxOf(image, spoken.box))]));
+  return [...unseen, ...places.sort((a, b) => near.get(b) - near.get(a))];
 }
+
+/** A box in fractions of an image, in its pixels. */
+const boxOf = (image, [x, y, width, height]) => ({ x: x * image.width, y: y * image.height, width: width * image.width, height: height * image.height });
 
 /** Whether a segment belongs to the slice SLICING:NAME; slices of whole images hold all segments of them. */
 function inSlice(image, segment, slice) {
@@ -120,8 +131,8 @@ function placesTaken(image, mapOf, model, true_, predicted) {
 
 /** What model a found and model b did not, the largest first. */
 function placesOnly(image, a, b) {
-  const { segments } = image.layers[TRUTH];
-  return segments.flatMap((_, index) => (foundByOne(image, index, [a, b]) === "a" ? [[[TRUTH, index]]] : []))
+  const { segments } = image.layers[TRUTH], verdict = (model, index) => image.answers[model]?.[index][0];
+  return segments.flatMap((_, index) => (verdict(a, index) === "TP" && verdict(b, index) === "FN" ? [[[TRUTH, index]]] : []))
     .sort((one, other) => segments[other[0][1]].area - segments[one[0][1]].area);
 }
 

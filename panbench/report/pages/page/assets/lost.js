@@ -33,23 +33,13 @@ function packedErrors() {
 }
 
 function servedErrors() {
-  const { api, pictures, causes, categories, slices } = data.live;
+  const { pictures, causes, categories, slices } = data.live;
   return {
     live: true,
     held: data.models.map((_, model) => model).filter((model) => pictures[model]),
     causes: causes.map((name) => data.causes.names.indexOf(name)), categories, sizes: sizeNames().map((_, place) => place), slices,
-    find: async ({ model, beside, cause, category, size, slice }, offset, limit) => {
-      const words = { model, beside, cause: cause === null ? null : causeName(cause), category, size: size === null ? null : sizeNames()[size], slice, offset, limit };
-      const asked = Object.entries(words).filter(([, value]) => value !== null && value !== undefined);
-      try {
-        const answer = await fetch(`/api/errors?${api}&${new URLSearchParams(asked)}`);
-        const said = await answer.json();
-        if (!answer.ok) throw new Error(said.error);
-        return said;
-      } catch (problem) {
-        return { errors: [], total: 0, all: 0, faults: [`The server did not answer: ${problem.message}`] };
-      }
-    },
+    find: ({ cause, size, ...wanted }, offset, limit) =>
+      foundOrWhy(askServer("errors", { ...wanted, cause: causeName(cause), size: sizeNames()[size], offset, limit })),
   };
 }
 
@@ -59,7 +49,7 @@ function cropPicture(error, answer, label) {
   const drawn = (kind, d, broken = "") => (d ? [svg("path", { class: `under ${kind}`, d }), svg("path", { class: `${kind} ${broken}`, d })] : []);
   const own = answer === null ? [...drawn(kind === "bad mask" ? "bad" : kind, error.predicted), ...(kind === "confused" ? [] : drawn(of_truth, error.truth, "broken"))]
     : answer ? drawn("other", answer) : drawn(of_truth, error.truth, "broken");
-  return svg("svg", { class: "crop", viewBox: `0 0 ${2 * width} ${2 * height}`, role: "img", "aria-label": label },
+  return svg("svg", { class: "crop", "data-frame": box ? framed(box) : null, viewBox: `0 0 ${2 * width} ${2 * height}`, role: "img", "aria-label": label },
     svg("image", { href: error.photo, width: 2 * width, height: 2 * height, preserveAspectRatio: "none" }), own, box ? locator(error) : null);
 }
 
@@ -88,6 +78,12 @@ function errorTile(error, open, beside = null, heading = null) {
 /** Room for tiles that a server has not sent yet: what stands below does not move when they come. */
 const roomFor = (count) => Array.from({ length: count }, () => el("li", { class: "room", "aria-hidden": "true" }, el("div", { class: "tile" }, el("span", { class: "crops" }, svg("svg", { class: "crop" })), el("span", { class: "words" }, "…"))));
 
+/** How a low frame shows a crop: filled from the edge of the image that the crop touches; whole, where it has two. */
+function framed([x, y, across, down]) {
+  const side = (from, size) => (from <= 0 ? "Min" : from + size > 0.999 ? "Max" : "Mid");
+  return down > 0.999 ? "xMidYMid meet" : `x${side(x, across)}Y${side(y, down)} slice`;
+}
+
 /** Opens the image of an error, or says how it comes into the page. */
 function errorOpener(gallery, said) {
   return (error) => {
@@ -109,10 +105,18 @@ function costliest(container, gallery) {
     if (source.live) list.replaceChildren(...roomFor(rows.length));
     const found = await Promise.all(rows.map((row) => source.find({ model: pair.a, beside: null, cause: row.cause, category: null, size: row.size, slice: null }, 0, 1)));
     list.replaceChildren(...found.flatMap(({ errors }, place) => errors.map((error) => errorTile(error, open, null, [`${causeName(rows[place].cause)}, ${sizeNames()[rows[place].size]}`, `${wins(rows[place].gain, 1)} in ${whole(rows[place].errors)} errors`]))));
+    for (const crop of list.querySelectorAll("svg.crop[data-frame]")) crop.setAttribute("preserveAspectRatio", crop.dataset.frame);
   };
   container.append(list, said);
   draw();
   pair.watch(draw);
+}
+
+/** Points of PQ as a bar of a cause's colour, with their interval; the bar of `most` is the longest. */
+function lossBar(cause, value, low, high, most) {
+  const at = (points) => `${Math.min(100, Math.max(0, (100 * points) / most))}%`;
+  return svg("svg", { class: "lost", height: 12, "aria-hidden": "true" }, svg("rect", { width: at(value), height: 12, fill: causeColor(cause) }),
+    low === null ? null : svg("line", { x1: at(low), x2: at(high), y1: 6, y2: 6 }));
 }
 
 /** Each cause as a bar a model: what it takes of PQ, with its interval; a bar filters the wall. */
@@ -126,9 +130,7 @@ function causeBars(container, filterWall) {
   const cell = (model, cause) => {
     const [FP, FN, TP] = counts[model][cause], [low, high] = intervals[model][cause];
     const errors = [FP && `${whole(FP)} FP`, FN && `${whole(FN)} FN`, TP && `${whole(TP)} found with an inexact mask`].filter(Boolean).join(", ");
-    const inside = [svg("svg", { class: "lost", height: 12, "aria-hidden": "true" },
-      svg("rect", { width: `${(100 * (lost[model][cause] ?? 0)) / most}%`, height: 12, fill: causeColor(cause) }),
-      low === null ? null : svg("line", { x1: `${(100 * Math.max(0, low)) / most}%`, x2: `${Math.min(100, (100 * high) / most)}%`, y1: 6, y2: 6 })),
+    const inside = [lossBar(cause, lost[model][cause] ?? 0, low, high, most),
     el("span", { class: "points" }, shown[model][cause]), low === null ? null : el("small", { class: "quiet" }, ` [${percent(low)}, ${percent(high)}]`)];
     const words = `${data.models[model].label}\n${names[cause]}: ${meanings[cause]}\n${percent(lost[model][cause], 2)} points of PQ lost; fixed alone it wins ${percent(gain[model][cause], 2)}\n${errors || "no error of its own: it counts once other causes are fixed"}`;
     return explain(filterWall && errors ? el("button", { type: "button", class: "cause", "data-cause": cause, onclick: () => filterWall(model, cause) }, inside) : el("span", { class: "cause" }, inside), words);
@@ -153,7 +155,7 @@ function causeBars(container, filterWall) {
 
 /** What to fix first in the model: rows by what fixing them would win; each opens to its categories and six errors. */
 function fixView(container, gallery) {
-  const source = errorSource(), list = el("div", { class: "fixes" }), said = el("p", { class: "note", role: "status" });
+  const source = errorSource(), list = rove(el("div", { class: "fixes" }), "summary"), said = el("p", { class: "note", role: "status" });
   const open = errorOpener(gallery, said);
   const draw = () => {
     const model = pair.a, rows = data.fixes[model], most = Math.max(...rows.map((row) => row.high), 0.001);
@@ -168,8 +170,7 @@ function fixView(container, gallery) {
       };
       return el("details", { ontoggle: (event) => { if (event.target.open) fill(); } },
         el("summary", {}, el("span", { class: "what" }, el("span", { class: "swatch", style: { background: causeColor(row.cause) } }), `${causeName(row.cause)}, ${sizeNames()[row.size]}`),
-          svg("svg", { class: "lost", height: 12, "aria-hidden": "true" },
-            svg("rect", { width: `${(100 * row.gain) / most}%`, height: 12, fill: causeColor(row.cause) }), svg("line", { x1: `${(100 * row.low) / most}%`, x2: `${(100 * row.high) / most}%`, y1: 6, y2: 6 })),
+          lossBar(row.cause, row.gain, row.low, row.high, most),
           el("span", { class: "won" }, wins(row.gain)), el("small", { class: "quiet" }, ` [${percent(row.low, 2)}, ${percent(row.high, 2)}] · ${whole(row.errors)} errors in ${whole(row.images)} images`)),
         el("p", { class: "note" }, "Most in: ", row.categories.map(([category, gain, errors]) => `${categoryName(category)} ${wins(gain)} (${whole(errors)})`).join(" · ")), tiles);
     }));
@@ -202,36 +203,22 @@ function errorWall(container, gallery) {
   let turn = 0;
 
   /** Lists what fits, or, from an `offset` on, what follows the errors that are listed. */
-  function list(offset = 0) {
+  async function list(offset = 0) {
     const now = ++turn;
-    const put = (found) => { if (now === turn) show(found, offset); };
-    const found = source.find({ ...state, model: model(), beside: beside() }, offset, WALL_PAGE);
-    if (!source.live) return put(found);
-    container.setAttribute("aria-busy", "true");
-    if (!offset) tiles.replaceChildren(...roomFor(WALL_PAGE));
-    found.then((answer) => {
-      if (now === turn) container.removeAttribute("aria-busy");
-      put(answer);
-    });
-  }
-
-  function show({ errors, total, all, faults: problems }, offset) {
+    if (source.live) container.setAttribute("aria-busy", "true");
+    if (source.live && !offset) tiles.replaceChildren(...roomFor(WALL_PAGE));
+    const { errors, total, all, faults: problems } = await source.find({ ...state, model: model(), beside: beside() }, offset, WALL_PAGE);
+    if (now !== turn) return;
+    container.removeAttribute("aria-busy");
     const listed = errors.map((error) => errorTile(error, open, beside()));
     tiles.classList.toggle("double", beside() !== null);
     if (offset) tiles.append(...listed);
     else tiles.replaceChildren(...listed);
     more.hidden = offset + errors.length + problems.length >= total || !errors.length;
     faults.replaceChildren(...problems.map((problem) => el("p", { class: "note" }, problem)));
-    said.replaceChildren(...(source.live ? sayServed(total, all) : sayPacked(total, all)));
-  }
-
-  const label = () => data.models[model()].label;
-  const sayServed = (total, all) => [total < all ? `${whole(total)} of ${whole(all)} errors of ${label()} match.` : `${whole(all)} errors of ${label()}.`, total ? " Costliest first." : ""];
-
-  function sayPacked(total, all) {
-    const kept = `${whole(all)} of ${whole(data.wall.totals[model()])} errors of ${label()} are kept in this page`;
-    if (total) return [`${kept}${total < all ? `; ${whole(total)} of them match` : ""}. Costliest first.`];
-    return [`${kept}; none of them matches. For others: `, command(`panbench show errors ${data.models[model()].run}`)];
+    const { label, run } = data.models[model()], costliest = source.live ? "" : `costliest (of ${whole(data.wall.totals[model()])}) `;
+    said.replaceChildren(`${total < all ? `${whole(total)} of the` : "The"} ${whole(all)} ${costliest}errors of ${label}. `,
+      ...(source.live || total ? [] : ["For others: ", command(`panbench show errors ${run}`)]));
   }
 
   container.append(el("div", { class: "bar" }, Object.values(boxes).map(({ node }) => node)), kindLegend(), said, faults, opened, tiles, more);

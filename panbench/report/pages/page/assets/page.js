@@ -51,9 +51,7 @@ contents.addEventListener("click", (event) => {
   target.focus({ preventScroll: true });
 });
 for (const place of document.querySelectorAll("[data-marker]")) {
-  const model = Number(place.dataset.marker);
-  if (place.dataset.named !== undefined) place.after(el("span", { class: "hidden" }, data.models[model].label));
-  place.replaceWith(markerIcon(model));
+  place.replaceWith(markerIcon(Number(place.dataset.marker)));
 }
 
 for (const place of document.querySelectorAll("[data-command]")) place.replaceChildren(command(place.textContent.trim()));
@@ -67,7 +65,7 @@ const live = el("p", { id: "live", class: "hidden", role: "status", "aria-live":
 document.body.append(live);
 
 within("gallery-view", (place) => { gallery = galleryLater(place); });
-const follow = gallery && ((key, title, image) => { hideTooltip(); gallery.follow(key, title, image); });
+const follow = gallery && ((key, title) => { hideTooltip(); gallery.follow(key, title); });
 within("costliest", (place) => costliest(place, gallery));
 const filterWall = within("wall-view", (place) => errorWall(place, gallery));
 within("cause-bars", (place) => causeBars(place, filterWall));
@@ -75,7 +73,6 @@ within("fix-view", (place) => fixView(place, gallery));
 within("where-view", (place) => whereView(place, follow));
 within("image-view", imageView);
 for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
-for (const [key, drawn] of Object.entries(data.bars)) within(`chart-${key}`, (place) => bars(place, drawn));
 within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second", data.overview.speeds));
 within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
 if (gallery) within("figures", (place) => gallery.figures(place));
@@ -109,36 +106,38 @@ window.addEventListener("popstate", () => restore(false));
 function imageView(container) {
   const { ids, PQ } = data.images;
   // Without a gallery there may be a command that adds an image; where there is neither, nothing promises a picture.
-  const canOpen = Boolean(gallery || data.command);
-  const several = data.models.length > 1;
-  const plot = el("div", { class: "chart", id: "points", tabindex: 0, role: "group", "aria-label": several ? `Images as points, PQ of one model against the other; arrow keys walk from the largest difference${canOpen ? ", Enter opens" : ""}` : `Images as points by PQ; arrow keys walk from the worst${canOpen ? ", Enter opens" : ""}` });
-  const said = el("p", { class: "note", role: "status", "aria-live": "polite" }, " ");
+  const canOpen = Boolean(gallery || data.command), several = data.models.length > 1;
+  const name = several ? "Images as points, PQ of one model against the other; arrow keys walk from the largest difference" : "Images as points by PQ; arrow keys walk from the worst";
+  const plot = el("div", { class: "chart", id: "points", tabindex: 0, role: "group", "aria-label": name + (canOpen ? ", Enter opens" : "") });
+  const said = el("p", { class: "note", role: "status", "aria-live": "polite" });
   container.append(plot, said);
 
   let points = [], order = [], cursor = -1, redraw = () => {};
   const gap = (index) => PQ[pair.a][index] - PQ[pair.b][index];
+  const pictured = (index) => gallery?.has(ids[index]);
 
   function again() {
     const { a, b } = pair;
-    const held = ids.map((_, index) => index).filter((index) => PQ[a][index] !== null && PQ[b][index] !== null);
-    order = several ? [...held].sort((x, y) => Math.abs(gap(y)) - Math.abs(gap(x))) : [...held].sort((x, y) => PQ[a][x] - PQ[a][y]);
+    order = ids.map((_, index) => index).filter((index) => PQ[a][index] !== null && PQ[b][index] !== null);
+    order.sort((x, y) => (several ? Math.abs(gap(y)) - Math.abs(gap(x)) : PQ[a][x] - PQ[a][y]));
     cursor = -1;
     redraw();
-    const better = held.filter((index) => gap(index) > 0).length, worse = held.filter((index) => gap(index) < 0).length;
+    const better = order.filter((index) => gap(index) > 0).length, worse = order.filter((index) => gap(index) < 0).length;
     said.textContent = several
-      ? `${data.models[a].label} is better on ${whole(better)} images, ${data.models[b].label} on ${whole(worse)}; ${whole(held.length - better - worse)} are even.`
-      : `${whole(held.length)} images.`;
+      ? `${data.models[a].label} is better on ${whole(better)} images, ${data.models[b].label} on ${whole(worse)}; ${whole(order.length - better - worse)} are even.`
+      : `${whole(order.length)} images.`;
   }
 
-  function openImage(id) {
+  function openImage(index) {
     hideTooltip();
-    if (gallery?.has(id)) return gallery.open(id);
-    if (canOpen) said.replaceChildren(`Image ${imageName(id)} has no picture in this file. To add it: `, command(`${data.command} --image ${imageName(id)}`));
+    if (pictured(index)) return gallery.open(ids[index]);
+    const id = imageName(ids[index]);
+    if (canOpen) said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
   }
 
-  const describe = (index) => (several
-    ? `Image ${imageName(ids[index])}\n${data.models[pair.a].label}: PQ ${percent(PQ[pair.a][index])}\n${data.models[pair.b].label}: PQ ${percent(PQ[pair.b][index])}`
-    : `Image ${imageName(ids[index])}\nPQ ${percent(PQ[pair.a][index])}`) + (!canOpen ? "" : gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
+  const describe = (index) => [`Image ${imageName(ids[index])}`,
+    ...new Set([pair.a, pair.b].map((model) => `${data.models[model].label}: PQ ${percent(PQ[model][index])}`)),
+    ...(canOpen ? [pictured(index) ? "click to open" : "no picture here"] : [])].join("\n");
 
   chart(plot, (width) => {
     const canvasWidth = several ? Math.min(width, 640) : width;
@@ -148,15 +147,14 @@ function imageView(container) {
     redraw = () => {
       const [least, most] = scoreRange([pair.a, pair.b].flatMap((model) => PQ[model]));
       const x = several ? linear(least, most, left, right) : linear(0, Math.max(1, order.length - 1), left, right), y = linear(least, most, bottom, top);
-      const [across, up] = several ? [pair.b, pair.a] : [pair.a, pair.a], steps = ticks(least, most), show = (value) => percent(value, 0);
-      points = order.map((index, rank) => [index, several ? x(PQ[across][index]) : x(rank), y(PQ[up][index])]);
-      const dots = points.filter(([index]) => !gallery?.has(ids[index])), pictured = points.filter(([index]) => gallery?.has(ids[index]));
+      const steps = ticks(least, most), show = (value) => percent(value, 0), title = (model) => `PQ of ${data.models[model].label}`;
+      points = order.map((index, rank) => [index, x(several ? PQ[pair.b][index] : rank), y(PQ[pair.a][index])]);
       place.replaceChildren(...[
-        ...(several ? xAxis(x, bottom, top, steps, show, `PQ of ${data.models[across].label}`, right) : [svg("text", { x: right, y: bottom + 34, "text-anchor": "end" }, "images, worst first")]),
-        ...yAxis(y, left, right, steps, show, `PQ of ${data.models[up].label}`),
+        ...(several ? xAxis(x, bottom, top, steps, show, title(pair.b), right) : [svg("text", { x: right, y: bottom + 34, "text-anchor": "end" }, "images, worst first")]),
+        ...yAxis(y, left, right, steps, show, title(pair.a)),
         several ? svg("line", { class: "axis", x1: x(least), y1: y(least), x2: x(most), y2: y(most), "stroke-dasharray": "4 4" }) : null,
-        svg("path", { d: dots.map(([, px, py]) => `M${px.toFixed(1)},${py.toFixed(1)}h0`).join(""), stroke: "var(--quiet)", "stroke-width": ids.length > 1000 ? 4 : 6, "stroke-linecap": "round", "stroke-opacity": 0.5, fill: "none" }),
-        ...pictured.map(([index, px, py]) => svg("circle", { cx: px, cy: py, r: 5.5, fill: "var(--accent)", stroke: "var(--paper)", "stroke-width": 1.5, "data-image": ids[index] })),
+        svg("path", { d: points.filter(([index]) => !pictured(index)).map(([, px, py]) => `M${px.toFixed(1)},${py.toFixed(1)}h0`).join(""), stroke: "var(--quiet)", "stroke-width": ids.length > 1000 ? 4 : 6, "stroke-linecap": "round", "stroke-opacity": 0.5, fill: "none" }),
+        ...points.filter(([index]) => pictured(index)).map(([index, px, py]) => svg("circle", { cx: px, cy: py, r: 5.5, fill: "var(--accent)", stroke: "var(--paper)", "stroke-width": 1.5, "data-image": ids[index] })),
         cursor < 0 ? null : svg("circle", { cx: points[cursor][1], cy: points[cursor][2], r: 9, fill: "none", stroke: "var(--ink)", "stroke-width": 2.5 }),
       ].filter(Boolean));
     };
@@ -165,7 +163,7 @@ function imageView(container) {
       const area = place.getBoundingClientRect(), scale = canvasWidth / area.width;
       const [ex, ey] = [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale];
       // A picture wins over its neighbours: those are what a click can open.
-      const far = ([index, px, py]) => Math.hypot(px - ex, py - ey) * (gallery?.has(ids[index]) ? 0.6 : 1);
+      const far = ([index, px, py]) => Math.hypot(px - ex, py - ey) * (pictured(index) ? 0.6 : 1);
       const near = points.filter((point) => far(point) < 16).sort((p, q) => far(p) - far(q));
       return near.filter(([, px, py]) => Math.hypot(px - near[0][1], py - near[0][2]) < 2).map(([index]) => index);
     };
@@ -182,7 +180,7 @@ function imageView(container) {
       // Clicks on one spot walk through the images that lie there.
       const same = found.length === clicked.length && found.every((index) => clicked.includes(index));
       clicked = same ? [...clicked.slice(1), clicked[0]] : found;
-      openImage(ids[clicked[0]]);
+      openImage(clicked[0]);
     });
     redraw();
     return place;
@@ -190,14 +188,12 @@ function imageView(container) {
 
   plot.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (by) {
-      event.preventDefault();
-      cursor = Math.min(points.length - 1, Math.max(0, cursor + by));
-      redraw();
-      said.textContent = describe(points[cursor][0]).replaceAll("\n", ", ");
-    } else if (event.key === "Enter" && cursor >= 0) {
-      openImage(ids[points[cursor][0]]);
-    }
+    if (event.key === "Enter" && cursor >= 0) openImage(points[cursor][0]);
+    if (!by) return;
+    event.preventDefault();
+    cursor = Math.min(points.length - 1, Math.max(0, cursor + by));
+    redraw();
+    said.textContent = describe(points[cursor][0]).replaceAll("\n", ", ");
   });
   again();
   pair.watch(again);

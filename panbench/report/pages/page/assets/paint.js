@@ -1,14 +1,6 @@
 // Pixels: index maps from their runs, and layers over the photograph, by what is wrong or by category.
 //
-// `compose` draws one layer of an image as a canvas; every picture of the page is made by it. Any section can call it:
-//
-//     const photo = new Image();
-//     photo.onload = () => place.append(compose(image, 1 + model, mapOf, photo, 300, 200, {
-//       view: viewAround(image, boxAround(image, mapOf, [[TRUTH, 4]])),   // without it the whole image
-//       color: "errors",
-//       lit: [[TRUTH, 4]],                                                 // segments that stand out
-//     }));
-//     photo.src = image.photo;
+// `compose` draws one layer of an image as a canvas; every picture of the page is made by it.
 
 /** The index map of a layer (0 = no segment) from its runs: pairs of value and length in base 128. */
 function decodeRuns(text, size) {
@@ -47,11 +39,11 @@ const FILLED = 165, OVERLAID = 140; // alpha of what is false, and of categories
  * number: the layer; mapOf: (image, number) → its index map (images.js); view: the part of the image that is shown,
  * { x, y, width, height } in its pixels; color: "errors" (segments.js) or "categories"; judge: the model whose verdicts
  * the ground truth has; lit: segments [[layer, index], …] that stand out, of whatever layer; columns: [from, to], the part
- * of the canvas that is needed, of which the rest may stay unpainted.
+ * of the canvas that is needed, of which the rest may stay unpainted; top: pixels at the top that words keep clear of.
  *
  * What a model missed is drawn over its answer in either colouring. No kind of error is told by its colour alone.
  */
-function compose(image, number, mapOf, photo, width, height, { view = wholeView(image), color = "errors", judge, lit = [], columns = [0, width] }) {
+function compose(image, number, mapOf, photo, width, height, { view = viewAt(image), color = "errors", judge, lit = [], columns = [0, width], top = 0 }) {
   const canvas = el("canvas", { width, height });
   const context = canvas.getContext("2d");
   const [from, to] = [Math.max(0, columns[0] - REACH), Math.min(width, columns[1] + REACH)];
@@ -60,8 +52,8 @@ function compose(image, number, mapOf, photo, width, height, { view = wholeView(
   if (number === PHOTO) return canvas;
   const overlay = new ImageData(to - from, height);
   const shown = { pixels: new Uint32Array(overlay.data.buffer), width, from, to, height };
-  const own = (number === TRUTH ? sampled : sample)(image, mapOf(image, number), view, shown);
-  const truth = () => sampled(image, mapOf(image, TRUTH), view, shown);
+  const own = sample(image, mapOf(image, number), view, shown);
+  const truth = () => sample(image, mapOf(image, TRUTH), view, shown);
   const segments = image.layers[number].segments.map((_, index) => outcomeOf(image, number, index, judge));
   const strokeOf = (kind, broken) => ({ color: pixelOf(colorNamed(`--${kind}`), 255), under: kind === "bad" ? WHITE : BLACK, broken });
   if (color === "categories") {
@@ -88,36 +80,27 @@ function compose(image, number, mapOf, photo, width, height, { view = wholeView(
   const painted = el("canvas", { width: to - from, height });
   painted.getContext("2d").putImageData(overlay, 0, 0);
   context.drawImage(painted, from, 0);
-  if (color === "errors" && width >= 300) nameConfused(context, own, segments, shown);
+  if (color === "errors" && width >= 300) nameConfused(context, own, segments, shown, columns, top);
   return canvas;
 }
 
-const drawnPhotos = new Map();
+/** A photograph as a canvas shows it: the panes of an image share what is drawn once. */
+const scaledPhoto = keeping(4, (key, image, photo, view, { width, height }) => {
+  const canvas = el("canvas", { width, height }), context = canvas.getContext("2d");
+  const [across, down] = [photo.naturalWidth / image.width, photo.naturalHeight / image.height];
+  context.imageSmoothingQuality = "high";
+  context.drawImage(photo, view.x * across, view.y * down, view.width * across, view.height * down, 0, 0, width, height);
+  return canvas;
+});
 
-/** Columns of the photograph as a canvas shows it: the panes of an image share what is drawn once. */
+/** Draws columns of the photograph. */
 function drawPhoto(context, image, photo, view, from, to) {
   const { width, height } = context.canvas;
   const key = [image.id, photo.naturalWidth, view.x, view.y, view.width, view.height, width, height].join();
-  if (!drawnPhotos.has(key)) {
-    const canvas = el("canvas", { width, height }), scaled = canvas.getContext("2d");
-    const [across, down] = [photo.naturalWidth / image.width, photo.naturalHeight / image.height];
-    scaled.imageSmoothingQuality = "high";
-    scaled.drawImage(photo, view.x * across, view.y * down, view.width * across, view.height * down, 0, 0, width, height);
-    drawnPhotos.set(key, canvas);
-    if (drawnPhotos.size > 4) drawnPhotos.delete(drawnPhotos.keys().next().value);
-  }
-  context.drawImage(drawnPhotos.get(key), from, 0, to - from, height, from, 0, to - from, height);
+  context.drawImage(scaledPhoto(key, image, photo, view, context.canvas), from, 0, to - from, height, from, 0, to - from, height);
 }
 
-let lastSampled = { key: "", map: null, found: null };
-
-/** An index map at the size of the columns of a canvas that shows a part of the image; panes share that of the truth. */
-function sampled(image, map, view, { width, height, from, to }) {
-  const key = [view.x, view.y, view.width, view.height, width, height, from, to].join();
-  if (lastSampled.map !== map || lastSampled.key !== key) lastSampled = { key, map, found: sample(image, map, view, { width, height, from, to }) };
-  return lastSampled.found;
-}
-
+/** An index map at the size of the columns of a canvas that shows a part of the image. */
 function sample(image, map, view, { width, height, from, to }) {
   const wide = to - from;
   const columns = Uint32Array.from({ length: wide }, (_, x) => Math.min(image.width - 1, Math.floor(view.x + ((from + x + 0.5) * view.width) / width)));
@@ -178,17 +161,22 @@ function stamp(pixels, width, x, y, size, pixel) {
   }
 }
 
-/** Writes at each segment of a wrong category what it is and what it was taken for. */
-function nameConfused(context, map, segments, { width, from, to, height }) {
+/** Writes at each segment of a wrong category what it is and what it was taken for, below names that are there already. */
+function nameConfused(context, map, segments, { width, from, to, height }, [left, right], top) {
   const wide = to - from, tops = new Map();
   const wanted = new Set(segments.flatMap((segment, index) => (kindOf(segment) === "confused" && segment.taken ? [index + 1] : [])));
   if (!wanted.size) return;
   for (let at = 0; at < map.length; at++) if (wanted.has(map[at]) && !tops.has(map[at])) tops.set(map[at], at);
   const size = Math.max(11, Math.round(width / 60));
   context.font = `${size}px system-ui, sans-serif`;
+  const boxes = [];
   for (const [value, at] of tops) {
     const text = takenInWords(segments[value - 1].taken), room = context.measureText(text).width + 8;
-    const x = Math.max(0, Math.min(from + (at % wide), width - room)), y = Math.min(Math.floor(at / wide), height - size - 6);
+    if (room > right - left) continue;
+    const x = Math.max(left, Math.min(from + (at % wide), right - room));
+    let y = Math.max(top, Math.min(Math.floor(at / wide), height - size - 6));
+    for (const box of boxes) if (x < box.x + box.room && box.x < x + room && Math.abs(y - box.y) < size + 8) y = box.y + size + 8;
+    boxes.push({ x, y, room });
     context.fillStyle = "rgba(0, 0, 0, 0.8)";
     context.fillRect(x, y, room, size + 6);
     context.fillStyle = "#fff";

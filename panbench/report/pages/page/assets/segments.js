@@ -38,13 +38,6 @@ function missedBy(image, model) {
   return (image.answers[model] ?? []).flatMap(([verdict], index) => (verdict === "FN" ? [index] : []));
 }
 
-/** Which of two models found a true segment: "a", "b", "both" or "neither"; null where a model has no answer. */
-function foundByOne(image, index, [a, b]) {
-  const [first, second] = [a, b].map((model) => image.answers[model]?.[index][0]);
-  if (![first, second].every((verdict) => verdict === "TP" || verdict === "FN")) return null;
-  return first === "TP" ? (second === "TP" ? "both" : "a") : second === "TP" ? "b" : "neither";
-}
-
 /** How many segments have which verdict, { TP, FP, FN, ignored }: of a model with what it missed, of the truth by `judge`. */
 function tallyOf(image, number, judge) {
   const found = Object.fromEntries(Object.keys(VERDICTS).map((verdict) => [verdict, 0]));
@@ -94,13 +87,21 @@ function boxAround(image, mapOf, segments) {
   return right < 0 ? null : { x: left, y: top, width: right - left + 1, height: bottom - top + 1 };
 }
 
-/** The whole image as a view of `compose`. */
-const wholeView = (image) => ({ x: 0, y: 0, width: image.width, height: image.height });
+const aspectOf = (image) => image.width / image.height;
 
-/** A view of `compose` with a box in its middle that fills about `part` of it; no closer than `most` times. */
-function viewAround(image, box, part = 0.5, most = 12) {
-  const zoom = Math.max(1, Math.min(most, (part * image.width) / box.width, (part * image.height) / box.height));
-  const width = image.width / zoom, height = image.height / zoom;
-  const within = (middle, size, all) => Math.min(all - size, Math.max(0, middle - size / 2));
-  return { x: within(box.x + box.width / 2, width, image.width), y: within(box.y + box.height / 2, height, image.height), width, height };
+/**
+ * A view of `compose`: the part of an image that is seen at a zoom, with (x, y) in its middle as far as it can be. A view
+ * of another aspect than the image's has margins at zoom 1.
+ */
+function viewAt(image, zoom = 1, x = 0, y = 0, aspect = aspectOf(image)) {
+  const width = Math.max(image.width, image.height * aspect) / zoom, height = width / aspect;
+  const within = (middle, size, all) => (size > all ? (all - size) / 2 : Math.min(all - size, Math.max(0, middle - size / 2)));
+  return { x: within(x, width, image.width), y: within(y, height, image.height), width, height };
+}
+
+/** A view with a box in its middle that fills about half of it; no closer than `most` times. */
+function viewAround(image, box, most, aspect = aspectOf(image)) {
+  const whole = viewAt(image, 1, 0, 0, aspect);
+  const zoom = Math.max(1, Math.min(most, whole.width / box.width / 2, whole.height / box.height / 2));
+  return viewAt(image, zoom, box.x + box.width / 2, box.y + box.height / 2, aspect);
 }

@@ -4,8 +4,8 @@ const ZOOM_MOST = 12;
 const CUT = 0.1; // the model is seen whole but for a margin of truth
 const PRINTED = 6;
 
-/** Columns for `count` printed panes: up to eight beside each other, more in rows of one length as far as may be. */
-const printedColumns = (count) => Math.ceil(count / Math.ceil(count / 8));
+/** Columns for so many panes of which `most` fit beside each other: rows are of one length as far as may be. */
+const columnsFor = (count, most) => Math.ceil(count / Math.ceil(count / most));
 
 function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) {
   const state = {
@@ -21,21 +21,24 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   const lists = el("div", { class: "lists" });
   const layerNames = [[PHOTO, "Image"], [TRUTH, "Ground truth"], ...withPictures.map((model) => [1 + model, data.models[model].label])];
   const remember = () => address.write(fromState());
-  const leftBox = select("Left", layerNames, state.left, (value) => { state.left = value; remember(); render(); });
-  const rightBox = select("Right", layerNames, state.right, (value) => { state.right = value; remember(); render(); });
-  const sides = el("span", { class: "bar", style: { margin: "0" } }, leftBox.node, rightBox.node);
-  const modeBox = choice("View", [["divider", "Divider"], ["side", "Side by side"]], state.mode, (value) => { setMode(value); remember(); render(); });
-  const colorBox = choice("Colours", [["errors", "Errors"], ["categories", "Categories"]], state.color, (value) => { state.color = value; remember(); render(); });
+  const change = (name) => (value) => { state[name] = value; remember(); render(); };
+  const boxes = {
+    left: select("Left", layerNames, state.left, change("left")),
+    right: select("Right", layerNames, state.right, change("right")),
+    mode: choice("View", [["divider", "Divider"], ["side", "Side by side"]], state.mode, change("mode")),
+    color: choice("Colours", [["errors", "Errors"], ["categories", "Categories"]], state.color, change("color")),
+  };
+  const set = (name, value) => { state[name] = value; boxes[name].set(value); };
+  const sides = el("span", { class: "bar", style: { margin: "0" } }, boxes.left.node, boxes.right.node);
   const zoomSaid = el("span", { class: "quiet zoomed" }, "1×");
   const zoomBox = rove(el("span", { class: "group", role: "group", "aria-label": "Zoom" },
     el("button", { type: "button", "aria-label": "Zoom out", onclick: () => zoomBy(1 / 1.5) }, "−"),
     el("button", { type: "button", "aria-label": "Zoom in", onclick: () => zoomBy(1.5) }, "+"),
     el("button", { type: "button", onclick: () => { state.zoom = 1; state.center = [0.5, 0.5]; zoomed(); } }, "Fit")));
-  const link = el("button", { type: "button", onclick: () => {
+  const link = copier("Copy link", () => {
     address.write({ image: images[state.image].id, ...fromState() });
-    const done = () => { link.textContent = "Link copied"; };
-    (navigator.clipboard?.writeText(location.href) ?? Promise.reject()).then(done, () => { link.textContent = "It is in the address bar"; });
-  } }, "Copy link");
+    return location.href;
+  }, "It is in the address bar");
   const placeSaid = el("span", { role: "status", "aria-live": "polite" });
   const placeBar = el("span", { class: "bar places", hidden: true },
     el("button", { type: "button", title: "Key: p", onclick: () => walk(-1) }, "← Previous error"),
@@ -45,19 +48,29 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     el("div", { class: "bar controls" },
       el("button", { type: "button", title: "Key: ←", onclick: () => onstep(-1) }, "← Previous"),
       el("button", { type: "button", title: "Key: →", onclick: () => onstep(1) }, "Next →"),
-      modeBox, sides, colorBox, zoomBox, zoomSaid, link),
+      boxes.mode, sides, boxes.color, zoomBox, zoomSaid),
     placeBar, kindLegend(), about, lists);
 
-  function setMode(mode) {
-    state.mode = mode;
-    sides.style.display = mode === "side" ? "none" : "";
+  // On a telephone an error fills the screen.
+  const narrow = matchMedia("(max-width: 700px)");
+  const full = el("dialog", { class: "full", "aria-labelledby": "viewer-title", onclose: () => {
+    full.replaceWith(node);
+    document.body.append(tooltip);
+    render();
+  } });
+  function fillScreen() {
+    set("mode", "divider");
+    node.replaceWith(full);
+    full.replaceChildren(el("button", { type: "button", onclick: () => full.close() }, "Close"), node, tooltip);
+    full.showModal();
+    zoomTo(state.place);
+    render();
   }
 
   const runOf = (number) => (number === PHOTO ? "image" : number === TRUTH ? "truth" : data.models[number - 1].run);
   const layerOfRun = (name) => layerNames.map(([number]) => number).find((number) => runOf(number) === name);
-  const spokenWords = () => (state.spoken ? JSON.stringify(Object.fromEntries(Object.entries(state.spoken).filter(([, value]) => value !== null))) : null);
   const fromState = () => ({
-    view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color, error: spokenWords(), place: state.place || null,
+    view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color, error: state.spoken && JSON.stringify(given(state.spoken)), place: state.place || null,
     zoom: state.zoom > 1 ? [state.zoom, ...state.center].map((number) => number.toFixed(3)).join() : null,
   });
 
@@ -79,12 +92,6 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     return words + (iou === null ? "" : `, IoU ${iou.toFixed(2)}`) + (cause && cause !== words ? ` (${cause})` : "") + (verdict && verdict !== "ignored" ? ` · ${verdict}` : "");
   }
 
-  /** A true segment that a model missed: its category, and why where the table of causes says more. */
-  function describeMissed(image, model, index) {
-    const { category, area } = image.layers[TRUTH].segments[index], cause = image.answers[model][index][2];
-    return `${categoryName(category)}${cause && cause !== "missed" ? ` (${cause})` : ""}, ${whole(area)} pixels · FN`;
-  }
-
   function describe(image, number, index) {
     const segment = outcome(image, number, index);
     const lines = [categoryName(segment.category) + (segment.crowd ? " (crowd)" : "")];
@@ -101,10 +108,18 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
 
   // ---- the part of the image that is shown ----------------------------------------------------------------------
 
-  function viewOf(image) {
-    const width = image.width / state.zoom, height = image.height / state.zoom;
-    const place = (center, all, part) => Math.min(all - part, Math.max(0, center * all - part / 2));
-    return { x: place(state.center[0], image.width, width), y: place(state.center[1], image.height, height), width, height };
+  const aspect = (image) => (full.open ? stage.clientWidth / stage.clientHeight : aspectOf(image));
+  const viewOf = (image) => viewAt(image, state.zoom, state.center[0] * image.width, state.center[1] * image.height, aspect(image));
+
+  function see(image, view) {
+    state.zoom = viewAt(image, 1, 0, 0, aspect(image)).width / view.width;
+    state.center = [(view.x + view.width / 2) / image.width, (view.y + view.height / 2) / image.height];
+  }
+
+  /** Where an event is on a canvas, as fractions of it. */
+  function partOf(canvas, event) {
+    const area = canvas.getBoundingClientRect();
+    return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
   }
 
   function zoomed() {
@@ -122,46 +137,31 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   function zoomBy(factor, u = 0.5, v = 0.5) {
     const image = images[state.image], before = viewOf(image);
     const zoom = Math.min(ZOOM_MOST, Math.max(1, state.zoom * factor));
-    const x = before.x + u * before.width, y = before.y + v * before.height;
-    state.zoom = zoom;
-    state.center = [(x + (0.5 - u) * (image.width / zoom)) / image.width, (y + (0.5 - v) * (image.height / zoom)) / image.height];
+    const left = state.zoom / zoom; // the share of the view that is seen after it
+    see(image, viewAt(image, zoom, before.x + before.width * (u + (0.5 - u) * left), before.y + before.height * (v + (0.5 - v) * left), aspect(image)));
     zoomed();
   }
 
   /** Moves the view by fractions of itself. */
   function panBy(u, v) {
     const image = images[state.image], view = viewOf(image);
-    state.center = [(view.x + view.width * (0.5 + u)) / image.width, (view.y + view.height * (0.5 + v)) / image.height];
-    const kept = viewOf(image);
-    state.center = [(kept.x + kept.width / 2) / image.width, (kept.y + kept.height / 2) / image.height];
+    see(image, viewAt(image, state.zoom, view.x + view.width * (0.5 + u), view.y + view.height * (0.5 + v), aspect(image)));
     repaint();
   }
 
-  /**
-   * Wheel, pinch, drag and keys on a canvas. The wheel scrolls the page: it zooms with Ctrl, or once the keyboard has
-   * brought the focus to the picture, until Escape. A click alone takes no wheel from the page.
-   */
+  /** Wheel with Ctrl, pinch, drag and keys on a canvas. The wheel alone scrolls the page. */
   function navigable(canvas) {
     const fingers = new Map();
-    const hint = el("span", { class: "hint", hidden: true, "aria-hidden": "true" });
-    const say = (text) => { hint.textContent = text; hint.hidden = !text; };
-    let armed = false, quiet = 0;
+    const hint = el("span", { class: "hint", hidden: true, "aria-hidden": "true" }, "Ctrl + wheel zooms");
+    let quiet = 0;
     canvas.tabIndex = 0;
     canvas.after(hint);
-    canvas.addEventListener("focus", () => {
-      armed = canvas.matches(":focus-visible");
-      say(armed ? "The wheel zooms; Esc gives it back to the page" : "");
-    });
-    canvas.addEventListener("blur", () => { armed = false; say(""); });
-    const part = (event) => {
-      const area = canvas.getBoundingClientRect();
-      return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
-    };
+    const part = (event) => partOf(canvas, event);
     canvas.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && !armed) {
-        say("Ctrl + wheel zooms");
+      if (!event.ctrlKey) {
+        hint.hidden = false;
         clearTimeout(quiet);
-        quiet = setTimeout(() => { if (!armed) say(""); }, 1500);
+        quiet = setTimeout(() => { hint.hidden = true; }, 1500);
         return;
       }
       event.preventDefault();
@@ -184,7 +184,6 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     });
     for (const kind of ["pointerup", "pointercancel", "pointerleave"]) canvas.addEventListener(kind, (event) => fingers.delete(event.pointerId));
     canvas.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") return canvas.blur();
       const step = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0], ArrowUp: [0, -0.15], ArrowDown: [0, 0.15] }[event.key];
       const factor = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 1 / ZOOM_MOST }[event.key];
       if (!factor && !(step && state.zoom > 1)) return;
@@ -196,14 +195,14 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
 
   /** The size of a canvas that fills `room` CSS pixels: sharp, but never so large that painting lags. */
   function sizeFor(image, room, highest = 0.72 * window.innerHeight) {
-    const css = Math.min(room, Math.max(220, highest) * (image.width / image.height), 1100);
+    const css = full.open ? room : Math.min(room, Math.max(220, highest) * aspectOf(image), 1100);
     const dense = Math.min(window.devicePixelRatio || 1, 1300 / css);
     const width = Math.max(1, Math.round(css * dense));
-    return { css, width, height: Math.max(1, Math.round((width * image.height) / image.width)) };
+    return { css, width, height: Math.max(1, Math.round(width / aspect(image))) };
   }
 
-  function composed(image, number, width, height, columns) {
-    return compose(image, number, mapOf, photo, width, height, { columns, view: viewOf(image), color: state.color, judge: judge(image), lit: state.lit.length ? state.lit : state.places[state.place] ?? [] });
+  function composed(image, number, width, height, columns, top) {
+    return compose(image, number, mapOf, photo, width, height, { columns, top, view: viewOf(image), color: state.color, judge: judge(image), lit: state.lit.length ? state.lit : state.places[state.place] ?? [] });
   }
 
   // ---- the places that a lead speaks of -------------------------------------------------------------------------
@@ -212,22 +211,18 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   function speakOf(spoken) {
     state.spoken = spoken;
     if (!spoken) return setPlaces([]);
-    state.color = "errors";
-    colorBox.set(state.color);
+    set("color", "errors");
     lookAt(spoken.model);
-    if (!spoken.only) return;
     // What the first finds and the second does not: the second beside the first.
-    [state.left, state.right] = spoken.only.split(":").map((model) => 1 + Number(model));
-    leftBox.set(state.left);
-    rightBox.set(state.right);
+    if (spoken.only) spoken.only.split(":").forEach((model, place) => set(["left", "right"][place], 1 + Number(model)));
   }
 
   /** Puts a model beside a margin of the truth. */
   function lookAt(model) {
     if (!withPictures.includes(model)) return;
-    [state.left, state.right, state.cut] = [TRUTH, 1 + model, CUT];
-    leftBox.set(state.left);
-    rightBox.set(state.right);
+    state.cut = CUT;
+    set("left", TRUTH);
+    set("right", 1 + model);
   }
 
   /** Finds the places of an image, in the model that is spoken of or, where none is, in the first that shows any. */
@@ -242,16 +237,16 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
 
   function setPlaces(places) {
     state.places = places;
-    placeBar.hidden = !places.length;
+    placeBar.hidden = !places.length && !full.open;
+    placeSaid.textContent = "None in this image";
     if (places.length) zoomTo(0);
   }
 
   /** Shows a place so large that it can be seen, and says what it is. */
   function zoomTo(at) {
-    const image = images[state.image], view = viewAround(image, boxAround(image, mapOf, state.places[at]), 0.5, ZOOM_MOST);
+    const image = images[state.image], box = boxAround(image, mapOf, state.places[at]) ?? boxOf(image, state.spoken.box);
+    see(image, viewAround(image, box, ZOOM_MOST, aspect(image)));
     state.place = at;
-    state.zoom = image.width / view.width;
-    state.center = [(view.x + view.width / 2) / image.width, (view.y + view.height / 2) / image.height];
     placeSaid.textContent = `${at + 1} of ${state.places.length}: ${placeInWords(image, state.places[at], judge(image))}`;
   }
 
@@ -266,7 +261,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   }
 
   node.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, .group, .lists, .divider")) return;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, .group, .lists")) return;
     const error = state.places.length ? { n: 1, p: -1 }[event.key] : undefined, image = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!error && !image) return;
     event.preventDefault();
@@ -284,30 +279,22 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     const image = images[index];
     heading.textContent = `Image ${image.name ?? image.id}`;
     about.replaceChildren(`${image.file} · PQ: `,
-      ...data.models.flatMap((_, model) => [el("span", {}, model ? ", " : "", modelLabel(model), ` ${percent(scores[index][model])}`)]));
+      ...data.models.flatMap((_, model) => [el("span", {}, model ? ", " : "", modelLabel(model), ` ${percent(scores[index][model])}`)]), " ", link);
     findPlaces(image);
     for (const side of ["left", "right"]) {
-      if (state[side] > 0 && !image.layers[state[side]]) {
-        state[side] = 1 + withPictures.find((model) => image.layers[1 + model]);
-        (side === "left" ? leftBox : rightBox).set(state[side]);
-      }
+      if (state[side] > 0 && !image.layers[state[side]]) set(side, 1 + withPictures.find((model) => image.layers[1 + model]));
     }
-    const next = photoOf(image);
-    const turn = ++drawn;
-    const draw = () => {
+    node.dataset.image = image.id;
+    node.setAttribute("aria-busy", "true");
+    waiting = true;
+    const next = photoOf(image), turn = ++drawn;
+    next.decode().then(() => {
       if (turn !== drawn) return;
       photo = next;
       waiting = false;
       node.removeAttribute("aria-busy");
       render();
-    };
-    node.dataset.image = image.id;
-    if (next.complete && next.naturalWidth) return draw();
-    waiting = true;
-    if (next.complete && next.hasAttribute("src")) return sayUnreadable(image); // it failed before: no event would come
-    node.setAttribute("aria-busy", "true");
-    next.addEventListener("load", draw, { once: true });
-    next.addEventListener("error", () => { if (turn === drawn) sayUnreadable(image); }, { once: true });
+    }, () => turn === drawn && sayUnreadable(image));
   }
 
   /** Says that the photograph of an image cannot be shown, in place of the picture and the lists of the image before. */
@@ -319,17 +306,11 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     lists.replaceChildren();
   }
 
-  /** Decodes what showing an image as things are now needs, so that it takes less time then. */
-  function prepare(image) {
-    photoOf(image).decode().catch(() => {}); // a photograph that cannot be decoded is not drawn
-    const shown = state.mode === "side" ? held(image) : [state.left, state.right];
-    for (const number of new Set([TRUTH, ...shown])) if (image.layers[number]) mapOf(image, number);
-  }
-
   function render() {
     if (waiting) return;
     width = stage.clientWidth; // all is drawn for it: the observer below need not draw it once more
     hideTooltip();
+    sides.hidden = state.mode === "side";
     if (state.mode === "divider") renderDivider(images[state.image]);
     else renderSide(images[state.image]);
     renderLists(images[state.image]);
@@ -340,10 +321,11 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   function renderDivider(image) {
     const { css, width, height } = sizeFor(image, stage.clientWidth);
     const canvas = el("canvas", { width, height, role: "img", "aria-label": `${nameOf(state.left)} to the left of the divider, ${nameOf(state.right)} to the right; plus and minus zoom, arrow keys move; the segments are listed below` });
-    const handle = el("div", { class: "divider", role: "slider", tabindex: 0, "aria-label": "Divider", "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal" });
+    const handle = el("input", { type: "range", step: "any", "aria-label": "Divider", oninput: () => { state.cut = handle.value / 100; paint(); }, onpointerdown: hideTooltip });
     const left = el("span", { class: "corner left" }, nameOf(state.left)), right = el("span", { class: "corner right" }, nameOf(state.right));
-    const box = el("div", { class: "stage", style: { width: `${css}px` } }, canvas, left, right, handle);
-    stage.style.minHeight = `${Math.round(Math.min(stage.clientWidth * 0.75, 0.72 * window.innerHeight))}px`; // what follows stays in its place
+    const box = el("div", { class: "stage", style: { width: `${css}px` } }, canvas, left, right, handle, el("span", { class: "divider" }));
+    const narrowest = images.reduce((least, one) => Math.min(least, aspectOf(one)), Infinity); // what follows stays in its place
+    stage.style.minHeight = full.open ? "" : `${Math.round(Math.min(stage.clientWidth / Math.max(narrowest, 4 / 3), 0.72 * window.innerHeight))}px`;
     // Of each side what is painted of it, and its columns: at first those that are seen, all once the divider is moved.
     let parts = [null, null];
 
@@ -352,32 +334,13 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
       [[state.left, 0, cut], [state.right, cut, width]].forEach(([number, from, to], side) => {
         if (from === to) return;
         const columns = parts[side] ? [0, width] : [from, to];
-        if (!parts[side] || parts[side].from > from || parts[side].to < to) parts[side] = { from: columns[0], to: columns[1], picture: composed(image, number, width, height, columns) };
+        if (!parts[side] || parts[side].from > from || parts[side].to < to) parts[side] = { from: columns[0], to: columns[1], picture: composed(image, number, width, height, columns, (36 * width) / css) }; // below the corners
         context.drawImage(parts[side].picture, from, 0, to - from, height, from, 0, to - from, height);
       });
-      handle.style.left = `${100 * state.cut}%`;
-      handle.setAttribute("aria-valuenow", Math.round(100 * state.cut));
+      handle.value = 100 * state.cut;
+      box.style.setProperty("--cut", `${100 * state.cut}%`);
       handle.setAttribute("aria-valuetext", `${Math.round(100 * state.cut)} percent ${nameOf(state.left)}`);
     }
-    const move = (event) => {
-      const area = canvas.getBoundingClientRect();
-      state.cut = Math.min(1, Math.max(0, (event.clientX - area.left) / area.width));
-      paint();
-    };
-    handle.addEventListener("pointerdown", (event) => {
-      handle.setPointerCapture(event.pointerId);
-      hideTooltip();
-      event.preventDefault();
-      handle.focus({ preventScroll: true });
-    });
-    handle.addEventListener("pointermove", (event) => { if (handle.hasPointerCapture(event.pointerId)) move(event); });
-    handle.addEventListener("keydown", (event) => {
-      const by = { ArrowLeft: -0.02, ArrowRight: 0.02, PageDown: -0.1, PageUp: 0.1, Home: -1, End: 1 }[event.key];
-      if (by === undefined) return;
-      event.preventDefault();
-      state.cut = Math.min(1, Math.max(0, state.cut + by));
-      paint();
-    });
     repaint = () => {
       parts = [null, null];
       paint();
@@ -388,18 +351,10 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     stage.replaceChildren(box);
   }
 
-  /** Columns for `count` panes: as many as fit, and no single pane in the last row. */
-  function columnsFor(count, room) {
-    const most = Math.min(count, Math.max(1, Math.floor((room + 12) / 292)));
-    const empty = (columns) => (columns - (count % columns)) % columns;
-    const choices = Array.from({ length: most }, (_, index) => most - index).filter((columns) => columns > most / 2);
-    return choices.reduce((best, columns) => (empty(columns) < empty(best) ? columns : best), choices[0]);
-  }
-
   function renderSide(image) {
     stage.style.minHeight = "";
     const numbers = held(image), all = stage.clientWidth;
-    const columns = columnsFor(numbers.length, all);
+    const columns = columnsFor(numbers.length, Math.max(1, Math.floor((all + 12) / 292)));
     const grid = el("div", { class: "panes", style: { "grid-template-columns": `repeat(${columns}, minmax(0, 1fr))` } });
     stage.replaceChildren(grid);
     const panes = numbers.map((number) => {
@@ -434,31 +389,28 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   /** Shows what lies under the pointer; `linked`: in every pane, with a cross at the same place. */
   function hover(canvas, image, layerAt, linked) {
     const numbers = linked ? layerNames.map(([number]) => number).filter((number) => number >= 0 && image.layers[number]) : null;
-    const at = (event) => {
-      const area = canvas.getBoundingClientRect(), view = viewOf(image);
-      const u = (event.clientX - area.left) / area.width, v = (event.clientY - area.top) / area.height;
-      return { u, v, x: Math.floor(view.x + u * view.width), y: Math.floor(view.y + v * view.height) };
-    };
     function tell(event) {
-      const { u, v, x, y } = at(event);
+      const view = viewOf(image), [u, v] = partOf(canvas, event);
+      const x = Math.floor(view.x + u * view.width), y = Math.floor(view.y + v * view.height);
       const number = layerAt(u);
       if ((number === PHOTO && !linked) || x < 0 || y < 0 || x >= image.width || y >= image.height) return clear();
-      const value = (layer) => mapOf(image, layer)[y * image.width + x] - 1;
-      const said = (layer) => (value(layer) < 0 ? "void: no segment" : describe(image, layer, value(layer)));
-      /** Of a model the true segment here that it missed, -1 where there is none. */
-      const missed = (layer) => (layer > TRUTH && value(TRUTH) >= 0 && image.answers[layer - 1][value(TRUTH)][0] === "FN" ? value(TRUTH) : -1);
-      const alsoMissed = (layer) => (missed(layer) < 0 ? "" : `missed: ${describeMissed(image, layer - 1, missed(layer))}`);
+      const value = (layer) => mapOf(image, layer)[y * image.width + x] - 1, truth = value(TRUTH);
+      /** Whether a model missed the true segment that is here. */
+      const missed = (layer) => layer > TRUTH && truth >= 0 && image.answers[layer - 1][truth][0] === "FN";
       if (!linked) {
-        showTooltip(event, [nameOf(number), said(number), alsoMissed(number)].filter(Boolean).join("\n"));
-        return light([[number, value(number)], [TRUTH, missed(number)]].filter(([, index]) => index >= 0));
+        const lines = [nameOf(number), value(number) < 0 ? "void: no segment" : describe(image, number, value(number))];
+        if (missed(number)) {
+          const { category, area, cause } = outcomeOf(image, TRUTH, truth, number - 1);
+          lines.push(`missed: ${categoryName(category)}${cause === "missed" ? "" : ` (${cause})`}, ${whole(area)} pixels · FN`);
+        }
+        showTooltip(event, lines.join("\n"));
+        return light([[number, value(number)], [TRUTH, missed(number) ? truth : -1]].filter(([, index]) => index >= 0));
       }
-      const short = (layer) => {
-        const also = missed(layer) < 0 ? "" : "; missed the true segment";
-        if (value(layer) < 0) return `${nameOf(layer)}: void${also}`;
-        const segment = outcome(image, layer, value(layer));
-        return `${nameOf(layer)}: ${categoryName(segment.category)}${layer === TRUTH ? "" : `, ${verdictText(segment.verdict, segment.iou, segment.cause)}`}${also}`;
-      };
-      showTooltip(event, numbers.map(short).join("\n"));
+      showTooltip(event, numbers.map((layer) => {
+        const segment = value(layer) < 0 ? null : outcome(image, layer, value(layer));
+        const words = segment && layer > TRUTH ? `, ${verdictText(segment.verdict, segment.iou, segment.cause)}` : "";
+        return `${nameOf(layer)}: ${segment ? categoryName(segment.category) : "void"}${words}${missed(layer) ? "; missed the true segment" : ""}`;
+      }).join("\n"));
       for (const cross of stage.querySelectorAll(".cross")) {
         cross.hidden = cross.parentNode === canvas.parentNode;
         cross.style.left = `${100 * u}%`;
@@ -524,22 +476,20 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   return {
     node,
     show,
-    prepare,
     speakOf,
     lookAt: (model) => { lookAt(model); if (!waiting) render(); },
     spokenModel: () => state.spoken?.model ?? null,
     focus: () => {
-      node.scrollIntoView({ block: "start" });
+      if (state.places.length && narrow.matches) return fillScreen();
+      node.scrollIntoView({ block: "start", behavior: "instant" }); // crops that come meanwhile would lead an animation astray
       node.focus({ preventScroll: true });
     },
     address: fromState,
     restore: (wanted) => {
-      if (wanted.view) { setMode(wanted.view === "side" ? "side" : "divider"); modeBox.set(state.mode); }
-      if (wanted.colours) { state.color = wanted.colours === "categories" ? "categories" : "errors"; colorBox.set(state.color); }
-      for (const side of ["left", "right"]) {
-        const number = wanted[side] === undefined ? undefined : layerOfRun(wanted[side]);
-        if (number !== undefined) { state[side] = number; (side === "left" ? leftBox : rightBox).set(number); }
-      }
+      full.close();
+      if (wanted.view) set("mode", wanted.view === "side" ? "side" : "divider");
+      if (wanted.colours) set("color", wanted.colours === "categories" ? "categories" : "errors");
+      for (const side of ["left", "right"]) set(side, layerOfRun(wanted[side]) ?? state[side]);
       render();
     },
     /** Goes to the error and the part of the image that an address names. */
@@ -557,7 +507,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
       const picture = new Image();
       picture.onload = () => {
         const panes = layerNames.map(([number]) => number).filter((number) => number === PHOTO || (number >= TRUTH && image.layers[number]));
-        figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${printedColumns(panes.length)}, 1fr)` } }, panes.map((number) => {
+        figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${columnsFor(panes.length, 8)}, 1fr)` } }, panes.map((number) => {
           const width = 360, height = Math.round((width * image.height) / image.width);
           const canvas = compose(image, number, mapOf, picture, width, height, { color: number === TRUTH ? "categories" : "errors" });
           return el("div", {}, canvas, el("span", {}, number > 0 ? [modelLabel(number - 1), ` PQ ${percent(scores[index][number - 1])}: ${errorsInWords(image, number - 1)}`] : nameOf(number)));

@@ -1,0 +1,1 @@
+"""Uses stored network outputs of runs again: as a model, or with other rules. For fusing and ensembles."""

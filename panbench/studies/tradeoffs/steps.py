@@ -1,0 +1,53 @@
+"""Names and folders of the steps next to a run: `mask2former-tiny@layer3`, `mask2former-tiny@size0.5`."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from panbench.base.errors import BadArgument
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """The setting by which steps differ: the decoder layer, or the size of images.
+
+    word: used in names of runs and as the setting in run.json; plural: names the file of times
+    """
+
+    word: str
+    plural: str
+
+    def folder(self, home: Path, step: str) -> Path:
+        """Returns the run folder of a layer or size: next to the run itself, and named after it."""
+        named = named_folder(home)
+        return named.with_name(f"{named.name}@{self.word}{step}")
+
+    def times(self, home: Path) -> Path:
+        """Returns the path of the file with the times of all layers or sizes, next to the run."""
+        named = named_folder(home)
+        return named.with_name(f"{named.name}@{self.plural}.json")
+
+    def steps_of(self, home: Path) -> Iterator[str]:
+        """Yields the layers or sizes that have a run next to the run in `home`, ascending."""
+        named = named_folder(home)
+        pattern = re.compile(re.escape(f"{named.name}@{self.word}") + r"(\d+(?:\.\d+)?)")
+        found = [match[1] for each in named.parent.glob("*/run.json") if (match := pattern.fullmatch(each.parent.name))]
+        yield from sorted(found, key=float)
+
+
+def named_folder(home: Path) -> Path:
+    """Returns the folder, made absolute if its path has no name, as "."."""
+    return home if home.name else home.absolute()
+
+
+LAYERS = StepKind("layer", "layers")
+SIZES = StepKind("size", "sizes")
+
+
+def no_layers(title: str) -> BadArgument:
+    """Returns the BadArgument to raise for a model without a decoder of layers."""
+    return BadArgument(
+        f"{title} has no decoder of layers, so --layers has nothing to score. Mask2Former, MaskFormer, DETR, "
+        "OneFormer, EoMT, Panoptic SegFormer and Mask DINO have one."
+    )
