@@ -99,7 +99,7 @@ class Opened:
     def close(self, own: str) -> None:
         """Closes the page; asserts that nothing was complained of, or fetched but what begins with `own`."""
         self.page.context.close()
-        assert self.complaints == []
+        assert self.complaints == [], self.complaints
         assert [url for url in self.requests if not url.startswith((own, "data:", BLANK))] == []
 
 

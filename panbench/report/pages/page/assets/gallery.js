@@ -75,16 +75,17 @@ function createGallery(container) {
   }
 
   function paintThumb(canvas) {
-    const index = Number(canvas.dataset.index), image = images[index];
+    const index = Number(canvas.dataset.index);
     const photo = new Image();
     photo.onload = () => {
+      const image = images[index]; // by now perhaps the whole of it, of which another model is shown
       const width = 264, height = Math.round((width * image.height) / image.width);
       const picture = compose(image, 1 + shownModel(index), mapOf, photo, width, height, {});
       // The whole of it: what was missed may lie at an edge.
       const scale = Math.min(1, 184 / height);
       canvas.getContext("2d").drawImage(picture, (canvas.width - scale * width) / 2, (canvas.height - scale * height) / 2, scale * width, scale * height);
     };
-    photo.src = image.photo;
+    photo.src = images[index].photo;
   }
 
   /** Says that the server is at work, which is seen once it has taken a fifth of a second; gives what ends it. */
