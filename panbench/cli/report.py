@@ -435,12 +435,12 @@ def _save_picture(figure: Any, target: Path, runs: "Sequence[Run]", dpi: float) 
 
 def _worst_images(run: "Run", most: int) -> list[int]:
     """Returns the ids of the images with the lowest PQ, the lowest first."""
-    from panbench.metrics.pq import ImageFold
+    from panbench.metrics.pq import ImageAccumulator
 
     run.require_images("show")
-    fold = ImageFold()
-    run.fold(fold)
-    return [int(image) for image in fold.table().sort_values("PQ", kind="stable")["image_id"][:most]]
+    accumulator = ImageAccumulator()
+    run.accumulate(accumulator)
+    return [int(image) for image in accumulator.table().sort_values("PQ", kind="stable")["image_id"][:most]]
 
 
 def _id_for_file_name(image_id: int) -> str:

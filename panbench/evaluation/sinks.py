@@ -36,14 +36,14 @@ from panbench.runs import (
 )
 from panbench.runs.predictions import png_name
 
-BLOCK_IMAGES = 200
-BLOCK_SECONDS = 10.0
-"""A part is written when a block has this many images, or has been open this long; a kill loses no more."""
+CHUNK_IMAGES = 200
+CHUNK_SECONDS = 10.0
+"""A part is written when a chunk has this many images, or has been open this long; a kill loses no more."""
 
 
-def block_is_full(images: int, since: float) -> bool:
-    """True if a block has enough images, or was started long enough ago (time.monotonic), to be written."""
-    return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
+def chunk_is_full(images: int, since: float) -> bool:
+    """True if a chunk has enough images, or was started long enough ago (time.monotonic), to be written."""
+    return images >= CHUNK_IMAGES or time.monotonic() - since >= CHUNK_SECONDS
 
 
 class SeenImage:
@@ -103,7 +103,7 @@ class Sink:
     def keep(self, found: Sequence[Any]) -> None:
         """Called from one thread with a batch's results, each image once, in the plan's order: stores them.
 
-        Sinks that store blocks store complete batches, so that those of a resumed evaluation are the same.
+        Sinks that store chunks store complete batches, so that those of a resumed evaluation are the same.
         """
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class ScoreSink(Sink):
         """Seconds by stage of this run alone."""
         self._writer, self._model, self._rule, self._ids = writer, model, rule, ids
         self._folder = writer.path / PREDICTIONS if keep_maps else None
-        self._block: list[_Scored] = []
+        self._chunk: list[_Scored] = []
         self._since = time.monotonic()
 
     def on_outputs(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> Sequence[Later]:
@@ -179,26 +179,26 @@ class ScoreSink(Sink):
         )
 
     def keep(self, found: Sequence[_Scored]) -> None:
-        """Adds a batch of scored images to the open block, which becomes a part when it is full."""
-        self._block.extend(found)
+        """Adds a batch of scored images to the open chunk, which becomes a part when it is full."""
+        self._chunk.extend(found)
         for stage in self.seconds:
             self.seconds[stage] += sum(image.seconds[stage] for image in found)
-        if block_is_full(len(self._block), self._since):
+        if chunk_is_full(len(self._chunk), self._since):
             self.close()
 
     def close(self) -> None:
-        """Writes the open block as a part."""
+        """Writes the open chunk as a part."""
         began = time.perf_counter()
-        if block := self._block:
+        if chunk := self._chunk:
             files = FileHashes.of(
-                [image.files for image in block],
-                [image.photograph for image in block],
-                [image.prediction for image in block],
-                [image.dropped for image in block],
+                [image.files for image in chunk],
+                [image.photograph for image in chunk],
+                [image.prediction for image in chunk],
+                [image.dropped for image in chunk],
             )
-            pngs = [image.png for image in block if image.png is not None]
-            self._writer.write_part(concat([image.table for image in block]), files, pngs)
-            self._block = []
+            pngs = [image.png for image in chunk if image.png is not None]
+            self._writer.write_part(concat([image.table for image in chunk]), files, pngs)
+            self._chunk = []
         self._since = time.monotonic()
         self.seconds["write"] += time.perf_counter() - began
 

@@ -43,16 +43,16 @@ class _SegmentCounts:
     pixels: int
 
 
-class AbsentFold:
-    """Finds, block by block, categories and images without any prediction, and void in the ground truth."""
+class AbsentAccumulator:
+    """Finds, chunk by chunk, categories and images without any prediction, and void in the ground truth."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories = tuple(categories)
         none = np.zeros(len(self.categories), np.int64)
         self._counts = _SegmentCounts(none, none, 0, 0, 0, 0)
 
-    def map_block(self, matched: Matched) -> _SegmentCounts:
-        """Counts segments, images and pixels of a block of images."""
+    def map_chunk(self, matched: Matched) -> _SegmentCounts:
+        """Counts segments, images and pixels of a chunk of images."""
         segments, overlaps = matched.segments, matched.overlaps
         category = positions(segments.category_id, self.categories)
         true, n = segments.is_gt & ~segments.iscrowd, len(self.categories)
@@ -67,7 +67,7 @@ class AbsentFold:
         )
 
     def add(self, part: _SegmentCounts) -> None:
-        """Adds the counts of a block."""
+        """Adds the counts of a chunk."""
         names = ("true", "predicted", "images", "empty", "void", "pixels")
         self._counts = _SegmentCounts(*(getattr(self._counts, name) + getattr(part, name) for name in names))
 

@@ -62,8 +62,8 @@ DEVIATIONS = (
 """All deviations, in the order of tables. docs/metrics.md explains when each is useful."""
 
 
-class DeviationFold:
-    """Computes all scores of DEVIATIONS, block by block (a `Fold`)."""
+class DeviationAccumulator:
+    """Computes all scores of DEVIATIONS, chunk by chunk (an `Accumulator`)."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories = tuple(categories)
@@ -73,8 +73,8 @@ class DeviationFold:
         self._sums = {name: Sums.zeros(n) for name in ("own", "void", "loose")}
         self._of_images = dict.fromkeys(GROUPS, (0.0, 0))
 
-    def map_block(self, matched: Matched) -> tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]:
-        """Counts TPs, FPs and FNs of a block by each rule for matches, and computes PQ of each image by group."""
+    def map_chunk(self, matched: Matched) -> tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]:
+        """Counts TPs, FPs and FNs of a chunk by each rule for matches, and computes PQ of each image by group."""
         segments, gt, pred = matched.segments, matched.gt, matched.pred
         pixels = matched.overlaps.pixels[matched.pair]
         with_void = pixels / (segments.area[gt] + segments.area[pred] - pixels)
@@ -88,7 +88,7 @@ class DeviationFold:
         }, self._pq_of_images(matched)
 
     def add(self, part: tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]) -> None:
-        """Adds the counts of a block to the sums."""
+        """Adds the counts of a chunk to the sums."""
         counts, of_images = part
         self._sums = {name: sums.with_added(*counts[name]) for name, sums in self._sums.items()}
         for group, values in of_images.items():

@@ -254,8 +254,8 @@ def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: i
     return _worst_table([columns.by_image()], _Counts.zeros(len(categories)).with_added(columns), images)
 
 
-class ErrorFold:
-    """Computes `lost_pq` and `worst_images`, block by block (a `Fold`).
+class ErrorAccumulator:
+    """Computes `lost_pq` and `worst_images`, chunk by chunk (an `Accumulator`).
 
     It stores 18 bytes per image, category and cause, because the worst images depend on the final PQ.
     of_images: False stores nothing per image; `worst` is then not available
@@ -265,41 +265,41 @@ class ErrorFold:
         self.categories = tuple(categories)
         self._of_images = of_images
         self._counts = _Counts.zeros(len(self.categories))
-        self._blocks: list[pd.DataFrame] = []
+        self._chunks: list[pd.DataFrame] = []
 
-    def map_block(self, matched: Matched) -> tuple[_ErrorColumns, pd.DataFrame | None]:
-        """Assigns causes to the errors of a block and counts them."""
+    def map_chunk(self, matched: Matched) -> tuple[_ErrorColumns, pd.DataFrame | None]:
+        """Assigns causes to the errors of a chunk and counts them."""
         return self.tally(assign_causes(matched, self.categories))
 
     def tally(self, errors: pd.DataFrame) -> tuple[_ErrorColumns, pd.DataFrame | None]:
-        """Counts the errors of a block, and of its images. errors: from `assign_causes`"""
+        """Counts the errors of a chunk, and of its images. errors: from `assign_causes`"""
         columns = _ErrorColumns.of(errors, self.categories)
         return columns, columns.by_image() if self._of_images else None
 
     def add(self, part: tuple[_ErrorColumns, pd.DataFrame | None]) -> None:
-        """Adds the errors of a block."""
+        """Adds the errors of a chunk."""
         columns, by_image = part
         self._counts = self._counts.with_added(columns)
         if by_image is not None:
-            self._blocks.append(by_image)
+            self._chunks.append(by_image)
 
     def lost(self) -> pd.DataFrame:
-        """Returns the table of `lost_pq` for all blocks."""
+        """Returns the table of `lost_pq` for all chunks."""
         return _lost_table(self._counts, self.categories)
 
     def worst(self, images: int = 10) -> pd.DataFrame:
-        """Returns the table of `worst_images` for all blocks."""
-        return _worst_table(self._blocks, self._counts, images)
+        """Returns the table of `worst_images` for all chunks."""
+        return _worst_table(self._chunks, self._counts, images)
 
 
-def _worst_table(blocks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.DataFrame:
-    """Makes the table of `worst_images` from the sums of blocks."""
-    tally = _top_images_per_cause(pd.concat([_costliest_images(sums, counts, images) for sums in blocks]), images)
+def _worst_table(chunks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.DataFrame:
+    """Makes the table of `worst_images` from the sums of chunks."""
+    tally = _top_images_per_cause(pd.concat([_costliest_images(sums, counts, images) for sums in chunks]), images)
     return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
 
 
 def _costliest_images(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame:
-    """Returns for each cause the images of a block where it costs most. sums: from `_ErrorColumns.by_image`"""
+    """Returns for each cause the images of a chunk where it costs most. sums: from `_ErrorColumns.by_image`"""
     label, cause, image, FP, FN, TP = (
         sums[name].to_numpy(np.int64) for name in ("category", "cause", "image_id", "FP", "FN", "TP")
     )
@@ -670,7 +670,7 @@ class _Counts:
         return self.hits + self.mistakes > 0
 
     def with_added(self, columns: _ErrorColumns) -> _Counts:
-        """Returns the counts with the errors of further images; Σ IoU continues term by term, so blocks round alike."""
+        """Returns the counts with the errors of further images; Σ IoU continues term by term, so chunks round alike."""
         shape = self.wrong.shape
         cell = columns.cause * shape[1] + columns.category
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument
-from panbench.metrics.errors import CAUSES, IS_FN, IS_TP, VERDICT_NAMES, ErrorFold, assign_causes, codes
+from panbench.metrics.errors import CAUSES, IS_FN, IS_TP, VERDICT_NAMES, ErrorAccumulator, assign_causes, codes
 from panbench.metrics.jackknife import Jackknife
 from panbench.metrics.matched import Matched, numbered, positions
 from panbench.metrics.pq import ratio
@@ -110,36 +110,36 @@ def in_cell(errors: pd.DataFrame, cause: str, size: str) -> npt.NDArray[np.bool_
     return of_cause & (codes(errors["size"], SIZES) == SIZES.index(size))
 
 
-class FixFold:
-    """Computes `cells_to_fix` block by block (a `Fold`), and from the same errors all of `ErrorFold` (`explained`).
+class FixAccumulator:
+    """Computes `cells_to_fix` and, from the same errors, `ErrorAccumulator` (`explained`); an `Accumulator`.
 
-    images: the ids of all images of the run, ascending; of_images: as in `ErrorFold`
+    images: the ids of all images of the run, ascending; of_images: as in `ErrorAccumulator`
     It stores 18 bytes per image, category and cell, and sums.
     """
 
     def __init__(self, categories: Sequence[Category], images: Int, of_images: bool = True) -> None:
         self.categories = tuple(categories)
         self.images = images
-        self.explained = ErrorFold(self.categories, of_images)
+        self.explained = ErrorAccumulator(self.categories, of_images)
         self._accumulator = _CellAccumulator(len(self.categories), images)
 
-    def map_block(self, matched: Matched) -> tuple[Any, _BlockChanges]:
-        """Finds the errors of a block; returns their counts, and how fixing each changes Σ IoU, TP, FP and FN."""
+    def map_chunk(self, matched: Matched) -> tuple[Any, _ChunkChanges]:
+        """Finds the errors of a chunk; returns their counts, and how fixing each changes Σ IoU, TP, FP and FN."""
         errors = assign_causes(matched, self.categories)
         return self.explained.tally(errors), _Changes.of(errors, matched, self.categories).by_cell()
 
-    def add(self, part: tuple[Any, _BlockChanges]) -> None:
-        """Adds the errors of a block, and the changes by fixing them."""
+    def add(self, part: tuple[Any, _ChunkChanges]) -> None:
+        """Adds the errors of a chunk, and the changes by fixing them."""
         explained, changes = part
         self.explained.add(explained)
         self._accumulator.add(changes)
 
     def cells(self, fewest: int = FEWEST_IMAGES, level: float = 0.95) -> pd.DataFrame:
-        """Returns the table of `cells_to_fix` for all blocks."""
+        """Returns the table of `cells_to_fix` for all chunks."""
         return _table_of_cells(self._accumulator.sums(), self.categories, fewest, level)
 
     def errors(self) -> int:
-        """Returns the number of errors in all blocks."""
+        """Returns the number of errors in all chunks."""
         return self._accumulator.errors.sum().item()
 
     def now(self) -> tuple[Float, Float]:
@@ -258,8 +258,8 @@ def _pq_of_sums(iou: Float, weight: Float) -> Float:
 
 
 @dataclass(frozen=True)
-class _BlockChanges:
-    """What fixing errors changes in a block of images.
+class _ChunkChanges:
+    """What fixing errors changes in a chunk of images.
 
     base: the sums before, one row per image and category
     delta: the changes, one row per image, category and cell; cell: of each row of `delta`
@@ -314,11 +314,11 @@ class _Changes:
         size = SLICINGS["size"].bins(area[first])
         return _Changes(base, wrong, delta, number, cause[first] * len(SIZES) + size, delta.category[first], first)
 
-    def by_cell(self) -> _BlockChanges:
+    def by_cell(self) -> _ChunkChanges:
         """Sums the changes by image, category and cell (cause and size)."""
         base, _ = self.base.grouped(self.base.image, self.base.category)
         delta, (_, _, cell) = self.delta.grouped(self.delta.image, self.delta.category, self.cell[self.number])
-        return _BlockChanges(base, delta, cell, (self.cell, self.delta.image[self.first], self.category))
+        return _ChunkChanges(base, delta, cell, (self.cell, self.delta.image[self.first], self.category))
 
 
 def _order_by(first: Int, then: Int) -> Int:
@@ -432,7 +432,7 @@ class _CellSums:
 
 
 class _CellAccumulator:
-    """Sums what fixing errors changes, over blocks of images, to `_CellSums`.
+    """Sums what fixing errors changes, over chunks of images, to `_CellSums`.
 
     Units are images, or groups of images if there are more than EXACT_IMAGES. The changes by image and cell are stored,
     18 bytes each; everything else is summed at once, term by term in the order of the images.
@@ -448,8 +448,8 @@ class _CellAccumulator:
         self._with_error = np.zeros(cells, np.int64)
         self._changes: list[tuple[npt.NDArray[Any], ...]] = []
 
-    def add(self, part: _BlockChanges) -> None:
-        """Adds what fixing the errors of a block changes."""
+    def add(self, part: _ChunkChanges) -> None:
+        """Adds what fixing the errors of a chunk changes."""
         base, delta = part.base, part.delta
         index = self._unit_of_image(base.image) * self._categories + base.category
         for sums, values in zip(self._base, (base.iou, base.hits, base.mistakes), strict=True):
@@ -469,7 +469,7 @@ class _CellAccumulator:
 
     def sums(self) -> _CellSums:
         """Returns the sums of all cells."""
-        columns = [np.concatenate([block[column] for block in self._changes]) for column in range(6)]
+        columns = [np.concatenate([chunk[column] for chunk in self._changes]) for column in range(6)]
         unit, category, cell, hits, mistakes = (column.astype(np.int64) for column in columns[:5])
         delta = _Sums(unit, category, columns[5], hits, mistakes)
         cells = np.flatnonzero(self._with_error)

@@ -236,10 +236,10 @@ class Matched:
             boundary=None if near is None else take(near, _is_in(near.image_id, requested)),
         )
 
-    def fold(self, fold: Folded) -> Folded:
-        """Adds these images to a fold (a metric computed block by block) and returns the fold."""
-        fold.add(fold.map_block(self))
-        return fold
+    def accumulate(self, accumulator: Accumulating) -> Accumulating:
+        """Adds these images to an accumulator (a metric computed chunk by chunk) and returns the accumulator."""
+        accumulator.add(accumulator.map_chunk(self))
+        return accumulator
 
     @cached_property
     def _segments_in_order(self) -> bool:
@@ -250,66 +250,66 @@ class Matched:
 Part = TypeVar("Part")
 
 
-class Fold(Protocol[Part]):
-    """A metric computed block by block: `map_block` runs in threads, `add` collects its results in order."""
+class Accumulator(Protocol[Part]):
+    """A metric computed chunk by chunk: `map_chunk` runs in threads, `add` collects its results in order."""
 
-    def map_block(self, matched: Matched) -> Part:
-        """Returns the contribution of a block of images; must not change the fold, as blocks run concurrently."""
+    def map_chunk(self, matched: Matched) -> Part:
+        """Returns the contribution of a chunk of images; must not change `self`, as chunks run concurrently."""
 
     def add(self, part: Part) -> None:
-        """Adds a result of `map_block`; blocks come in order of image ids.
+        """Adds a result of `map_chunk`; chunks come in order of image ids.
 
-        So sums have the same terms in the same order, however the images are divided into blocks.
+        So sums have the same terms in the same order, however the images are divided into chunks.
         """
 
 
-Folded = TypeVar("Folded", bound=Fold[Any])
+Accumulating = TypeVar("Accumulating", bound=Accumulator[Any])
 
 
-class FoldOfImages(Generic[Part]):
-    """Restricts a fold (a metric computed block by block) to some images."""
+class AccumulatorOfImages(Generic[Part]):
+    """Restricts an accumulator (a metric computed chunk by chunk) to some images."""
 
-    def __init__(self, fold: Fold[Part], images: Collection[int]) -> None:
-        self._fold = fold
+    def __init__(self, accumulator: Accumulator[Part], images: Collection[int]) -> None:
+        self._accumulator = accumulator
         self._images = images
 
-    def map_block(self, matched: Matched) -> Part:
-        """Returns the contribution of those images of the block that the fold is restricted to."""
-        return self._fold.map_block(matched.only(self._images))
+    def map_chunk(self, matched: Matched) -> Part:
+        """Returns the contribution of those images of the chunk that the accumulator is restricted to."""
+        return self._accumulator.map_chunk(matched.only(self._images))
 
     def add(self, part: Part) -> None:
-        """Adds a result of `map_block` to the restricted fold."""
-        self._fold.add(part)
+        """Adds a result of `map_chunk` to the restricted accumulator."""
+        self._accumulator.add(part)
 
 
-class SeveralFolds(Generic[Folded]):
-    """Computes several folds (metrics computed block by block) in one pass over the images."""
+class SeveralAccumulators(Generic[Accumulating]):
+    """Computes several accumulators (metrics computed chunk by chunk) in one pass over the images."""
 
-    def __init__(self, folds: Sequence[Folded]) -> None:
-        self.folds = folds
+    def __init__(self, accumulators: Sequence[Accumulating]) -> None:
+        self.accumulators = accumulators
 
-    def map_block(self, matched: Matched) -> list[Any]:
-        """Returns the contribution of a block to each of the folds."""
-        return [fold.map_block(matched) for fold in self.folds]
+    def map_chunk(self, matched: Matched) -> list[Any]:
+        """Returns the contribution of a chunk to each of the accumulators."""
+        return [accumulator.map_chunk(matched) for accumulator in self.accumulators]
 
     def add(self, part: list[Any]) -> None:
-        """Adds the contribution of a block to each of the folds."""
-        for fold, own in zip(self.folds, part, strict=True):
-            fold.add(own)
+        """Adds the contribution of a chunk to each of the accumulators."""
+        for accumulator, own in zip(self.accumulators, part, strict=True):
+            accumulator.add(own)
 
 
-class FaultFold:
-    """Counts, block by block, where ground-truth PNGs and their JSON disagree; the result is `faults`."""
+class FaultAccumulator:
+    """Counts, chunk by chunk, where ground-truth PNGs and their JSON disagree; the result is `faults`."""
 
     def __init__(self) -> None:
         self.faults = GroundTruthFaults()
 
-    def map_block(self, matched: Matched) -> GroundTruthFaults:
-        """Counts the faults in a block of images."""
+    def map_chunk(self, matched: Matched) -> GroundTruthFaults:
+        """Counts the faults in a chunk of images."""
         return OverlapTable(matched.segments, matched.overlaps).ground_truth_faults()
 
     def add(self, part: GroundTruthFaults) -> None:
-        """Adds the faults of a block to `faults`."""
+        """Adds the faults of a chunk to `faults`."""
         self.faults = self.faults + part
 
 

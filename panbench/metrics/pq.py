@@ -129,7 +129,7 @@ def segment_verdicts(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFra
 
 
 class CategorySums:
-    """Sums TP, FP, FN and Σ IoU by category, block by block (a `Fold`); `table` returns PQ.
+    """Sums TP, FP, FN and Σ IoU by category, chunk by chunk (an `Accumulator`); `table` returns PQ.
 
     thresholds: IoU thresholds of matches; boundary: uses the IoUs of `by_boundary`
     """
@@ -142,8 +142,8 @@ class CategorySums:
         self.boundary = boundary
         self._sums = [Sums.zeros(len(self.categories)) for _ in self.thresholds]
 
-    def map_block(self, matched: Matched) -> list[tuple[Int, Float, Int, Int]]:
-        """Counts a block at each threshold: category index and IoU of each match, and FPs and FNs by category.
+    def map_chunk(self, matched: Matched) -> list[tuple[Int, Float, Int, Int]]:
+        """Counts a chunk at each threshold: category index and IoU of each match, and FPs and FNs by category.
 
         Raises BadDataset if a segment's category is not among `categories`.
         """
@@ -152,12 +152,12 @@ class CategorySums:
         return [self._count_at(matched, threshold) for threshold in self.thresholds]
 
     def add(self, part: list[tuple[Int, Float, Int, Int]]) -> None:
-        """Adds the counts of a block to the sums."""
+        """Adds the counts of a chunk to the sums."""
         for index, (sums, (hits, iou, wrong, missed)) in enumerate(zip(self._sums, part, strict=True)):
             self._sums[index] = sums.with_added(hits, iou, wrong, missed)
 
     def table(self, iou_threshold: float = 0.5) -> pd.DataFrame:
-        """Returns the table of `pq_table` for all blocks."""
+        """Returns the table of `pq_table` for all chunks."""
         import pandas as pd
 
         sums = self._sums[self.thresholds.index(iou_threshold)]
@@ -173,12 +173,12 @@ class CategorySums:
         )
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
-        """Returns the means of `summarise` for all blocks, at the first threshold."""
+        """Returns the means of `summarise` for all chunks, at the first threshold."""
         isthing = np.array([category.isthing for category in self.categories], np.bool_)
         return means_of_groups(self._sums[0].scores(), self._sums[0].counted, isthing)
 
     def _count_at(self, matched: Matched, threshold: float) -> tuple[Int, Float, Int, Int]:
-        """Counts a block at one IoU threshold: category index and IoU of each match, and FPs and FNs by category."""
+        """Counts a chunk at one IoU threshold: category index and IoU of each match, and FPs and FNs by category."""
         hits = matched.hits(threshold)
         verdict = matched.verdict if threshold == 0.5 else matched.judge(threshold)
         category_id = matched.segments.category_id
@@ -203,7 +203,7 @@ def pq_table(matched: Matched, categories: Sequence[Category], iou_threshold: fl
     For boundary PQ pass `matched.by_boundary()`.
     Raises BadDataset if a segment's category is not in `categories`.
     """
-    return matched.fold(CategorySums(categories, [iou_threshold])).table(iou_threshold)
+    return matched.accumulate(CategorySums(categories, [iou_threshold])).table(iou_threshold)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
@@ -258,18 +258,18 @@ def scores_of_images(matched: Matched) -> pd.DataFrame:
     )
 
 
-class ImageFold:
-    """Computes `scores_of_images`, block by block (a `Fold`)."""
+class ImageAccumulator:
+    """Computes `scores_of_images`, chunk by chunk (an `Accumulator`)."""
 
     def __init__(self) -> None:
         self._parts: list[pd.DataFrame] = []
 
-    def map_block(self, matched: Matched) -> pd.DataFrame:
-        """Returns the scores of a block's images."""
+    def map_chunk(self, matched: Matched) -> pd.DataFrame:
+        """Returns the scores of a chunk's images."""
         return scores_of_images(matched)
 
     def add(self, part: pd.DataFrame) -> None:
-        """Stores the scores of a block."""
+        """Stores the scores of a chunk."""
         self._parts.append(part)
 
     def table(self) -> pd.DataFrame:

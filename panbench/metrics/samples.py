@@ -1,6 +1,7 @@
 """Arranges what each image contributes to PQ's sums as matrices, for intervals and tests.
 
-`Sample` is one run, `SampleFold` builds it from blocks of images, `Stack` combines several runs for matrix products.
+`Sample` is one run, `SampleAccumulator` builds it from chunks of images, `Stack` combines several runs for
+matrix products.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import Sums, quality_scores
-from panbench.metrics.slices import ImageStatistics, SliceFold, StatisticsFold
+from panbench.metrics.slices import ImageStatistics, SliceAccumulator, StatisticsAccumulator
 from panbench.metrics.swaps import Swappable
 from panbench.panoptic.types import GROUPS, Category
 
@@ -79,8 +80,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class _BlockSums:
-    """What a block of images contributes to the sums of groups of images.
+class _ChunkSums:
+    """What a chunk of images contributes to the sums of groups of images.
 
     index: cell · UNITS + group of each row; values: Σ IoU, TP and FP + FN of each row
     held: columns image, cell and truth, the entries of `Sample.held`
@@ -91,8 +92,8 @@ class _BlockSums:
     held: tuple[npt.NDArray[Any], ...]
 
 
-class SampleFold:
-    """Makes a `Sample`, block by block (a `Fold`).
+class SampleAccumulator:
+    """Makes a `Sample`, chunk by chunk (an `Accumulator`).
 
     images: the ids of all images of the run, ascending; by: a key of SLICINGS
     With more than EXACT_IMAGES images it stores the sums of groups and 7 bytes per image and cell.
@@ -100,21 +101,21 @@ class SampleFold:
 
     def __init__(self, categories: Sequence[Category], images: Int, by: str | None = None) -> None:
         self.images = images
-        self._statistics = StatisticsFold(categories, by)
-        self._cells = SliceFold(categories, by)
+        self._statistics = StatisticsAccumulator(categories, by)
+        self._cells = SliceAccumulator(categories, by)
         self._grouped = len(images) > EXACT_IMAGES
         self._n_cells = len(categories) * max(len(self._cells.slices), 1)
         # Most cells (slices × categories) are unused; pages of zeros that are never written take no memory.
         self._sums = np.zeros((3 * self._n_cells, UNITS if self._grouped else 0))
         self._held: list[tuple[npt.NDArray[Any], ...]] = []
 
-    def map_block(self, matched: Matched) -> ImageStatistics | _BlockSums:
-        """Returns `image_statistics` of a block; in very large runs already summed by groups of images."""
-        found = self._statistics.map_block(matched)
-        return self._block_sums(found) if self._grouped else found
+    def map_chunk(self, matched: Matched) -> ImageStatistics | _ChunkSums:
+        """Returns `image_statistics` of a chunk; in very large runs already summed by groups of images."""
+        found = self._statistics.map_chunk(matched)
+        return self._chunk_sums(found) if self._grouped else found
 
-    def _block_sums(self, found: ImageStatistics) -> _BlockSums:
-        """Sums the statistics of a block by groups of images."""
+    def _chunk_sums(self, found: ImageStatistics) -> _ChunkSums:
+        """Sums the statistics of a chunk by groups of images."""
         cell = found.cell
         image = np.searchsorted(self.images, found.image_id)
         sums, counted = found.sums, found.sums.counted
@@ -122,12 +123,12 @@ class SampleFold:
         held = (image[counted].astype(np.int32), cell[counted].astype(kind), _truth_codes(sums)[counted])
         # One flat index per value: np.add.at with pairs of indices is many times slower.
         values = sums.iou_sum, sums.TP.astype(np.float64), sums.mistakes.astype(np.float64)
-        return _BlockSums(cell * UNITS + image % UNITS, values, held)
+        return _ChunkSums(cell * UNITS + image % UNITS, values, held)
 
-    def add(self, part: ImageStatistics | _BlockSums) -> None:
-        """Adds a result of `map_block`, or the `image_statistics` of a block."""
+    def add(self, part: ImageStatistics | _ChunkSums) -> None:
+        """Adds a result of `map_chunk`, or the `image_statistics` of a chunk."""
         if isinstance(part, ImageStatistics) and self._grouped:
-            part = self._block_sums(part)
+            part = self._chunk_sums(part)
         if isinstance(part, ImageStatistics):
             self._statistics.add(part)
             return
@@ -137,10 +138,10 @@ class SampleFold:
         self._held.append(part.held)
 
     def result(self) -> Sample:
-        """Returns the sample of all blocks."""
+        """Returns the sample of all chunks."""
         if not self._grouped:
             return Sample.of(self._statistics.result())
-        image, cell, truth = (np.concatenate([block[side] for block in self._held]) for side in range(3))
+        image, cell, truth = (np.concatenate([chunk[side] for chunk in self._held]) for side in range(3))
         self._held = [(image, cell, truth)]
         held = _presence_matrix(cell, image, truth, (self._n_cells, len(self.images)))
         categories, by = self._statistics.categories, self._statistics.by

@@ -47,27 +47,27 @@ class SemanticScores:
     per_category: pd.DataFrame
 
 
-class PixelFold:
-    """Counts pixels by true and predicted category, block by block (a `Fold`)."""
+class PixelAccumulator:
+    """Counts pixels by true and predicted category, chunk by chunk (an `Accumulator`)."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
         self.categories = tuple(categories)
         self._counts = np.zeros((len(self.categories), len(self.categories) + 1), np.int64)
 
-    def map_block(self, matched: Matched) -> Int:
-        """Counts a block's pixels by true and predicted category: (n, n + 1), where the last column is void."""
+    def map_chunk(self, matched: Matched) -> Int:
+        """Counts a chunk's pixels by true and predicted category: (n, n + 1), where the last column is void."""
         return _count_pixels(matched, self.categories)
 
     def add(self, part: Int) -> None:
-        """Adds the pixels of a block."""
+        """Adds the pixels of a chunk."""
         self._counts += part
 
     def scores(self) -> SemanticScores:
-        """Returns `semantic_scores` for all blocks."""
+        """Returns `semantic_scores` for all chunks."""
         return _scores_of_confusion(self._counts, self.categories)
 
     def confusion(self) -> pd.DataFrame:
-        """Returns the matrix of `confusion` for all blocks."""
+        """Returns the matrix of `confusion` for all chunks."""
         ids = [category.id for category in self.categories]
         return pd.DataFrame(
             self._counts,
@@ -82,12 +82,12 @@ def confusion(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     Rows and columns are category ids in the order of `categories`. Pixels without a true category are left out.
     Raises BadDataset when a segment's category_id is not in `categories`.
     """
-    return matched.fold(PixelFold(categories)).confusion()
+    return matched.accumulate(PixelAccumulator(categories)).confusion()
 
 
 def semantic_scores(matched: Matched, categories: Sequence[Category]) -> SemanticScores:
     """Returns mIoU, fwIoU, accuracies, and IoU, accuracy and Dice of each category. Arguments as `confusion`."""
-    return matched.fold(PixelFold(categories)).scores()
+    return matched.accumulate(PixelAccumulator(categories)).scores()
 
 
 def _scores_of_confusion(counts: Int, categories: Sequence[Category]) -> SemanticScores:

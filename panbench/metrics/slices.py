@@ -150,13 +150,13 @@ def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
     Means are over the n categories that have a TP, FP or FN in the slice; NaN if n is 0. Unsliced statistics give one
     row, "All".
     """
-    fold = SliceFold(statistics.categories, statistics.by, statistics.slices)
-    fold.add(fold.tally(statistics))
-    return fold.table()
+    accumulator = SliceAccumulator(statistics.categories, statistics.by, statistics.slices)
+    accumulator.add(accumulator.tally(statistics))
+    return accumulator.table()
 
 
-class SliceFold:
-    """Computes `pq_by`, block by block (a `Fold`).
+class SliceAccumulator:
+    """Computes `pq_by`, chunk by chunk (an `Accumulator`).
 
     It stores 10 bytes per image, category and slice: Σ IoU is compensated for rounding as in pandas, which needs all
     terms at once. [Kahan 1965]
@@ -170,8 +170,8 @@ class SliceFold:
         self._terms: list[tuple[Counts, Float]] = []
         self._counts = np.zeros((3, n_cells), np.int64)
 
-    def map_block(self, matched: Matched) -> tuple[Counts, Float, Int]:
-        """Returns the sums of a block of images by slice and category (`tally`)."""
+    def map_chunk(self, matched: Matched) -> tuple[Counts, Float, Int]:
+        """Returns the sums of a chunk of images by slice and category (`tally`)."""
         return self.tally(image_statistics(matched, self.categories, self.by))
 
     def tally(self, statistics: ImageStatistics) -> tuple[Counts, Float, Int]:
@@ -182,13 +182,13 @@ class SliceFold:
         return cell.astype(np.int16 if n_cells < 1 << 15 else np.int32), sums.iou_sum, counts
 
     def add(self, part: tuple[Counts, Float, Int]) -> None:
-        """Adds the counts of a block, and stores its Σ IoUs with their cells."""
+        """Adds the counts of a chunk, and stores its Σ IoUs with their cells."""
         cell, iou_sum, counts = part
         self._terms.append((cell, iou_sum))
         self._counts += counts
 
     def table(self) -> pd.DataFrame:
-        """Returns the table of `pq_by` for all blocks."""
+        """Returns the table of `pq_by` for all chunks."""
         n = len(self.categories)
         cell = np.concatenate([cells for cells, _ in self._terms])
         terms = np.concatenate([iou_sums for _, iou_sums in self._terms])
@@ -217,16 +217,16 @@ class SliceFold:
         )
 
 
-class StatisticsFold:
-    """Computes `image_statistics`, block by block (a `Fold`); it stores 33 bytes per image and category."""
+class StatisticsAccumulator:
+    """Computes `image_statistics`, chunk by chunk (an `Accumulator`); it stores 33 bytes per image and category."""
 
     def __init__(self, categories: Sequence[Category], by: str | None = None) -> None:
         self.categories = tuple(categories)
         self.by = by
-        self._blocks: list[ImageStatistics] = []
+        self._chunks: list[ImageStatistics] = []
 
-    def map_block(self, matched: Matched) -> ImageStatistics:
-        """Returns `image_statistics` of a block in small integer types, to save gigabytes over all images."""
+    def map_chunk(self, matched: Matched) -> ImageStatistics:
+        """Returns `image_statistics` of a chunk in small integer types, to save gigabytes over all images."""
         found = image_statistics(matched, self.categories, self.by)
         sums = Sums(
             found.sums.iou_sum, *(counts.astype(np.int32) for counts in (found.sums.TP, found.sums.FP, found.sums.FN))
@@ -235,14 +235,14 @@ class StatisticsFold:
         return replace(found, slice=slice, category_id=category_id, sums=sums)
 
     def add(self, part: ImageStatistics) -> None:
-        """Stores the rows of a block."""
-        self._blocks.append(part)
+        """Stores the rows of a chunk."""
+        self._chunks.append(part)
 
     def result(self) -> ImageStatistics:
-        """Returns the statistics of all blocks; a single block is returned unchanged."""
-        if len(self._blocks) == 1:
-            return self._blocks[0]
-        return ImageStatistics.joined(self._blocks or [self.map_block(Matched.of(OverlapTable.empty()))])
+        """Returns the statistics of all chunks; a single chunk is returned unchanged."""
+        if len(self._chunks) == 1:
+            return self._chunks[0]
+        return ImageStatistics.joined(self._chunks or [self.map_chunk(Matched.of(OverlapTable.empty()))])
 
 
 def curve_of(sums: CategorySums) -> pd.DataFrame:
@@ -270,11 +270,11 @@ def threshold_curve(
         raise BadArgument(
             f"IoU thresholds must lie in [0.5, 1), not {listed(outside)}: below 0.5 matches are not unique."
         )
-    return curve_of(matched.fold(CategorySums(categories, thresholds)))
+    return curve_of(matched.accumulate(CategorySums(categories, thresholds)))
 
 
-class DaggerFold:
-    """Sums, block by block (a `Fold`), what PQ† and weighted PQ need beyond PQ's own sums.
+class DaggerAccumulator:
+    """Sums, chunk by chunk (an `Accumulator`), what PQ† and weighted PQ need beyond PQ's own sums.
 
     It stores the IoU of each image's stuff categories, 16 bytes each: their mean is compensated for rounding as in
     pandas, which needs all terms at once. [Kahan 1965]
@@ -286,8 +286,8 @@ class DaggerFold:
         self._stuff: list[tuple[Int, Float]] = []
         self._images, self._pixels, self._segments = (np.zeros(n, np.int64) for _ in range(3))
 
-    def map_block(self, matched: Matched) -> tuple[tuple[Int, Float], Int, Int, Int]:
-        """Returns a block's IoUs of stuff by image, and the images, true pixels and true segments of each category."""
+    def map_chunk(self, matched: Matched) -> tuple[tuple[Int, Float], Int, Int, Int]:
+        """Returns a chunk's IoUs of stuff by image, and the images, true pixels and true segments of each category."""
         n = len(self.categories)
         _, with_any, _ = image_sums(matched)
         true = _is_object(matched)
@@ -300,7 +300,7 @@ class DaggerFold:
         )
 
     def add(self, part: tuple[tuple[Int, Float], Int, Int, Int]) -> None:
-        """Adds the counts of a block and stores its IoUs."""
+        """Adds the counts of a chunk and stores its IoUs."""
         stuff, images, pixels, segments = part
         self._stuff.append(stuff)
         self._images += images
@@ -345,7 +345,7 @@ def pq_dagger(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     images: the number of terms of the mean; for things, of images with a TP, FP or FN. PQ_dagger is NaN if it is 0;
     leave those out of means. [Porzi et al. 2019, sec. 4.2]
     """
-    return matched.fold(DaggerFold(categories)).dagger(pq_table(matched, categories))
+    return matched.accumulate(DaggerAccumulator(categories)).dagger(pq_table(matched, categories))
 
 
 def weighted_pq(
@@ -359,7 +359,7 @@ def weighted_pq(
     """
     if weights not in ("pixels", "segments"):
         raise BadArgument(f'weights must be "pixels" or "segments", not {weights!r}.')
-    return matched.fold(DaggerFold(categories)).weighted(pq_table(matched, categories), weights)
+    return matched.accumulate(DaggerAccumulator(categories)).weighted(pq_table(matched, categories), weights)
 
 
 def _is_object(matched: Matched) -> Bool:

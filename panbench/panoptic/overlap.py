@@ -1,7 +1,7 @@
 """Makes overlap tables from id maps; this is the last step that touches pixels.
 
 Two id maps of an image give one row per pair of segments that share pixels, and one row per segment. PQ and everything
-else is a query on these rows; tables of other images, blocks or machines are merged by `concat`.
+else is a query on these rows; tables of other images, chunks or machines are merged by `concat`.
 """
 
 from __future__ import annotations

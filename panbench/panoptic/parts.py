@@ -1,4 +1,4 @@
-"""Reads and writes the parts of a run: Parquet files of overlap tables, read at once or in blocks by image id.
+"""Reads and writes the parts of a run: Parquet files of overlap tables, read at once or in chunks by image id.
 
 Parts have images in any order, as they were processed, but sums must not depend on it to the last bit. A small run is
 read at once and sorted. Of a large run only the image ids are read first: they show which parts can be read one after
@@ -35,10 +35,10 @@ PART = re.compile(r"\d+-\d+\.parquet")
 TEMPORARY = re.compile(r"\..+\.tmp")
 
 ROWS_AT_ONCE = 3_000_000
-"""A run with more rows (some 50,000 images) is read block by block."""
+"""A run with more rows (some 50,000 images) is read chunk by chunk."""
 
-ROWS_A_BLOCK = 600_000
-"""Rows per block, some 10,000 images: enough to amortise NumPy's calls, and a few dozen MB while they are matched."""
+ROWS_A_CHUNK = 600_000
+"""Rows per chunk, some 10,000 images: enough to amortise NumPy's calls, and a few dozen MB while they are matched."""
 
 MOST_ROWS = 20_000_000
 """A file with more rows is refused: 10,000 images have some 600,000, and a forged file of 4 kB can take gigabytes."""
@@ -141,8 +141,8 @@ class LargeParts:
         self.image_ids = np.unique(np.concatenate([part.images for part in self._parts]))
 
     @contextmanager
-    def blocks(self, rows: int = ROWS_A_BLOCK) -> Iterator[list[Callable[[], OverlapTable]]]:
-        """Context that returns functions, each of which reads a block of about `rows` rows, in order of image ids.
+    def chunks(self, rows: int = ROWS_A_CHUNK) -> Iterator[list[Callable[[], OverlapTable]]]:
+        """Context that returns functions, each of which reads a chunk of about `rows` rows, in order of image ids.
 
         The functions may be called in any order and in threads; they raise BadRun for a part that became unreadable.
         """
@@ -153,7 +153,7 @@ class LargeParts:
                 size = sum(part.rows for part in cluster)
                 too_large = size > 4 * rows and len(cluster) > 1
                 if waiting and (too_large or size + sum(part.rows for part in waiting) > rows):
-                    read.append(partial(self._read_block, tuple(waiting)))
+                    read.append(partial(self._read_chunk, tuple(waiting)))
                     waiting = []
                 if too_large:
                     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="panbench-"))
@@ -161,7 +161,7 @@ class LargeParts:
                 else:
                     waiting += cluster
             if waiting:
-                read.append(partial(self._read_block, tuple(waiting)))
+                read.append(partial(self._read_chunk, tuple(waiting)))
             yield read
 
     def of_images(self, images: Int) -> OverlapTable:
@@ -169,10 +169,10 @@ class LargeParts:
         tables = []
         for part in self._parts:
             if len(held := np.intersect1d(part.images, images, assume_unique=True)):
-                tables.append(_select_images(self._read_block((part,)), held))
+                tables.append(_select_images(self._read_chunk((part,)), held))
         return concat(tables).in_order_of_images()
 
-    def _read_block(self, parts: Sequence[_Part]) -> OverlapTable:
+    def _read_chunk(self, parts: Sequence[_Part]) -> OverlapTable:
         """Reads some parts, drops repeated images, and sorts by image id. Raises BadRun."""
         tables = []
         for part in parts:
@@ -195,7 +195,7 @@ class LargeParts:
         files = [scratch / f"{number}.arrow" for number in range(len(edges) + 1)]
         writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
         try:
-            for table in in_order([partial(self._read_block, (part,)) for part in cluster]):
+            for table in in_order([partial(self._read_chunk, (part,)) for part in cluster]):
                 arrow = table.to_arrow()
                 index = np.searchsorted(edges, arrow.column("image_id").to_numpy(), side="right")
                 for number in np.unique(index).tolist():
@@ -241,9 +241,9 @@ def compact(
         write_part(folder / f"0000-{number:06d}.parquet", joined, metadata(joined.image_ids))
         number += 1
 
-    with parts.blocks() as blocks:
+    with parts.chunks() as chunks:
         waiting: list[OverlapTable] = []
-        for table in in_order(blocks):
+        for table in in_order(chunks):
             waiting.append(table)
             if sum(len(each.image_ids) for each in waiting) >= images_a_part:
                 write(waiting)

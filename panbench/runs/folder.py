@@ -1,6 +1,6 @@
 """Opens run folders: results/<run>/run.json has the record of a run, parts/*.parquet its overlap tables.
 
-A part appears complete or not at all, so a killed run retains all blocks that it finished; the images of a run are read
+A part appears complete or not at all, so a killed run retains all chunks that it finished; the images of a run are read
 from its parts. docs/run_folder.md has the schema.
 """
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from panbench.metrics.matched import Fold, Matched
+    from panbench.metrics.matched import Accumulator, Matched
 
 
 class Run:
     """A finished or unfinished run: its run.json, and the overlap tables of its images.
 
     Parts are read when a table is first needed; `notices` lists the parts that could not be read.
-    reporter: receives the progress of `fold` over many images; set it before the first call
+    reporter: receives the progress of `accumulate` over many images; set it before the first call
     """
 
     def __init__(self, info: RunInfo, path: Path | None = None, table: OverlapTable | None = None) -> None:
@@ -79,7 +79,7 @@ class Run:
 
     @property
     def table(self) -> OverlapTable:
-        """All rows of the run in memory: gigabytes for a million images, where `fold` needs a few hundred MB."""
+        """All rows of the run in memory: gigabytes for a million images, where `accumulate` needs a few hundred MB."""
         return self._parts[0]
 
     @cached_property
@@ -159,8 +159,8 @@ class Run:
             raise BadRun(f"{self.name} holds scored predictions: there is no model to {purpose}.")
 
     @property
-    def in_blocks(self) -> bool:
-        """True if the run has so many images that `fold` reads it block by block."""
+    def in_chunks(self) -> bool:
+        """True if the run has so many images that `accumulate` reads it chunk by chunk."""
         return self._large_parts is not None
 
     @property
@@ -168,28 +168,28 @@ class Run:
         """True if boundary overlaps were stored."""
         return self.table.boundary is not None if self._large_parts is None else self._large_parts.boundary
 
-    def fold(self, *folds: "Fold[Any]", images: "npt.NDArray[np.int64] | None" = None) -> None:
-        """Computes several metrics in one pass: adds the run's images to each of `folds`.
+    def accumulate(self, *accumulators: "Accumulator[Any]", images: "npt.NDArray[np.int64] | None" = None) -> None:
+        """Computes several metrics in one pass: adds the run's images to each of `accumulators`.
 
-        A run of up to about 50,000 images is one block, matched once. A larger one is read block by block on all cores,
+        A run of up to about 50,000 images is one chunk, matched once. A larger one is read chunk by chunk on all cores,
         so memory grows only with what the metrics accumulate.
         images: ids of the images to add, ascending; None adds all
         """
         from panbench.metrics.matched import Matched
 
-        def map_block(matched: Matched) -> list[Any]:
+        def map_chunk(matched: Matched) -> list[Any]:
             chosen = matched if images is None or len(images) == len(self.images) else matched.only(images)
-            return [one.map_block(chosen) for one in folds]
+            return [one.map_chunk(chosen) for one in accumulators]
 
         with ExitStack() as stack:
             if self._large_parts is None:
-                found, total = iter([map_block(self.matched)]), 0
+                found, total = iter([map_chunk(self.matched)]), 0
             else:
-                blocks = stack.enter_context(self._large_parts.blocks())
-                found = in_order([partial(lambda read: map_block(Matched.of(read())), read) for read in blocks])
-                total = len(blocks)
+                chunks = stack.enter_context(self._large_parts.chunks())
+                found = in_order([partial(lambda read: map_chunk(Matched.of(read())), read) for read in chunks])
+                total = len(chunks)
             for number, parts in enumerate(found, start=1):
-                for one, part in zip(folds, parts, strict=True):
+                for one, part in zip(accumulators, parts, strict=True):
                     one.add(part)
                 if total:
                     images_done = len(self.images) * number // total
@@ -251,15 +251,15 @@ class Run:
         from panbench.metrics.pq import CategorySums
 
         sums = CategorySums(self.categories, [iou_threshold], boundary)
-        self.fold(sums)
+        self.accumulate(sums)
         return sums.table(iou_threshold)
 
     def ground_truth_faults(self) -> GroundTruthFaults:
         """Counts the images and segments in which a ground-truth PNG and its JSON disagree."""
-        from panbench.metrics.matched import FaultFold
+        from panbench.metrics.matched import FaultAccumulator
 
-        faults = FaultFold()
-        self.fold(faults)
+        faults = FaultAccumulator()
+        self.accumulate(faults)
         return faults.faults
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
@@ -271,7 +271,7 @@ class Run:
         from panbench.metrics.pq import CategorySums
 
         sums = CategorySums(self.categories)
-        self.fold(sums)
+        self.accumulate(sums)
         return sums.summary()
 
 

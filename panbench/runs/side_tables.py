@@ -1,7 +1,7 @@
 """Reads and writes side tables: rows that a study stores for each image of a run, next to the run's parts.
 
 A side table is a folder of Parquet files in the run folder, declared in `Study.tables`. Its files are like the parts:
-each holds a block of images, appears complete or not at all, has the run's id, and is listed in run.json with its
+each holds a chunk of images, appears complete or not at all, has the run's id, and is listed in run.json with its
 SHA-256. Merging, resuming and verifying therefore work without knowing the meaning of the rows.
 
 Every row has an `image_id`, and a processed image has at least one row. All other columns, and the rest of the schema's
@@ -105,7 +105,7 @@ def images_of(table: "pa.Table") -> Int:
 
 
 def write_side_file(path: Path, table: "pa.Table", metadata: Mapping[bytes, bytes]) -> None:
-    """Writes a side table's rows of a block of images as a new file. Raises FileExistsError if it exists.
+    """Writes a side table's rows of a chunk of images as a new file. Raises FileExistsError if it exists.
 
     metadata: from `part_metadata`, in addition to the table's own schema metadata
     """

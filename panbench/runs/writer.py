@@ -149,7 +149,7 @@ class RunWriter:
     def write_part(
         self, table: OverlapTable, files: FileHashes | None = None, pngs: Iterable[Path] = (), shard: int = 0
     ) -> Path:
-        """Writes the table of a block of images as a new part, complete or not at all; returns its path.
+        """Writes the table of a chunk of images as a new part, complete or not at all; returns its path.
 
         files: the hashes of the files that were read for these images
         pngs: the id PNGs written for these images; their folders are synced before the part is written
@@ -176,7 +176,7 @@ class RunWriter:
                 return target
 
     def write_side_rows(self, name: str, table: "pa.Table", shard: int = 0) -> Path:
-        """Writes the rows of a block of images into a side table; returns the path of the new file.
+        """Writes the rows of a chunk of images into a side table; returns the path of the new file.
 
         name: the table's name in `Study.tables`
         table: rows with a column image_id, at least one per image

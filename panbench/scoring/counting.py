@@ -254,11 +254,11 @@ def _count_of_images(image_ids: Sequence[int]) -> str:
 
 # Images per task: enough that scheduling costs nothing, few enough that progress is smooth.
 _IMAGES_A_TASK = 16
-# Enough that threads have work while a block is stored.
+# Enough that threads have work while a chunk is stored.
 _TASKS_AHEAD = 256
 
 PART_IMAGES = 1000
-"""Images per block: the most that a killed run loses, and the most whose overlaps are in memory."""
+"""Images per chunk: the most that a killed run loses, and the most whose overlaps are in memory."""
 
 
 @dataclass(frozen=True)
@@ -298,8 +298,8 @@ def reported_faults(faults: Sequence[Fault], side: str, columns: AnnotationColum
 
 
 @dataclass(frozen=True)
-class CountedBlock:
-    """A block of counted images: overlap table and hashes of those whose PNGs decode, faults of the others."""
+class CountedChunk:
+    """A chunk of counted images: overlap table and hashes of those whose PNGs decode, faults of the others."""
 
     table: OverlapTable
     files: FileHashes
@@ -308,8 +308,8 @@ class CountedBlock:
 
 
 @dataclass
-class BlockCollector:
-    """Collects counted images until they form a block: pixels of segment pairs, hashes, faults."""
+class ChunkCollector:
+    """Collects counted images until they form a chunk: pixels of segment pairs, hashes, faults."""
 
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
@@ -330,14 +330,14 @@ class BlockCollector:
         if answer.boundary is not None:
             self.boundary.append((image_id, answer.boundary))
 
-    def block(self, paired: ImagePairs) -> CountedBlock:
-        """Makes the block of all images added so far."""
+    def chunk(self, paired: ImagePairs) -> CountedChunk:
+        """Makes the chunk of all images added so far."""
         images = [image_id for image_id, _ in self.pairs]
         gt, pred = paired.segments("gt", images), paired.segments("pred", images)
         boundary = _join_pairs(self.boundary) if self.boundary else None
         table = tabulate(_join_pairs(self.pairs), gt, pred, boundary).in_order_of_images()
         files = FileHashes.of(self.files, predictions=self.predictions)
-        return CountedBlock(table, files, self.gt_faults, self.prediction_faults)
+        return CountedChunk(table, files, self.gt_faults, self.prediction_faults)
 
 
 _Counts = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]
@@ -395,12 +395,12 @@ class ImageCounter:
 
 def count_images(
     paired: ImagePairs, rows: Sequence[int], reporter: Reporter, *, threads: int, boundary: bool, max_pixels: int
-) -> Iterator[CountedBlock]:
-    """Counts the images in some rows of the ground truth in threads; yields blocks of PART_IMAGES images."""
+) -> Iterator[CountedChunk]:
+    """Counts the images in some rows of the ground truth in threads; yields chunks of PART_IMAGES images."""
     native()  # loaded here, once, before the threads start
     counter = ImageCounter(paired, boundary, max_pixels)
     images, before = len(paired.rows), len(paired.rows) - len(rows)
-    counted = BlockCollector()
+    counted = ChunkCollector()
 
     def task(start: int) -> list[CountedImage]:
         return [counter.count(row) for row in rows[start : start + _IMAGES_A_TASK]]
@@ -414,10 +414,10 @@ def count_images(
             if done % _IMAGES_A_TASK == 0 or done == len(rows):
                 reporter.progress("Scoring", before + done, images)
             if done % PART_IMAGES == 0:
-                yield counted.block(paired)
-                counted = BlockCollector()
+                yield counted.chunk(paired)
+                counted = ChunkCollector()
         if len(rows) % PART_IMAGES:
-            yield counted.block(paired)
+            yield counted.chunk(paired)
 
 
 def _join_pairs(counts: list[tuple[int, _Counts]]) -> Pairs:

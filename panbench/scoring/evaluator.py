@@ -19,7 +19,7 @@ import numpy.typing as npt
 from panbench.base import provenance
 from panbench.base.errors import BadArgument
 from panbench.base.text import kind_of, listed, shape_in_words
-from panbench.metrics.absent import AbsentFold
+from panbench.metrics.absent import AbsentAccumulator
 from panbench.metrics.jackknife import intervals as score_intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
@@ -39,7 +39,7 @@ from panbench.panoptic.types import GROUPS, MAX_ID, VOID, Category, IdMap, Segme
 from panbench.runs import DatasetRecord, DeviceRecord, ImagesRecord, Run, RunInfo, RunWriter
 
 # Tables of this many images are joined: the headers of small arrays take more memory than their rows.
-_IMAGES_A_BLOCK = 512
+_IMAGES_A_CHUNK = 512
 # The area of a segment without `area`, until it is counted from the map.
 _AREA_UNKNOWN = -1
 
@@ -60,8 +60,8 @@ class Evaluator:
         """categories: COCO's dicts (`id`, `name`, `isthing`), as a panoptic JSON lists them, or `Category`."""
         self.categories = _parse_categories(categories)
         self._known = {category.id for category in self.categories}
-        # In the tables, image_id is the image's index in `_image_ids`. Complete blocks, then one table per image.
-        self._blocks: list[OverlapTable] = []
+        # In the tables, image_id is the image's index in `_image_ids`. Complete chunks, then one table per image.
+        self._chunks: list[OverlapTable] = []
         self._tables: list[OverlapTable] = []
         self._image_ids: list[int | None] = []
         self._index_of_id: dict[int, int] = {}
@@ -134,7 +134,7 @@ class Evaluator:
             f"The areas of {segments:,} ground-truth segments in {images:,} images were counted from their maps, as "
             "their `area` was absent.",
         )
-        absent = Matched.of(self._table_in_order()).fold(AbsentFold(self.categories))
+        absent = Matched.of(self._table_in_order()).accumulate(AbsentAccumulator(self.categories))
         notes = tuple(f"{message[0].upper()}{message[1:]}." for message in absent.messages())
         return (*(counted if segments else ()), *notes)
 
@@ -220,7 +220,7 @@ class Evaluator:
         prediction, id, 0, category_id, area, iscrowd) and a row per pair (3, gt_id, pred_id, 0, pixels, 0). Scores are
         left out, as PQ does not use them.
         """
-        table = concat([*self._blocks, *self._tables])
+        table = concat([*self._chunks, *self._tables])
         segments, overlaps = table.segments, table.overlaps
         n = len(self)
         given = np.array([image_id is not None for image_id in self._image_ids], np.int64)
@@ -281,7 +281,7 @@ class Evaluator:
 
     def reset(self) -> None:
         """Removes all images; the categories remain."""
-        self._blocks, self._tables, self._image_ids, self._index_of_id, self._counted = [], [], [], {}, []
+        self._chunks, self._tables, self._image_ids, self._index_of_id, self._counted = [], [], [], {}, []
 
     def _append(self, tables: list[OverlapTable], image_ids: list[int | None], counted: list[int]) -> None:
         """Adds the overlap tables of new images, and joins many small tables to one to save memory."""
@@ -291,13 +291,13 @@ class Evaluator:
                 self._index_of_id[image_id] = len(self._image_ids)
             self._image_ids.append(image_id)
         self._tables.extend(tables)
-        if len(self._tables) >= _IMAGES_A_BLOCK:
-            self._blocks.append(concat(self._tables))
+        if len(self._tables) >= _IMAGES_A_CHUNK:
+            self._chunks.append(concat(self._tables))
             self._tables = []
 
     def _table_in_order(self) -> OverlapTable:
         """Returns the overlap table of all images, by image id if they have ids, else in the order of `update`."""
-        table = concat([*self._blocks, *self._tables])
+        table = concat([*self._chunks, *self._tables])
         if self._index_of_id:
             # The order of panopticapi's loop over a JSON by ascending ids, and the same on every process.
             table = _renumbered(table, np.array(self._image_ids, np.int64))

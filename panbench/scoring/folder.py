@@ -42,7 +42,7 @@ from panbench.runs import (
 )
 from panbench.runs.comparable import differing_settings, refuse_other_settings
 from panbench.runs.sharded import Sharded
-from panbench.scoring.counting import CountedBlock, Fault, ImagePairs, count_images, reported_faults
+from panbench.scoring.counting import CountedChunk, Fault, ImagePairs, count_images, reported_faults
 
 
 def score_folder(
@@ -77,9 +77,9 @@ def score_folder(
     shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
     images: the folder of photographs, which scoring does not read; it is recorded for pictures
     reporter: receives progress, and notices on ground truth whose PNGs and JSON disagree and on likely mistakes
-    Images are written to `out` in blocks of PART_IMAGES, so memory depends on the two JSONs only, and a killed run
-    loses one block.
-    Raises BadDataset or PredictionMismatch with a message for each kind of fault and its first images. Complete blocks
+    Images are written to `out` in chunks of PART_IMAGES, so memory depends on the two JSONs only, and a killed run
+    loses one chunk.
+    Raises BadDataset or PredictionMismatch with a message for each kind of fault and its first images. Complete chunks
     without a fault are then stored for `resume`; with fewer than PART_IMAGES images there is none, and no run.
     """
     clock = _Clock()
@@ -122,13 +122,13 @@ def score_folder(
     try:
         rows = [row for row in paired.rows if gt.image_ids[row] not in store.done]
         workers = threads or available_cores()
-        for block in count_images(paired, rows, reporter, threads=workers, boundary=boundary, max_pixels=max_pixels):
-            found = Mismatches.of(block.table)
+        for chunk in count_images(paired, rows, reporter, threads=workers, boundary=boundary, max_pixels=max_pixels):
+            found = Mismatches.of(chunk.table)
             mismatches += found
-            wrong += block.prediction_faults
-            gt_wrong += block.gt_faults
-            if not (found or block.prediction_faults or block.gt_faults or misfits):
-                store.add(block)
+            wrong += chunk.prediction_faults
+            gt_wrong += chunk.gt_faults
+            if not (found or chunk.prediction_faults or chunk.gt_faults or misfits):
+                store.add(chunk)
         # The likely cause comes first, as its consequences can fill hundreds of lines.
         found_in_pngs = reported_faults(wrong, "predicted", pred) + mismatches.messages()
         faults = paired.cause_of_absent_segments(mismatches) + misfits + found_in_pngs
@@ -161,7 +161,7 @@ def as_json(run: Run) -> dict[str, Any]:
 
 
 class _Store:
-    """Stores the overlap tables of scored blocks: in a run folder, created with the first block, or in memory."""
+    """Stores the overlap tables of scored chunks: in a run folder, created with the first chunk, or in memory."""
 
     def __init__(
         self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
@@ -172,23 +172,23 @@ class _Store:
         self._tables: list[OverlapTable] = []
         self._sums, self.faults = CategorySums(info.categories), GroundTruthFaults()
 
-    def add(self, block: CountedBlock) -> None:
-        """Stores a block without faults. Raises BadDataset for an impossible area, and then does not store it."""
-        self._sums.add(self._sums.map_block(Matched.of(block.table)))
-        self.faults = self.faults + block.table.ground_truth_faults()
+    def add(self, chunk: CountedChunk) -> None:
+        """Stores a chunk without faults. Raises BadDataset for an impossible area, and then does not store it."""
+        self._sums.add(self._sums.map_chunk(Matched.of(chunk.table)))
+        self.faults = self.faults + chunk.table.ground_truth_faults()
         if self._out is None:
-            self._tables.append(block.table)
+            self._tables.append(chunk.table)
         else:
-            self._open_writer(self._out).write_part(block.table, files=block.files)
+            self._open_writer(self._out).write_part(chunk.table, files=chunk.files)
 
     def how_to_continue(self) -> list[str]:
         """Returns a hint on how to resume once the faults are fixed, as a list; [] if nothing was stored."""
         if self._writer is None:
             return []
-        return [f"All blocks of images without a fault are stored in {self._out}: fix the rest and add --resume."]
+        return [f"All chunks of images without a fault are stored in {self._out}: fix the rest and add --resume."]
 
     def close(self, images: ImagesRecord, clock: "_Clock") -> Run:
-        """Finishes the run of all stored blocks and returns it."""
+        """Finishes the run of all stored chunks and returns it."""
         n = images.expected or 0
         images = replace(images, scored=n)
         if self._out is None:

@@ -189,7 +189,7 @@ def _fill_stat(stat: Any, tables: Iterable[OverlapTable], categories: Mapping[in
         Category(int(category_id), str(each.get("name", category_id)), each["isthing"] == 1)
         for category_id, each in categories.items()
     ]
-    ((hits, iou, wrong, missed),) = CategorySums(known).map_block(Matched.of(concat(list(tables))))
+    ((hits, iou, wrong, missed),) = CategorySums(known).map_chunk(Matched.of(concat(list(tables))))
     found, sums = np.bincount(hits, minlength=len(known)), np.bincount(hits, iou, len(known))
     for category, *own in zip(known, sums.tolist(), found.tolist(), wrong.tolist(), missed.tolist(), strict=True):
         of_category = stat[category.id]

@@ -96,21 +96,21 @@ def _map_of_regions(generator: np.random.Generator) -> np.ndarray:
 
 def write_run(folder: Path, tables: list[OverlapTable], info: RunInfo) -> None:
     """Writes a run with as many images as it expects, repeating the tables' rows under new image ids."""
-    block, images = concat(tables), info.images.expected or 0
+    chunk, images = concat(tables), info.images.expected or 0
     writer = RunWriter.create(folder, info)
     for done in range(0, images, IMAGES_A_PART):
-        writer.write_part(repeated(block, done, min(IMAGES_A_PART, images - done)))
+        writer.write_part(repeated(chunk, done, min(IMAGES_A_PART, images - done)))
     writer.finish("done")
 
 
-def repeated(block: OverlapTable, first: int, images: int) -> OverlapTable:
+def repeated(chunk: OverlapTable, first: int, images: int) -> OverlapTable:
     """Repeats the rows of 200 images under the ids `first`, `first` + 1, … until there are enough."""
-    return concat([_with_later_ids(block, first + start, images - start) for start in range(0, images, 200)])
+    return concat([_with_later_ids(chunk, first + start, images - start) for start in range(0, images, 200)])
 
 
-def _with_later_ids(block: OverlapTable, first: int, most: int) -> OverlapTable:
-    segments = take(block.segments, block.segments.image_id < most)
-    overlaps = take(block.overlaps, block.overlaps.image_id < most)
+def _with_later_ids(chunk: OverlapTable, first: int, most: int) -> OverlapTable:
+    segments = take(chunk.segments, chunk.segments.image_id < most)
+    overlaps = take(chunk.overlaps, chunk.overlaps.image_id < most)
     return OverlapTable(
         replace(segments, image_id=segments.image_id + first), replace(overlaps, image_id=overlaps.image_id + first)
     )

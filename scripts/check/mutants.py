@@ -245,8 +245,8 @@ MUTANTS = (
         "minutes_lost",
         "at most 10 s of an evaluation are lost by a kill",
         "panbench/evaluation/sinks.py",
-        "BLOCK_SECONDS = 10.0",
-        "BLOCK_SECONDS = 100.0",
+        "CHUNK_SECONDS = 10.0",
+        "CHUNK_SECONDS = 100.0",
         ("tests/evaluation/test_evaluate.py::test_a_killed_run_loses_at_most_ten_seconds_of_work",),
     ),
     Mutant(

@@ -225,7 +225,7 @@ def test_resuming_a_finished_run_scores_a_repaired_image(damaged, spec, tmp_path
 
 
 def test_resume_restores_the_images_of_a_lost_part(dataset, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("panbench.evaluation.sinks.BLOCK_IMAGES", 4)
+    monkeypatch.setattr("panbench.evaluation.sinks.CHUNK_IMAGES", 4)
     whole = evaluated(spec, dataset, tmp_path / "run")
     (tmp_path / "run" / "parts" / "0000-000001.parquet").unlink()
     recorder = Recorder()
@@ -237,7 +237,7 @@ def test_resume_restores_the_images_of_a_lost_part(dataset, spec, tmp_path, monk
 
 
 def test_a_killed_run_loses_at_most_ten_seconds_of_work(dataset, spec, tmp_path, monkeypatch):
-    seconds = itertools.count(step=4)  # the clock of the blocks, read once after each image
+    seconds = itertools.count(step=4)  # the clock of the chunks, read once after each image
     clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=time.perf_counter)
     monkeypatch.setattr("panbench.evaluation.sinks.time", clock)
     run = evaluated(spec, dataset, tmp_path / "run", batch_size=1)
@@ -479,7 +479,7 @@ from panbench.models.opening import open_model
 from panbench.evaluation.options import EvaluateOptions
 
 torch.set_num_threads(1)
-sinks.BLOCK_IMAGES = 2
+sinks.CHUNK_IMAGES = 2
 model = open_model(find_model("mask2former-tiny"))
 dataset = open_dataset(sys.argv[1])
 network, outputs = model.candidates, {}

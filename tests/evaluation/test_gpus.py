@@ -45,7 +45,7 @@ class Evaluation(ShardedEvaluation):
 
         from panbench.evaluation import sinks
 
-        sinks.BLOCK_IMAGES = 1
+        sinks.CHUNK_IMAGES = 1
         torch.set_num_threads(self.threads)
         if shard.number == 2 and not (self.place / "died").exists():
             (self.place / "died").touch()

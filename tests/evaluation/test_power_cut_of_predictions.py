@@ -26,7 +26,7 @@ def one_segment(image):
 
 
 def test_after_a_power_cut_a_run_resumes_with_all_predictions_that_its_parts_list(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("panbench.evaluation.sinks.BLOCK_IMAGES", 1)
+    monkeypatch.setattr("panbench.evaluation.sinks.CHUNK_IMAGES", 1)
     shapes.generate(tmp_path / "data", count=2, size=(32, 48))
     dataset, spec = open_dataset(tmp_path / "data"), find_model("mask2former-tiny")
     results = tmp_path / "results"

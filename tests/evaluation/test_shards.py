@@ -107,7 +107,7 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.models.opening import open_model
 from panbench.studies.unfused import measuring
 from panbench.studies.unfused.options import UnfusedOptions
-sinks.BLOCK_IMAGES = 1
+sinks.CHUNK_IMAGES = 1
 class Ending(Silent):
     def progress(self, task, done, total, unit="images"):
         if done >= 3:

@@ -27,20 +27,20 @@ app = family()
 def count(run: Path) -> None:
     console.write(f"{len(load_run(run).image_ids())} images\\n")
 
-class LargestFold:                            # a metric: it sees a block of images at a time
+class LargestAccumulator:                     # a metric: it sees a chunk of images at a time
     pixels = 0
 
-    def map_block(self, matched):
+    def map_chunk(self, matched):
         return int(matched.segments.area[matched.segments.is_gt].max(initial=0))
 
     def add(self, part):
         self.pixels = max(self.pixels, part)
 
 def largest(question):
-    return LargestFold()
+    return LargestAccumulator()
 
 def found(question):
-    pixels = question.folded(largest).pixels
+    pixels = question.accumulated(largest).pixels
     return Measured((("largest segment", str(pixels), "", ""),), record={"largest": pixels})
 
 LARGEST = Measure(found, (largest,))

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panbench.metrics.deviations import DEVIATIONS, DeviationFold
+from panbench.metrics.deviations import DEVIATIONS, DeviationAccumulator
 from panbench.metrics.matched import Matched, one_to_one
 from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.overlap import OverlapTable, Pairs, Segments
 
 
 def deviations(tables) -> dict:
-    fold = DeviationFold(tables.categories)
-    fold.add(fold.map_block(tables.matched))
-    return fold.record()
+    accumulator = DeviationAccumulator(tables.categories)
+    accumulator.add(accumulator.map_chunk(tables.matched))
+    return accumulator.record()
 
 
 def test_sq_of_matched_leaves_out_categories_without_a_match(scene):
@@ -84,9 +84,9 @@ def test_if_void_counts_the_metric_is_symmetric(random_scenes, seed):
     )
     found = []
     for each in (table, swapped):
-        fold = DeviationFold(tables.categories)
-        fold.add(fold.map_block(Matched.of(each)))
-        found.append(fold.record()["void_counts"])
+        accumulator = DeviationAccumulator(tables.categories)
+        accumulator.add(accumulator.map_chunk(Matched.of(each)))
+        found.append(accumulator.record()["void_counts"])
     assert found[0] == pytest.approx(found[1], nan_ok=True)
 
 
@@ -97,9 +97,9 @@ def without_crowds(matched: Matched) -> OverlapTable:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_blocks_add_up_bit_for_bit(random_scenes, seed):
+def test_chunks_add_up_bit_for_bit(random_scenes, seed):
     tables = random_scenes(seed, images=12)
-    fold = DeviationFold(tables.categories)
+    accumulator = DeviationAccumulator(tables.categories)
     for images in np.array_split(tables.matched.image_ids, 3):
-        fold.add(fold.map_block(tables.matched.only(images)))
-    assert fold.record() == deviations(tables)
+        accumulator.add(accumulator.map_chunk(tables.matched.only(images)))
+    assert accumulator.record() == deviations(tables)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panbench.metrics.errors import assign_causes, lost_pq
-from panbench.metrics.fixes import FixFold, cells_to_fix, in_cell, priced_errors
+from panbench.metrics.fixes import FixAccumulator, cells_to_fix, in_cell, priced_errors
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
@@ -241,15 +241,15 @@ def test_the_gains_of_categories_add_up_to_their_cell(random_scenes):
         assert list(cell.categories) == sorted(cell.categories, key=lambda one: -round(one[1], 12))
 
 
-def test_cells_computed_in_blocks_equal_those_of_all_images(random_scenes):
+def test_cells_computed_in_chunks_equal_those_of_all_images(random_scenes):
     tables = random_scenes(11, images=30)
     images = tables.matched.image_ids
-    fold = FixFold(tables.categories, images)
+    accumulator = FixAccumulator(tables.categories, images)
     for start in range(0, 30, 7):
-        fold.add(fold.map_block(tables.matched.only(images[start : start + 7])))
-    pd.testing.assert_frame_equal(fold.cells(fewest=1), cells(tables), check_exact=True)
+        accumulator.add(accumulator.map_chunk(tables.matched.only(images[start : start + 7])))
+    pd.testing.assert_frame_equal(accumulator.cells(fewest=1), cells(tables), check_exact=True)
     expected = lost_pq(assign_causes(*tables), tables.categories)
-    pd.testing.assert_frame_equal(fold.explained.lost(), expected, check_exact=True)
+    pd.testing.assert_frame_equal(accumulator.explained.lost(), expected, check_exact=True)
 
 
 def in_groups(monkeypatch) -> None:
@@ -276,9 +276,9 @@ def test_1300_unused_categories_change_no_cell_even_with_very_many_images(random
     in_groups(monkeypatch)
 
     def of(categories):
-        fold = FixFold(categories, tables.matched.image_ids)
-        fold.add(fold.map_block(tables.matched))
-        return fold.cells()
+        accumulator = FixAccumulator(categories, tables.matched.image_ids)
+        accumulator.add(accumulator.map_chunk(tables.matched))
+        return accumulator.cells()
 
     pd.testing.assert_frame_equal(of((*others, *tables.categories)), of(tables.categories))
 

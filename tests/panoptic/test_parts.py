@@ -1,4 +1,4 @@
-"""Parts of a run read at once and block by block: the same rows, the same notices, in any order of writing."""
+"""Parts of a run read at once and chunk by chunk: the same rows, the same notices, in any order of writing."""
 
 import dataclasses
 from itertools import pairwise
@@ -35,10 +35,10 @@ def written(folder: Path, *parts: list[int], boundary: bool = False) -> Path:
 
 
 def streamed(folder: Path, rows: int = 60) -> OverlapTable:
-    with LargeParts(folder).blocks(rows) as blocks:
-        tables = list(in_order(blocks))
+    with LargeParts(folder).chunks(rows) as chunks:
+        tables = list(in_order(chunks))
     ids = [table.image_ids for table in tables]
-    assert all(later[0] > earlier[-1] for earlier, later in pairwise(ids)), "blocks in order of ids"
+    assert all(later[0] > earlier[-1] for earlier, later in pairwise(ids)), "chunks in order of ids"
     return concat(tables)
 
 
@@ -54,9 +54,9 @@ def assert_same(left: OverlapTable, right: OverlapTable) -> None:
         [[7, 9], [1, 3], [8], [2]],
         [list(range(start, 200, 10)) for start in range(10)],
     ],
-    ids=["one after the other", "in no order", "among each other, more than a block"],
+    ids=["one after the other", "in no order", "among each other, more than a chunk"],
 )
-def test_blocks_are_the_rows_of_all_parts_in_order_of_images(tmp_path, parts, boundary):
+def test_chunks_are_the_rows_of_all_parts_in_order_of_images(tmp_path, parts, boundary):
     folder = written(tmp_path / "parts", *parts, boundary=boundary)
     whole, notices = read_parts(folder)
     assert notices == ()
@@ -66,7 +66,7 @@ def test_blocks_are_the_rows_of_all_parts_in_order_of_images(tmp_path, parts, bo
     assert rows_of(folder) == whole.to_arrow().num_rows
 
 
-def test_blocks_skip_torn_foreign_and_repeated_parts(tmp_path):
+def test_chunks_skip_torn_foreign_and_repeated_parts(tmp_path):
     folder = written(tmp_path / "parts", [3, 1], [2, 3, 4], [9, 5], [5, 6])
     (folder / "0000-000007.parquet").write_bytes(b"PAR1 torn")
     (folder / "notes.txt").write_text("mine")
@@ -77,7 +77,7 @@ def test_blocks_skip_torn_foreign_and_repeated_parts(tmp_path):
     assert whole.image_ids.tolist() == [1, 2, 3, 4, 5, 6, 9]
 
 
-def test_boundaries_that_only_some_images_have_are_left_out_of_blocks(tmp_path):
+def test_boundaries_that_only_some_images_have_are_left_out_of_chunks(tmp_path):
     folder = written(tmp_path / "parts", [1], [2], boundary=True)
     write_part(folder / "0000-000005.parquet", one(3))
     whole, notices = read_parts(folder)
@@ -102,8 +102,8 @@ def test_a_part_that_disappears_during_reading_is_named(tmp_path):
     folder = written(tmp_path / "parts", [1], [2])
     large = LargeParts(folder)
     part_files(folder)[1].write_bytes(b"")
-    with large.blocks() as blocks, pytest.raises(BadRun, match="0001-000001"):
-        list(in_order(blocks))
+    with large.chunks() as chunks, pytest.raises(BadRun, match="0001-000001"):
+        list(in_order(chunks))
 
 
 @pytest.fixture
@@ -147,8 +147,8 @@ def test_parallel_work_returns_in_order_and_raises_errors():
 def test_the_number_of_open_files_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MOST_FILES", 3)
     folder = written(tmp_path / "parts", *([*range(start, 300, 15)] for start in range(15)))
-    with LargeParts(folder).blocks(40) as blocks:
-        assert len(blocks) <= 3
+    with LargeParts(folder).chunks(40) as chunks:
+        assert len(chunks) <= 3
     assert_same(streamed(folder, 40), read_parts(folder)[0])
 
 

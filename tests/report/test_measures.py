@@ -16,25 +16,25 @@ from panbench.report.answers.measures import Measure, Measured, Question
 from panbench.runs import load_run
 
 
-class LargestFold:
+class LargestAccumulator:
     """The pixels of the largest true segment."""
 
     def __init__(self):
         self.pixels = 0
 
-    def map_block(self, matched: Matched):
+    def map_chunk(self, matched: Matched):
         return int(np.max(matched.segments.area[matched.segments.is_gt], initial=0))
 
     def add(self, part):
         self.pixels = max(self.pixels, part)
 
 
-def largest(question: Question) -> LargestFold:
-    return LargestFold()
+def largest(question: Question) -> LargestAccumulator:
+    return LargestAccumulator()
 
 
 def found(question: Question) -> Measured:
-    pixels = question.folded(largest).pixels
+    pixels = question.accumulated(largest).pixels
     grid = Grid(("Largest", "pixels"), (("any", str(pixels)),))
     return Measured((("largest segment", str(pixels), "", ""),), ("It is measured.",), (grid,), {"largest": pixels})
 

@@ -12,7 +12,7 @@ from drawn_scenes import CATEGORIES, table_of_scenes
 from support import refusal
 
 from panbench.metrics import fixes, samples
-from panbench.metrics.fixes import FixFold
+from panbench.metrics.fixes import FixAccumulator
 from panbench.metrics.matched import Matched
 from panbench.panoptic import parts
 from panbench.panoptic.overlap import concat
@@ -59,9 +59,9 @@ def path(written, tmp_path, monkeypatch):
 
 @pytest.fixture
 def large(monkeypatch):
-    """Takes all runs for large: read some images a block, of which ten are shown."""
+    """Takes all runs for large: read some images a chunk, of which ten are shown."""
     monkeypatch.setattr(folder, "ROWS_AT_ONCE", 0)
-    monkeypatch.setattr(parts.LargeParts.blocks.__wrapped__, "__defaults__", (60,))
+    monkeypatch.setattr(parts.LargeParts.chunks.__wrapped__, "__defaults__", (60,))
     monkeypatch.setattr(totals, "SAMPLED", 10)
     monkeypatch.setattr(views, "SAMPLED", 10)
     monkeypatch.setattr(views, "WORST", 3)
@@ -127,8 +127,8 @@ def test_the_worst_of_all_images_are_on_the_page(path, large, monkeypatch):
 
 def test_a_page_reads_a_run_only_once(path, large, monkeypatch):
     read = []
-    blocks = parts.LargeParts.blocks
-    monkeypatch.setattr(parts.LargeParts, "blocks", lambda *given: read.append(1) or blocks(*given))
+    chunks = parts.LargeParts.chunks
+    monkeypatch.setattr(parts.LargeParts, "chunks", lambda *given: read.append(1) or chunks(*given))
     report_page([load_run(path)])
     assert read == [1]
 
@@ -153,15 +153,15 @@ def test_selected_images_of_a_large_run_are_read_alone(path, large, monkeypatch)
     np.testing.assert_array_equal(found.verdict, expected.verdict)
 
 
-def test_cells_of_groups_do_not_depend_on_blocks(path, grouped):
+def test_cells_of_groups_do_not_depend_on_chunks(path, grouped):
     run = load_run(path)
-    by_blocks, at_once = (FixFold(run.categories, run.images, of_images) for of_images in (False, True))
+    by_chunks, at_once = (FixAccumulator(run.categories, run.images, of_images) for of_images in (False, True))
     for images in np.array_split(run.images, 7):
-        by_blocks.add(by_blocks.map_block(run.matched.only(images)))
-    at_once.add(at_once.map_block(run.matched))
-    pd.testing.assert_frame_equal(by_blocks.cells(), at_once.cells(), check_exact=True)
-    assert by_blocks.errors() == at_once.errors()
-    np.testing.assert_array_equal(by_blocks.now(), at_once.now())
+        by_chunks.add(by_chunks.map_chunk(run.matched.only(images)))
+    at_once.add(at_once.map_chunk(run.matched))
+    pd.testing.assert_frame_equal(by_chunks.cells(), at_once.cells(), check_exact=True)
+    assert by_chunks.errors() == at_once.errors()
+    np.testing.assert_array_equal(by_chunks.now(), at_once.now())
 
 
 def test_a_served_page_selects_from_the_sample_and_shows_any_image(path, large, monkeypatch):

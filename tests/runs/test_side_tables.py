@@ -29,13 +29,13 @@ def rows(*images, red=7):
     return pa.table(columns).replace_schema_metadata({b"paint": b"oil"})
 
 
-def stored(path, *blocks, **changes):
-    """A run with a part and a file of colours for each block of images."""
+def stored(path, *chunks, **changes):
+    """A run with a part and a file of colours for each chunk of images."""
     made = RunWriter.create(path, replace(RunInfo(categories=CATEGORIES), **changes))
-    for block in blocks:
-        for image_id in block:
+    for chunk in chunks:
+        for image_id in chunk:
             made.write_part(one_row(image_id))
-        made.write_side_rows(NAME, rows(*block))
+        made.write_side_rows(NAME, rows(*chunk))
     return made
 
 
@@ -90,8 +90,8 @@ def test_a_resumed_run_continues_its_side_table(tmp_path):
 
 
 def test_merged_runs_have_the_rows_of_all(tmp_path):
-    for number, block in enumerate(([4, 2], [1, 3])):
-        stored(tmp_path / f"shard-{number}", block).finish("done")
+    for number, chunk in enumerate(([4, 2], [1, 3])):
+        stored(tmp_path / f"shard-{number}", chunk).finish("done")
     merged = merge_runs([tmp_path / "shard-0", tmp_path / "shard-1"], tmp_path / "merged")
     assert list(reds(merged)) == [1, 2, 3, 4]
     assert [listed.images for listed in merged.info.side_tables[NAME]] == [2, 2]
@@ -118,8 +118,8 @@ def test_listed_side_tables_survive_without_their_study(tmp_path, monkeypatch):
 
 
 def test_runs_are_merged_with_tables_of_studies_that_are_not_installed(tmp_path, monkeypatch):
-    for number, block in enumerate(([4, 2], [1, 3])):
-        stored(tmp_path / f"shard-{number}", block).finish("done")
+    for number, chunk in enumerate(([4, 2], [1, 3])):
+        stored(tmp_path / f"shard-{number}", chunk).finish("done")
     monkeypatch.setattr(studies, "find_studies", tuple)
     merged = merge_runs([tmp_path / "shard-0", tmp_path / "shard-1"], tmp_path / "merged")
     assert list(reds(merged)) == [1, 2, 3, 4]

@@ -104,7 +104,7 @@ class TestTheNumbers:
 
     def test_compacting_tables_does_not_change_numbers(self, monkeypatch, folder):
         whole = evaluate(folder.categories, folder.all).compute()
-        monkeypatch.setattr("panbench.scoring.evaluator._IMAGES_A_BLOCK", 3)
+        monkeypatch.setattr("panbench.scoring.evaluator._IMAGES_A_CHUNK", 3)
         assert evaluate(folder.categories, folder.all).compute() == whole
 
 

@@ -1,4 +1,4 @@
-"""Scoring in blocks: a killed run goes on, shards are joined, and the numbers are those of one go."""
+"""Scoring in chunks: a killed run goes on, shards are joined, and the numbers are those of one go."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ IMAGES = 23
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A JSON and PNGs a side; of each image another part is right. Blocks of four images."""
+    """A JSON and PNGs a side; of each image another part is right. Chunks of four images."""
     monkeypatch.setattr(scoring, "PART_IMAGES", 4)
     rng = np.random.default_rng(3)
     gt = np.array(list("pppspsss"))
@@ -41,7 +41,7 @@ def assert_same(one, other):
     assert one.info.images.scored == other.info.images.scored
 
 
-def test_scoring_in_blocks_equals_the_run_of_one_process(data, monkeypatch):
+def test_scoring_in_chunks_equals_the_run_of_one_process(data, monkeypatch):
     stored = score(data, "run")
     assert len(part_files(data / "run" / "parts")) == 6
     monkeypatch.setattr(scoring, "PART_IMAGES", 1000)
@@ -66,7 +66,7 @@ def test_a_stopped_run_resumes_with_missing_images(data, stopped, monkeypatch):
         score(data, "run", threads=1)
     kept = load_run(data / "run")
     assert kept.info.status == ("interrupted" if stopped is KeyboardInterrupt else "failed")
-    assert len(kept.images) == 12, "three blocks of four"
+    assert len(kept.images) == 12, "three chunks of four"
     looked.clear()
     monkeypatch.setattr(scoring.ImageCounter, "count", lambda counter, row: looked.append(row) or count(counter, row))
     resumed = score(data, "run", resume=True)
@@ -80,7 +80,7 @@ def test_resume_starts_a_missing_run_and_keeps_a_finished_one(data):
     assert_same(score(data, "run", resume=True), first)
 
 
-def test_a_run_with_a_fault_keeps_the_other_blocks_for_resume(data):
+def test_a_run_with_a_fault_keeps_the_other_chunks_for_resume(data):
     whole = score(data)
     last = int(whole.images[-1])
     good = (data / "pred" / f"{last}.png").read_bytes()

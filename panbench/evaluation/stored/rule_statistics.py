@@ -1,4 +1,4 @@
-"""Computes the statistics of fusion rules on stored outputs, for each image, block by block.
+"""Computes the statistics of fusion rules on stored outputs, for each image, chunk by chunk.
 
 Each output is read once. Rules that differ only in thresholds of their second step (`overlap` of MaskFormer and
 Mask2Former) share the first step, which takes nearly all of the time.
@@ -34,13 +34,13 @@ from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, IdMap, Scene, Segment
 
-IMAGES_A_BLOCK = 50
-"""Images per cached block of statistics: the most that are lost if the process is killed."""
+IMAGES_A_CHUNK = 50
+"""Images per cached chunk of statistics: the most that are lost if the process is killed."""
 
 
 @dataclass(frozen=True)
-class BlockCache:
-    """A folder with the statistics of finished blocks of images, to resume after an interruption.
+class ChunkCache:
+    """A folder with the statistics of finished chunks of images, to resume after an interruption.
 
     of: text that identifies the inputs (run, data); differs if the statistics would
     """
@@ -49,14 +49,14 @@ class BlockCache:
     of: str
 
     def path(self, names: Sequence[str], image_ids: Sequence[int]) -> Path:
-        """Returns the path of the file for a block of images."""
+        """Returns the path of the file for a chunk of images."""
         key = hashlib.sha256(json.dumps([self.of, list(names), list(image_ids)]).encode()).hexdigest()
         return self.folder / f"{key[:20]}.parquet"
 
     def clear(self) -> None:
-        """Deletes the cached blocks and their folder; call it once the statistics are stored elsewhere."""
-        for block in self.folder.glob("*.parquet"):
-            block.unlink(missing_ok=True)
+        """Deletes the cached chunks and their folder; call it once the statistics are stored elsewhere."""
+        for chunk in self.folder.glob("*.parquet"):
+            chunk.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
@@ -81,13 +81,13 @@ def rule_statistics(
     rules: Sequence[Rule],
     *,
     workers: int | None = None,
-    cache: BlockCache | None = None,
+    cache: ChunkCache | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, ImageStatistics]:
     """Computes each rule's statistics (TP, FP, FN, IoU by image and category); keys are the rules' texts.
 
     scenes: images with ground truth and stored outputs; category_ids: of each label of the model
-    cache: the folder of finished blocks, read and written
+    cache: the folder of finished chunks, read and written
     Raises BadArgument for a rule that does not fit the stored outputs.
     """
     rules = list(dict.fromkeys(rules))
@@ -111,62 +111,62 @@ def rule_statistics(
         return found
 
     names = [str(rule) for rule in rules]
-    return block_statistics(scenes, names, tables, categories, "Fusing", workers, cache, reporter)
+    return chunk_statistics(scenes, names, tables, categories, "Fusing", workers, cache, reporter)
 
 
-def block_statistics(
+def chunk_statistics(
     scenes: Sequence[Scene],
     names: Sequence[str],
     tables: Callable[[Scene], Iterable[tuple[str, OverlapTable]]],
     categories: Sequence[Category],
     task: str,
     workers: int | None,
-    cache: BlockCache | None,
+    cache: ChunkCache | None,
     reporter: Reporter,
 ) -> dict[str, ImageStatistics]:
-    """Computes statistics by name (of a rule, say) block by block, so memory holds only a few rows per image.
+    """Computes statistics by name (of a rule, say) chunk by chunk, so memory holds only a few rows per image.
 
     tables: returns the overlap tables of an image by name; it is called in threads
     """
     parts: dict[str, list[ImageStatistics]] = {name: [] for name in names}
 
-    def counted(start: int, of_block: Sequence[Scene]) -> dict[str, ImageStatistics]:
-        block: dict[str, list[OverlapTable]] = {name: [] for name in names}
-        for done, by_name in enumerate(pool.map(tables, of_block), start + 1):
+    def counted(start: int, of_chunk: Sequence[Scene]) -> dict[str, ImageStatistics]:
+        chunk: dict[str, list[OverlapTable]] = {name: [] for name in names}
+        for done, by_name in enumerate(pool.map(tables, of_chunk), start + 1):
             for name, table in by_name:
-                block[name].append(table)
+                chunk[name].append(table)
             reporter.progress(task, done, len(scenes), "images")
         return {
-            name: image_statistics(Matched.of(concat(block[name]).in_order_of_images()), categories) for name in names
+            name: image_statistics(Matched.of(concat(chunk[name]).in_order_of_images()), categories) for name in names
         }
 
     # Each of our threads works on a separate image: torch's threads on top would only contend.
     with one_thread(), ThreadPoolExecutor(workers or default_threads(), "fuse") as pool:
-        for start in range(0, len(scenes), IMAGES_A_BLOCK):
-            of_block = scenes[start : start + IMAGES_A_BLOCK]
-            file = None if cache is None else cache.path(names, [scene.image.id for scene in of_block])
-            found = None if file is None else _read_block(file, names, of_block, categories)
+        for start in range(0, len(scenes), IMAGES_A_CHUNK):
+            of_chunk = scenes[start : start + IMAGES_A_CHUNK]
+            file = None if cache is None else cache.path(names, [scene.image.id for scene in of_chunk])
+            found = None if file is None else _read_chunk(file, names, of_chunk, categories)
             if found is None:
-                found = counted(start, of_block)
+                found = counted(start, of_chunk)
                 if file is not None:
-                    _write_block(file, found)
-            reporter.progress(task, start + len(of_block), len(scenes), "images")
+                    _write_chunk(file, found)
+            reporter.progress(task, start + len(of_chunk), len(scenes), "images")
             for name in names:
                 parts[name].append(found[name])
     return {name: merge_statistics(of_name) for name, of_name in parts.items()}
 
 
-def _write_block(file: Path, found: Mapping[str, ImageStatistics]) -> None:
-    """Caches the statistics of a block of images, by name, in one Parquet file."""
+def _write_chunk(file: Path, found: Mapping[str, ImageStatistics]) -> None:
+    """Caches the statistics of a chunk of images, by name, in one Parquet file."""
     table = pd.concat([one.table.assign(place=number) for number, one in enumerate(found.values())], ignore_index=True)
     with atomic_write(file) as handle:
         table.drop(columns="slice").to_parquet(handle, index=False)
 
 
-def _read_block(
+def _read_chunk(
     file: Path, names: Sequence[str], scenes: Sequence[Scene], categories: Sequence[Category]
 ) -> dict[str, ImageStatistics] | None:
-    """Reads a cached block of statistics; None if it is missing or unreadable."""
+    """Reads a cached chunk of statistics; None if it is missing or unreadable."""
     ids = np.sort(np.array([scene.image.id for scene in scenes], np.int64))
     try:
         table = pd.read_parquet(file)

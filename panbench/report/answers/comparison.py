@@ -20,8 +20,8 @@ from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import in_sentence, kind_of
 from panbench.metrics.jackknife import interval_notes
-from panbench.metrics.samples import Sample, SampleFold
-from panbench.metrics.slices import SLICINGS, ImageSlices, ImageStatistics, StatisticsFold, slice_by_images
+from panbench.metrics.samples import Sample, SampleAccumulator
+from panbench.metrics.slices import SLICINGS, ImageSlices, ImageStatistics, StatisticsAccumulator, slice_by_images
 from panbench.metrics.uncertainty import Comparison, Difference, compare_runs
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.answer import Answer, as_records
@@ -126,7 +126,7 @@ def compare(
     runs = _open_runs(runs, reporter)
     for run in runs:
         run.reporter = reporter
-    if intervals and not mixed and any(run.in_blocks for run in runs):
+    if intervals and not mixed and any(run.in_chunks for run in runs):
         # One pass over the runs serves rows, intervals and the verdict.
         images = comparable_images(runs, common_images=common_images)
         for run in runs:
@@ -216,15 +216,15 @@ def sample_of(run: Run, shared: npt.NDArray[np.int64], by: str | None = None) ->
     """Returns the contributions of a run's images to PQ, from which intervals and tests are computed."""
     if by is None:
         return totals_of(run, shared).sample
-    sample = SampleFold(run.categories, shared, by)
-    run.fold(sample, images=shared)
+    sample = SampleAccumulator(run.categories, shared, by)
+    run.accumulate(sample, images=shared)
     return sample.result()
 
 
 def _statistics_by_slice(run: Run, slices: ImageSlices) -> ImageStatistics:
     """Returns each image's contributions to PQ, by the user's slices."""
-    statistics = StatisticsFold(run.categories)
-    run.fold(statistics)
+    statistics = StatisticsAccumulator(run.categories)
+    run.accumulate(statistics)
     return slice_by_images(statistics.result(), slices)
 
 

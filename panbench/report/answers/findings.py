@@ -10,10 +10,10 @@ import pandas as pd
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.studies import load_from_studies
-from panbench.metrics.errors import CAUSES, ErrorFold
-from panbench.metrics.fixes import FixFold
-from panbench.metrics.matched import FoldOfImages
-from panbench.metrics.pq import ImageFold
+from panbench.metrics.errors import CAUSES, ErrorAccumulator
+from panbench.metrics.fixes import FixAccumulator
+from panbench.metrics.matched import AccumulatorOfImages
+from panbench.metrics.pq import ImageAccumulator
 from panbench.metrics.slices import SLICINGS, ImageSlices
 from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS
@@ -75,9 +75,9 @@ def metric_findings(
 
 def image_table(run: Run, slices: Sequence[ImageSlices] = ()) -> pd.DataFrame:
     """Returns a row for each image, the worst first: image_id, PQ, iou_sum, TP, FP, FN, and its slices."""
-    fold = ImageFold()
-    run.fold(fold)
-    table = fold.table().sort_values("PQ", kind="stable", ignore_index=True)
+    accumulator = ImageAccumulator()
+    run.accumulate(accumulator)
+    table = accumulator.table().sort_values("PQ", kind="stable", ignore_index=True)
     for own in slices:
         table[own.name] = [
             ", ".join(name for name, images in own.images.items() if image in images) for image in table["image_id"]
@@ -143,15 +143,17 @@ def error_findings(
     """
     run.reporter = reporter
     run.require_images("measure")
-    fixes = FixFold(run.categories, run.images)
-    own = {chosen.name: {name: ErrorFold(run.categories) for name in chosen.images} for chosen in slices}
+    fixes = FixAccumulator(run.categories, run.images)
+    own = {chosen.name: {name: ErrorAccumulator(run.categories) for name in chosen.images} for chosen in slices}
     narrowed = [
-        FoldOfImages(own[chosen.name][name], members) for chosen in slices for name, members in chosen.images.items()
+        AccumulatorOfImages(own[chosen.name][name], members)
+        for chosen in slices
+        for name, members in chosen.images.items()
     ]
-    run.fold(fixes, *narrowed)
+    run.accumulate(fixes, *narrowed)
     lost, worst, cells = fixes.explained.lost(), fixes.explained.worst(images), fixes.cells()
     # Without predictions there is nothing to choose what to fix first from: every segment is missed.
-    chosen = run.in_blocks or totals_of(run).absent.has_predictions
+    chosen = run.in_chunks or totals_of(run).absent.has_predictions
     cells = cells if chosen else cells.head(0)
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 

@@ -1,6 +1,6 @@
 """The measures of `panbench metrics`: what each sums over a run's images, and the answer computed from the sums.
 
-A measure is a value: the folds that it needs of a run, and a function from their results to lines of the table
+A measure is a value: the accumulators that it needs of a run, and a function from their results to lines of the table
 "Measure", further tables, and keys of the record. The core's are in MEASURES; studies add theirs for `panbench
 metrics` (`Study.measures["metrics"]`) and for `panbench errors` (`Study.measures["errors"]`).
 """
@@ -13,19 +13,19 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from panbench.base.reporter import SILENT, Reporter
-from panbench.metrics.deviations import DEVIATIONS, DeviationFold
+from panbench.metrics.deviations import DEVIATIONS, DeviationAccumulator
 from panbench.metrics.jackknife import interval_notes, intervals
-from panbench.metrics.matched import Fold, SeveralFolds
+from panbench.metrics.matched import Accumulator, SeveralAccumulators
 from panbench.metrics.pq import CategorySums, summarise
-from panbench.metrics.samples import SampleFold
-from panbench.metrics.semantic import PixelFold, SemanticScores
+from panbench.metrics.samples import SampleAccumulator
+from panbench.metrics.semantic import PixelAccumulator, SemanticScores
 from panbench.metrics.slices import (
     SLICINGS,
     THRESHOLDS,
-    DaggerFold,
+    DaggerAccumulator,
     ImageSlices,
-    SliceFold,
-    StatisticsFold,
+    SliceAccumulator,
+    StatisticsAccumulator,
     curve_of,
     pq_by,
     slice_by_images,
@@ -37,7 +37,7 @@ from panbench.report.answers.tables import headline, notes_below, sentences_abov
 from panbench.runs import Run
 from panbench.scoring.semantic import NO_INSTANCES
 
-Made = TypeVar("Made", bound=Fold[Any] | None)
+Made = TypeVar("Made", bound=Accumulator[Any] | None)
 Row = tuple[str, ...]
 
 
@@ -54,27 +54,27 @@ class Question:
     ) -> None:
         """Takes a run, slicings (keys of SLICINGS), whether to add a table by category, and the user's slices."""
         self.run, self.by, self.per_category, self.slices, self.reporter = run, by, per_category, slices, reporter
-        self._folds: dict[Callable[[Question], Fold[Any] | None], Fold[Any] | None] = {}
+        self._accumulators: dict[Callable[[Question], Accumulator[Any] | None], Accumulator[Any] | None] = {}
 
-    def run_folds(self, measures: Iterable["Measure"]) -> None:
-        """Passes over the images once, and computes the sums (folds) that these measures need, shared ones once."""
-        makers = dict.fromkeys(make for measure in measures for make in measure.folds)
-        self._folds = {make: make(self) for make in makers}
-        self.run.fold(*(fold for fold in self._folds.values() if fold is not None))
+    def run_accumulators(self, measures: Iterable["Measure"]) -> None:
+        """Reads the images once, and computes the sums (accumulators) that these measures need, shared ones once."""
+        makers = dict.fromkeys(make for measure in measures for make in measure.accumulators)
+        self._accumulators = {make: make(self) for make in makers}
+        self.run.accumulate(*(accumulator for accumulator in self._accumulators.values() if accumulator is not None))
 
-    def folded(self, make: "Callable[[Question], Made]") -> Made:
-        """Returns the fold that one of a measure's `folds` has made, with the sums over all images."""
-        return cast(Made, self._folds[make])
+    def accumulated(self, make: "Callable[[Question], Made]") -> Made:
+        """Returns the accumulator that one of a measure's `accumulators` has made, with the sums over all images."""
+        return cast(Made, self._accumulators[make])
 
     @cached_property
     def pq(self) -> pd.DataFrame:
-        """Returns the table of PQ by category, for a measure with `category_sums` among its `folds`."""
-        return self.folded(category_sums).table()
+        """Returns the table of PQ by category, for a measure with `category_sums` among its `accumulators`."""
+        return self.accumulated(category_sums).table()
 
     @cached_property
     def semantic(self) -> SemanticScores:
-        """Returns the mIoU family of the fused map, for a measure with `pixels` among its `folds`."""
-        return self.folded(pixels).scores()
+        """Returns the mIoU family of the fused map, for a measure with `pixels` among its `accumulators`."""
+        return self.accumulated(pixels).scores()
 
 
 @dataclass(frozen=True)
@@ -93,61 +93,61 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of a run: the sums over images (folds) that it needs, and the function that answers from them.
+    """A measure of a run: the sums over images (accumulators) that it needs, and the function that answers from them.
 
-    found: computes the answer of a question whose folds hold all images
-    folds: functions that make its folds, or None if the run or the question has no use for one; measures that name the
-        same function share its fold
+    found: computes the answer of a question whose accumulators hold all images
+    accumulators: functions that make its accumulators, or None if the run or the question has no use for one;
+        measures that name the same function share its accumulator
     """
 
     found: Callable[[Question], Measured]
-    folds: tuple[Callable[[Question], Fold[Any] | None], ...] = ()
+    accumulators: tuple[Callable[[Question], Accumulator[Any] | None], ...] = ()
 
 
 def measured(question: Question, measures: Sequence[Measure]) -> list[Measured]:
     """Returns the answers of the measures, in their order, from one pass over the run."""
-    question.run_folds(measures)
+    question.run_accumulators(measures)
     return [measure.found(question) for measure in measures]
 
 
 def category_sums(question: Question) -> CategorySums:
-    """Returns a fold that sums TP, FP, FN and IoU by category, at all THRESHOLDS, for PQ."""
+    """Returns an accumulator that sums TP, FP, FN and IoU by category, at all THRESHOLDS, for PQ."""
     return CategorySums(question.run.categories, THRESHOLDS)
 
 
 def boundary_sums(question: Question) -> CategorySums | None:
-    """Returns a fold that sums what boundary PQ needs; None for a run that stored no boundaries."""
+    """Returns an accumulator that sums what boundary PQ needs; None for a run that stored no boundaries."""
     return CategorySums(question.run.categories, boundary=True) if question.run.has_boundary else None
 
 
-def pixels(question: Question) -> PixelFold:
-    """Returns a fold that sums pixels by true and predicted category, for the mIoU family."""
-    return PixelFold(question.run.categories)
+def pixels(question: Question) -> PixelAccumulator:
+    """Returns an accumulator that sums pixels by true and predicted category, for the mIoU family."""
+    return PixelAccumulator(question.run.categories)
 
 
-def stuff_pixels(question: Question) -> DaggerFold:
-    """Returns a fold that sums what PQ† and weighted PQ need."""
-    return DaggerFold(question.run.categories)
+def stuff_pixels(question: Question) -> DaggerAccumulator:
+    """Returns an accumulator that sums what PQ† and weighted PQ need."""
+    return DaggerAccumulator(question.run.categories)
 
 
-def _sample_fold(question: Question) -> SampleFold:
-    """Returns a fold that collects each image's contributions to PQ, for intervals."""
-    return SampleFold(question.run.categories, question.run.images)
+def _sample_accumulator(question: Question) -> SampleAccumulator:
+    """Returns an accumulator that collects each image's contributions to PQ, for intervals."""
+    return SampleAccumulator(question.run.categories, question.run.images)
 
 
-def _deviation_fold(question: Question) -> DeviationFold:
-    """Returns a fold that sums what conventions other than PQ's count."""
-    return DeviationFold(question.run.categories)
+def _deviation_accumulator(question: Question) -> DeviationAccumulator:
+    """Returns an accumulator that sums what conventions other than PQ's count."""
+    return DeviationAccumulator(question.run.categories)
 
 
-def _slicing_folds(question: Question) -> SeveralFolds[SliceFold]:
-    """Returns a fold for PQ by slice, for each requested slicing."""
-    return SeveralFolds([SliceFold(question.run.categories, name) for name in question.by])
+def _slicing_accumulators(question: Question) -> SeveralAccumulators[SliceAccumulator]:
+    """Returns an accumulator for PQ by slice, for each requested slicing."""
+    return SeveralAccumulators([SliceAccumulator(question.run.categories, name) for name in question.by])
 
 
-def _statistics_fold(question: Question) -> StatisticsFold | None:
-    """Returns a fold that collects each image's sums, for the user's slices; None if there are none."""
-    return StatisticsFold(question.run.categories) if question.slices else None
+def _statistics_accumulator(question: Question) -> StatisticsAccumulator | None:
+    """Returns an accumulator that collects each image's sums, for the user's slices; None if there are none."""
+    return StatisticsAccumulator(question.run.categories) if question.slices else None
 
 
 def _summary(question: Question) -> Measured:
@@ -157,7 +157,7 @@ def _summary(question: Question) -> Measured:
 
 def _boundary(question: Question) -> Measured:
     """Answers with boundary PQ, null in the JSON if the run stored no boundaries."""
-    sums = question.folded(boundary_sums)
+    sums = question.accumulated(boundary_sums)
     if sums is None:
         return Measured(record={"boundary": None})
     found = summarise(sums.table())
@@ -167,14 +167,14 @@ def _boundary(question: Question) -> Measured:
 
 def _intervals(question: Question) -> Measured:
     """Answers with 95 % intervals of PQ, SQ and RQ."""
-    sure = intervals(question.folded(_sample_fold).result())
+    sure = intervals(question.accumulated(_sample_accumulator).result())
     grid = _interval_grid(question.run, sure, summarise(question.pq))
     return Measured(grids=(grid,), record={"intervals": as_records(sure)})
 
 
 def _dagger(question: Question) -> Measured:
     """Answers with PQ†, for which stuff needs no threshold of IoU."""
-    table = question.folded(stuff_pixels).dagger(question.pq)
+    table = question.accumulated(stuff_pixels).dagger(question.pq)
     members = in_groups(table["isthing"].to_numpy(bool))
     found = {group: _mean_or_none(table[own]["PQ_dagger"]) for group, own in members.items()}
     row = ("PQ†, stuff without threshold", *(percent(found[group]) for group in GROUPS))
@@ -183,8 +183,8 @@ def _dagger(question: Question) -> Measured:
 
 def _weighted(question: Question) -> Measured:
     """Answers with PQ weighted by the categories' pixels, and by their segments."""
-    fold = question.folded(stuff_pixels)
-    found = {name: fold.weighted(question.pq, name) for name in ("pixels", "segments")}
+    accumulator = question.accumulated(stuff_pixels)
+    found = {name: accumulator.weighted(question.pq, name) for name in ("pixels", "segments")}
     rows = tuple((f"PQ weighted by {name}", percent(value), "", "") for name, value in found.items())
     return Measured(rows, record={"weighted_PQ": found})
 
@@ -196,9 +196,9 @@ def _semantic(question: Question) -> Measured:
 
 def semantic_answer(run: Run) -> Measured:
     """Returns the mIoU family of a run of semantic maps, with a note that such a run has no PQ."""
-    fold = PixelFold(run.categories)
-    run.fold(fold)
-    found = _semantic_measured(fold.scores())
+    accumulator = PixelAccumulator(run.categories)
+    run.accumulate(accumulator)
+    found = _semantic_measured(accumulator.scores())
     grid = Grid(("Measure", *GROUPS), found.rows, notes=(NO_INSTANCES,))
     return Measured(grids=(grid,), record={**found.record, "note": NO_INSTANCES})
 
@@ -218,7 +218,7 @@ def _semantic_measured(found: SemanticScores) -> Measured:
 
 def _deviations(question: Question) -> Measured:
     """Answers with the scores that conventions other than PQ's would give."""
-    found = question.folded(_deviation_fold).record()
+    found = question.accumulated(_deviation_accumulator).record()
     if not question.run.info.dataset.has_ground_truth:
         # If nothing is labelled, "void counts as wrong" would score predictions that nobody can judge.
         found = {name: dict.fromkeys(groups) for name, groups in found.items()}
@@ -232,14 +232,14 @@ def _deviations(question: Question) -> Measured:
 
 def _thresholds(question: Question) -> Measured:
     """Answers with PQ, SQ and RQ by the IoU that a match needs."""
-    curve = curve_of(question.folded(category_sums))
+    curve = curve_of(question.accumulated(category_sums))
     return Measured(grids=(_curve_grid(curve),), record={"thresholds": as_records(curve)})
 
 
 def _sliced(question: Question) -> Measured:
     """Answers with PQ by slice, for each requested slicing."""
-    folds = question.folded(_slicing_folds).folds
-    tables = {name: fold.table() for name, fold in zip(question.by, folds, strict=True)}
+    accumulators = question.accumulated(_slicing_accumulators).accumulators
+    tables = {name: accumulator.table() for name, accumulator in zip(question.by, accumulators, strict=True)}
     return Measured(
         grids=tuple(_slice_grid(SLICINGS[name].title, table) for name, table in tables.items()),
         record={"by": {name: as_records(table) for name, table in tables.items()}},
@@ -248,7 +248,7 @@ def _sliced(question: Question) -> Measured:
 
 def _own_slices(question: Question) -> Measured:
     """Answers with PQ by slice, for each of the user's slicings."""
-    statistics = question.folded(_statistics_fold)
+    statistics = question.accumulated(_statistics_accumulator)
     tables = {}
     if statistics is not None:
         tables = {chosen.name: pq_by(slice_by_images(statistics.result(), chosen)) for chosen in question.slices}
@@ -260,7 +260,7 @@ def _own_slices(question: Question) -> Measured:
 
 def _per_category(question: Question) -> Measured:
     """Answers with PQ, PQ† and IoU by category, as a table only if one was requested."""
-    dagger = question.folded(stuff_pixels).dagger(question.pq)
+    dagger = question.accumulated(stuff_pixels).dagger(question.pq)
     merged = question.pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
         question.semantic.per_category.drop(columns=["name", "isthing"]), on="category_id"
     )
@@ -274,7 +274,7 @@ def _per_category(question: Question) -> Measured:
 MEASURES = (
     Measure(_summary, (category_sums,)),
     Measure(_boundary, (boundary_sums,)),
-    Measure(_intervals, (category_sums, _sample_fold)),
+    Measure(_intervals, (category_sums, _sample_accumulator)),
     Measure(_dagger, (category_sums, stuff_pixels)),
     Measure(_weighted, (category_sums, stuff_pixels)),
     Measure(_semantic, (pixels,)),
@@ -282,10 +282,10 @@ MEASURES = (
 """The core's measures listed before those of studies: PQ and the measures of the fused map, one line each."""
 
 AFTER_STUDIES = (
-    Measure(_deviations, (_deviation_fold,)),
+    Measure(_deviations, (_deviation_accumulator,)),
     Measure(_thresholds, (category_sums,)),
-    Measure(_sliced, (_slicing_folds,)),
-    Measure(_own_slices, (_statistics_fold,)),
+    Measure(_sliced, (_slicing_accumulators,)),
+    Measure(_own_slices, (_statistics_accumulator,)),
     Measure(_per_category, (category_sums, stuff_pixels, pixels)),
 )
 """The core's measures listed after those of studies: other conventions, and PQ by threshold, slice and category."""

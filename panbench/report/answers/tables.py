@@ -21,7 +21,7 @@ from rich.text import Text
 from panbench.base.errors import BadArgument, BadRun, Way
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import capitalised, in_sentence, listed
-from panbench.metrics.absent import AbsentFold
+from panbench.metrics.absent import AbsentAccumulator
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import (
     ABSENT,
@@ -271,7 +271,7 @@ def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
 
 def _scores_by_group(run: Run, images: npt.NDArray[np.int64] | None) -> dict[str, dict[str, float | int | None]]:
     """Returns PQ, SQ and RQ of a run by group, on some of its images (None: all)."""
-    if images is None and not run.in_blocks:
+    if images is None and not run.in_chunks:
         return run.summary()
     from panbench.report.answers.totals import totals_of
 
@@ -656,14 +656,14 @@ def warnings(run: Run) -> list[str]:
     return list(lacking.messages("" if lacking.has_predictions else _why_no_segments(run)))
 
 
-def _absence_counts(run: Run) -> AbsentFold:
+def _absence_counts(run: Run) -> AbsentAccumulator:
     """Returns the counts of categories and images without a prediction, and of void in the ground truth."""
-    if run.in_blocks:
+    if run.in_chunks:
         from panbench.report.answers.totals import totals_of
 
         return totals_of(run).absent
-    found = AbsentFold(run.categories)
-    run.fold(found)
+    found = AbsentAccumulator(run.categories)
+    run.accumulate(found)
     return found
 
 

@@ -1,7 +1,7 @@
 """Sums over all images of a run, which every table and test uses, and a sample of its images as rows.
 
 Scores, tests, causes and slices are quotients of sums over images. A run in memory is passed over for each question
-that is asked; a run of too many images for that is read block by block, once for all questions. Its single images and
+that is asked; a run of too many images for that is read chunk by chunk, once for all questions. Its single images and
 errors then come from a sample: SAMPLED images drawn at random.
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.metrics.absent import AbsentFold
+from panbench.metrics.absent import AbsentAccumulator
 from panbench.metrics.errors import assign_causes, count_confusions
-from panbench.metrics.fixes import FixFold
-from panbench.metrics.matched import Fold, Matched, SeveralFolds, positions
+from panbench.metrics.fixes import FixAccumulator
+from panbench.metrics.matched import Accumulator, Matched, SeveralAccumulators, positions
 from panbench.metrics.pq import CategorySums, image_sums, panoptic_quality, summarise
-from panbench.metrics.samples import Sample, SampleFold
-from panbench.metrics.semantic import PixelFold
-from panbench.metrics.slices import SLICINGS, THRESHOLDS, SliceFold, curve_of
+from panbench.metrics.samples import Sample, SampleAccumulator
+from panbench.metrics.semantic import PixelAccumulator
+from panbench.metrics.slices import SLICINGS, THRESHOLDS, SliceAccumulator, curve_of
 from panbench.panoptic.overlap import OverlapTable, concat
 from panbench.panoptic.types import Category
 from panbench.runs import Run
@@ -29,7 +29,7 @@ from panbench.runs import Run
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
-Made = TypeVar("Made", bound=Fold[Any])
+Made = TypeVar("Made", bound=Accumulator[Any])
 
 SAMPLED = 10_000
 """Maximum number of images that are displayed one by one."""
@@ -45,7 +45,7 @@ class Totals:
         self.images = images
         # The cache of totals forgets a run that nobody else holds.
         self._run = weakref.ref(run)
-        self._folds: dict[Callable[[Sequence[Category], Int], Fold[Any]], Fold[Any]] = {}
+        self._accumulators: dict[Callable[[Sequence[Category], Int], Accumulator[Any]], Accumulator[Any]] = {}
 
     @property
     def run(self) -> Run:
@@ -55,80 +55,87 @@ class Totals:
         return run
 
     def read(self) -> None:
-        """Computes all sums of a run that is read in blocks, in one pass; does nothing for a run in memory."""
-        if self.run.in_blocks:
-            self._fold(SampleFold)
+        """Computes all sums of a run that is read in chunks, in one pass; does nothing for a run in memory."""
+        if self.run.in_chunks:
+            self._accumulator(SampleAccumulator)
 
-    def _fold(self, make: Callable[[Sequence[Category], Int], Made]) -> Made:
-        """Returns the fold that `make` makes, with its sums; for a run read in blocks, computes all folds at once."""
-        if make not in self._folds:
-            requested = _FOLDS if self.run.in_blocks else (make,)
+    def _accumulator(self, make: Callable[[Sequence[Category], Int], Made]) -> Made:
+        """Returns the accumulator that `make` makes, with its sums; a run read in chunks computes all at once."""
+        if make not in self._accumulators:
+            requested = _ACCUMULATORS if self.run.in_chunks else (make,)
             made = {make: make(self.run.categories, self.images) for make in requested}
-            self.run.fold(*made.values(), images=self.images)
-            self._folds |= made
-        return cast(Made, self._folds[make])
+            self.run.accumulate(*made.values(), images=self.images)
+            self._accumulators |= made
+        return cast(Made, self._accumulators[make])
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """Returns PQ, SQ, RQ and counts by category: the `pq_table` of the images."""
-        return self._fold(_category_fold).table()
+        return self._accumulator(_category_accumulator).table()
 
     @property
     def summary(self) -> dict[str, dict[str, float | int | None]]:
         """Returns PQ, SQ and RQ of all, things and stuff: the `Run.summary` of the images."""
-        if len(self.images) == len(self.run.images) and not self._folds:
+        if len(self.images) == len(self.run.images) and not self._accumulators:
             return self.run.summary()
         return summarise(self.table)
 
     @property
     def curve(self) -> pd.DataFrame:
         """Returns PQ, SQ and RQ by IoU threshold: the `threshold_curve` of the images."""
-        return curve_of(self._fold(_category_fold))
+        return curve_of(self._accumulator(_category_accumulator))
 
     @cached_property
     def lost(self) -> pd.DataFrame:
         """Returns the PQ lost to each cause, by group and category: the `lost_pq` of the images."""
-        return self._fold(_fix_fold).explained.lost()
+        return self._accumulator(_fix_accumulator).explained.lost()
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """Returns the kinds of error (cause, size) with the gain of fixing each: the `cells_to_fix` of the images."""
-        return self._fold(_fix_fold).cells()
+        return self._accumulator(_fix_accumulator).cells()
 
     @property
     def errors(self) -> int:
         """Returns how many single errors the images have."""
-        return self._fold(_fix_fold).errors()
+        return self._accumulator(_fix_accumulator).errors()
 
     @property
     def now(self) -> tuple[Float, Float]:
         """Returns Σ IoU and TP + (FP + FN)/2 of each category, from which `priced_errors` computes gains."""
-        return self._fold(_fix_fold).now()
+        return self._accumulator(_fix_accumulator).now()
 
     @cached_property
     def slices(self) -> dict[str, pd.DataFrame]:
         """Returns PQ by slice for each of SLICINGS, by its name."""
-        return {name: fold.table() for name, fold in zip(SLICINGS, self._fold(_slice_folds).folds, strict=True)}
+        return {
+            name: accumulator.table()
+            for name, accumulator in zip(SLICINGS, self._accumulator(_slice_accumulators).accumulators, strict=True)
+        }
 
     @cached_property
     def pixels(self) -> pd.DataFrame:
         """Returns the confusion matrix of pixels, true by predicted category, summed over the images."""
-        return self._fold(_pixel_fold).confusion()
+        return self._accumulator(_pixel_accumulator).confusion()
 
     @cached_property
     def sample(self) -> Sample:
         """Returns the images' contributions to PQ, from which intervals and tests are computed."""
-        return self._fold(SampleFold).result()
+        return self._accumulator(SampleAccumulator).result()
 
     @property
-    def absent(self) -> AbsentFold:
+    def absent(self) -> AbsentAccumulator:
         """Returns the counts of what is never predicted; all are 0 for a large run that was not read yet."""
-        return AbsentFold(self.run.categories) if self.run.in_blocks and not self._folds else self._fold(_absent_fold)
+        return (
+            AbsentAccumulator(self.run.categories)
+            if self.run.in_chunks and not self._accumulators
+            else self._accumulator(_absent_accumulator)
+        )
 
     @property
     def rest(self) -> "Rest":
         """Returns the sums that belong to no metric, such as the number of true segments by category."""
-        return self._fold(Rest)
+        return self._accumulator(Rest)
 
 
 _known: weakref.WeakKeyDictionary[Run, dict[bytes, Totals]] = weakref.WeakKeyDictionary()
@@ -157,7 +164,7 @@ def sample_of(images: Int) -> Int:
 
 
 class Rest:
-    """A `Fold` of sums that belong to no metric: segments, PQ of single images, a sample, wrong categories.
+    """An `Accumulator` of sums that belong to no metric: segments, PQ of single images, a sample, wrong categories.
 
     segments: (categories,) true segments, crowds left out; rows: the tables of the images of `sample_of`
     """
@@ -170,8 +177,8 @@ class Rest:
         self._rows: list[OverlapTable] = []
         self._mistaken: list[pd.DataFrame] = []
 
-    def map_block(self, matched: Matched) -> tuple[Int, Float, OverlapTable, pd.DataFrame]:
-        """Returns the sums of one block of images, for `add`."""
+    def map_chunk(self, matched: Matched) -> tuple[Int, Float, OverlapTable, pd.DataFrame]:
+        """Returns the sums of one chunk of images, for `add`."""
         segments = matched.segments
         true = segments.category_id[segments.is_gt & ~segments.iscrowd]
         number = np.bincount(positions(true, self.categories), minlength=len(self.categories))
@@ -191,7 +198,7 @@ class Rest:
         )
 
     def add(self, part: tuple[Int, Float, OverlapTable, pd.DataFrame]) -> None:
-        """Adds the sums of one block, as `map_block` returns them."""
+        """Adds the sums of one chunk, as `map_chunk` returns them."""
         number, scores, rows, mistaken_ones = part
         self.segments += number
         self._scores.append(scores)
@@ -215,37 +222,37 @@ class Rest:
         return pd.concat(self._mistaken).groupby(keys, as_index=False)["objects"].sum()
 
 
-def _category_fold(categories: Sequence[Category], images: Int) -> CategorySums:
-    """Makes a fold that sums PQ by category at all THRESHOLDS."""
+def _category_accumulator(categories: Sequence[Category], images: Int) -> CategorySums:
+    """Makes an accumulator that sums PQ by category at all THRESHOLDS."""
     return CategorySums(categories, THRESHOLDS)
 
 
-def _fix_fold(categories: Sequence[Category], images: Int) -> FixFold:
-    """Makes a fold that sums errors by cause, and what fixing them would gain."""
-    return FixFold(categories, images, of_images=False)
+def _fix_accumulator(categories: Sequence[Category], images: Int) -> FixAccumulator:
+    """Makes an accumulator that sums errors by cause, and what fixing them would gain."""
+    return FixAccumulator(categories, images, of_images=False)
 
 
-def _slice_folds(categories: Sequence[Category], images: Int) -> SeveralFolds[SliceFold]:
-    """Makes a fold of PQ by slice for each of SLICINGS."""
-    return SeveralFolds([SliceFold(categories, name) for name in SLICINGS])
+def _slice_accumulators(categories: Sequence[Category], images: Int) -> SeveralAccumulators[SliceAccumulator]:
+    """Makes an accumulator of PQ by slice for each of SLICINGS."""
+    return SeveralAccumulators([SliceAccumulator(categories, name) for name in SLICINGS])
 
 
-def _pixel_fold(categories: Sequence[Category], images: Int) -> PixelFold:
-    """Makes a fold that sums pixels by true and predicted category."""
-    return PixelFold(categories)
+def _pixel_accumulator(categories: Sequence[Category], images: Int) -> PixelAccumulator:
+    """Makes an accumulator that sums pixels by true and predicted category."""
+    return PixelAccumulator(categories)
 
 
-def _absent_fold(categories: Sequence[Category], images: Int) -> AbsentFold:
-    """Makes a fold that counts what is never predicted."""
-    return AbsentFold(categories)
+def _absent_accumulator(categories: Sequence[Category], images: Int) -> AbsentAccumulator:
+    """Makes an accumulator that counts what is never predicted."""
+    return AbsentAccumulator(categories)
 
 
-_FOLDS: tuple[Callable[[Sequence[Category], Int], Fold[Any]], ...] = (
-    _category_fold,
-    _fix_fold,
-    _slice_folds,
-    _pixel_fold,
-    _absent_fold,
-    SampleFold,
+_ACCUMULATORS: tuple[Callable[[Sequence[Category], Int], Accumulator[Any]], ...] = (
+    _category_accumulator,
+    _fix_accumulator,
+    _slice_accumulators,
+    _pixel_accumulator,
+    _absent_accumulator,
+    SampleAccumulator,
     Rest,
 )

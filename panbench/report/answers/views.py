@@ -100,7 +100,7 @@ def members_of(runs: Sequence[Run], rows: Sequence[ComparisonRow], reporter: Rep
         run.require_images("show")
     shared = shared_images(runs)
     members = []
-    too_many = len(shared) > SAMPLED and any(run.in_blocks for run in runs)
+    too_many = len(shared) > SAMPLED and any(run.in_chunks for run in runs)
     for run, row, label in zip(runs, rows, numbered_names(labels(rows)), strict=True):
         run.reporter = reporter
         totals = totals_of(run, shared)
@@ -236,14 +236,14 @@ def per_image(members: Sequence[Compared], also: Iterable[int] = ()) -> pd.DataF
     further = np.setdiff1d([*_worst_images(members), *also], members[0].matched.image_ids)
     of_members = []
     for member in members:
-        blocks = [member.matched]
+        chunks = [member.matched]
         if len(further):
             found = member.run.matched_of(further.tolist())
-            blocks.append(found)
+            chunks.append(found)
             # Their pictures are drawn next; read together with the sample, no part is read again.
             tables = [member.totals.rest.rows, OverlapTable(found.segments, found.overlaps, found.boundary)]
             member.run.cache_matched(Matched.of(concat(tables).in_order_of_images()))
-        scores = pd.concat([scores_of_images(matched) for matched in blocks], ignore_index=True)
+        scores = pd.concat([scores_of_images(matched) for matched in chunks], ignore_index=True)
         of_members.append(scores.sort_values("image_id", kind="stable").assign(run=member.label))
     return pd.concat(of_members, ignore_index=True)[["run", "image_id", "PQ", "TP", "FP", "FN"]]
 

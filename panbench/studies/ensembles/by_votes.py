@@ -149,16 +149,16 @@ def _write_voted(
         return overlap_table(image_id, gt_ids, segments, prediction.ids, prediction.segments), digest
 
     left = [image_id for image_id in images if image_id not in writer.done]
-    block: list[tuple[OverlapTable, bytes]] = []
+    chunk: list[tuple[OverlapTable, bytes]] = []
     since = time.monotonic()
     for number, found in enumerate(in_order([partial(fused, image_id) for image_id in left], workers), start=1):
-        block.append(found)
-        if len(block) == IMAGES_A_PART or time.monotonic() - since >= SECONDS_A_PART or number == len(left):
-            written = left[number - len(block) : number]
-            files = FileHashes.of([(one, b"", b"") for one in written], predictions=[digest for _, digest in block])
+        chunk.append(found)
+        if len(chunk) == IMAGES_A_PART or time.monotonic() - since >= SECONDS_A_PART or number == len(left):
+            written = left[number - len(chunk) : number]
+            files = FileHashes.of([(one, b"", b"") for one in written], predictions=[digest for _, digest in chunk])
             beside = [folder / _voted_png(truth, image_id) for image_id in written]
-            writer.write_part(concat([table for table, _ in block]), files=files, pngs=beside)
-            block, since = [], time.monotonic()
+            writer.write_part(concat([table for table, _ in chunk]), files=files, pngs=beside)
+            chunk, since = [], time.monotonic()
         reporter.progress("Voting", len(images) - len(left) + number, len(images), "images")
     path = write_predictions_json(
         Run(writer.info, writer.path), {image_id: _voted_png(truth, image_id) for image_id in images}

@@ -14,9 +14,9 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.stored.rule_statistics import (
-    BlockCache,
+    ChunkCache,
     Readable,
-    block_statistics,
+    chunk_statistics,
     ground_truth_of,
     overlap_table_of,
 )
@@ -130,7 +130,7 @@ def oracle_statistics(
     *,
     others: Sequence[Rule] = (),
     workers: int | None = None,
-    cache: BlockCache | None = None,
+    cache: ChunkCache | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, ImageStatistics]:
     """Returns statistics per image, by name, of a rule ("rule") and of each step of its oracle (`oracle.STEPS`).
@@ -155,4 +155,4 @@ def oracle_statistics(
             ),
         ]
 
-    return block_statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, cache, reporter)
+    return chunk_statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, cache, reporter)

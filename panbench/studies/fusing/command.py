@@ -129,7 +129,7 @@ def fuse(
 class _SweepInput:
     """The candidates, dataset and rule that a sweep starts from.
 
-    of: identifies the blocks of an interrupted sweep; check: raises for unfit rules
+    of: identifies the chunks of an interrupted sweep; check: raises for unfit rules
     """
 
     stored: "Readable"
@@ -293,7 +293,7 @@ def _write_sweep(
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.stored.rule_statistics import BlockCache, rule_statistics
+        from panbench.evaluation.stored.rule_statistics import ChunkCache, rule_statistics
         from panbench.studies.fusing.again import MOST_POINTS, count_points, parse_sweep
 
         count = count_points(text)
@@ -305,7 +305,7 @@ def _write_sweep(
         rules = list(dict.fromkeys([swept.paper, *parse_sweep(text, swept.paper)]))
         for each in rules:
             swept.check(each)
-        cache, dataset = BlockCache(out / "blocks", swept.of), swept.dataset
+        cache, dataset = ChunkCache(out / "blocks", swept.of), swept.dataset
         found = rule_statistics(
             swept.stored, dataset.scenes, dataset.categories, swept.ids, rules, cache=cache, reporter=bars
         )
@@ -339,7 +339,7 @@ def _store_oracle(path: Path, as_json: bool) -> None:
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.stored.rule_statistics import BlockCache
+        from panbench.evaluation.stored.rule_statistics import ChunkCache
         from panbench.evaluation.stored.stored_model import StoredModel, dataset_of
         from panbench.studies.fusing.again import oracle_statistics, other_rules
 
@@ -348,7 +348,7 @@ def _store_oracle(path: Path, as_json: bool) -> None:
         ids = model.category_ids(dataset.categories)
         others = other_rules(model)
         of = f"oracle {ORACLE_VERSION} of {loaded.info.id} with {', '.join(map(str, others))}"
-        cache = BlockCache(path / ORACLE_BLOCKS, of)
+        cache = ChunkCache(path / ORACLE_BLOCKS, of)
         steps = oracle_statistics(
             model.stored,
             dataset.scenes,

@@ -20,8 +20,8 @@ import pandas as pd
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import for_xml, with_sign
 from panbench.metrics.jackknife import MATCHED_IOU
-from panbench.metrics.samples import Sample, SampleFold
-from panbench.metrics.slices import SLICINGS, ImageSlices, ImageStatistics, StatisticsFold, slice_by_images
+from panbench.metrics.samples import Sample, SampleAccumulator
+from panbench.metrics.slices import SLICINGS, ImageSlices, ImageStatistics, StatisticsAccumulator, slice_by_images
 from panbench.metrics.uncertainty import compare_runs
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import ABSENT, Grid, as_markdown, format_p
@@ -288,7 +288,7 @@ def gate(
 class _GateSums:
     """The sums of a run that a gate compares, over all images and in each slice.
 
-    They are read block by block: 10⁶ images take some 100 MB, not gigabytes.
+    They are read chunk by chunk: 10⁶ images take some 100 MB, not gigabytes.
     """
 
     all_images: Sample
@@ -301,10 +301,12 @@ def _gate_sums(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slic
 
     own_slices: also keep the statistics of single images
     """
-    all_images = SampleFold(run.categories, images)
-    sliced = None if by is None else SampleFold(run.categories, images, by)
-    single = StatisticsFold(run.categories) if own_slices else None
-    run.fold(*(fold for fold in (all_images, sliced, single) if fold is not None), images=images)
+    all_images = SampleAccumulator(run.categories, images)
+    sliced = None if by is None else SampleAccumulator(run.categories, images, by)
+    single = StatisticsAccumulator(run.categories) if own_slices else None
+    run.accumulate(
+        *(accumulator for accumulator in (all_images, sliced, single) if accumulator is not None), images=images
+    )
     return _GateSums(
         all_images.result(), None if sliced is None else sliced.result(), None if single is None else single.result()
     )

@@ -142,9 +142,9 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
 def map_ap(run: Run) -> dict[str, float | None] | None:
     """Computes AP of the thing segments of a run's fused maps, by name; None if they have no scores.
 
-    Also None for a run that is read in blocks, because AP ranks all detections at once.
+    Also None for a run that is read in chunks, because AP ranks all detections at once.
     """
-    if run.in_blocks:
+    if run.in_chunks:
         return None
     try:
         table = instances_of_map(run.matched, run.categories)

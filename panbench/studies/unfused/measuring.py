@@ -1,7 +1,7 @@
 """Measures a network's outputs before fusion in the pass that scores PQ; writes the rows of AP_pan and mIoU_pan.
 
 It is a sink of the evaluation loop: it takes instances and semantic map from each output (on the device), counts the
-pixels that they share with the ground truth (on the host), and writes blocks of rows into the runs.
+pixels that they share with the ground truth (on the host), and writes chunks of rows into the runs.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from panbench.base.errors import BadArgument
 from panbench.datasets import Dataset
 from panbench.datasets.instances import InstanceSet
-from panbench.evaluation.sinks import Later, SeenImage, Sink, block_is_full
+from panbench.evaluation.sinks import Later, SeenImage, Sink, chunk_is_full
 from panbench.models.candidates import FinishedMap, Output
 from panbench.models.model import LoadedImage
 from panbench.panoptic.overlap import count_pairs
@@ -29,7 +29,7 @@ from panbench.studies.unfused.rows import images_measured, write_unfused
 
 
 class Measurer(Sink):
-    """Counts the rows of AP_pan and mIoU_pan for each image, and writes them in blocks."""
+    """Counts the rows of AP_pan and mIoU_pan for each image, and writes them in chunks."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Measurer(Sink):
         self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
         self.things = tuple(ids.get(label) in self._thing_ids for label in range(n_labels))
         self._writers, self._truth = writers, truth
-        self._block: list[UnfusedTable] = []
+        self._chunk: list[UnfusedTable] = []
         self._since = time.monotonic()
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
@@ -68,21 +68,21 @@ class Measurer(Sink):
         return unfused(output, self.things, instances=self.ap, semantic=self.miou)
 
     def keep(self, found: Sequence[UnfusedTable]) -> None:
-        """Called after each batch: adds its rows to the current block, and writes the block if it is full."""
-        self._block.extend(found)
-        if block_is_full(len(self._block), self._since):
+        """Called after each batch: adds its rows to the current chunk, and writes the chunk if it is full."""
+        self._chunk.extend(found)
+        if chunk_is_full(len(self._chunk), self._since):
             self.close()
 
     def close(self) -> None:
         """Writes the rows that are not yet written."""
-        if self._block:
-            table = concat_unfused(self._block)
+        if self._chunk:
+            table = concat_unfused(self._chunk)
             for writer, held in zip(self._writers, self._images_in_runs, strict=True):
                 new = np.array([image for image in table.image_id.tolist() if image not in held], np.int64)
                 own = table if len(new) == len(table.image_id) else table.only(new)
                 if len(new):
                     write_unfused(writer, own)
-            self._block = []
+            self._chunk = []
         self._since = time.monotonic()
 
     def _count_rows(self, found: Unfused, seen: SeenImage) -> UnfusedTable:

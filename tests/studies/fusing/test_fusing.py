@@ -13,7 +13,7 @@ from panbench.datasets import open_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.stored import rule_statistics as rule_statistics_module
-from panbench.evaluation.stored.rule_statistics import BlockCache, rule_statistics
+from panbench.evaluation.stored.rule_statistics import ChunkCache, rule_statistics
 from panbench.evaluation.stored.stored_model import StoredModel, dataset_of
 from panbench.evaluation.stored.tuning import tune
 from panbench.metrics.slices import image_statistics, pq_by
@@ -154,14 +154,14 @@ def test_a_sweep_includes_the_published_point(run):
 
 
 def test_a_killed_sweep_is_resumed(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(rule_statistics_module, "IMAGES_A_BLOCK", 3)
+    monkeypatch.setattr(rule_statistics_module, "IMAGES_A_CHUNK", 3)
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
     ids = model.category_ids(dataset.categories)
     rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3")]
     given = (dataset.scenes, dataset.categories, ids, rules)
     whole = rule_statistics(model.stored, *given)
-    kept = BlockCache(tmp_path / "blocks", "a run")
+    kept = ChunkCache(tmp_path / "blocks", "a run")
 
     class Killed(Exception): ...
 
@@ -184,15 +184,15 @@ def test_a_killed_sweep_is_resumed(run, tmp_path, monkeypatch):
             return model.stored.read(image_id)
 
     resumed = rule_statistics(Counting(), *given, cache=kept)
-    # The block that was not finished, and the one that is torn.
+    # The chunk that was not finished, and the one that is torn.
     assert len(read) == 5
     for name, statistics in whole.items():
         assert resumed[name].table.equals(statistics.table)
         assert np.array_equal(resumed[name].image_ids, statistics.image_ids)
     kept.clear()
     assert not kept.folder.exists()
-    # Blocks of another run are not taken for this one's.
-    assert kept.path(["a"], [1]) != BlockCache(kept.folder, "another run").path(["a"], [1])
+    # Chunks of another run are not taken for this one's.
+    assert kept.path(["a"], [1]) != ChunkCache(kept.folder, "another run").path(["a"], [1])
 
 
 def test_rules_that_need_candidates_below_the_stored_gate_are_refused(run):

@@ -213,7 +213,7 @@ class TestSliceFiles:
         assert message in refusal(BadArgument, slices_for, tmp_path / "own.json", [made["base"]])
 
 
-def test_reading_large_runs_in_blocks_does_not_change_the_gate(folder, made, monkeypatch, site):
+def test_reading_large_runs_in_chunks_does_not_change_the_gate(folder, made, monkeypatch, site):
     slices = slices_for(site, list(made.values()))
     whole = gate(made["worse"], made["base"], by="size", slices=slices)
     monkeypatch.setattr("panbench.runs.folder.ROWS_AT_ONCE", 10)

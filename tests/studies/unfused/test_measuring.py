@@ -110,7 +110,7 @@ def test_a_resumed_run_restores_the_rows_of_any_lost_file(lost, whole, dataset, 
     model, out = find_model("mask2former-tiny"), tmp_path / "run"
     first = open_dataset(Path(dataset.gt).parents[1], limit=12)
     evaluated(model, first, out, studies=MEASURED)
-    # As a run that was killed between its two files of a block.
+    # As a run that was killed between its two files of a chunk.
     edit((out / "run.json"), status="running", parts=[], unfused=None)
     for file in (out / lost).glob("*.parquet"):
         file.unlink()

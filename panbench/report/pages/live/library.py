@@ -14,7 +14,7 @@ from typing import Any
 from panbench.base.errors import BadArgument, BadRun, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.jackknife import intervals
-from panbench.metrics.samples import SampleFold
+from panbench.metrics.samples import SampleAccumulator
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.report.pages.live.queries import ErrorQuery
 from panbench.report.pages.live.selection import Selection
@@ -118,8 +118,8 @@ class Library:
             small = listed.run.status == "done" and 0 < (listed.run.images or 0) <= WITH_INTERVAL
             if small and stamp not in self._seen and time.monotonic() < until:
                 run = load_run(path)
-                sample = SampleFold(run.categories, run.images)
-                run.fold(sample)
+                sample = SampleAccumulator(run.categories, run.images)
+                run.accumulate(sample)
                 table = intervals(sample.result(), groups_only=True)
                 low, high = table.loc[(table["group"] == "All") & (table["metric"] == "PQ"), ["low", "high"]].iloc[0]
                 self._seen[stamp] = None if math.isnan(low) else (float(low), float(high)), self._costliest(run)

@@ -1,4 +1,4 @@
-"""Every metric of a run that is read block by block is, to the last bit, that of the run read at once."""
+"""Every metric of a run that is read chunk by chunk is, to the last bit, that of the run read at once."""
 
 import json
 
@@ -8,8 +8,8 @@ from drawn_scenes import CATEGORIES, table_of_scenes
 
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.matched import Matched
-from panbench.metrics.samples import Sample, SampleFold
-from panbench.metrics.slices import SLICINGS, StatisticsFold
+from panbench.metrics.samples import Sample, SampleAccumulator
+from panbench.metrics.slices import SLICINGS, StatisticsAccumulator
 from panbench.metrics.uncertainty import compare_runs
 from panbench.panoptic import parts
 from panbench.panoptic.overlap import concat
@@ -21,7 +21,7 @@ from panbench.runs import RunInfo, RunWriter, folder, load_run
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """A run whose parts hold images in no order."""
-    where = tmp_path_factory.mktemp("blocks") / "run"
+    where = tmp_path_factory.mktemp("chunks") / "run"
     writer = RunWriter.create(where, RunInfo(kind="score", categories=CATEGORIES))
     tables = table_of_scenes(7, images=60)
     for number in range(8):
@@ -31,10 +31,10 @@ def path(tmp_path_factory):
 
 
 @pytest.fixture
-def in_blocks(monkeypatch):
-    """Reads all runs as if they were large, some images a block."""
+def in_chunks(monkeypatch):
+    """Reads all runs as if they were large, some images a chunk."""
     monkeypatch.setattr(folder, "ROWS_AT_ONCE", 0)
-    monkeypatch.setattr(parts.LargeParts.blocks.__wrapped__, "__defaults__", (60,))
+    monkeypatch.setattr(parts.LargeParts.chunks.__wrapped__, "__defaults__", (60,))
 
 
 def answers(path):
@@ -49,7 +49,7 @@ def answers(path):
 
 
 @pytest.mark.slow
-def test_metrics_errors_and_compare_in_blocks_equal_those_of_all_images(path, in_blocks, monkeypatch):
+def test_metrics_errors_and_compare_in_chunks_equal_those_of_all_images(path, in_chunks, monkeypatch):
     matchings, match = [], Matched.of
 
     def counted(table):
@@ -64,18 +64,18 @@ def test_metrics_errors_and_compare_in_blocks_equal_those_of_all_images(path, in
     assert found == answers(path)
 
 
-def test_iou_sums_continue_across_blocks_bit_for_bit(path, in_blocks, monkeypatch):
+def test_iou_sums_continue_across_chunks_bit_for_bit(path, in_chunks, monkeypatch):
     found = load_run(path).pq()["iou_sum"].to_numpy()
     monkeypatch.undo()
     np.testing.assert_array_equal(found, load_run(path).pq()["iou_sum"].to_numpy())
 
 
-def test_a_subset_read_in_blocks_equals_the_same_subset_read_at_once(path, in_blocks, monkeypatch):
+def test_a_subset_read_in_chunks_equals_the_same_subset_read_at_once(path, in_chunks, monkeypatch):
     def table():
         run = load_run(path)
-        fold = StatisticsFold(run.categories, "size")
-        run.fold(fold, images=run.images[::3])
-        return fold.result().table
+        accumulator = StatisticsAccumulator(run.categories, "size")
+        run.accumulate(accumulator, images=run.images[::3])
+        return accumulator.result().table
 
     found = table()
     monkeypatch.undo()
@@ -85,9 +85,9 @@ def test_a_subset_read_in_blocks_equals_the_same_subset_read_at_once(path, in_bl
 @pytest.fixture(scope="module")
 def of_400(random_scenes):
     tables = random_scenes(3, images=400)
-    fold = StatisticsFold(tables.categories)
-    fold.add(fold.map_block(tables.matched))
-    return tables, fold.result()
+    accumulator = StatisticsAccumulator(tables.categories)
+    accumulator.add(accumulator.map_chunk(tables.matched))
+    return tables, accumulator.result()
 
 
 def in_groups(monkeypatch) -> None:
@@ -99,9 +99,9 @@ def test_with_many_images_the_jackknife_leaves_out_groups(of_400, monkeypatch):
     tables, statistics = of_400
     one_by_one = intervals(statistics)
     in_groups(monkeypatch)
-    grouping = SampleFold(tables.categories, tables.matched.image_ids)
+    grouping = SampleAccumulator(tables.categories, tables.matched.image_ids)
     for images in np.array_split(tables.matched.image_ids, 5):
-        grouping.add(grouping.map_block(tables.matched.only(images)))
+        grouping.add(grouping.map_chunk(tables.matched.only(images)))
     sample = grouping.result()
     assert sample.sums.shape[1] == 200
     grouped = intervals(sample)
@@ -115,11 +115,11 @@ def test_with_many_images_the_jackknife_leaves_out_groups(of_400, monkeypatch):
     assert (itself.differences["p"].dropna() == 1).all()
 
 
-def test_statistics_of_many_images_have_the_groups_of_blocks(of_400, monkeypatch):
+def test_statistics_of_many_images_have_the_groups_of_chunks(of_400, monkeypatch):
     tables, statistics = of_400
     in_groups(monkeypatch)
     at_once = Sample.of(statistics)
-    grouping = SampleFold(tables.categories, tables.matched.image_ids)
-    grouping.add(grouping.map_block(tables.matched))
+    grouping = SampleAccumulator(tables.categories, tables.matched.image_ids)
+    grouping.add(grouping.map_chunk(tables.matched))
     np.testing.assert_allclose(at_once.sums.toarray(), grouping.result().sums, rtol=1e-12)
     assert (at_once.held != grouping.result().held).nnz == 0
