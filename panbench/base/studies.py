@@ -71,8 +71,8 @@ class Study:
         `CompareOptions` and `ExportOptions` (panbench.report.answers.options)
     section: of the page, a `panbench.report.pages.page.section.SectionMaker`
     measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
-    tables: what it stores per image next to a run's parts (runs/side_tables.py): the name of a folder in the run, and a
-        description of its rows
+    tables: what it stores per image next to a run's parts (runs/study_tables.py): the name of a folder in the run,
+        and a description of its rows
     runtimes: what computes a model's network in PyTorch's place, by the name behind the + of `eval --precision`: a
         `panbench.evaluation.options.Runtime`
     plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind

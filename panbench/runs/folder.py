@@ -26,7 +26,7 @@ from panbench.runs.lock import is_locked
 from panbench.runs.membership import Membership
 from panbench.runs.record import RunInfo, read_info
 from panbench.runs.replacing import home_of_replacement, interrupted_replacement, where_moved
-from panbench.runs.side_tables import SideTable
+from panbench.runs.study_tables import StudyTable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -89,12 +89,12 @@ class Run:
         return Membership(self.path / "parts", self.info, self.info.parts)
 
     @cached_property
-    def side_tables(self) -> Mapping[str, SideTable]:
-        """The side tables that studies store, by folder name; empty for a run in memory."""
+    def study_tables(self) -> Mapping[str, StudyTable]:
+        """The study tables that studies store, by folder name; empty for a run in memory."""
         if self.path is None:
             return {}
-        names = dict.fromkeys([*names_in_studies("tables"), *self.info.side_tables])
-        return {name: SideTable(self.path, name, self.info) for name in names}
+        names = dict.fromkeys([*names_in_studies("tables"), *self.info.study_tables])
+        return {name: StudyTable(self.path, name, self.info) for name in names}
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def candidate_files(run: Path) -> list[Path]:
 
 
 def deletable_names() -> tuple[str, ...]:
-    """Returns all names that panbench may delete or replace in a run folder, with the side tables of studies."""
+    """Returns all names that panbench may delete or replace in a run folder, with the study tables of studies."""
     return (*CORE_NAMES, *names_in_studies("tables"))
 
 
@@ -46,7 +46,7 @@ _NAME = re.compile(r"[a-z0-9._-]+")
 
 
 def is_own_name(name: str) -> bool:
-    """True if panbench would give this name to a part or a side table: a single path component."""
+    """True if panbench would give this name to a part or a study table: a single path component."""
     return _NAME.fullmatch(name) is not None and name not in (".", "..")
 
 

@@ -35,7 +35,7 @@ class Membership:
     """Checks which parts belong to one run; caches the hash and the number of images of each part."""
 
     def __init__(self, folder: Path, info: RunInfo, listed: Sequence[PartRecord]) -> None:
-        """folder: `parts/`, or the folder of a side table; listed: the files that run.json lists for it."""
+        """folder: `parts/`, or the folder of a study table; listed: the files that run.json lists for it."""
         self.folder = folder
         self._info = info
         self._listed = {record.name: record for record in listed}

@@ -97,9 +97,9 @@ def merge_runs(
                 table = read_part(part)
                 copied = () if predictions is None else predictions.copy_pngs(run, table.image_ids, writer.path)
                 writer.write_part(table, files.only(table.image_ids), copied, shard=number)
-            for name, rows in run.side_tables.items():
+            for name, rows in run.study_tables.items():
                 if rows.table is not None:
-                    writer.write_side_rows(name, rows.table, shard=number)
+                    writer.write_study_rows(name, rows.table, shard=number)
         if predictions is not None:
             predictions.write_json(writer.path)
         _copy_candidates(runs, writer.path)
@@ -295,7 +295,7 @@ def _check_shards(runs: Sequence[Run]) -> None:
                 f"{run.path} is not done ({run.info.status}). Finish it with --resume, or leave it out with "
                 "--allow-missing."
             )
-        notices = (*run.notices, *(notice for rows in run.side_tables.values() for notice in rows.notices))
+        notices = (*run.notices, *(notice for rows in run.study_tables.values() for notice in rows.notices))
         if notices:
             raise BadRun(f"{run.path} is incomplete: {' '.join(notices)}")
         if different := differing_settings(first.info, run.info, may_differ):

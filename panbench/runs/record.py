@@ -32,13 +32,13 @@ Status = Literal["running", "done", "interrupted", "failed"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
 
 Count = Annotated[int, "from 0 on"]
-OwnName = Annotated[str, "of a part or a side table"]
+OwnName = Annotated[str, "of a part or a study table"]
 """One component of a path (`layout.is_own_name`)."""
 
 Setting = str | int | float | bool | None
 """The types that an argument or a threshold can have."""
 
-_SIDE_TABLES = "side_tables"
+_STUDY_TABLES = "study_tables"
 
 _Record = TypeVar("_Record")
 
@@ -319,7 +319,7 @@ class RunInfo:
     """the scores when the run was closed; null when it has no image"""
     parts: tuple[PartRecord, ...] = ()
     """the parts when the run was last closed"""
-    side_tables: Mapping[str, tuple[PartRecord, ...]] = dataclasses.field(default_factory=dict)
+    study_tables: Mapping[str, tuple[PartRecord, ...]] = dataclasses.field(default_factory=dict)
     """the files of a table that a study stores next to the parts, by its folder's name (`unfused`), when the run was
     last closed; null without them"""
     started: str | None = None
@@ -340,7 +340,7 @@ class RunInfo:
         record: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = plain(getattr(self, field.name))
-            if field.name == _SIDE_TABLES:
+            if field.name == _STUDY_TABLES:
                 # Each has its own key; one that the run does not have is null.
                 record |= {
                     name: value.get(name) or None for name in dict.fromkeys([*names_in_studies("tables"), *value])
@@ -357,7 +357,7 @@ class RunInfo:
         """
         try:
             found = dict(content)
-            return _parse_record(cls, found, "", side_tables=_pop_side_tables(found))
+            return _parse_record(cls, found, "", study_tables=_pop_study_tables(found))
         except _WrongValue as wrong:
             raise BadRun(f"{wrong}.") from None
 
@@ -435,9 +435,9 @@ def _refuse_nan_and_infinity(name: str) -> Any:
     raise ValueError(f"{name} is not a number that JSON has")
 
 
-def _pop_side_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:
-    """Removes the side tables from run.json's content and returns the files that each lists."""
-    content.pop(_SIDE_TABLES, None)
+def _pop_study_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:
+    """Removes the study tables from run.json's content and returns the files that each lists."""
+    content.pop(_STUDY_TABLES, None)
     fields = {field.name for field in dataclasses.fields(RunInfo)}
     found = {}
     for name in [name for name in content if name not in fields]:
@@ -445,13 +445,13 @@ def _pop_side_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...
         try:
             listed = _parse_value(tuple[PartRecord, ...] | None, value, name)
         except _WrongValue:
-            # An unknown key is ignored; side tables of a study that is not installed are retained.
+            # An unknown key is ignored; study tables of a study that is not installed are retained.
             if name in names_in_studies("tables"):
                 raise
             continue
         if listed:
             if not is_own_name(name) or name in CORE_NAMES:
-                raise _WrongValue(f"{_in_short(name)} is not the name of a side table")
+                raise _WrongValue(f"{_in_short(name)} is not the name of a study table")
             found[name] = listed
     return found
 

@@ -88,7 +88,7 @@ def _own_files(path: Path) -> dict[str, Names]:
     except BadRun:
         info = None
     # run.json is removed last; without it, no remaining part belongs to the run.
-    tables = dict.fromkeys(names_in_studies("tables"), ()) | ({} if info is None else dict(info.side_tables))
+    tables = dict.fromkeys(names_in_studies("tables"), ()) | ({} if info is None else dict(info.study_tables))
     blocks = {entry.name for entry in _walk(path / ORACLE_BLOCKS) if _ORACLE_BLOCK.fullmatch(_final_name(entry))}
     by_folder: dict[str, Iterable[str]] = {
         PARTS: _own_parts(path / PARTS, info, () if info is None else info.parts),

@@ -41,7 +41,7 @@ from panbench.runs.replacing import (
     run_bytes,
     swap,
 )
-from panbench.runs.side_tables import write_side_file
+from panbench.runs.study_tables import write_study_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +96,7 @@ class RunWriter:
                 name=for_file(info.name or home.absolute().name),
                 status="running",
                 parts=(),
-                side_tables={},
+                study_tables={},
                 started=info.started or _utc_now(),
             )
             _refuse_unreadable(content)
@@ -175,8 +175,8 @@ class RunWriter:
                 write(target)
                 return target
 
-    def write_side_rows(self, name: str, table: "pa.Table", shard: int = 0) -> Path:
-        """Writes the rows of a chunk of images into a side table; returns the path of the new file.
+    def write_study_rows(self, name: str, table: "pa.Table", shard: int = 0) -> Path:
+        """Writes the rows of a chunk of images into a study table; returns the path of the new file.
 
         name: the table's name in `Study.tables`
         table: rows with a column image_id, at least one per image
@@ -184,11 +184,11 @@ class RunWriter:
         """
         if name in CORE_NAMES or name in {field.name for field in fields(RunInfo)} or not is_own_name(name):
             raise ValueError(f"{name!r} is reserved in a run folder or in run.json, or not a name of a-z, 0-9, ._-")
-        if name not in self.info.side_tables:
+        if name not in self.info.study_tables:
             # Lists the table when the run is closed, even if its study is not installed here (merged runs).
-            self.info = replace(self.info, side_tables={**self.info.side_tables, name: ()})
+            self.info = replace(self.info, study_tables={**self.info.study_tables, name: ()})
         metadata = part_metadata(self.info, NO_HASHES)
-        return self._write_next(self.path / name, shard, lambda path: write_side_file(path, table, metadata))
+        return self._write_next(self.path / name, shard, lambda path: write_study_file(path, table, metadata))
 
     def update(self, **changes: Any) -> None:
         """Sets fields of run.json and writes it."""
@@ -353,9 +353,9 @@ def _is_free(path: Path) -> bool:
 
 
 def _file_lists(run: Run) -> dict[str, Any]:
-    """Returns the fields of run.json that list a run's files: `parts` and `side_tables`."""
-    side_tables = {name: rows.records() for name, rows in run.side_tables.items()}
-    return {"parts": run.members.records(), "side_tables": {name: rows for name, rows in side_tables.items() if rows}}
+    """Returns the fields of run.json that list a run's files: `parts` and `study_tables`."""
+    study_tables = {name: rows.records() for name, rows in run.study_tables.items()}
+    return {"parts": run.members.records(), "study_tables": {name: rows for name, rows in study_tables.items() if rows}}
 
 
 def _refuse_unreadable(info: RunInfo) -> None:

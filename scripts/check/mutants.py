@@ -263,7 +263,7 @@ MUTANTS = (
         "panbench/runs/layout.py",
         '    return _NAME.fullmatch(name) is not None and name not in (".", "..")',
         "    return True",
-        (f"{HOSTILE}::test_a_side_table_cannot_be_a_folder_elsewhere",),
+        (f"{HOSTILE}::test_a_study_table_cannot_be_a_folder_elsewhere",),
     ),
     Mutant(
         "link_out_merged",

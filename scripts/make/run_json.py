@@ -28,7 +28,7 @@ def rows(record: type, path: str = "") -> Iterator[tuple[str, str, str]]:
     for field in dataclasses.fields(record):
         place = f"{path}.{field.name}" if path else field.name
         text = " ".join(texts.get(field.name, "").split())
-        if field.name == "side_tables":
+        if field.name == "study_tables":
             # Not under this name: each table stands under its own.
             yield "TABLE", "list of object or null", text
             continue

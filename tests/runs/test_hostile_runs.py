@@ -51,11 +51,11 @@ def listed(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_side_table_cannot_be_a_folder_elsewhere(tmp_path, untouched, name):
+def test_a_study_table_cannot_be_a_folder_elsewhere(tmp_path, untouched, name):
     host, name = finished(tmp_path / "host", 2), name.format(folder=tmp_path)
     changed(host, **{name: [listed(PART)]})
     said = refused("runs", "delete", host, "--yes")
-    assert "is not the name of a side table" in " ".join(said.split())
+    assert "is not the name of a study table" in " ".join(said.split())
     gt = write_side(tmp_path, "gt", {1: "ps"})
     refused("score", "--gt", gt, "--pred", write_side(tmp_path, "pred", {1: "ps"}), "--out", host, "--overwrite")
     refused("runs", "merge", host, finished(tmp_path / "other", 3), "--out", tmp_path / "merged")
@@ -85,11 +85,11 @@ def _spoiled(value: Any, wrong: str) -> Iterator[Any]:
 
 
 def _rich_run(folder: Path) -> Path:
-    """A scored run with predictions, a side table and every kind of file that names others."""
+    """A scored run with predictions, a study table and every kind of file that names others."""
     given = scored(folder, "made", {2: "ppd"}, {2: "ppd"})
     writer = RunWriter.create(folder / "host", given.info)
     writer.write_part(one_row(2))
-    writer.write_side_rows("colours", pa.table({"image_id": [2]}))
+    writer.write_study_rows("colours", pa.table({"image_id": [2]}))
     write_predictions_json(load_run(writer.path), {2: "2.png"})
     shutil.copytree(folder / "made-pred", writer.path / "predictions")
     return writer.finish("interrupted").path

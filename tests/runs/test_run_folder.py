@@ -60,7 +60,7 @@ class TestWriting:
     def test_run_json_has_every_key_of_the_schema(self, tmp_path):
         info = json.loads((finished(tmp_path / "a", 1) / "run.json").read_text())
         keys = [
-            [*names_in_studies("tables")] if field.name == "side_tables" else [field.name]
+            [*names_in_studies("tables")] if field.name == "study_tables" else [field.name]
             for field in dataclasses.fields(RunInfo)
         ]
         assert list(info) == [key for of_field in keys for key in of_field]

@@ -161,12 +161,12 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     """
     checked, problems = [], list(run.notices)
     problems += [fault for fault in run.faults if fault not in problems]
-    problems += [notice for rows in run.side_tables.values() for notice in rows.notices]
+    problems += [notice for rows in run.study_tables.values() for notice in rows.notices]
     if not problems:
         n_parts = len(run.info.parts)
         how = "part is unchanged" if n_parts == 1 else "parts are unchanged"
         checked.append(f"{n_parts:,} {how}.")
-        for name, files in run.info.side_tables.items():
+        for name, files in run.info.study_tables.items():
             checked.append(f"{len(files):,} files of {names_in_studies('tables').get(name, name)} are unchanged.")
     if run.info.summary is not None and len(run.images):
         if SummaryRecord.of(run.summary()) == run.info.summary:

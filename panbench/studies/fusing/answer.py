@@ -185,7 +185,7 @@ def _cell_edges(values: Sequence[float]) -> list[float]:
 
 
 def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
-    """Stores the oracle of a run as a side table: step, image_id, category_id, TP, FP, FN, iou_sum."""
+    """Stores the oracle of a run as a study table: step, image_id, category_id, TP, FP, FN, iou_sum."""
     assert run.path is not None
     table = pd.concat([of_step.table.assign(step=step) for step, of_step in steps.items()], ignore_index=True)
     rows = pa.Table.from_pandas(table.drop(columns="slice"), preserve_index=False)

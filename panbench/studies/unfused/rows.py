@@ -1,4 +1,4 @@
-"""The side table of a run with rows before fusion, from which AP_pan and mIoU_pan are computed.
+"""The study table of a run with rows before fusion, from which AP_pan and mIoU_pan are computed.
 
 | kind | one row per | columns that it uses |
 | --- | --- | --- |
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NAME = "unfused"
-"""The folder of the side table."""
+"""The folder of the study table."""
 
 _KINDS = ("image", "det", "gt", "pair", "category")
 _METRICS = b"panbench.metrics"
@@ -54,18 +54,18 @@ Columns = dict[str, npt.NDArray[Any]]
 
 def write_unfused(writer: RunWriter, table: UnfusedTable) -> Path:
     """Writes the rows of AP_pan and mIoU_pan of some images into a run; returns the path of the new file."""
-    return writer.write_side_rows(NAME, _to_arrow(table))
+    return writer.write_study_rows(NAME, _to_arrow(table))
 
 
 def images_measured(run: Run) -> frozenset[int]:
     """Returns the ids of the images for which a run has rows of AP_pan or mIoU_pan."""
-    rows = run.side_tables.get(NAME)
+    rows = run.study_tables.get(NAME)
     return frozenset() if rows is None else frozenset(rows.images.tolist())
 
 
 def read_unfused(run: Run) -> UnfusedTable | None:
     """Reads a run's rows of AP_pan and mIoU_pan by image id; None if it has none. Raises BadRun if unreadable."""
-    rows = run.side_tables.get(NAME)
+    rows = run.study_tables.get(NAME)
     if rows is None:
         return None
     if rows.notices:
@@ -79,7 +79,7 @@ def read_unfused(run: Run) -> UnfusedTable | None:
 
 
 def _to_arrow(table: UnfusedTable) -> "pa.Table":
-    """Converts rows of all kinds to one Arrow table, the side table of a run."""
+    """Converts rows of all kinds to one Arrow table, the study table of a run."""
     import pyarrow as pa
 
     blocks: list[tuple[str, Columns]] = [("image", {"image_id": table.image_id})]
@@ -114,7 +114,7 @@ def _box_columns(instances: InstanceTable, kind: str) -> Columns:
 
 
 def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
-    """Converts the side table of a run back to rows. Raises ValueError for other tables."""
+    """Converts the study table of a run back to rows. Raises ValueError for other tables."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

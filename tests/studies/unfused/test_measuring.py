@@ -98,11 +98,11 @@ def test_numbers_equal_pycocotools_and_an_independent_count(name, folder, tmp_pa
 def test_measuring_changes_no_pq_and_no_part(whole, dataset, tmp_path):
     plain = evaluated(find_model("mask2former-tiny"), dataset, tmp_path / "plain")
     assert plain.summary() == whole.summary()
-    assert plain.info.side_tables == {}
+    assert plain.info.study_tables == {}
     assert json.loads((plain.path / "run.json").read_text())["unfused"] is None
     assert not (tmp_path / "plain" / "unfused").exists()
     assert whole.info.arguments["metrics"] == "pq,ap,miou"
-    assert [record.images for record in whole.info.side_tables["unfused"]] == [12]
+    assert [record.images for record in whole.info.study_tables["unfused"]] == [12]
 
 
 @pytest.mark.parametrize("lost", ["parts", "unfused"])
@@ -162,8 +162,8 @@ def test_merged_shards_have_the_same_numbers(whole, dataset, folder, tmp_path):
     merged = merge_runs(shards, tmp_path / "merged")
     assert rows(merged) == rows(whole)
     # All files stand in run.json, the first shard's too: changed ones are noticed.
-    assert [record.images for record in merged.info.side_tables["unfused"]] == [5, 7]
-    assert merged.side_tables["unfused"].notices == ()
+    assert [record.images for record in merged.info.study_tables["unfused"]] == [5, 7]
+    assert merged.study_tables["unfused"].notices == ()
     assert metric_findings(merged).record["AP_pan"] == metric_findings(whole).record["AP_pan"]
 
 
@@ -362,5 +362,5 @@ def test_packed_masks_share_the_same_pixels_as_masks():
 
 def test_a_stored_run_is_loaded_with_its_rows(whole):
     again = load_run(whole.path)
-    assert again.side_tables["unfused"].notices == ()
+    assert again.study_tables["unfused"].notices == ()
     assert rows(again) == rows(whole)

@@ -1,6 +1,6 @@
-"""Reads and writes side tables: rows that a study stores for each image of a run, next to the run's parts.
+"""Reads and writes study tables: rows that a study stores for each image of a run, next to the run's parts.
 
-A side table is a folder of Parquet files in the run folder, declared in `Study.tables`. Its files are like the parts:
+A study table is a folder of Parquet files in the run folder, declared in `Study.tables`. Its files are like the parts:
 each holds a chunk of images, appears complete or not at all, has the run's id, and is listed in run.json with its
 SHA-256. Merging, resuming and verifying therefore work without knowing the meaning of the rows.
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 Int = npt.NDArray[np.int64]
 
 
-class SideTable:
+class StudyTable:
     """The rows that a study stored for each image of a run; each file is read once, when first needed."""
 
     def __init__(self, run: Path, name: str, info: RunInfo) -> None:
         """run: the run folder; name: of the table and its folder; info: the run's run.json"""
         self.folder = run / name
-        self._members = Membership(self.folder, info, info.side_tables.get(name, ()))
+        self._members = Membership(self.folder, info, info.study_tables.get(name, ()))
 
     @cached_property
     def files(self) -> "tuple[tuple[Path, pa.Table], ...]":
@@ -104,8 +104,8 @@ def images_of(table: "pa.Table") -> Int:
     return found
 
 
-def write_side_file(path: Path, table: "pa.Table", metadata: Mapping[bytes, bytes]) -> None:
-    """Writes a side table's rows of a chunk of images as a new file. Raises FileExistsError if it exists.
+def write_study_file(path: Path, table: "pa.Table", metadata: Mapping[bytes, bytes]) -> None:
+    """Writes a study table's rows of a chunk of images as a new file. Raises FileExistsError if it exists.
 
     metadata: from `part_metadata`, in addition to the table's own schema metadata
     """
@@ -117,7 +117,7 @@ def write_side_file(path: Path, table: "pa.Table", metadata: Mapping[bytes, byte
 
 
 def _read_rows(path: Path) -> "pa.Table":
-    """Reads a side table's file, without the run's metadata. Raises ValueError or OSError for other files."""
+    """Reads a study table's file, without the run's metadata. Raises ValueError or OSError for other files."""
     with opened_part(path) as file:
         table = file.read(use_threads=False)
     if table.schema.names.count("image_id") != 1:
