@@ -122,9 +122,9 @@ def rule_reference(text: str) -> str | None:
 
 
 def rule_name(text: str) -> str:
-    """Returns the name in RULES, or `paper`, at the start of a rule's text such as `mask2former:score=0.7`.
+    """Returns the fusion rule's name in a value of `--rule`: `mask2former` for `mask2former:score=0.7`.
 
-    Raises BadArgument for an unknown name and suggests the nearest.
+    It is a name in RULES, or `paper`. Raises BadArgument for an unknown name and suggests the nearest.
     """
     name = text.strip().partition(":")[0]
     key = name.strip().lower().replace("_", "-")
@@ -659,7 +659,7 @@ def refuse_folder_without_weights(spec: ModelSpec) -> None:
 
 
 def weights_named(checkpoint: str | os.PathLike[str] | None) -> str:
-    """Converts `--checkpoint` to the `weights` argument of `open_model`: random, else auto."""
+    """Returns "random" if `--checkpoint` asks for random weights, else "auto": the `weights` of `open_model`."""
     return "auto" if random_seed(checkpoint) is None else RANDOM
 
 

@@ -53,7 +53,7 @@ _recorded_urls_allowed = False
 
 
 def allow_recorded_urls(allowed: bool = True) -> None:
-    """Sets whether `recorded_path` may open URLs in this process; initially it may not."""
+    """Allows or forbids this process to open URLs that stand in a run.json; at first they are forbidden."""
     global _recorded_urls_allowed
     _recorded_urls_allowed = allowed
 

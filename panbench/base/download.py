@@ -57,6 +57,7 @@ class _Transient(Exception):
     """A failure worth retrying; `after` is how many seconds the server asks to wait."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
+        """Stores why a request failed, and how many seconds to wait before the next try."""
         super().__init__(reason)
         self.after = after
 
@@ -137,6 +138,7 @@ class RangeReader:
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
+        """Prepares to read the file at `url`, or its mirror; the first read connects."""
         self.url = mirrored(os.fspath(url))
         self._shown = without_secrets(self.url)
         self.fetched = 0
@@ -220,6 +222,7 @@ class _Download:
     progress: Counting
 
     def __post_init__(self) -> None:
+        """Sets where the unfinished download is stored; no byte has arrived yet."""
         self.part = self.target.with_name(self.target.name + ".part")
         self.shown = without_secrets(self.url)
         self._has_hash = self.sha256 is not None or self.md5 is not None

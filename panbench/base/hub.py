@@ -188,7 +188,7 @@ def fetch(
         for name in listing.weights:
 
             def report_bytes(done: int, size: int | None, before: int = before) -> None:
-                """Reports bytes of this file as bytes of all weights."""
+                """Adds the sizes of the earlier weight files, so that one progress bar covers all of them."""
                 progress(before + done, total or size)
 
             paths.append(_fetch_verified(repository, listing.files[name], report_bytes))

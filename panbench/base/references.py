@@ -70,21 +70,25 @@ class Register(Mapping[str, Any]):
 
     @property
     def references(self) -> Mapping[str, str]:
-        """Returns the import path of each object by its name, panbench's own first; nothing is imported."""
+        """Returns the import paths by name: panbench's own, then those of installed packages; imports none of them."""
         return {
             **self._ours,
             **{name: reference for name, reference in _entry_points(self.group).items() if name not in self._ours},
         }
 
     def __getitem__(self, name: str) -> Any:
+        """Imports and returns the object with this name. Raises KeyError for an unknown name."""
         reference = self._ours.get(name) or self.references[name]
         return load(reference)
 
     def __iter__(self) -> Iterator[str]:
+        """Yields the names, panbench's own first."""
         return iter(self.references)
 
     def __len__(self) -> int:
+        """Returns the number of names."""
         return len(self.references)
 
     def __contains__(self, name: object) -> bool:
+        """True if an import path is known by this name; imports nothing."""
         return name in self._ours or name in self.references

@@ -48,7 +48,7 @@ def is_bomb(info: zipfile.ZipInfo) -> bool:
 
 
 def url_path(text: str) -> "UrlPath":
-    """Returns the path of a URL written with both slashes. Raises BadArgument for an unknown scheme."""
+    """Makes the path object of a URL such as `s3://bucket/name`. Raises BadArgument for an unknown scheme."""
     scheme = text.partition(":")[0]
     kind = {"zip": ZipMember, "http": WebFile, "https": WebFile}.get(scheme, UrlPath)
     try:
@@ -72,6 +72,7 @@ class UrlPath(ProxyUPath):
         return type(other) is type(self) and str(other) == str(self)
 
     def __reduce__(self) -> Any:
+        """Pickles the path as its URL, for worker processes."""
         return url_path, (str(self),)
 
     def absolute(self) -> "Self":
@@ -113,7 +114,7 @@ class UrlPath(ProxyUPath):
         yield from (self / PurePosixPath(each).name for each in sorted(found))
 
     def missing_of(self, names: Sequence[str]) -> list[str]:
-        """Returns which of these names, relative to this folder, have no object.
+        """Returns those of the file names that do not exist in this folder of the store.
 
         Looks up many names in the folder's listing (one request per thousand objects), and a few one by one.
         """
@@ -155,7 +156,7 @@ class UnlistedFolder(UrlPath):
         yield from ()
 
     def missing_of(self, names: Sequence[str]) -> list[str]:
-        """Returns an empty list, as which files are missing is unknown."""
+        """Returns an empty list, because a folder that cannot be listed hides what is missing."""
         return []
 
 
@@ -220,12 +221,12 @@ class ForbiddenUrl(UnlistedFolder):
 
     @classmethod
     def forbid(cls, path: Any) -> Any:
-        """Converts a URL to one that may not be opened; members of local zips are returned unchanged."""
+        """Turns a URL into a ForbiddenUrl, which raises when it is read; returns members of local zips unchanged."""
         local = isinstance(path, ZipMember) and isinstance(path.archive, Path)
         return path if local else cls._from_upath(path.__wrapped__)
 
     def read_bytes(self) -> bytes:
-        """Raises PermissionError."""
+        """Refuses to read a URL that stands in a run.json, as it could come from anybody: raises PermissionError."""
         why = "no URL of a run is opened without --from-addresses, which sends your credentials there"
         raise PermissionError(errno.EACCES, why, str(self))
 
@@ -288,7 +289,7 @@ class ZipMember(UrlPath):
         yield from (self / str(name) for name in sorted(fitting) if len(name.parts) == depth and name.match(pattern))
 
     def missing_of(self, names: Sequence[str]) -> list[str]:
-        """Returns which of these names, relative to this folder, are not in the archive."""
+        """Returns those of the file names that do not exist in this folder of the archive."""
         members, begin = _open_archive(self.archive).members, f"{self.member}/" if self.member else ""
         return [name for name in names if begin + name not in members]
 
@@ -300,13 +301,14 @@ class _Zip:
     """An open zip archive that several threads can read."""
 
     def __init__(self, file: Any) -> None:
+        """Reads the list of members of the zip in an open binary file."""
         self._zip = zipfile.ZipFile(file)
         self._lock = threading.Lock()
         self.members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
 
     @functools.cached_property
     def folders(self) -> frozenset[str]:
-        """The names of all folders; "" is the archive itself."""
+        """The folders inside this zip archive, by path; "" is the top level."""
         parents = {str(each) for name in self.members for each in PurePosixPath(name).parents}
         return frozenset("" if each == "." else each for each in parents)
 

@@ -44,6 +44,7 @@ class Collected(Silent):
     """A Reporter that stores the notices, in `notices`."""
 
     def __init__(self) -> None:
+        """Starts with an empty list of notices."""
         self.notices: list[str] = []
 
     def notice(self, message: str) -> None:
@@ -55,10 +56,11 @@ class NoticesOnly(Silent):
     """Passes notices on to another Reporter and drops progress, for steps whose progress is already displayed."""
 
     def __init__(self, reporter: Reporter) -> None:
+        """Wraps the Reporter that receives the notices."""
         self._reporter = reporter
 
     def notice(self, message: str) -> None:
-        """Passes the message on."""
+        """Passes the message on to the other Reporter."""
         self._reporter.notice(message)
 
 

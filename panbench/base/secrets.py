@@ -103,7 +103,7 @@ def _names_a_secret(name: str) -> bool:
 
 
 def _secrets_of_url(value: str, scheme: str, login: str, rest: str) -> Iterator[tuple[str, str]]:
-    """Yields a variable's complete URL and the password in it, each with the text that replaces it."""
+    """Yields the secrets of a URL in an environment variable (all of it, its password), each with its replacement."""
     if "/" in login and ":" not in login:
         return  # an @ in a path: https://host/package@1.0
     yield value, f"{scheme}{HIDDEN}@{rest}"

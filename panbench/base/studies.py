@@ -151,7 +151,7 @@ def load_from_studies(kind: str, key: str | None = None) -> dict[str, Any]:
 
 
 def names_in_studies(kind: str) -> dict[str, str]:
-    """Merges a field of all studies that maps names to values, such as `tables`; nothing is imported.
+    """Merges the dicts that all studies declare in one field, such as `Study.tables`; imports no study's code.
 
     kind: the name of the field. If two studies use a name, the first one's value counts.
     """

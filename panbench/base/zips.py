@@ -107,7 +107,7 @@ class ZipArchive:
         return start
 
     def unpack(self, member: zipfile.ZipInfo, record: bytes) -> bytes:
-        """Unpacks a member from its record (the bytes of `span`), and checks name, size and CRC."""
+        """Unpacks a member from its bytes in the archive (local header and packed data); checks name, size and CRC."""
         start = self.data_start(member, record[:30]) - member.header_offset
         name = record[30 : 30 + struct.unpack_from("<H", record, 26)[0]]
         if name not in (member.filename.encode(), member.filename.encode("cp437", "replace")):

@@ -122,7 +122,7 @@ def write_set(
     names_lock = threading.Lock()
 
     def convert_source(source: Source) -> tuple[ImageInfo, Annotation, tuple[str, ...]]:
-        """Converts one source and writes its id PNG and image; returns its entries for the JSON."""
+        """Converts one labelled image of the source dataset and writes its files; returns its entries for the JSON."""
         labelled = read(source)
         if leaves_folder(labelled.name):
             raise BadDataset(f"The image name {labelled.name!r} leaves its folder.")

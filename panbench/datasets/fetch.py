@@ -270,6 +270,7 @@ class _FolderState:
     """What is known of the files in a folder: sizes and CRCs by the archive, and which were verified on disk."""
 
     def __init__(self, state: Path, folder: Path, archive: Archive) -> None:
+        """Reads what an earlier call stored on the files in `folder`. state: its JSON in `.panbench/`"""
         self.folder = folder
         self._state = state
         self._origin = {"archive": archive.path, "size": archive.size}
@@ -323,7 +324,7 @@ class _FolderState:
         self._changed = True
 
     def save(self) -> None:
-        """Writes the state to its JSON, if it changed."""
+        """Stores the sizes, CRCs and times of verification in `.panbench/`, if any changed."""
         if self._changed:
             verified = {name: time for name, time in self._verified.items() if name in self.files}
             write_json(
@@ -558,7 +559,7 @@ class _Fetch:
         return reader
 
     def _download_archive(self, archive: Archive) -> ZipArchive:
-        """Downloads a complete archive and opens it, for use in place of the host's."""
+        """Downloads a complete archive and opens the local copy, which replaces reading the host's by byte ranges."""
         target = self._temporary / archive.name
         self._downloaded += archive.size - _size_on_disk(target.with_name(f"{target.name}.part"))
         url = f"{self.host.base}/{archive.path}"
@@ -573,11 +574,12 @@ class _Fetch:
     # Helpers
 
     def _folder_state(self, folder: Path, archive: Archive, name: str | None = None) -> _FolderState:
-        """Returns the stored state of a folder that is filled from an archive."""
+        """Returns what is stored on the files of a folder: sizes and CRCs, and which were verified."""
         state = self.root / _STATE_FOLDER / f"{name or folder.name}.json"
         return _FolderState(state, folder, archive)
 
     def _counter(self, label: str, unit: Unit = "bytes") -> Counting:
+        """Returns a function of (done, total) that reports the progress of one task to the Reporter."""
         return counter(self.reporter, label, unit)
 
 

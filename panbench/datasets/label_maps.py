@@ -50,10 +50,10 @@ class SemanticMaps:
     """Reads one-channel PNGs, one per image with the same name or stem, as maps of category ids."""
 
     def __init__(self, folder: str | os.PathLike[str], categories: Sequence[Category], offset: str = "0") -> None:
-        """Finds the PNGs in a folder. offset: what a pixel value means
+        """Finds the semantic PNGs in a folder; `offset` turns pixel values into category ids.
 
-        A number is added to the value for the category id, `order` counts categories from 0, else it names a JSON.
-        The JSON has a category id, or null for void, by value: `{"0": 7, "1": 8, "255": null}`.
+        offset: a number is added to the value for the category id, `order` counts categories from 0, else it names a
+            JSON of a category id, or null for void, by value: `{"0": 7, "1": 8, "255": null}`.
         A value that is not a category is void if it is 255 or, after adding, not above 0.
         Raises BadDataset without PNGs, BadArgument for any other offset.
         """
@@ -104,7 +104,7 @@ class SemanticMaps:
         return ids
 
     def _hint(self, values: npt.NDArray[Any]) -> str:
-        """Suggests the `--offset` that gives every value of a map a meaning."""
+        """Suggests a value of `--offset` with which every pixel value of a PNG means a category or void."""
         fitting = [
             f"--offset {offset} ({whose})"
             for offset, whose in _COMMON.items()

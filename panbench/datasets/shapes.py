@@ -348,7 +348,7 @@ def _triangle_wave(t: FloatMap) -> FloatMap:
 
 
 def _wobble(canvas: _Canvas, dice: _Dice, amplitude: float) -> FloatMap:
-    """Returns an uneven line around 0, (1, W), for borders between grounds."""
+    """Returns an uneven line (1, W) around 0, for borders between regions of stuff such as grass and sand."""
     return amplitude * (_value_noise(dice, canvas.xs, np.zeros((1, 1)), 4.0) - 0.5)
 
 

@@ -62,8 +62,9 @@ def convert_shards(
     images_from: Path | None = None,
     **options: Any,
 ) -> Converted:
-    """Converts shards to a panoptic set; photographs are copied byte by byte.
+    """Converts tar, Parquet or JSON lines files (shards of a dataset) to a COCO panoptic set.
 
+    Photographs are copied byte by byte.
     categories: by default those of categories.json next to the files or in the folder above, or of the JSON lines
     images_from: the folder of the photographs of JSON lines; options: as in `panbench.datasets.convert.write_set`
     Raises BadDataset naming file and image.

@@ -113,7 +113,7 @@ def why_incomparable(runs: Sequence[Run], *facts: str) -> str | None:
 
 
 def _explain_difference(fact: str, first: Run, other: Run) -> str | None:
-    """Explains how two runs differ in a fact, without full stop; None if they agree."""
+    """Explains how two runs differ in one entry of run.json, such as the precision; None if they agree."""
     if fact in _RUN_FACTS:
         return _RUN_FACTS[fact](first, other)
     known = FACTS[fact]

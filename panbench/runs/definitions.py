@@ -1,4 +1,4 @@
-"""Numbers the versions of panbench's own definitions, so that runs made by different versions are not compared.
+"""Numbers the versions of panbench's own computations (corruptions, …); runs of different ones are not compared.
 
 A change that moves the numbers of new runs (a different corruption kernel, a different way to resize masks) raises the
 version of its definition here or in its study. run.json stores the versions in `arguments.definitions`; runs of
@@ -37,24 +37,24 @@ OF_THE_CORE: tuple[Definition, ...] = (
 
 
 def current_definitions(model: ModelRecord | None, arguments: Mapping[str, Setting]) -> dict[str, int]:
-    """Returns the current version, by name, of each definition that affects a run of this model and arguments."""
+    """Returns the current versions of panbench's own computations that affect a run of this model and arguments."""
     definitions = (*OF_THE_CORE, *(one for own in load_from_studies("definitions").values() for one in own))
     return {one.name: one.version for one in definitions if one.applies(model, arguments)}
 
 
 def stored_definitions(info: RunInfo) -> dict[str, int]:
-    """Reads from run.json the version of each of panbench's definitions that a run was made with."""
+    """Reads from run.json which versions of panbench's corruptions and other computations a run used."""
     pairs = (pair.rpartition("=") for pair in str(info.arguments.get("definitions") or "").split("; "))
     return {name: int(version) for name, _, version in pairs if version.isdigit()}
 
 
 def definitions_in_words(versions: Mapping[str, int]) -> str | None:
-    """Formats versions of definitions for run.json, as `corruptions=2`; None if there are none."""
+    """Formats the versions of panbench's own computations for run.json: `corruptions=2`; None if there are none."""
     return "; ".join(f"{name}={version}" for name, version in versions.items()) or None
 
 
 def differing_definitions(runs: Sequence["Run"]) -> str | None:
-    """Explains which definition has changed between runs, as a sentence without full stop; None if none has."""
+    """Explains which of panbench's own computations has changed between runs; None if none has."""
     by_name: dict[str, dict[int, list[str]]] = {}
     for run in runs:
         for name, version in stored_definitions(run.info).items():

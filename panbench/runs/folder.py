@@ -64,7 +64,7 @@ class Run:
 
     @cached_property
     def _parts(self) -> tuple[OverlapTable, tuple[str, ...]]:
-        """The overlap table of all parts, and a message for each part that was left out."""
+        """The overlap table of all Parquet files in parts/, and a message for each file that was left out."""
         if self._given_table is not None:
             return self._given_table, ()
         assert self.path is not None
@@ -79,7 +79,7 @@ class Run:
 
     @property
     def table(self) -> OverlapTable:
-        """All rows of the run in memory: gigabytes for a million images, where `accumulate` needs a few hundred MB."""
+        """The overlap table of all images, in memory: gigabytes for a million images; `accumulate` needs far less."""
         return self._parts[0]
 
     @cached_property
@@ -90,7 +90,7 @@ class Run:
 
     @cached_property
     def study_tables(self) -> Mapping[str, StudyTable]:
-        """The study tables that studies store, by folder name; empty for a run in memory."""
+        """The tables that studies store next to parts/, by name of their folder; empty for a run in memory."""
         if self.path is None:
             return {}
         names = dict.fromkeys([*names_in_studies("tables"), *self.info.study_tables])
@@ -98,14 +98,14 @@ class Run:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """A message for each part that was left out: missing, changed, damaged, foreign, or with repeated images."""
+        """A message for each Parquet file left out: missing, changed, damaged, another run's, or of repeated images."""
         if self.path is None or self._given_table is not None:
             return ()
         return self.members.missing() + (self._parts[1] if self._large_parts is None else self._large_parts.notices)
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """A message for each part that run.json lists and that is missing or changed."""
+        """A message for each Parquet file that run.json lists and that is missing or changed."""
         if self.path is None or self._given_table is not None:
             return ()
         listed = tuple(str(self.path / "parts" / record.name) for record in self.info.parts)
@@ -142,7 +142,7 @@ class Run:
         return tuple(TextId(image) if own_id(image) != image else image for image in self.images.tolist())
 
     def require_images(self, purpose: str) -> None:
-        """Raises BadRun if the run has no scored image, with the lost or changed part if that is the reason.
+        """Raises BadRun if the run has no scored image; the message names lost or changed files.
 
         purpose: completes "there is nothing to …"
         """
@@ -160,7 +160,7 @@ class Run:
 
     @property
     def in_chunks(self) -> bool:
-        """True if the run has so many images that `accumulate` reads it chunk by chunk."""
+        """True if the run has too many images to hold in memory, so that metrics read it chunk by chunk."""
         return self._large_parts is not None
 
     @property
@@ -178,6 +178,7 @@ class Run:
         from panbench.metrics.matched import Matched
 
         def map_chunk(matched: Matched) -> list[Any]:
+            """Computes what each accumulator adds for the requested images of one chunk."""
             chosen = matched if images is None or len(images) == len(self.images) else matched.only(images)
             return [one.map_chunk(chosen) for one in accumulators]
 
@@ -240,7 +241,7 @@ class Run:
     _cached_matched: "Matched | None" = None
 
     def cache_matched(self, matched: "Matched") -> None:
-        """Caches the matches of some images for `matched_of`, which then reads no part for them."""
+        """Keeps the matched segments of some images in memory, so that `matched_of` need not read their files."""
         self._cached_matched = matched
 
     def pq(self, iou_threshold: float = 0.5, boundary: bool = False) -> "pd.DataFrame":
@@ -268,6 +269,7 @@ class Run:
 
     @cached_property
     def _summary(self) -> dict[str, dict[str, float | int | None]]:
+        """The mean PQ, SQ and RQ of All, Things and Stuff; computed once."""
         from panbench.metrics.pq import CategorySums
 
         sums = CategorySums(self.categories)

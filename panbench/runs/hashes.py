@@ -41,7 +41,7 @@ Digest = bytes
 
 @dataclass(frozen=True)
 class FileHashes:
-    """SHA-256 hashes of each image's photograph, ground-truth PNG and predicted PNG, as parts store them.
+    """SHA-256 hashes of each image's photograph, ground-truth PNG and predicted PNG.
 
     rows: a structured array with the columns `image_id`; `image`, `truth` and `prediction`, the digests of photograph,
         ground-truth PNG and predicted id PNG (zeros without a file); `photograph`, a `photograph_code`; `dropped`, the
@@ -51,6 +51,7 @@ class FileHashes:
     rows: npt.NDArray[Any]
 
     def __len__(self) -> int:
+        """Returns the number of images."""
         return len(self.rows)
 
     @property
@@ -64,7 +65,7 @@ class FileHashes:
         return self._image_ids((self.rows["photograph"] & _EXTRANEOUS) > 0)
 
     def _image_ids(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Returns the image ids of the rows in a mask."""
+        """Returns the ids of the images that a boolean array selects."""
         found: npt.NDArray[np.int64] = self.rows["image_id"][chosen]
         return found
 
@@ -115,7 +116,7 @@ class FileHashes:
         return dict(zip(known["image_id"].tolist(), digests, strict=True))
 
     def to_bytes(self) -> bytes:
-        """Encodes the hashes as ASCII, as a part's metadata holds only text."""
+        """Encodes the hashes as base64, because the metadata of Parquet files holds only text."""
         return base64.b64encode(self.rows.tobytes())
 
     @staticmethod

@@ -27,12 +27,12 @@ CORE_NAMES = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HA
 
 
 def candidate_name(image_id: int) -> str:
-    """Returns the path of an image's candidates, relative to the run folder."""
+    """Returns the path, in a run folder, of the file with an image's candidate masks (before fusion)."""
     return f"{CANDIDATES}/{int(image_id)}.parquet"
 
 
 def candidate_files(run: Path) -> list[Path]:
-    """Returns the candidate files in a run folder, by ascending image id."""
+    """Finds the Parquet files of candidate masks (before fusion) in a run folder, by ascending image id."""
     found = (path for path in (run / CANDIDATES).glob("*.parquet") if _CANDIDATE.fullmatch(path.name))
     return sorted(found, key=lambda path: int(path.stem))
 
@@ -46,7 +46,7 @@ _NAME = re.compile(r"[a-z0-9._-]+")
 
 
 def is_own_name(name: str) -> bool:
-    """True if panbench would give this name to a part or a study table: a single path component."""
+    """True if a name is safe to join to a run folder: one path component of a–z, 0–9, `.`, `_` and `-`."""
     return _NAME.fullmatch(name) is not None and name not in (".", "..")
 
 

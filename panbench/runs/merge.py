@@ -119,7 +119,7 @@ def _shard_of(run: Run) -> Shard | None:
 
 
 def _shard_numbers(runs: Sequence[Run]) -> list[int]:
-    """Returns for each run the number that its part files begin with in the merged run: the shard's, if unique."""
+    """Returns the number that begins each run's file names in the merged run: its shard's, or 1, 2, … by position."""
     shards = [_shard_of(run) for run in runs]
     numbers = [shard.number for shard in shards if shard is not None]
     return numbers if len(set(numbers)) == len(runs) else list(range(1, len(runs) + 1))
@@ -156,7 +156,7 @@ class _Predictions:
     """The id PNGs and predictions.json that the shards of an evaluation stored; copies them to the merged run."""
 
     def __init__(self, documents: Mapping[Path, Mapping[str, Any]]) -> None:
-        """documents: the content of predictions.json by run folder; use `of`"""
+        """Holds the content of predictions.json by run folder; `of` reads it and calls this."""
         self._documents = documents
         self._names = {path: read_png_names(path / PREDICTIONS_JSON) for path in documents}
 
@@ -197,7 +197,7 @@ class _Predictions:
 
 
 def _copy_candidates(runs: Sequence[Run], out: Path) -> None:
-    """Copies the candidates of all runs into the merged run, if every run with images stored them."""
+    """Copies the files of candidate masks into the merged run, if every run with images stored them."""
     linked: dict[str, tuple[Path, str]] = {}
     for run in runs:
         assert run.path is not None
@@ -265,7 +265,7 @@ def _on_separate_jsons(infos: Sequence[RunInfo]) -> bool:
 
 
 def _check_separate_jsons(runs: Sequence[Run]) -> None:
-    """Raises BadRun unless each shard's JSON was scored completely, so that no two shards share an image."""
+    """Raises BadRun unless every image of each shard's own ground-truth JSON was scored."""
     by_json: dict[str | None, list[Run]] = {}
     for run in runs:
         by_json.setdefault(run.info.dataset.fingerprint, []).append(run)

@@ -113,7 +113,7 @@ def stored_predictions(run: Run) -> PanopticSet | None:
 
 
 def png_name(scene: Scene) -> str:
-    """Returns the path of a scene's id PNG relative to predictions/; subfolders of the image's name are retained."""
+    """Returns the name of an image's id PNG in predictions/: the image's with `.png`, subfolders included."""
     return Path(scene.image.file_name).with_suffix(".png").as_posix()
 
 

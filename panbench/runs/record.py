@@ -90,6 +90,7 @@ class RuleRecord:
         return cls(str(record["name"]), {key: value for key, value in record.items() if key != "name"})
 
     def __str__(self) -> str:
+        """Formats the fusion rule as `--rule` takes it: `mask2former:score=0.7`."""
         values = ",".join(f"{key}={value}" for key, value in self.thresholds.items())
         return f"{self.name}:{values}" if values else self.name
 
@@ -228,7 +229,7 @@ class ScoresRecord:
 
 @dataclasses.dataclass(frozen=True)
 class SummaryRecord:
-    """The scores that the run computed when it was closed. Tables are not made from them, but from the parts."""
+    """The PQ, SQ and RQ that the run computed when it was closed; reports recompute them from the files in parts/."""
 
     All: ScoresRecord
     """all categories"""
@@ -245,7 +246,7 @@ class SummaryRecord:
 
 @dataclasses.dataclass(frozen=True)
 class PartRecord:
-    """A part as the run wrote it; a file that differs from this is not read."""
+    """A Parquet file of the run: name, size and SHA-256 when it was written; a file that differs is not read."""
 
     name: OwnName
     """the file in parts/"""
@@ -404,7 +405,7 @@ def _why_not_a_run(folder: Path) -> str:
 
 
 def _how_to_score(file: Path) -> str:
-    """Returns the command that makes a run of a JSON, which may hold predictions; "" for other files."""
+    """Suggests `panbench score` if the path is a JSON, which may hold predictions; returns "" for other files."""
     if file.suffix.lower() != ".json":
         return ""
     return f" `panbench score --gt FILE.json --pred {shlex.quote(str(file))} --out DIR` makes a run of predictions."
@@ -436,7 +437,7 @@ def _refuse_nan_and_infinity(name: str) -> Any:
 
 
 def _pop_study_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:
-    """Removes the study tables from run.json's content and returns the files that each lists."""
+    """Removes the tables of studies from run.json's content; returns their Parquet files by name of the table."""
     content.pop(_STUDY_TABLES, None)
     fields = {field.name for field in dataclasses.fields(RunInfo)}
     found = {}
@@ -554,14 +555,17 @@ def _parse_key(kind: Any, key: str, where: str) -> Any:
 
 
 def _is_text(value: Any) -> bool:
+    """True if a JSON value is text that UTF-8 can encode."""
     return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
 
 
 def _is_whole(value: Any) -> bool:
+    """True if a JSON value is an integer of at most 64 bits."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _is_real(value: Any) -> bool:
+    """True if a JSON value is a finite number, whole or not."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 

@@ -107,7 +107,7 @@ def _own_files(path: Path) -> dict[str, Names]:
 
 
 def _own_parts(folder: Path, info: RunInfo | None, listed: Sequence[PartRecord]) -> Iterator[str]:
-    """Yields the parts that run.json lists, parts with the run's id, and temporary files of a killed process."""
+    """Yields names of the run's Parquet files in a folder: listed in run.json, with its id, or temporary ones."""
     if info is None or info.id is None:
         return
     yield from (record.name for record in listed)

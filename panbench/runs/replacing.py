@@ -42,7 +42,7 @@ def replaced_path(home: Path) -> Path:
 
 
 def home_of_replacement(path: Path) -> Path | None:
-    """Returns RUN for `.RUN.panbench-new` and `.RUN.panbench-old`; None for other folders."""
+    """Returns the run folder (`m`) that a temporary folder `.m.panbench-new` or `-old` stands for; else None."""
     for suffix in (_NEW, _OLD):
         if path.name.startswith(".") and path.name.endswith(suffix) and len(path.name) > 1 + len(suffix):
             return path.with_name(path.name[1 : -len(suffix)])
@@ -69,7 +69,7 @@ def replacement_of(home: Path) -> Path | None:
 
 
 def abandoned_replacement(home: Path) -> Path | None:
-    """Returns the replacement's folder if it was never marked and has no part, so that it can be deleted."""
+    """Returns the folder of a new run that was stopped before its first image and can be deleted; else None."""
     new = replacement_path(home)
     is_run = not new.is_symlink() and _run_id(new) is not None
     return new if is_run and not is_replacing(new, home) and not part_files(new / PARTS) else None
@@ -133,7 +133,7 @@ def interrupted_replacement(home: Path) -> str | None:
 
 
 def where_moved(home: Path) -> str | None:
-    """Explains where the run of a missing `home` may be, by the names of folders next to it; None if unknown."""
+    """Explains where a missing run may have been moved, judged by the folders next to it; None if unknown."""
     if os.path.lexists(home):
         return None
     if (new := replacement_of(home)) is not None:
@@ -215,6 +215,6 @@ def _move_unless_taken(file: Path, target: Path) -> None:
 
 
 def _sibling(home: Path, suffix: str, hidden: bool = True) -> Path:
-    """Returns the path next to `home` whose name has a suffix; "." is resolved to its absolute path first."""
+    """Returns the path next to a run folder whose name has a suffix; "." is resolved to its absolute path first."""
     parent = home if home.name else home.absolute()
     return parent.with_name(f"{'.' if hidden else ''}{home.absolute().name}{suffix}")

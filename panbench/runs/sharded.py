@@ -50,11 +50,11 @@ class Sharded(Protocol):
         raise AssertionError("only called if needs_size is True")
 
     def with_size(self: "_Work", size: int) -> "_Work":
-        """Copies the work with this batch size."""
+        """Copies this evaluation or scoring with another batch size."""
         return self
 
     def resumed(self: "_Work") -> "_Work":
-        """Copies the work so that its shards are resumed."""
+        """Copies this evaluation or scoring with `resume` set, so that unfinished shards continue."""
 
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
         """Makes one shard of each run, in the folders of `shard_folders`."""

@@ -1,4 +1,4 @@
-"""Reads and writes study tables: rows that a study stores for each image of a run, next to the run's parts.
+"""Reads and writes study tables: Parquet rows that a study stores for each image of a run, next to parts/.
 
 A study table is a folder of Parquet files in the run folder, declared in `Study.tables`. Its files are like the parts:
 each holds a chunk of images, appears complete or not at all, has the run's id, and is listed in run.json with its
@@ -31,13 +31,13 @@ class StudyTable:
     """The rows that a study stored for each image of a run; each file is read once, when first needed."""
 
     def __init__(self, run: Path, name: str, info: RunInfo) -> None:
-        """run: the run folder; name: of the table and its folder; info: the run's run.json"""
+        """Opens the table that a study stored in the subfolder `name` of a run folder. info: the run's run.json"""
         self.folder = run / name
         self._members = Membership(self.folder, info, info.study_tables.get(name, ()))
 
     @cached_property
     def files(self) -> "tuple[tuple[Path, pa.Table], ...]":
-        """Each file of the table with its rows; rows of an image that an earlier file has are left out."""
+        """Path and rows of each Parquet file of this table; an image that an earlier file has is left out."""
         return self._read_files[0]
 
     @property
@@ -63,7 +63,7 @@ class StudyTable:
         return joined.take(np.argsort(joined.column("image_id").to_numpy(), kind="stable"))
 
     def records(self) -> tuple[PartRecord, ...]:
-        """Describes the files of the table, for run.json."""
+        """Describes the table's Parquet files for run.json: name, size, SHA-256 and number of images."""
         return tuple(
             PartRecord(path.name, path.stat().st_size, self._members.sha256(path), len(images_of(table)))
             for path, table in self.files
@@ -105,7 +105,7 @@ def images_of(table: "pa.Table") -> Int:
 
 
 def write_study_file(path: Path, table: "pa.Table", metadata: Mapping[bytes, bytes]) -> None:
-    """Writes a study table's rows of a chunk of images as a new file. Raises FileExistsError if it exists.
+    """Writes a study's rows for some images as a new Parquet file. Raises FileExistsError if it exists.
 
     metadata: from `part_metadata`, in addition to the table's own schema metadata
     """
@@ -117,7 +117,7 @@ def write_study_file(path: Path, table: "pa.Table", metadata: Mapping[bytes, byt
 
 
 def _read_rows(path: Path) -> "pa.Table":
-    """Reads a study table's file, without the run's metadata. Raises ValueError or OSError for other files."""
+    """Reads a Parquet file with a study's rows, without the run's metadata. Raises ValueError, OSError."""
     with opened_part(path) as file:
         table = file.read(use_threads=False)
     if table.schema.names.count("image_id") != 1:
@@ -126,6 +126,7 @@ def _read_rows(path: Path) -> "pa.Table":
 
 
 def _rows_of_images(table: "pa.Table", images: Int) -> "pa.Table":
+    """Selects the rows of some images from a table with a column image_id."""
     import pyarrow as pa
 
     return table.filter(pa.array(np.isin(table.column("image_id").to_numpy(), images)))

@@ -162,7 +162,7 @@ class RunWriter:
         return self._write_next(self.path / PARTS, shard, lambda path: write_part(path, table, metadata))
 
     def _write_next(self, folder: Path, shard: int, write: Callable[[Path], None]) -> Path:
-        """Calls `write` with one free part name after another until a file was written; returns its path."""
+        """Writes a new Parquet file under the next number that no other file has; returns its path."""
         if read_info(self.path).id != self.info.id:
             raise BadRun(f"{self.path} was replaced by another run while this one was being written.")
         key = (folder.name, shard)
@@ -176,7 +176,7 @@ class RunWriter:
                 return target
 
     def write_study_rows(self, name: str, table: "pa.Table", shard: int = 0) -> Path:
-        """Writes the rows of a chunk of images into a study table; returns the path of the new file.
+        """Writes a study's rows for some images as a new Parquet file of the run; returns its path.
 
         name: the table's name in `Study.tables`
         table: rows with a column image_id, at least one per image
@@ -254,6 +254,7 @@ class RunWriter:
             raise
 
     def _delete_reserve_file(self) -> None:
+        """Deletes the file that keeps disk space free for the last run.json."""
         with contextlib.suppress(OSError):
             (self.path / _RESERVE).unlink(missing_ok=True)
 
