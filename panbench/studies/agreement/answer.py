@@ -116,7 +116,7 @@ def _agreement_grid(found: pd.DataFrame, names: Sequence[str]) -> Grid:
 
 
 def _agreement_row(title: str, counts: "pd.Series[int]") -> tuple[str, ...]:
-    """Returns a row of the table: differing pixels, their share in thousandths, and flipped segments of each run."""
+    """Returns a table row: how many pixels differ, their share, and how many segments of each run have no match."""
     share = 1000 * counts["differing"] / counts["pixels"]
     flips = (f"{counts[f'flipped_{index}']:,} of {counts[f'segments_{index}']:,}" for index in (0, 1))
     return title, f"{counts['differing']:,}", f"{share:.3f}", *flips

@@ -22,7 +22,7 @@ class PixelOptions(CompareOptions):
     ] = False
 
     def added(self, standing: "Standing", runs: "Sequence[Run]") -> "Standing":
-        """Called when runs are compared: adds how their maps differ. Raises BadArgument unless there are two runs."""
+        """Called by `panbench compare`: adds a table of differing pixels. Raises BadArgument unless runs are two."""
         if not self.pixels:
             return standing
         if len(runs) != 2:

@@ -1,4 +1,4 @@
-"""`panbench show attention`."""
+"""`panbench show attention`: draws what a transformer's queries attend to in an image, layer by layer."""
 
 import os
 from pathlib import Path

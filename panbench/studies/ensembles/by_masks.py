@@ -156,7 +156,7 @@ class StoredEnsemble(Wrapped):
         return [self.read(image.scene.image.id, self.share_of.get(image.scene.image.id)) for image in batch]
 
     def read(self, image_id: int, shares: Shares | None) -> Candidates | Instances:
-        """Returns the averaged output for an image. Raises BadRun for damaged candidates."""
+        """Returns an image's network outputs, averaged over the runs. Raises BadRun if a stored output is damaged."""
         outputs = [
             _with_labels(member.stored.read(image_id, self.device), index, self.isthing)
             for member, index in zip(self.members, self._label_of, strict=True)

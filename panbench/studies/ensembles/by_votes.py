@@ -182,7 +182,7 @@ def _tune_votes(
     """Chooses weights by PQ on each half of the images, to vote on the maps of the other half."""
 
     def joint(image_id: int) -> JointTable:
-        """Returns the joint table of an image's maps and its ground truth."""
+        """Counts an image's pixels for each combination of a true segment and one segment of each run."""
         predictions = read(image_id)
         shape = predictions[0].ids.shape
         gt_ids = read_id_png(truth.png_path(image_id), shape, image_id=image_id)  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ def _resampled(maps: Tensor, frame: Frame, target: Frame, shape: tuple[int, int]
         return maps.float()
 
     def axis(side: int) -> Tensor:
-        """Returns where the target's rows (side 0) or columns (side 1) lie in the given maps."""
+        """Returns where in the source maps to sample the target's pixel rows (side 0) or columns (side 1)."""
         cells = torch.arange(shape[side], device=maps.device, dtype=torch.float32) + 0.5
         of_image = cells * target.padded[side] / shape[side] / target.resized[side]
         return of_image * frame.resized[side] / frame.padded[side] * maps.shape[-2 + side]
@@ -136,7 +136,7 @@ def _candidate_clusters(owner: npt.NDArray[np.int64], labels: npt.NDArray[np.int
 
 
 def _cluster_score(values: Float, shares: Float) -> float:
-    """Returns a cluster's weighted mean score; outputs without it count as 0 if they have over half of the weight."""
+    """Returns the weighted mean score of merged masks; outputs without one count as 0 if they have most weight."""
     present = shares.sum()
     return float((values * shares).sum() / (present if present >= 0.5 else 1.0))
 

@@ -21,12 +21,12 @@ class ViewOptions(StudyOptions):
     )
 
     def __post_init__(self) -> None:
-        """Raises BadArgument for an unknown view."""
+        """Raises BadArgument if `--tta` names an unknown augmentation."""
         if self.tta is not None:
             parse_views(self.tta)
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
-        """Called before a pass: wraps the model to run on views. Raises BadArgument if it gives finished maps."""
+        """Called before an evaluation: adds test-time augmentation to the model. Raises BadArgument if it cannot."""
         if self.tta is None:
             return model
         from panbench.studies.ensembles.augmented_model import AugmentedModel

@@ -58,7 +58,7 @@ def chosen_on_halves(images: Sequence[int], seed: int, choose: Callable[[Sequenc
 
 
 def shares_record(shares: Sequence[Shares]) -> dict[str, str]:
-    """Returns the weights as run.json's `arguments` store them: for the first half, then for the second."""
+    """Returns the runs' weights for run.json: one set for all images or, if tuned, one for each half of the images."""
     record = {}
     for kind in ("things", "stuff"):
         for index, one in enumerate(shares, 1):

@@ -63,7 +63,7 @@ def join(
 
 
 def vote(table: JointTable, weights: Weights) -> tuple[Int, Float]:
-    """Returns (N,) the cluster that wins each row of the table, -1 for void, and (C,) the score of each cluster, 0–1.
+    """Returns (N,) the group of matching segments that wins each combination, -1 for void, and (C,) group scores, 0–1.
 
     The score is the weighted mean of the models' scores; a model without the segment counts as 0.
     """
@@ -108,7 +108,7 @@ def fuse_maps(
 
 
 def overlaps_of(table: JointTable, weights: Weights, gt_segments: Sequence[Segment]) -> OverlapTable:
-    """Returns the overlap table of the voted map and the ground truth, from a joint table instead of pixels."""
+    """Returns the overlap table of the voted map and the ground truth, without a pass over pixels."""
     winner, score = vote(table, weights)
     keys, row = np.unique(np.stack([table.gt_id, winner + 1], axis=1), axis=0, return_inverse=True)
     pixels = np.bincount(row.ravel(), weights=table.pixels).astype(np.int64)
@@ -133,7 +133,7 @@ def _voted_segments(table: JointTable, winner: Int, score: Float) -> tuple[Segme
 def _join_with_rows(
     predictions: Sequence[PanopticPrediction], isthing: Mapping[int, bool], gt_ids: IdMap | None
 ) -> tuple[JointTable, Int]:
-    """Returns the joint table of an image's maps, and (H, W) the row of each pixel in the table."""
+    """Counts pixels by combination of the models' segments; also returns (H, W) the table row of each pixel."""
     maps = [prediction.ids for prediction in predictions]
     layers = maps if gt_ids is None else [*maps, gt_ids]
     if len({ids.shape for ids in layers}) != 1:

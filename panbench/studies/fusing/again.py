@@ -41,7 +41,7 @@ def folder_of_rule(out: Path, rule: Rule, several: bool) -> Path:
 def fuse_run(
     run: Run, rules: Sequence[Rule], out: Path, *, options: EvaluateOptions | None = None, reporter: Reporter = SILENT
 ) -> list[Run]:
-    """Fuses a run's candidates by other rules; returns the new runs, in folders of their own if there are several.
+    """Fuses a run's stored network outputs by other rules into new runs, each in a folder of its own if several.
 
     options: only overwrite, resume, save_predictions, workers and command are used
     Raises BadArgument for a rule that does not fit what was stored or needs candidates that were not stored.
@@ -133,13 +133,14 @@ def oracle_statistics(
     cache: ChunkCache | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, ImageStatistics]:
-    """Returns statistics per image, by name, of a rule ("rule") and of each step of its oracle (`oracle.STEPS`).
+    """Returns per-image statistics of a fusion rule ("rule"), and with each kind of its decisions set to the truth.
 
+    The names of the decisions are those of `oracle.STEPS`.
     others: further rules whose segments the oracle may use
     """
 
     def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
-        """Returns the overlap table of an image by the rule, and by each step of the oracle."""
+        """Returns an image's overlap tables by the fusion rule, and with each kind of decision set to the truth."""
         output, truth = stored.read(scene.image.id), ground_truth_of(scene)
         gt_ids, gt_segments = truth
         with torch.inference_mode():

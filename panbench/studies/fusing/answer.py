@@ -80,7 +80,7 @@ def sweep_grids(tuned: Tuned, thresholds: Thresholds, most: int = 10) -> list[Gr
 
 
 def _sweep_note(tuned: Tuned) -> str:
-    """Returns a sentence: how much tuned thresholds gain over published ones on images that did not choose them."""
+    """Returns a sentence on the PQ that tuned thresholds gain over published ones on held-out images."""
     found = tuned.comparison.differences
     row = found[(found["group"] == "All") & (found["metric"] == "PQ")].iloc[0]
     sure = (
@@ -95,7 +95,10 @@ def _sweep_note(tuned: Tuned) -> str:
 
 
 def sweep_record(tuned: Tuned, thresholds: Thresholds) -> dict[str, Any]:
-    """Returns a sweep for JSON: PQ by thresholds, choices on halves, PQ on held-out images; fractions 0–1."""
+    """Returns a threshold sweep for JSON: PQ by thresholds, the best thresholds, and their PQ on held-out images.
+
+    All PQ are fractions 0–1.
+    """
     found = tuned.comparison.differences
     row = found[(found["group"] == "All") & (found["metric"] == "PQ")].iloc[0]
     return {
@@ -185,7 +188,10 @@ def _cell_edges(values: Sequence[float]) -> list[float]:
 
 
 def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
-    """Stores the oracle of a run as a study table: step, image_id, category_id, TP, FP, FN, iou_sum."""
+    """Writes a run's TP, FP, FN and IoU sums with fusion decisions set to the truth into its folder, as Parquet.
+
+    Columns: step (the kind of decision), image_id, category_id, TP, FP, FN, iou_sum.
+    """
     assert run.path is not None
     table = pd.concat([of_step.table.assign(step=step) for step, of_step in steps.items()], ignore_index=True)
     rows = pa.Table.from_pandas(table.drop(columns="slice"), preserve_index=False)
@@ -200,7 +206,10 @@ def _oracle_metadata(run: Run) -> dict[str, Any]:
 
 
 def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
-    """Reads the stored oracle of a run; None if it has none. Raises BadRun if it is damaged or of other images."""
+    """Reads a run's stored scores with fusion decisions set to the truth; None if none. Raises BadRun if damaged.
+
+    Also raises BadRun for an oracle of another run, of other images, or of another panbench.
+    """
     if run.path is None or not (run.path / ORACLE).is_file():
         return None
     path = run.path / ORACLE
@@ -224,7 +233,7 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
 
 
 def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
-    """Tabulates PQ of the rule and of each oracle step, with a note on how much PQ fusion loses."""
+    """Tabulates PQ of a fusion rule, and with each kind of its decisions set to the truth; notes what fusion loses."""
     rows = []
     scores = {step: pq_by(of_step).iloc[0] for step, of_step in steps.items()}
     rule = scores["rule"]["PQ"]
@@ -246,7 +255,7 @@ def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
 
 
 def oracle_record(steps: Mapping[str, ImageStatistics]) -> dict[str, dict[str, float | None]]:
-    """Returns PQ, PQ_th and PQ_st of the rule and of each oracle step, fractions 0–1."""
+    """Returns PQ, PQ_th and PQ_st of a fusion rule, and with each kind of decision set to the truth, fractions 0–1."""
     rows = {step: pq_by(of_step).iloc[0] for step, of_step in steps.items()}
     return {step: {name: known(row[name]) for name in ("PQ", "PQ_th", "PQ_st")} for step, row in rows.items()}
 
@@ -257,7 +266,7 @@ def thresholds_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _oracle_loss(question: Question) -> Measured:
-    """Answers `panbench errors`: the table of the run's stored oracle, if there is one."""
+    """Returns for `panbench errors` the table of PQ with fusion decisions set to the truth; empty if not stored."""
     found = read_oracle(question.run)
     if found is None:
         return Measured(record={"oracle": None})

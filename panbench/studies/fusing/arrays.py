@@ -91,6 +91,7 @@ class Arrays:
         return [each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in value.tolist()]
 
     def __contains__(self, name: str) -> bool:
+        """Returns True if the .npz file has an array of this name."""
         return name in self.values
 
 
@@ -190,7 +191,7 @@ def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SegmentedMap]
 
 
 def _candidates_of(arrays: Arrays, rule: Rule) -> Iterator[Output]:
-    """Yields the candidates of each image, scored as the rule's paper does."""
+    """Yields what the fusion rule takes of each image: masks or instances, scored as in the rule's paper."""
     if rule.takes is Instances:
         yield from _instances_of_images(arrays)
     elif rule.takes is not Candidates:

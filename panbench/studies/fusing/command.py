@@ -1,4 +1,4 @@
-"""`panbench fuse`: fusion rules on the candidates of a run, or on raw arrays of any framework."""
+"""`panbench fuse`: applies fusion rules to a run's stored network outputs, or to raw arrays of any framework."""
 
 import shlex
 import sys
@@ -219,7 +219,7 @@ def _show_runs(runs: "Sequence[Run]", as_json: bool, scored: bool = True) -> Non
 
 
 def _run_with_candidates(path: Path, mapped: bool = True) -> "Run":
-    """Loads a run with stored candidates, before PyTorch is imported. Raises BadRun without candidates.
+    """Loads a run, without PyTorch. Raises BadRun if it stored no network outputs to fuse again.
 
     mapped: False raises BadArgument for a run through a category map, which sweeps and oracles do not support
     """
@@ -238,7 +238,7 @@ def _run_with_candidates(path: Path, mapped: bool = True) -> "Run":
 def _fuse_run(
     path: Path, rule: str, out: Path, save_predictions: bool, overwrite: bool, resume: bool, as_json: bool
 ) -> None:
-    """Fuses a run's stored candidates by each rule, into a run of its own, and prints all scores."""
+    """Fuses a run's stored network outputs by each rule into a run of its own, and prints all scores."""
     loaded = _run_with_candidates(path)
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
@@ -264,7 +264,7 @@ def _sweep_run(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes
     loaded = _run_with_candidates(path, mapped=False)
 
     def open_input() -> "_SweepInput":
-        """Opens the run's stored candidates, which imports PyTorch."""
+        """Opens the network outputs that the run stored. Imports PyTorch."""
         from panbench.evaluation.stored.stored_model import StoredModel, dataset_of
         from panbench.report.answers.tables import comparison_row
 
@@ -280,7 +280,7 @@ def _sweep_run(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes
 def _write_sweep(
     open_input: "Callable[[], _SweepInput]", text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
 ) -> None:
-    """Scores every combination of thresholds, tunes on halves, prints and writes the results.
+    """Writes PQ by combination of thresholds, and on each half of the images PQ of those tuned on the other half.
 
     open_input: imports PyTorch
     """
@@ -331,7 +331,7 @@ def _write_sweep(
 
 
 def _store_oracle(path: Path, as_json: bool) -> None:
-    """Computes the oracle of a run, stores it in the run's folder and prints it."""
+    """Computes a run's PQ with fusion decisions set to the truth (its oracle), stores it in the run and prints it."""
     from panbench.runs import ORACLE_BLOCKS
     from panbench.studies.fusing.answer import ORACLE_VERSION, oracle_grid, oracle_record, write_oracle
 

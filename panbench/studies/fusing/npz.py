@@ -50,7 +50,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _check_members(members: list[zipfile.ZipInfo]) -> None:
-    """Raises _Unusable for names that no array has, and for more bytes than this machine's memory."""
+    """Raises _Unusable for invalid or repeated array names, encryption, and arrays larger than the machine's memory."""
     if len(members) > _MOST_ARRAYS:
         raise _Unusable(f"it has {len(members):,} members, more than {_MOST_ARRAYS:,}")
     names = [_array_name(member) for member in members]

@@ -62,7 +62,7 @@ def oracle_maps(
     image_id: int = 0,
     others: Sequence[SegmentedMap] = (),
 ) -> dict[str, PanopticPrediction]:
-    """Returns the panoptic map of each oracle step (labels, selection, order, all), by name.
+    """Returns the panoptic map with each kind of fusion decision set to the truth: labels, selection, order, or all.
 
     fused: the rule's map of this output; others: further rules' maps of it
     category_ids: by label; gt_segments: crowds are ignored, as no mask can match one
@@ -115,7 +115,7 @@ def _stack_masks(covers: Sequence[Bool], shape: tuple[int, ...]) -> Bool:
 
 
 def _instance_masks(output: Instances) -> tuple[Bool, npt.NDArray[np.int64]]:
-    """Returns the pasted instance masks and one mask per semantic channel that wins somewhere, with their labels."""
+    """Returns full-size masks with labels: one per instance, one per semantic class that is highest at some pixel."""
     height, width = output.frame.original
     covers = np.zeros((len(output.labels), height, width), np.bool_)
     for number, (window, mask) in enumerate(paste_masks(output, 0.5)):
@@ -156,7 +156,7 @@ def _measured_masks(covers: Bool, categories: Sequence[int], gt_ids: IdMap, true
 
 
 def _true_categories(own: _Masks, true: Sequence[Segment]) -> npt.NDArray[np.int64]:
-    """Does step `labels`: returns the segments' categories, corrected where a segment fits a true one (IoU > 0.5)."""
+    """Returns the segments' categories, set to the truth where IoU with a true segment exceeds 0.5 (step `labels`)."""
     category = own.category.copy()
     for index, number in own.matches(true, any_category=True).items():
         category[number] = true[index].category_id
@@ -164,7 +164,7 @@ def _true_categories(own: _Masks, true: Sequence[Segment]) -> npt.NDArray[np.int
 
 
 def _select_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """Does step `selection`: keeps matching segments, and adds the best masks for segments that the rule missed."""
+    """Keeps only segments that match a true one, and adds the best masks for those missed (oracle step `selection`)."""
     matched = own.matches(true)
     parts, category = (
         [own.covers[number] for number in matched.values()],
@@ -183,7 +183,7 @@ def _select_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[S
 
 
 def _order_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """Does step `order`: gives a matching segment all pixels of its true segment that its network mask covers."""
+    """Decides overlaps by the truth (oracle step `order`): matching segments get all true pixels in their masks."""
     covers = own.covers.copy()
     for index, number in own.matches(true).items():
         row = _mask_of_segment(masks, own, number)
@@ -207,7 +207,7 @@ def _mask_of_segment(masks: _Masks, own: _Masks, number: int) -> int | None:
 
 
 def _best_shapes(masks: _Masks, drawn: Sequence[_Masks], gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
-    """Does step `all`: gives each true segment the mask or segment that fits it best.
+    """Gives each true segment the best-fitting mask or segment, as if fusion decided all rightly (oracle step `all`).
 
     A shape always keeps its pixels within its true segment and loses only pixels outside, so its IoU cannot fall.
     Pixels outside go to the shapes by falling IoU.

@@ -136,6 +136,7 @@ class ResultsModel(Model):
     """A `Model` whose outputs are stored results; its labels are the category ids of the dataset."""
 
     def __init__(self, results: InstanceResults) -> None:
+        """Takes a detector's stored results as the outputs of a model."""
         self.results = results
         self.rule = PanopticFPN()
         self.device = torch.device("cpu")
@@ -159,9 +160,9 @@ class ResultsModel(Model):
         return ModelRecord(name=self.spec.name, title=self.spec.title)
 
     def load(self, scene: Scene) -> LoadedImage:
-        """Returns a black image of the scene's size: outputs are already stored, so no photograph is read."""
+        """Returns a black image of the photograph's size; the outputs are already stored, so no photograph is read."""
         return LoadedImage(scene, torch.zeros(3, scene.image.height, scene.image.width, dtype=torch.uint8), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[Instances]:
-        """Returns the stored results of each image in the batch."""
+        """Returns the stored instances and semantic map of each image in the batch."""
         return [self.results.read(image.scene.image.id) for image in batch]

@@ -11,7 +11,7 @@ from panbench.studies.fusing.answer import ORACLE_STEPS, oracle_record, read_ora
 
 
 def fusion_section(members: Sequence[Compared]) -> Section:
-    """Builds the section: a lower bound of what each fusion rule costs, for runs with a stored oracle."""
+    """Builds the report section on PQ lost by fusion (a lower bound), for runs evaluated by `fuse --oracle`."""
     title, rows, bars, lacking = "What fusion costs", [], [], []
     for index, member in enumerate(members):
         try:

@@ -42,7 +42,7 @@ CHANCE = 0.05
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of a gate, in points; `difference` is run − baseline, low and high its 95 % interval.
+    """A comparison of a run's score with its baseline's: run − baseline in percentage points, with a 95 % interval.
 
     p: two-sided, as in `compare`: from swapping the two runs image by image, or for SQ and IoU from the jackknife
     where: "all images" or the slice; detectable: the smallest drop that these images could have shown
@@ -101,10 +101,11 @@ class GateResult:
 
     @property
     def message(self) -> str:
-        """A sentence for each check that has the gate's outcome."""
+        """A sentence for each comparison with the worst outcome found: worse, cannot tell, or not worse."""
         return " ".join(self._check_in_words(check) for check in self.checks if check.outcome == self.outcome)
 
     def _check_in_words(self, check: Check) -> str:
+        """Returns a sentence on a run's score against its baseline: difference, interval, p and outcome."""
         name = f"{self.metric} of {self.run}" if check.where == "all images" else f"{self.metric} ({check.where})"
         if check.difference is None:
             return f"{name}: one of the runs has no such number on these images, so the gate cannot tell."

@@ -38,7 +38,7 @@ def by_openvino(model: Model) -> Model:
 
 
 class OpenVinoModel(HostedModel):
-    """A hosted model with one part computed by OpenVINO; everything else runs in PyTorch as before."""
+    """A model of which OpenVINO computes the backbone, or the whole network; the rest runs in PyTorch."""
 
     def __init__(self, model: HostedModel) -> None:
         vars(self).update(vars(model))
@@ -82,7 +82,7 @@ class OpenVinoForward:
         self._per_thread = threading.local()
 
     def __call__(self, *inputs: Tensor, **named: Tensor) -> Any:
-        """Returns the part's output in PyTorch's structure. Raises BadModel if it differs from PyTorch's output."""
+        """Computes a part of the network by OpenVINO instead of PyTorch. Raises BadModel if their outputs differ."""
         tensors = (*inputs, *named.values())
         answers = [self._infer(image, tuple(named)) for image in zip(*(each.split(1) for each in tensors), strict=True)]
         self.answers += len(answers)

@@ -120,7 +120,7 @@ class Relabelling:
         }
 
     def csv(self, side: int) -> str:
-        """Returns the suspect labels of a truth as CSV; answers are `name=id` of each model's segment."""
+        """Returns a truth's labels that models dispute, as CSV; `answers` names each model's segment as `name=id`."""
         table = self._named_suspects(side)
         named = [
             "; ".join(f"{answer.name}={segment}" for answer, segment in zip(self.answers, row, strict=False) if segment)
@@ -218,7 +218,7 @@ class Relabelling:
         )
 
     def _ceiling_rows(self, side: int) -> pd.DataFrame:
-        """Returns PQ with its interval, SQ and RQ of one truth as a prediction of the other, by group."""
+        """Returns PQ with interval, SQ and RQ of one ground truth scored on the other, for All, Things and Stuff."""
         table = self.ceiling[side]
         table = table[table["group"].notna()]
         wide = table.pivot_table(index="group", columns="metric", values="value", sort=False, dropna=False)

@@ -138,4 +138,5 @@ def _overlap_table(
 
 
 def _size_in_words(runs: IdRuns) -> str:
+    """Returns the height and width of an id map as text."""
     return "×".join(str(length) for length in runs.shape)

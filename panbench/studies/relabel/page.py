@@ -70,7 +70,7 @@ def _relabelling_page(found: Relabelling, images: Path | None, pictured: int, re
 def _suspect_facts(
     found: Relabelling, side: int, images: Path | None, pictured: int, reporter: Reporter
 ) -> dict[str, Any]:
-    """Returns the template's facts on the suspects of a truth: their number, the kinds on the page, and a card each."""
+    """Returns a truth's disputed labels for the template: their number, their kinds, and pictures of the first ones."""
     table = found.suspects[side]
     top = table[:pictured]
     cards = []
@@ -103,7 +103,7 @@ def _jpeg_url(tile: Photo) -> str:
 
 
 def _suspect_tiles(found: Relabelling, side: int, row: Any, images: Path | None) -> list[tuple[str, Photo]]:
-    """Returns title and picture of each tile of a suspect: the photograph, both truths, and each model."""
+    """Returns titled pictures of a disputed label: the photograph, both ground truths, and each model's prediction."""
     image_id = int(row.image_id)
     layers: list[tuple[str, Layer, int]] = []
     for index, truth in enumerate(found.truths):

@@ -189,7 +189,7 @@ def _agreeing_pairs(one: Matched, other: Matched, pairs: Pairs) -> tuple[Int, In
 
 
 def _consensus_vs_truth(matched: Sequence[Matched], members: Int) -> pd.DataFrame:
-    """Compares each consensus with every true segment (no crowds) that it overlaps, averaged over its members.
+    """Computes the mean IoU of agreeing models' segments (a consensus) with each true segment they overlap, no crowds.
 
     Columns: consensus, gt (index among the true segments), iou, inside (share of the members' pixels), covered (share
     of the true segment's pixels). As in PQ, pixels on void do not count.
@@ -223,7 +223,10 @@ def _consensus_vs_truth(matched: Sequence[Matched], members: Int) -> pd.DataFram
 
 
 def _contradicting_consensuses(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataFrame:
-    """Returns the consensuses that differ from the truth, with kind and score, as rows of `suspect_labels`."""
+    """Returns the objects on which most models agree but the truth differs, with kind and score, as a table.
+
+    Its columns are those of `suspect_labels`.
+    """
     truth = np.flatnonzero(matched[0].segments.is_gt)
     segments = matched[0].segments
     met = _consensus_vs_truth(matched, consensus.members)
@@ -231,7 +234,7 @@ def _contradicting_consensuses(matched: Sequence[Matched], consensus: _Consensus
     n = len(consensus.image)
 
     def best(table: pd.DataFrame, column: str) -> tuple[Int, Float]:
-        """Returns for each consensus the true segment with the highest value in a column (-1: none), and the value."""
+        """Returns for each object that models agree on the true segment of highest IoU (or other column), and the value."""
         top = table.sort_values(column, ascending=False, kind="stable").drop_duplicates("consensus")
         which, value = np.full(n, -1, np.int64), np.zeros(n)
         which[top["consensus"]], value[top["consensus"]] = top["gt"], top[column]
@@ -329,7 +332,7 @@ def _unseen_segments(matched: Sequence[Matched]) -> pd.DataFrame:
 
 
 def _rate_by_category_and_size(category: Int, pixels: Float, holds: npt.NDArray[np.bool_]) -> Float:
-    """Returns for each row the smoothed share of `holds` among rows of its category and third of sizes.
+    """Returns for each segment the smoothed share of True in `holds` among segments of its category and size tercile.
 
     If k of n rows hold, it is (k + 1) / (n + 2), never 0 or 1.
     A row counts towards its own rate: among a hundred it changes little, and among a few the rate is near 0.5 anyway.

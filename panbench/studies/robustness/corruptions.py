@@ -99,6 +99,7 @@ def parse_corruptions(text: str) -> list[Corruption]:
 
 
 def _check_corruption(corruption: Corruption) -> None:
+    """Raises BadArgument for an unknown corruption, or a severity outside 1–5."""
     if corruption.name not in CORRUPTIONS:
         near = difflib.get_close_matches(corruption.name, CORRUPTIONS, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"They are {', '.join(CORRUPTIONS)}; or all, or all15."

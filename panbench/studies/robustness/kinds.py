@@ -306,7 +306,7 @@ def _plasma(random: Random, least: int, decay: float) -> Float:
         side = len(grid)
 
         def noise(side: int = side, amplitude: float = amplitude) -> Float:
-            """Returns the noise that a round adds to its new points."""
+            """Returns uniform noise for the points that one doubling of the plasma grid adds."""
             return amplitude * random.uniform(-amplitude, amplitude, (side, side))
 
         corners = grid + np.roll(grid, -1, axis=0)

@@ -43,7 +43,7 @@ class NamedRuns:
 
 
 def expand_patterns(arguments: Sequence[Path]) -> NamedRuns:
-    """Expands patterns to the seeds of models, or to single runs if a pattern fits runs of several models.
+    """Finds the runs that patterns such as 'a@seed*' name; returns them as seeds of models, or as single runs.
 
     A path without a wildcard is a model with one seed; a pattern without a folder is also searched in results/.
     Raises BadRun for a pattern that fits no run, BadArgument if two patterns fit the same run.
@@ -217,7 +217,7 @@ class SeedStanding(Answer):
         }
 
     def table(self) -> pd.DataFrame:
-        """Returns one row per model and group."""
+        """Returns PQ of each model over its seeds, in a row each for All, Things and Stuff."""
         return self.found.models
 
     def _models_grid(self) -> Grid:
@@ -294,7 +294,7 @@ class SeedStanding(Answer):
 def seed_standing(
     models: Mapping[str, Sequence[Run]], *, common_images: bool = False, detect: float = 0.005, digits: int = 2
 ) -> SeedStanding:
-    """Compares models by the runs of their seeds.
+    """Compares models by PQ over their seeds' runs; returns the tables and sentences of `panbench compare`.
 
     common_images: compare on the images that all runs share; otherwise different images are an error
     detect: the difference, as a fraction, for which needed seeds are counted

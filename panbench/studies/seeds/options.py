@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SeedOptions(CompareOptions):
-    """The option `--detect`: the difference, in points of PQ, for which needed seeds are counted; None: 0.5."""
+    """The option `--detect`: a difference of PQ in points; the answer says how many seeds would show it. None: 0.5."""
 
     detect: Annotated[
         float | None,

@@ -65,7 +65,7 @@ class Tradeoff:
 
     @property
     def own_step(self) -> Step:
-        """The layer or size of the run itself: its last layer, or size 1."""
+        """PQ and time of the run itself, which uses the last decoder layer and images at scale 1."""
         return next(step for step in self.steps if step.is_run)
 
     @property
@@ -77,7 +77,7 @@ class Tradeoff:
 
 
 def _is_worse(step: Step) -> bool:
-    """Returns True if a layer or size is significantly worse than the run itself."""
+    """Returns True if PQ of an earlier decoder layer or another image scale is significantly below the run's own."""
     return bool(step.p is not None and step.p < 0.05 and step.lost is not None and step.lost > 0)
 
 
@@ -106,12 +106,12 @@ def tradeoffs(runs: Sequence[Run], *, tested: bool = True, reporter: Reporter = 
 
 
 def _is_step(run: Run) -> bool:
-    """Returns True if a run is itself a layer or a size of another run."""
+    """Returns True if `eval` made a run for an earlier decoder layer (`--layers`) or for an image scale (`--size`)."""
     return any(kind.word in run.info.arguments for kind in (LAYERS, SIZES))
 
 
 def _tradeoff_of(run: Run, kind: StepKind, tested: bool, reporter: Reporter) -> Tradeoff | None:
-    """Reads the layers or the sizes next to a run, with tests and times; None if there are none."""
+    """Reads PQ and times of a run's earlier decoder layers, or other image scales; None if there are none."""
     if run.path is None:
         return None
     home = Path(run.path)
@@ -141,7 +141,7 @@ def _tradeoff_of(run: Run, kind: StepKind, tested: bool, reporter: Reporter) -> 
 
 
 def _own_number(step_runs: Mapping[str, Run], kind: StepKind) -> float:
-    """Returns the number of layers of the run itself, or its size, 1. Raises BadRun if the layers contradict."""
+    """Returns the run's own decoder layer (the last), or image scale (1). Raises BadRun if its layers contradict."""
     if kind is SIZES:
         return 1.0
     counts = {str(run.info.arguments[kind.word]).partition(" of ")[2] for run in step_runs.values()}
@@ -191,7 +191,7 @@ def _pq_with_interval(sample: Sample) -> tuple[float | None, float | None, float
 
 
 def _tests_against(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Tests PQ of each layer or size against the run itself; returns fields of `Step` for each."""
+    """Tests PQ of each decoder layer or image scale against the run's own; returns each loss, its interval and p."""
     table = compare_runs(samples, baseline=own, reporter=reporter).differences
     of_all = table[(table["group"] == "All") & (table["metric"] == "PQ")]
     return {
@@ -235,7 +235,7 @@ class TradeoffAnswer(Answer):
         return [_tradeoff_record(one) for one in self.found]
 
     def table(self) -> pd.DataFrame:
-        """Returns one row per layer or size: fractions and milliseconds."""
+        """Returns one row per decoder layer or image scale: PQ as fraction 0–1 with interval, and milliseconds."""
         return tradeoff_curves(self.found, [one.run.name for one in self.found])
 
 
@@ -264,7 +264,7 @@ def _tradeoff_grid(one: Tradeoff, digits: int) -> Grid:
 
 
 def _enough_in_words(one: Tradeoff) -> str:
-    """Returns a sentence on the lowest layer or size that is not significantly worse than the run itself."""
+    """Returns a sentence on the earliest decoder layer, or smallest image scale, without a significant loss of PQ."""
     enough = one.enough
     if enough is None:
         return ""

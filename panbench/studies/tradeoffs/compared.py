@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparedSteps(CompareOptions):
-    """The options `--tradeoffs` and `--tradeoff-plot`."""
+    """The options `--tradeoffs` and `--tradeoff-plot`: compare PQ and time by decoder layer or image scale."""
 
     tradeoffs: Annotated[
         bool, Option("Compare each run with its other layers or sizes (`eval --layers`, `--size`), and their times.")
@@ -28,7 +28,7 @@ class ComparedSteps(CompareOptions):
             raise BadArgument("--tradeoff-plot draws what --tradeoffs compares. Add --tradeoffs.")
 
     def instead(self, comparing: Comparing) -> "Answer | None":
-        """Called before runs are compared: compares each run's layers or sizes; None without `--tradeoffs`.
+        """Called first by `panbench compare`: compares decoder layers or image scales of each run, with `--tradeoffs`.
 
         Raises BadArgument if other options are given.
         """

@@ -38,7 +38,7 @@ class ScaledModel(Wrapped):
         return {**running_settings(self.inner), SIZES.word: f"{self.factor:g}"}
 
     def describe(self) -> ModelRecord:
-        """Returns the model's record with the size in its name, without the published number of size 1."""
+        """Returns the model's record, named `NAME@sizeFACTOR`, without the published PQ, which is of unscaled input."""
         found = self.inner.describe()
         name, title = (None if each is None else f"{each}@size{self.factor:g}" for each in (found.name, found.title))
         return replace(found, name=name, title=title, published=None)

@@ -26,7 +26,7 @@ from panbench.studies.tradeoffs.steps import LAYERS, no_layers
 
 @dataclass(frozen=True)
 class LayeredCandidates(Candidates):
-    """Candidates of the last decoder layer, with those of each earlier layer in `earlier`, by number."""
+    """Masks and scores that the last decoder layer predicts; in `earlier` those of earlier layers, by layer number."""
 
     earlier: Mapping[int, Candidates] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class OfLayer(Rule):
 
     @property
     def called(self) -> str:
-        """How users write the wrapped rule."""
+        """The wrapped rule's name as `--rule` takes it."""
         return self.rule.called
 
     @property
@@ -99,19 +99,20 @@ class OfLayer(Rule):
         return {**self.rule.settings, LAYERS.word: f"{self.layer} of {self.count}"}
 
     def describe(self, model: ModelRecord) -> ModelRecord:
-        """Returns the model's record with the layer in its name, without the published number of the last layer."""
+        """Returns the model's record, named `NAME@layerN`, without the published PQ, which is of the last layer."""
         name, title = (None if each is None else f"{each}@layer{self.layer}" for each in (model.name, model.title))
         return replace(self.rule.describe(model), name=name, title=title, published=None)
 
     def record(self) -> dict[str, Any]:
-        """Returns the wrapped rule's record for run.json."""
+        """Returns the name and thresholds of the wrapped fusion rule, for run.json."""
         return self.rule.record()
 
     def __str__(self) -> str:
+        """Returns the wrapped rule as `--rule` takes it, with its thresholds."""
         return str(self.rule)
 
     def fuse(self, output: LayeredCandidates) -> Fused:
-        """Fuses the candidates of this layer by the wrapped rule."""
+        """Fuses the masks that an earlier decoder layer predicts into a panoptic map, by the model's fusion rule."""
         return self.rule.fuse(output.earlier[self.layer])
 
     def fuse_batch(self, outputs: Sequence[LayeredCandidates]) -> Any:
@@ -140,15 +141,16 @@ def cut_after(model: Model, layer: int) -> Model:
 
 
 def layered_model_in(model: Model) -> LayeredModel:
-    """Returns the LayeredModel among a model and the models that it wraps."""
+    """Returns the wrapper that adds earlier decoder layers to a model (`LayeredModel`), inside of further wrappers."""
     while not isinstance(model, LayeredModel):
         model = model.inner  # type: ignore[attr-defined]
     return model
 
 
 def runs_by_layer(model: Model, folders: Mapping[Rule, Path], options: EvaluateOptions) -> dict[Rule, Path]:
-    """Returns the run folder of each earlier layer, by the layer's rule, next to the runs in `folders`.
+    """Returns the run folder of each earlier decoder layer, by the fusion rule for that layer (`OfLayer`).
 
+    They lie next to those of the requested runs, `folders`.
     Raises BadRun if a folder already holds a run and neither --resume nor --overwrite is given.
     """
     wrapper = layered_model_in(model)
@@ -164,7 +166,7 @@ def runs_by_layer(model: Model, folders: Mapping[Rule, Path], options: EvaluateO
 
 
 def _altered_copy(model: Model, wrap: Callable[[Part, int], None] | None, layer: int | None = None) -> Model:
-    """Copies the model's network, cuts it after `layer`, and applies `wrap` to each part; None does neither."""
+    """Copies the model's network; optionally ends it after a decoder layer, and calls `wrap` on each module."""
     other, decoder = _copy_with_decoder(model)
     if layer is not None:
         decoder.cut(layer)
@@ -175,7 +177,7 @@ def _altered_copy(model: Model, wrap: Callable[[Part, int], None] | None, layer:
 
 
 class _StoredOutputs(threading.local):
-    """Stores what the parts of the complete network return in a pass, for the cut copies to reuse.
+    """Stores what the modules of a network return in a forward pass, so that shortened copies of it can reuse them.
 
     Outputs are stored call by call, for each thread of its own.
     """
@@ -186,7 +188,7 @@ class _StoredOutputs(threading.local):
 
     @contextlib.contextmanager
     def one_pass(self) -> Iterator[None]:
-        """Begins a pass with nothing stored, and deletes its outputs when the context ends."""
+        """Opens a context for one forward pass: stored outputs of network modules are deleted before and after."""
         self._values = {}
         try:
             yield
@@ -194,7 +196,7 @@ class _StoredOutputs(threading.local):
             self._values = {}
 
     def rewind(self) -> None:
-        """Makes the next copy of the network start at the first stored output of each part."""
+        """Makes the next shortened network start again at the first stored output of each module."""
         self._taken = Counter()
 
     def store(self, part: Part, key: int) -> None:
@@ -202,6 +204,7 @@ class _StoredOutputs(threading.local):
         method = getattr(part.owner, part.method)
 
         def call_and_store(*values: Any, **named: Any) -> Any:
+            """Calls a method of the complete network, stores what it returns, and returns it."""
             found = method(*values, **named)
             self._values.setdefault(key, []).append(found)
             return found
@@ -209,9 +212,10 @@ class _StoredOutputs(threading.local):
         setattr(part.owner, part.method, call_and_store)
 
     def reuse(self, part: Part, key: int) -> None:
-        """Makes a part of a cut copy return the stored output of the same call instead of computing it."""
+        """Makes a module of a shortened network return the complete network's stored output instead of computing it."""
 
         def stored_output(*values: Any, **named: Any) -> Any:
+            """Returns what the complete network's module returned at the same call, whatever the inputs."""
             index = self._taken[key]
             self._taken[key] += 1
             return self._values[key][index]

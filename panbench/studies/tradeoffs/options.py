@@ -82,7 +82,7 @@ class TradeoffOptions(StudyOptions):
 
     @property
     def further_runs(self) -> int:
-        """The number of further runs: one per earlier layer and per size other than 1."""
+        """The number of runs that are added: one per earlier decoder layer, and one per image scale other than 1."""
         return len(self.factors) + (_MOST_LAYERS if self.chosen is None else len(self.chosen))
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
@@ -128,7 +128,7 @@ class TradeoffOptions(StudyOptions):
         return runs_by_layer(model, folders, options)
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """Called before a pass: raises BadArgument for contradicting options of other studies; adds nothing."""
+        """Called before an evaluation: raises BadArgument if options of other studies contradict --layers or --size."""
         self._refuse_contradictions(evaluation.options)
         return Joined()
 
@@ -140,7 +140,7 @@ class TradeoffOptions(StudyOptions):
         options: EvaluateOptions,
         reporter: "Reporter",
     ) -> None:
-        """Called after the runs: evaluates the other sizes, and measures the time of each layer or size."""
+        """Called after an evaluation: evaluates the image scales of `--size`, and times each scale or decoder layer."""
         if self.layers is not None:
             from panbench.studies.tradeoffs.further_runs import time_layers
 
@@ -151,7 +151,7 @@ class TradeoffOptions(StudyOptions):
             evaluate_sizes(model, dataset, folders, self.factors, options, reporter)
 
     def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
-        """Returns a hint with the command that compares the steps."""
+        """Returns a hint with the command that compares PQ and time of the decoder layers or image scales."""
         if self.layers is None and self.size is None:
             return ()
         homes = [run for run in runs if "@layer" not in run.name]

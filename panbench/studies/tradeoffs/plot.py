@@ -1,4 +1,4 @@
-"""Plots PQ against time: a panel for layers and one for sizes, a line per model with its steps named."""
+"""Plots PQ against time in a panel by decoder layer and one by image scale, with a line per model."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

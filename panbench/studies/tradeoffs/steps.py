@@ -1,4 +1,7 @@
-"""Names and folders of the steps next to a run: `mask2former-tiny@layer3`, `mask2former-tiny@size0.5`."""
+"""Names the run folders of earlier decoder layers and other image scales: `m2f@layer3`, `m2f@size0.5`.
+
+They lie next to the run itself. Each layer or scale is a *step* of the run.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from panbench.base.errors import BadArgument
 
 @dataclass(frozen=True)
 class StepKind:
-    """The setting by which steps differ: the decoder layer, or the size of images.
+    """A setting that trades PQ against time: the decoder layer that predicts, or the scale of the input images.
 
     word: used in names of runs and as the setting in run.json; plural: names the file of times
     """
@@ -29,7 +32,7 @@ class StepKind:
         return named.with_name(f"{named.name}@{self.plural}.json")
 
     def steps_of(self, home: Path) -> Iterator[str]:
-        """Yields the layers or sizes that have a run next to the run in `home`, ascending."""
+        """Yields the decoder layers or image scales that were evaluated besides the run in `home`, ascending."""
         named = named_folder(home)
         pattern = re.compile(re.escape(f"{named.name}@{self.word}") + r"(\d+(?:\.\d+)?)")
         found = [match[1] for each in named.parent.glob("*/run.json") if (match := pattern.fullmatch(each.parent.name))]

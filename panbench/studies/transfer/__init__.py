@@ -1,4 +1,4 @@
-"""A model on data of other categories, through an explicit map."""
+"""Evaluates a model on a dataset of other categories, given a map from its categories to the dataset's."""
 
 from panbench.base.studies import Study
 

@@ -14,6 +14,7 @@ class MappedModel(Wrapped):
     """Wraps a model so that its maps have a dataset's categories; the network's outputs do not change."""
 
     def __init__(self, model: Model, category_map: CategoryMap) -> None:
+        """Wraps a model to predict a dataset's categories, by a map from its labels to them."""
         super().__init__(model)
         self.category_map = category_map
 

@@ -90,7 +90,7 @@ def unfused_scores(run: Run) -> UnfusedScores:
 
 
 def measured_before_fusion(table: UnfusedTable, categories: Sequence[Category]) -> dict[str, float | None]:
-    """Computes the metrics that the table has rows for, by name.
+    """Computes AP_pan, box AP_pan and mIoU_pan, by name, from a run's pixel counts, as far as it has them.
 
     Names: AP … APl, AP_box … APl_box, and mIoU_pan.
     """
@@ -154,7 +154,7 @@ def map_ap(run: Run) -> dict[str, float | None] | None:
 
 
 def map_grid(found: InstanceAP, truth: str) -> Grid:
-    """Tabulates the AP of maps for `panbench score --metrics pq,ap`.
+    """Tabulates mask AP of the thing segments of predicted panoptic maps, for `panbench score --metrics pq,ap`.
 
     truth: the ground truth of AP, in words
     """
@@ -267,7 +267,10 @@ def _tabulate_differences(
     jackknifed: Sequence[dict[str, Jackknife]],
     digits: int,
 ) -> list[Grid]:
-    """Tabulates paired differences between runs, the better run first; of over five runs only to the first."""
+    """Tabulates paired differences of AP_pan and mIoU_pan between each two runs; of over five runs, to the first only.
+
+    The better run of each pair is named first.
+    """
     rows = []
     pairs = list(combinations(range(len(titles)), 2))
     pairs = pairs if len(titles) <= 5 else [pair for pair in pairs if pair[0] == 0]

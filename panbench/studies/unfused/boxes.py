@@ -84,7 +84,7 @@ def joined_boxes(several: Sequence[Boxes | None]) -> Boxes | None:
 
 
 def _pairs_of_category(table: InstanceTable) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Returns the rows of each detection and true instance that have one image and one category."""
+    """Returns the indices of each detection and true instance that are of the same image and category."""
     images = np.union1d(table.det_image, table.gt_image)
     # An image's place and a category side by side in one integer: equal keys are found by one binary search.
     det = np.searchsorted(images, table.det_image).astype(np.int64) << 32 | table.det_category.astype(np.int64)

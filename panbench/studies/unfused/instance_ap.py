@@ -98,7 +98,7 @@ class InstanceAP:
     APl: float | None
 
     def as_record(self) -> dict[str, float | None]:
-        """Returns the six numbers by name, as `panbench metrics --json` prints them."""
+        """Returns AP, AP50, AP75, APs, APm and APl by name, as `panbench metrics --json` prints them."""
         return dict(vars(self))
 
 
@@ -132,7 +132,7 @@ def instance_ap(table: InstanceTable, category_ids: Sequence[int]) -> InstanceAP
 
 
 def jackknifed_ap(table: InstanceTable, category_ids: Sequence[int], images: Int64, units: int) -> Jackknife:
-    """Jackknifes the six numbers AP, AP50, AP75, APs, APm, APl over units of images; NaN without instances.
+    """Jackknifes AP, AP50, AP75, APs, APm and APl, leaving out a group of images at a time; NaN without instances.
 
     images: ascending, with every image of the table; every `units`-th image belongs to one unit. Matches do not depend
     on other images, so they are computed once, and a category changes only without a unit that contains it.
@@ -174,8 +174,9 @@ _FEW_FOUND = 300
 
 
 def _average_precision(hit: Bool, passed_over: Bool, times: Float, needed: Int64) -> Float:
-    """Computes AP of one category and range of sizes at each IoU threshold, (thresholds, columns).
+    """Computes AP of one category and size range at each IoU threshold, for several sets of images (columns) at once.
 
+    Returns (thresholds, columns).
     times: (detections, columns) how often each detection counts; needed: (columns,) the number of true instances
     """
     result = np.zeros((len(IOU_THRESHOLDS), times.shape[1]))
@@ -237,7 +238,7 @@ class _CategoryRows:
 
 @dataclass(frozen=True)
 class _SortedTable:
-    """The rows of all categories, one category after another.
+    """The detections, true instances and their pairs of all images, sorted by category.
 
     det, gt, pair: where the rows of each category begin and end
     category_ids: those of the table, ascending
@@ -250,7 +251,7 @@ class _SortedTable:
     pair: Int64
 
     def of_category(self, category_id: int) -> _CategoryRows:
-        """Returns the rows of one category; none if the table lacks it."""
+        """Returns the detections, true instances and their pairs of one category; empty if it has none."""
         index = int(np.searchsorted(self.category_ids, category_id))
         if index == len(self.category_ids) or self.category_ids[index] != category_id:
             # An absent category: empty slices past the end.

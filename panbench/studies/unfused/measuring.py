@@ -29,7 +29,7 @@ from panbench.studies.unfused.rows import images_measured, write_unfused
 
 
 class Measurer(Sink):
-    """Counts the rows of AP_pan and mIoU_pan for each image, and writes them in chunks."""
+    """Counts pixels of each image's network output and ground truth for AP_pan and mIoU_pan; writes them into runs."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Measurer(Sink):
         self._since = time.monotonic()
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
-        """Called for each output: copies its statistics to the host, and returns the counting of its rows for later."""
+        """Called for each network output: copies its masks off the GPU; returns a function that counts their pixels."""
         return functools.partial(self._count_rows, self.measure(output))
 
     def measure(self, output: Output) -> Unfused:
@@ -68,7 +68,7 @@ class Measurer(Sink):
         return unfused(output, self.things, instances=self.ap, semantic=self.miou)
 
     def keep(self, found: Sequence[UnfusedTable]) -> None:
-        """Called after each batch: adds its rows to the current chunk, and writes the chunk if it is full."""
+        """Called after each batch: collects its pixel counts, and writes them into the runs when there are enough."""
         self._chunk.extend(found)
         if chunk_is_full(len(self._chunk), self._since):
             self.close()
@@ -86,7 +86,7 @@ class Measurer(Sink):
         self._since = time.monotonic()
 
     def _count_rows(self, found: Unfused, seen: SeenImage) -> UnfusedTable:
-        """Counts one image's rows of AP_pan and mIoU_pan against its ground truth."""
+        """Counts one image's areas and shared pixels, by instance and by category, for AP_pan and mIoU_pan."""
         scene = seen.scene
         ids, _ = seen.truth((scene.image.height, scene.image.width))
         instances = pixels = None
@@ -104,6 +104,7 @@ class Measurer(Sink):
         image = scene.image.id
 
         def image_column(n: int) -> npt.NDArray[np.int64]:
+            """Returns a column of n rows, each with the id of this image."""
             return np.full(n, image, np.int64)
 
         return InstanceTable(
@@ -161,7 +162,7 @@ class Measurer(Sink):
         names = np.unique(np.concatenate([true[labelled], predicted[labelled & (predicted > 0)]]))
 
         def pixels_of(category: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-            """Sums the pixels of some rows by category."""
+            """Sums pixels by category, over selected pairs of true segment and predicted label."""
             found = np.bincount(np.searchsorted(names, category[rows]), pixels[rows], len(names))
             return found.astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""AP_pan, box AP_pan and mIoU_pan before fusion, from rows of pixels, with intervals.
+"""Computes AP_pan, box AP_pan and mIoU_pan of outputs before fusion, with intervals, from pixel counts per image.
 
 AP_pan is the mask AP of the instances that a panoptic model predicts (they may overlap), box AP_pan that of their
 boxes, mIoU_pan the mIoU of its semantic sum Σ class × mask; the mIoU of metrics/semantic.py is that of the fused map.
@@ -49,6 +49,7 @@ class CategoryPixels:
     pixels: Int64
 
     def __len__(self) -> int:
+        """Returns the number of (image, category) pairs."""
         return len(self.image_id)
 
 
@@ -65,7 +66,7 @@ class UnfusedTable:
     pixels: CategoryPixels | None = None
 
     def only(self, images: Int64) -> "UnfusedTable":
-        """Returns the table of some of its images."""
+        """Returns the pixel counts, for AP_pan and mIoU_pan, of some of the images."""
         instances, pixels = self.instances, self.pixels
         if instances is not None:
             chosen = {kind: np.isin(getattr(instances, f"{kind}_image"), images) for kind in ("det", "gt", "pair")}
@@ -169,7 +170,7 @@ def _pixels_by_image(pixels: CategoryPixels, images: Int64, categories: Sequence
 
 
 def _category_iou(counts: Float) -> Float:
-    """Returns (categories, n) IoU of (3, categories, n) pixels; NaN without true and predicted pixels."""
+    """Returns (categories, n) IoU from (3, categories, n) true, predicted and shared pixels; NaN where all are 0."""
     true, predicted, shared = counts
     union = true + predicted - shared
     return np.divide(shared, union, out=np.full(union.shape, np.nan), where=union > 0)

@@ -79,14 +79,14 @@ class UnfusedOptions(StudyOptions):
             raise BadArgument("--metrics ap and miou need ground truth, and this dataset lists images without it.")
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """Called before a pass: adds a sink that writes the rows of the requested metrics into the runs."""
+        """Called before an evaluation: adds the measuring of AP_pan and mIoU_pan to its loop, if requested."""
         if self.measured == ("pq",):
             return Joined(_metric_settings(None, None))
         _refuse_unmeasured(evaluation.model, evaluation.dataset)
         truth = self._ap_instances(evaluation.dataset)
 
         def sink(writers: "Sequence[RunWriter]") -> "Sink":
-            """Makes the sink when the runs are open for writing."""
+            """Makes the `Measurer` that takes the network's outputs and writes pixel counts into the open runs."""
             from panbench.studies.unfused.measuring import Measurer
 
             ids = evaluation.model.category_ids(evaluation.dataset.categories)
@@ -146,7 +146,7 @@ METRICS_OF_MAPS = ("pq", "ap")
 
 @dataclass(frozen=True)
 class MapScores(ScoreOptions):
-    """The option `--metrics` of `score`: AP of the things of the maps, and its ground truth."""
+    """The option `--metrics` of `score`: also mask AP of predicted thing segments, and a ground truth for it."""
 
     metrics: Annotated[
         str,
@@ -159,12 +159,12 @@ class MapScores(ScoreOptions):
     ] = "pq"
 
     def __post_init__(self) -> None:
-        """Raises BadArgument for another metric."""
+        """Raises BadArgument for a metric other than pq and ap."""
         _ = self._with_ap
 
     @property
     def _with_ap(self) -> bool:
-        """True if AP is requested. Raises BadArgument for metrics that maps do not have."""
+        """True if `score --metrics` requests AP. Raises BadArgument for a metric other than pq and ap."""
         if "miou" in self.metrics.lower().split(","):
             raise BadArgument(
                 f"--metrics {self.metrics}: mIoU_pan is measured before fusion, by `panbench eval --metrics pq,miou`. "

@@ -122,7 +122,7 @@ def _unfused_candidates(output: Candidates, things: Sequence[bool], instances: b
 
 
 def _unfused_boxes(output: Instances, things: Sequence[bool], instances: bool, semantic: bool) -> Unfused:
-    """Extracts boxes with masks, ranked by score; in the semantic map things are Σ score × mask, stuff the softmax."""
+    """Extracts instances by score, and the semantic map: Σ score × mask for things, softmax of the logits for stuff."""
     height, width = output.frame.original
     device = output.semantic_logits.device
     classes = len(things)
@@ -185,27 +185,27 @@ class _SemanticSums:
 
     @property
     def is_last(self) -> bool:
-        """True if no further classes follow."""
+        """True if no classes are left to sum after the current ones."""
         return self._first + self._step >= self._weights.shape[1]
 
     def add(self, rows: Tensor, probabilities: Tensor) -> None:
-        """Adds class × mask of some candidates, given their (rows, H, W) mask probabilities, to the current sums."""
+        """Adds class score × mask probability (queries, H, W) of some queries to the sums of the current classes."""
         own = self._weights[rows, self._first : self._first + self._step]
         self._sums[: own.shape[1]].addmm_(own.T, probabilities.flatten(1))
 
     def next_classes(self) -> None:
-        """Starts the next classes, for which all masks must be added again."""
+        """Moves on to the next classes, as memory holds few at a time; all masks must be added again for them."""
         self._update_best()
         self._first += self._step
         self._sums.zero_()
 
     def labels(self) -> npt.NDArray[np.int16]:
-        """Returns (H, W) int16, the class with the highest sum at each pixel; NO_LABEL where no sum is above 0."""
+        """Returns (H, W) int16, the class of highest Σ class × mask at each pixel; NO_LABEL where no sum is above 0."""
         best, winner = self._update_best()
         return torch.where(best > 0, winner, NO_LABEL).view(self._shape).to(torch.int16).cpu().numpy()
 
     def _update_best(self) -> tuple[Tensor, Tensor]:
-        """Compares the current classes with the best so far; returns the highest sums and their classes."""
+        """Updates each pixel's highest Σ class × mask, and its class, with the current classes; returns both."""
         count = min(self._step, self._weights.shape[1] - self._first)
         best, winner = self._sums[:count].max(dim=0)
         winner = winner + self._first

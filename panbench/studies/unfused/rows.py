@@ -1,4 +1,4 @@
-"""The study table of a run with rows before fusion, from which AP_pan and mIoU_pan are computed.
+"""Stores the pixel counts of a run's images before fusion, from which AP_pan and mIoU_pan are computed, as Parquet.
 
 | kind | one row per | columns that it uses |
 | --- | --- | --- |
@@ -79,7 +79,7 @@ def read_unfused(run: Run) -> UnfusedTable | None:
 
 
 def _to_arrow(table: UnfusedTable) -> "pa.Table":
-    """Converts rows of all kinds to one Arrow table, the study table of a run."""
+    """Converts the pixel counts for AP_pan and mIoU_pan to the Arrow table that a run stores."""
     import pyarrow as pa
 
     blocks: list[tuple[str, Columns]] = [("image", {"image_id": table.image_id})]
@@ -114,7 +114,7 @@ def _box_columns(instances: InstanceTable, kind: str) -> Columns:
 
 
 def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
-    """Converts the study table of a run back to rows. Raises ValueError for other tables."""
+    """Converts a run's stored Arrow table to pixel counts for AP_pan and mIoU_pan. Raises ValueError for others."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -126,7 +126,7 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
     kinds = arrow.column("kind").cast(pa.string())
 
     def of_kind(kind: str, names: Sequence[str] = ()) -> list[npt.NDArray[Any]]:
-        """Returns the columns of one kind of rows."""
+        """Returns the columns of one kind of rows: images, detections, true instances, their pairs, or categories."""
         rows = arrow.filter(pc.equal(kinds, kind)).select(list(names or _COLUMNS[kind]))
         return [column.combine_chunks().to_numpy(zero_copy_only=False) for column in rows.columns]
 

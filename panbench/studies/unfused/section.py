@@ -16,7 +16,7 @@ _HOW = "`panbench eval … --metrics pq,ap,miou` measures them in the pass of PQ
 
 
 def unfused_section(members: Sequence[Compared]) -> Section:
-    """Builds the section: AP_pan, box AP_pan and mIoU_pan, for runs with the rows."""
+    """Builds the report section on AP_pan, box AP_pan and mIoU_pan, for runs that measured them."""
     title, rows, notes, lacking = "Before fusion", [], [METRICS_EXPLAINED], []
     for index, member in enumerate(members):
         try:
