@@ -82,8 +82,9 @@ RULES = Register(
 
 _MASKS = {"score": True, "overlap": True, "mask": True}
 _BOXES = {**_MASKS, "stuff_area": False}
+_TAKE_BOXES = ("panoptic-fpn", "combine")
 THRESHOLDS: Mapping[str, Mapping[str, bool]] = {
-    **dict.fromkeys(("panoptic-fpn", "combine"), _BOXES),
+    **dict.fromkeys(_TAKE_BOXES, _BOXES),
     **dict.fromkeys(("maskformer", "mask2former", "oneformer", "maskdino", "eomt"), _MASKS),
     "detr": {"score": True, "small": False},
     "mask-wise": {"quality": True, "overlap_things": True, "overlap_stuff": True, "mask": True},
@@ -319,6 +320,20 @@ def multiply_adds() -> Mapping[str, int]:
     """
     found: dict[str, int] = json.loads((configs_folder() / "_multiply_adds.json").read_text("utf-8"))
     return found
+
+
+def refuse_unfit_rules(rules: Iterable[str], specs: Iterable[ModelSpec]) -> None:
+    """Raises BadArgument if a built-in rule cannot take what a built-in family predicts, before PyTorch is loaded."""
+    kinds = {True: "boxes with masks and a semantic map", False: "masks that compete (queries)"}
+    named = {name for rule in rules if rule_reference(rule) is None and (name := rule_name(rule)) in THRESHOLDS}
+    for spec in specs:
+        boxes = spec.family in WITHOUT_QUERIES
+        fitting = [name for name in RULES if name in THRESHOLDS and name != "given" and (name in _TAKE_BOXES) == boxes]
+        if spec.adapter == FAMILIES.get(spec.family) and (unfit := sorted(named.difference(fitting, ["given"]))):
+            raise BadArgument(
+                f"The rule {unfit[0]} takes {kinds[not boxes]}, and {spec.title} gives {kinds[boxes]}. "
+                f"Rules that fit it: {', '.join(fitting)}."
+            )
 
 
 def is_shipped(spec: ModelSpec) -> bool:

@@ -15,6 +15,7 @@ from panbench.catalog import (
     choose_models,
     is_shipped,
     random_seed,
+    refuse_unfit_rules,
     resolve_models,
     split_names,
     split_rules,
@@ -54,6 +55,7 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> "Prepare
     rules = [] if request.rule is None else split_rules(request.rule)
     options = _evaluate_options(request, studies)
     specs, data = _choose_data(request, specs)
+    refuse_unfit_rules(rules, specs)
     for study in studies:
         study.check_models(specs)
 

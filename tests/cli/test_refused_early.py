@@ -35,6 +35,11 @@ def test_files_rules_and_labels_are_refused_before_pytorch(tmp_path):
             ([*TINY, "--out", "foreign", "--overwrite"], not_a_run),
             ([*TINY, "--rule", "mask2former:score=2"], "score is '2' but must be a number from 0 to 1"),
             ([*TINY, "--rule", "paper,mask2former:sore=0.5"], "has no threshold 'sore'. Did you mean score?"),
+            (
+                [*TINY, "--rule", "paper,combine"],
+                "combine takes boxes with masks and a semantic map, and Mask2Former",
+            ),
+            ([*EVAL, "--model", "panoptic-fpn-tiny", "--rule", "eomt"], "Rules that fit it: panoptic-fpn, combine."),
             ([*EVAL, "--model", "./labels", "--checkpoint", "random"], "names none of its 2 labels"),
         ],
     )
