@@ -1,4 +1,4 @@
-"""Counts overlaps of the pixels near the boundaries of segments, for boundary PQ. [Cheng et al. 2021]
+"""Counts overlaps of the pixels near the boundaries of segments, for boundary PQ [Cheng et al. 2021].
 
 The boundary of a segment consists of its pixels within distance d of a pixel of another segment; d is 2 % of the
 image's diagonal, rounded, at least 1. As in the authors' code the distance is the larger coordinate difference (erosion

@@ -115,12 +115,14 @@ def read_panoptic_json(
     images_suffice: accept a JSON without the key `annotations`, such as a list of test images
     Raises BadDataset with file, record and field if the JSON is not COCO panoptic.
     """
-    reader = _Reader(path, folder)
+    reader = _PanopticJsonReader(path, folder)
     optional = ("annotations",) if images_suffice else ()
-    document = reader.document(("images", "annotations", "categories"), optional)
-    categories = reader.categories(document["categories"])
-    images = reader.images(document["images"])
-    annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
+    document = reader.read_json_lists(("images", "annotations", "categories"), optional)
+    categories = reader.parse_categories(document["categories"])
+    images = reader.parse_images(document["images"])
+    annotations = reader.parse_annotations(
+        document["annotations"], {category.id for category in categories}, counted=False
+    )
     if unlisted := [image_id for image_id in annotations if image_id not in images]:
         raise BadDataset(
             f"{path}: annotations name image ids that `images` does not list: {listed(unlisted)}. "
@@ -135,16 +137,16 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     Segments need `id` and `category_id`; `score` is optional. Areas are 0, to be counted from the PNGs. Categories are
     not checked. Otherwise as `read_panoptic_json`.
     """
-    reader = _Reader(path, folder)
-    document = reader.document(("annotations",))
-    annotations = reader.annotations(document["annotations"], None, counted=True)
+    reader = _PanopticJsonReader(path, folder)
+    document = reader.read_json_lists(("annotations",))
+    annotations = reader.parse_annotations(document["annotations"], None, counted=True)
     return PanopticSet((), {}, annotations, reader.folder, reader.path, sha256=reader.sha256)
 
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
     """Reads the file names of id PNGs by image id from a panoptic JSON, without its segments. Raises BadDataset."""
-    reader = _Reader(path)
-    records = enumerate(reader.document(("annotations",))["annotations"])
+    reader = _PanopticJsonReader(path)
+    records = enumerate(reader.read_json_lists(("annotations",))["annotations"])
     named = ((f"annotations[{index}]", record) for index, record in records)
     return {reader.image_id(record, "image_id", where): reader.file_name(record, where) for where, record in named}
 
@@ -172,16 +174,16 @@ def read_annotation_columns(
 
     `images` may be absent, as in panopticapi. Other checks and messages are those of `read_panoptic_json`.
     """
-    reader = _Reader(path, folder)
-    rows = _ColumnBuilder()
+    reader = _PanopticJsonReader(path, folder)
+    rows = _AnnotationColumnBuilder()
     categories: tuple[Category, ...] = ()
     photographs, names = array("q"), array("q")
     own_categories: dict[int, tuple[str, bool | None]] = {}
     keys = ("annotations",) if predictions else ("annotations", "categories")
-    for key, records in reader.walk(keys, also=("images", "categories")):
+    for key, records in reader.walk_json_lists(keys, also=("images", "categories")):
         if key == "annotations":
             for index, record in enumerate(records):
-                rows.add(reader, record, index, predictions)
+                rows.add_annotation(reader, record, index, predictions)
         elif key == "images":
             for image_id, name in _photograph_names(records):
                 photographs.append(image_id)
@@ -189,9 +191,9 @@ def read_annotation_columns(
         elif predictions:
             own_categories = _own_categories(records)
         else:
-            categories = reader.categories(list(records))
+            categories = reader.parse_categories(list(records))
     columns = replace(
-        rows.columns(categories, reader.folder, reader.path),
+        rows.annotation_columns(categories, reader.folder, reader.path),
         own_categories=own_categories,
         same_photograph=ids_sharing_a_name(photographs, np.array(names, np.int64)),
         sha256=reader.sha256,
@@ -252,7 +254,7 @@ def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet)
     )
 
 
-def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
+def _check_category_ids(reader: "_PanopticJsonReader", columns: AnnotationColumns) -> None:
     """Raises BadDataset if a segment's category id is not among the categories."""
     known = np.array([category.id for category in columns.categories], np.int32)
     unknown = np.flatnonzero(~np.isin(columns.category_id, known))
@@ -263,7 +265,7 @@ def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
         )
 
 
-class _ColumnBuilder:
+class _AnnotationColumnBuilder:
     """Collects annotations record by record into the columns of AnnotationColumns."""
 
     def __init__(self) -> None:
@@ -273,7 +275,7 @@ class _ColumnBuilder:
         self.id, self.category_id, self.area = array("i"), array("i"), array("q")
         self.iscrowd, self.score = array("b"), array("f")
 
-    def add(self, reader: "_Reader", record: Any, index: int, counted: bool) -> None:
+    def add_annotation(self, reader: "_PanopticJsonReader", record: Any, index: int, counted: bool) -> None:
         """Appends one record of `annotations`.
 
         The fast path reads whole columns of the record; anything unusual goes through the reader, field by field, which
@@ -307,7 +309,7 @@ class _ColumnBuilder:
             crowds = array("b", [value == 1 for value in iscrowd])
             score = array("f", [math.nan]) * len(ids)
         else:
-            annotation = reader.annotation(record, index, self.image_ids, counted)
+            annotation = reader.parse_annotation(record, index, self.image_ids, counted)
             image_id, name, listing = annotation.image_id, annotation.file_name, annotation.segments
             ids = array("i", [segment.id for segment in listing])
             category_ids = array("i", [segment.category_id for segment in listing])
@@ -323,7 +325,7 @@ class _ColumnBuilder:
         self.score.extend(score)
         self.first.append(len(self.id))
 
-    def columns(self, categories: tuple[Category, ...], folder: Path, path: Path) -> AnnotationColumns:
+    def annotation_columns(self, categories: tuple[Category, ...], folder: Path, path: Path) -> AnnotationColumns:
         """Returns the collected segments as arrays."""
         return AnnotationColumns(
             categories=categories,
@@ -341,6 +343,7 @@ class _ColumnBuilder:
 
 
 def _segment_record(segment: Segment) -> dict[str, Any]:
+    """Converts a segment to its record in `segments_info` of a COCO panoptic JSON."""
     record: dict[str, Any] = {
         "id": segment.id,
         "category_id": segment.category_id,
@@ -374,32 +377,36 @@ def _skip_space(text: str, at: int) -> int:
     return found.end()
 
 
-class _RecordParser:
-    """Iterator over the JSON list that begins at `at`, parsing one element at a time; moves `at` behind the list."""
+class _JsonListParser:
+    """Iterates over a list in the text of a JSON file, parsing one element at a time.
 
-    def __init__(self, reader: "_Reader", text: str, at: int) -> None:
+    at: where the list begins in the text; once it is exhausted, the position after it
+    """
+
+    def __init__(self, reader: "_PanopticJsonReader", text: str, at: int) -> None:
         self.reader, self.text, self.at = reader, text, at
 
     def __iter__(self) -> Iterator[Any]:
+        """Yields the elements of the JSON list, each parsed when it is asked for. Raises BadDataset."""
         text, at = self.text, _skip_space(self.text, self.at + 1)
         more = text[at : at + 1] != "]"
         while more:
             try:
                 record, at = _SCAN(text, at)
             except (ValueError, RecursionError) as problem:
-                raise self.reader.not_json(problem) from None
+                raise self.reader.bad_json_syntax(problem) from None
             yield record
             at = _skip_space(text, at)
             more = text[at : at + 1] == ","
             if more:
                 at = _skip_space(text, at + 1)
             elif text[at : at + 1] != "]":
-                raise self.reader.not_json(f"a comma or ] is missing at character {at}")
+                raise self.reader.bad_json_syntax(f"a comma or ] is missing at character {at}")
         self.at = at + 1
 
 
-class _Reader:
-    """Converts the records of one JSON to our types; error messages name the file, the record and the field."""
+class _PanopticJsonReader:
+    """Reads a COCO panoptic JSON and checks its records; error messages name the file, the record and the field."""
 
     def __init__(self, path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = png_folder(path) if folder is None else path_at(folder)
@@ -407,20 +414,20 @@ class _Reader:
         self.sha256 = ""
         """of the file, once it has been read"""
 
-    def error(self, what: str) -> BadDataset:
+    def bad_json(self, what: str) -> BadDataset:
         """Returns a BadDataset whose message begins with the path of the JSON."""
         return BadDataset(f"{self.path}: {what}")
 
-    def not_json(self, why: object) -> BadDataset:
+    def bad_json_syntax(self, why: object) -> BadDataset:
         """Returns the BadDataset for a file that cannot be parsed as JSON."""
-        return self.error(f"is not JSON ({why}).")
+        return self.bad_json(f"is not JSON ({why}).")
 
-    def document(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    def read_json_lists(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
         """Reads the lists named by `keys` at once; an `optional` one that is absent is empty."""
         absent: dict[str, list[Any]] = {key: [] for key in optional}
-        return absent | {key: list(records) for key, records in self.walk(keys, optional)}
+        return absent | {key: list(records) for key, records in self.walk_json_lists(keys, optional)}
 
-    def walk(
+    def walk_json_lists(
         self, keys: tuple[str, ...], optional: tuple[str, ...] = (), also: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, Iterable[Any]]]:
         """Yields (key, records) for each list named by `keys`, in the order of the file; records are parsed one by one.
@@ -429,59 +436,59 @@ class _Reader:
         taking the next key.
         optional: those of `keys` that may be absent; also: further keys to yield if they exist and are lists
         """
-        text = self.text()
+        text = self.read_json_text()
         missing = {key: None for key in keys if key not in optional}
         start = _skip_space(text, 0)
         if start == len(text):
-            raise self.error("the file is empty. Write or copy it again.")
+            raise self.bad_json("the file is empty. Write or copy it again.")
         if text[start] == "[":
-            raise self.error(f"is not COCO panoptic: {self._explain_list(text)}")
+            raise self.bad_json(f"is not COCO panoptic: {self._explain_json_list(text)}")
         try:
-            at = self.expect(text, start, "{", f"an object with {', '.join(keys)}")
+            at = self.expect_character(text, start, "{", f"an object with {', '.join(keys)}")
             while text[at : at + 1] != "}":
                 key, at = _SCAN(text, at)
-                at = self.expect(text, _skip_space(text, at), ":", "a colon")
+                at = self.expect_character(text, _skip_space(text, at), ":", "a colon")
                 if key in keys or (key in also and text[at : at + 1] == "["):
-                    self.expect(text, at, "[", f"a list as `{key}`")
+                    self.expect_character(text, at, "[", f"a list as `{key}`")
                     missing.pop(key, None)
-                    records = _RecordParser(self, text, at)
+                    records = _JsonListParser(self, text, at)
                     yield key, records
                     at = records.at
                 else:
                     _, at = _SCAN(text, at)
                 at = _skip_space(text, at)
                 if text[at : at + 1] != "}":
-                    at = self.expect(text, at, ",", "a comma")
+                    at = self.expect_character(text, at, ",", "a comma")
             if _skip_space(text, at + 1) != len(text):
-                raise self.not_json(f"extra data after the object at character {at + 1}")
+                raise self.bad_json_syntax(f"extra data after the object at character {at + 1}")
         except (ValueError, RecursionError) as problem:
-            raise self.not_json(problem) from None
+            raise self.bad_json_syntax(problem) from None
         if missing:
-            raise self.error(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
+            raise self.bad_json(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
 
-    def text(self) -> str:
+    def read_json_text(self) -> str:
         """Reads the JSON's text and sets `sha256`. Raises BadDataset."""
         try:
             content = self.path.read_bytes()
             self.sha256 = hashlib.sha256(content).hexdigest()
             return content.decode("utf-8-sig")
         except FileNotFoundError:
-            raise BadDataset(f"{self.path} was not found. {self._suggest_file()}") from None
+            raise BadDataset(f"{self.path} was not found. {self._suggest_json_file()}") from None
         except IsADirectoryError:
-            raise BadDataset(f"{self.path} is a folder. {self._suggest_json()}") from None
+            raise BadDataset(f"{self.path} is a folder. {self._suggest_json_of_folder()}") from None
         except OSError as problem:
             raise BadDataset(f"{self.path} cannot be read: {problem.strerror or problem}.") from None
         except ValueError as problem:
-            raise self.not_json(problem) from None
+            raise self.bad_json_syntax(problem) from None
 
-    def _explain_list(self, text: str) -> str:
+    def _explain_json_list(self, text: str) -> str:
         """Explains what a JSON that begins with a list probably is."""
         expected = "expected an object with the key `annotations`, found a list."
         if '"segments_info"' in text:
             return f'{expected} Write {{"annotations": [...]}} around it.'
         return f"{expected} COCO's results of detection are such a list; PQ needs a PNG of segment ids for each image."
 
-    def _suggest_file(self) -> str:
+    def _suggest_json_file(self) -> str:
         """Suggests what was meant by a path that does not exist, from the files in its folder."""
         if is_remote(self.path):
             return "Give the URL of a COCO panoptic JSON."
@@ -497,59 +504,64 @@ class _Reader:
             return f"Did you mean {self.path.with_name(near[0])}?"
         return "Give the path of a COCO panoptic JSON."
 
-    def _suggest_json(self) -> str:
+    def _suggest_json_of_folder(self) -> str:
         """Suggests which JSON was meant by a folder, from the files in it and next to it."""
         near = [self.path.with_name(f"{self.path.name}.json"), *sorted(self.path.glob("*.json"))[:1]]
         found = next((path for path in near if path.is_file()), None)
         return "Give the JSON that lists its segments" + (f": {found}?" if found else ".")
 
-    def expect(self, text: str, at: int, sign: str, what: str) -> int:
+    def expect_character(self, text: str, at: int, sign: str, what: str) -> int:
         """Returns the position after the character `sign` and white space. Raises BadDataset if it is not at `at`."""
         if text[at : at + 1] != sign:
-            raise self.error(f"is not COCO panoptic: expected {what} at character {at}, found {text[at : at + 10]!r}.")
+            raise self.bad_json(
+                f"is not COCO panoptic: expected {what} at character {at}, found {text[at : at + 10]!r}."
+            )
         return _skip_space(text, at + 1)
 
-    def categories(self, records: list[Any]) -> tuple[Category, ...]:
+    def parse_categories(self, records: list[Any]) -> tuple[Category, ...]:
         """Parses the records of `categories`. Raises BadDataset for a wrong or repeated one."""
         found: dict[int, Category] = {}
         for index, record in enumerate(records):
             where = f"categories[{index}]"
-            category_id = self.integer(record, "id", where, low=0, high=_MAX_CATEGORY_ID)
+            category_id = self.integer_field(record, "id", where, low=0, high=_MAX_CATEGORY_ID)
             color = record.get("color")
-            isthing = self.value(record, "isthing", where)
+            isthing = self.json_field(record, "isthing", where)
             if isthing not in (0, 1):
-                raise self.error(f"{where}.isthing must be 0 or 1, not {isthing!r}.")
+                raise self.bad_json(f"{where}.isthing must be 0 or 1, not {isthing!r}.")
             if category_id in found:
-                raise self.error(f"{where} repeats category id {category_id}.")
+                raise self.bad_json(f"{where} repeats category id {category_id}.")
             found[category_id] = Category(
                 id=category_id,
-                name=self.string(record, "name", where),
+                name=self.text_field(record, "name", where),
                 isthing=isthing == 1,
                 supercategory=str(record.get("supercategory") or ""),
                 color=_valid_color(color),
             )
         return tuple(found.values())
 
-    def images(self, records: list[Any]) -> dict[int, ImageInfo]:
+    def parse_images(self, records: list[Any]) -> dict[int, ImageInfo]:
         """Parses the records of `images`; returns ImageInfo by image id. Raises BadDataset."""
         found: dict[int, ImageInfo] = {}
         for index, record in enumerate(records):
             where = f"images[{index}]"
-            image = self.image(record, where)
+            image = self.parse_image(record, where)
             if image.id in found:
-                raise self.error(f"{where} repeats image id {image.id}.")
+                raise self.bad_json(f"{where} repeats image id {image.id}.")
             found[image.id] = image
         return found
 
-    def image(self, record: Any, where: str) -> ImageInfo:
+    def parse_image(self, record: Any, where: str) -> ImageInfo:
+        """Parses one record of `images`: id, file name, height and width. Raises BadDataset."""
         return ImageInfo(
             id=self.image_id(record, "id", where),
             file_name=self.file_name(record, where),
-            height=self.integer(record, "height", where, low=1),
-            width=self.integer(record, "width", where, low=1),
+            height=self.integer_field(record, "height", where, low=1),
+            width=self.integer_field(record, "width", where, low=1),
         )
 
-    def annotations(self, records: list[Any], category_ids: set[int] | None, counted: bool) -> dict[int, Annotation]:
+    def parse_annotations(
+        self, records: list[Any], category_ids: set[int] | None, counted: bool
+    ) -> dict[int, Annotation]:
         """Parses the records of `annotations`; returns them by image id.
 
         category_ids: those that segments may have; None allows any
@@ -557,117 +569,125 @@ class _Reader:
         """
         found: dict[int, Annotation] = {}
         for index, record in enumerate(records):
-            annotation = self.annotation(record, index, found, counted)
+            annotation = self.parse_annotation(record, index, found, counted)
             unknown = {segment.category_id for segment in annotation.segments} - (category_ids or set())
             if category_ids is not None and unknown:
                 raise self.unknown_categories(f"annotations[{index}] (image {annotation.image_id})", unknown)
             found[annotation.image_id] = annotation
         return found
 
-    def annotation(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
-        """Parses one record of `annotations`. taken: image ids of earlier records"""
+    def parse_annotation(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
+        """Parses one record of `annotations`.
+
+        taken: image ids of earlier records
+        """
         where = f"annotations[{index}]"
         image_id = self.image_id(record, "image_id", where)
         where = f"{where} (image {image_id})"
         if image_id in taken:
-            raise self.error(f"{where} repeats an image id; each image has one annotation.")
+            raise self.bad_json(f"{where} repeats an image id; each image has one annotation.")
         if "segments_info" not in record and ("segmentation" in record or "bbox" in record):
-            raise self.error(
+            raise self.bad_json(
                 f"{where} lacks the key `segments_info` and has one instance: this is an instance JSON. "
                 "Give a panoptic JSON; `panbench data convert instances` makes one of instances."
             )
-        segments_info = self.value(record, "segments_info", where)
+        segments_info = self.json_field(record, "segments_info", where)
         if not isinstance(segments_info, list):
-            raise self.error(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
+            raise self.bad_json(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
         segments = tuple(
-            self.segment(segment, f"{where}.segments_info[{number}]", counted)
+            self.parse_segment(segment, f"{where}.segments_info[{number}]", counted)
             for number, segment in enumerate(segments_info)
         )
         ids = [segment.id for segment in segments]
         twice = [segment_id for number, segment_id in enumerate(ids) if segment_id in ids[:number]]
         if twice:
-            raise self.error(f"{where} lists segment ids twice: {listed(twice)}.")
+            raise self.bad_json(f"{where} lists segment ids twice: {listed(twice)}.")
         return Annotation(image_id, self.file_name(record, where), segments)
 
     def unknown_categories(self, where: str, category_ids: set[int]) -> BadDataset:
         """Returns the BadDataset for category ids that `categories` does not list."""
-        return self.error(f"{where} uses category ids that `categories` does not list: {listed(sorted(category_ids))}.")
-
-    def segment(self, record: Any, where: str, counted: bool) -> Segment:
-        """Parses one record of `segments_info`. counted: leave `area` to the PNG"""
-        return Segment(
-            id=self.integer(record, "id", where, low=1, high=MAX_ID),
-            category_id=self.integer(record, "category_id", where, low=0, high=_MAX_CATEGORY_ID),
-            area=0 if counted else self.area(record, where),
-            iscrowd=self.iscrowd(record, where, counted),
-            bbox=_valid_box(record.get("bbox")),
-            score=self.score(record, where),
+        return self.bad_json(
+            f"{where} uses category ids that `categories` does not list: {listed(sorted(category_ids))}."
         )
 
-    def value(self, record: Any, key: str, where: str) -> Any:
+    def parse_segment(self, record: Any, where: str, counted: bool) -> Segment:
+        """Parses one record of `segments_info`.
+
+        counted: leave `area` to the PNG
+        """
+        return Segment(
+            id=self.integer_field(record, "id", where, low=1, high=MAX_ID),
+            category_id=self.integer_field(record, "category_id", where, low=0, high=_MAX_CATEGORY_ID),
+            area=0 if counted else self.segment_area(record, where),
+            iscrowd=self.segment_iscrowd(record, where, counted),
+            bbox=_valid_bbox(record.get("bbox")),
+            score=self.segment_score(record, where),
+        )
+
+    def json_field(self, record: Any, key: str, where: str) -> Any:
         """Returns a field of a record. Raises BadDataset if the record is not an object or lacks it."""
         if not isinstance(record, Mapping):
-            raise self.error(f"{where} must be an object, not {type(record).__name__}.")
+            raise self.bad_json(f"{where} must be an object, not {type(record).__name__}.")
         if key not in record:
-            raise self.error(f"{where} lacks the key `{key}`.")
+            raise self.bad_json(f"{where} lacks the key `{key}`.")
         return record[key]
 
-    def integer(self, record: Any, key: str, where: str, low: int = -(2**31), high: int = 2**62) -> int:
+    def integer_field(self, record: Any, key: str, where: str, low: int = -(2**31), high: int = 2**62) -> int:
         """Returns an integer field of a record. Raises BadDataset for another type or a value outside low…high."""
-        value = self.value(record, key, where)
+        value = self.json_field(record, key, where)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int:
-            raise self.error(f"{where}.{key} must be an integer, not {value!r}.")
+            raise self.bad_json(f"{where}.{key} must be an integer, not {value!r}.")
         if not low <= value <= high:
-            raise self.error(f"{where}.{key} is {value}, outside {low}…{high}.")
+            raise self.bad_json(f"{where}.{key} is {value}, outside {low}…{high}.")
         return value
 
     def image_id(self, record: Any, key: str, where: str) -> int:
         """Returns an image id, number or text, as the number for tables."""
-        value = self.value(record, key, where)
-        return image_id_of(value) if isinstance(value, str) else self.integer(record, key, where)
+        value = self.json_field(record, key, where)
+        return image_id_of(value) if isinstance(value, str) else self.integer_field(record, key, where)
 
-    def string(self, record: Any, key: str, where: str) -> str:
+    def text_field(self, record: Any, key: str, where: str) -> str:
         """Returns a text field of a record. Raises BadDataset for another type."""
-        value = self.value(record, key, where)
+        value = self.json_field(record, key, where)
         if not isinstance(value, str):
-            raise self.error(f"{where}.{key} must be text, not {value!r}.")
+            raise self.bad_json(f"{where}.{key} must be text, not {value!r}.")
         return value
 
     def file_name(self, record: Any, where: str) -> str:
         """Returns `file_name`. Raises BadDataset for a name that leaves its folder."""
-        name = self.string(record, "file_name", where)
+        name = self.text_field(record, "file_name", where)
         if leaves_folder(name):
-            raise self.error(
+            raise self.bad_json(
                 f"{where}.file_name is {name!r}, which leaves its folder. "
                 "Use a name relative to the folder, without `..`."
             )
         return name
 
-    def iscrowd(self, record: Mapping[str, Any], where: str, counted: bool) -> bool:
+    def segment_iscrowd(self, record: Mapping[str, Any], where: str, counted: bool) -> bool:
         """Returns whether `iscrowd` is 1. Raises BadDataset for values other than 0 and 1, except in predictions."""
         value = record.get("iscrowd", 0)
         if value not in (0, 1) and not counted:
-            raise self.error(f"{where}.iscrowd must be 0 or 1, not {value!r}.")
+            raise self.bad_json(f"{where}.iscrowd must be 0 or 1, not {value!r}.")
         return bool(value == 1)
 
-    def area(self, record: Any, where: str) -> int:
+    def segment_area(self, record: Any, where: str) -> int:
         """Returns a segment's `area`. Raises BadDataset if it is missing or negative."""
         if isinstance(record, Mapping) and "area" not in record:
-            raise self.error(
+            raise self.bad_json(
                 f"{where} lacks the key `area`, which a ground truth has and predictions need not have. If this is "
                 "a file of predictions, give the ground truth instead."
             )
-        return self.integer(record, "area", where, low=0)
+        return self.integer_field(record, "area", where, low=0)
 
-    def score(self, record: Mapping[str, Any], where: str) -> float | None:
+    def segment_score(self, record: Mapping[str, Any], where: str) -> float | None:
         """Returns a segment's `score`, None if it has none. Raises BadDataset unless it is finite."""
         score = record.get("score")
         if score is None:
             return None
         if type(score) not in (int, float) or not abs(score) <= MAX_SCORE:
-            raise self.error(f"{where}.score must be a finite number, not {score!r} (32 bits hold it).")
+            raise self.bad_json(f"{where}.score must be a finite number, not {score!r} (32 bits hold it).")
         return float(score)
 
 
@@ -680,7 +700,7 @@ def _valid_color(value: Any) -> tuple[int, int, int] | None:
     return (int(value[0]), int(value[1]), int(value[2]))
 
 
-def _valid_box(value: Any) -> tuple[float, float, float, float] | None:
+def _valid_bbox(value: Any) -> tuple[float, float, float, float] | None:
     """Returns a segment's `bbox` as four numbers; None for anything else."""
     if isinstance(value, (list, tuple)) and len(value) == 4 and all(isinstance(part, (int, float)) for part in value):
         return (value[0], value[1], value[2], value[3])

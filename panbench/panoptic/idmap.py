@@ -44,7 +44,7 @@ _INFLATE_ERRORS = (zlib.error,) if deflate is None else (zlib.error, deflate.Def
 
 @dataclass(frozen=True)
 class IdRuns:
-    """The runs of equal ids in an (H, W) id map, in scan order.
+    """A run-length encoded (H, W) id map: its runs of equal ids, in scan order, across rows.
 
     ends: the flat index after the last pixel of each run; ids: the id of each run; both int32
     """
@@ -54,11 +54,12 @@ class IdRuns:
     ids: Int32
 
     def __len__(self) -> int:
+        """Returns the number of runs of equal ids."""
         return len(self.ends)
 
     @staticmethod
     def of_map(id_map: Int32) -> "IdRuns":
-        """Finds the runs of an (H, W) int32 id map."""
+        """Run-length encodes an (H, W) int32 id map."""
         shape = (id_map.shape[0], id_map.shape[1])
         if not id_map.size:
             return IdRuns(shape, np.zeros(0, np.int32), np.zeros(0, np.int32))
@@ -69,12 +70,12 @@ class IdRuns:
         return IdRuns(shape, ends, flat[ends - 1].astype(np.int32))
 
     @staticmethod
-    def empty(shape: tuple[int, int]) -> "IdRuns":
-        """Makes the single run of a map that is all void."""
+    def all_void(shape: tuple[int, int]) -> "IdRuns":
+        """Makes the run-length encoded id map of an image that is all void."""
         return IdRuns(shape, np.array([shape[0] * shape[1]], np.int32), np.zeros(1, np.int32))
 
-    def to_map(self) -> Int32:
-        """Expands the runs to the (H, W) int32 id map."""
+    def to_id_map(self) -> Int32:
+        """Expands the run-length encoding to the (H, W) int32 id map."""
         if not len(self):
             return np.zeros(self.shape, np.int32)
         if compiled := native():
@@ -104,7 +105,7 @@ def count_run_pairs(gt: IdRuns, pred: IdRuns) -> tuple[Int32, Int32, Int64]:
     # Converted to uint32 first, as in C, so that a negative id (boundary.INTERIOR) does not set the upper 32 bits.
     gt_ids = gt.ids[np.searchsorted(gt.ends, ends)].astype(np.uint32).astype(np.uint64)
     pred_ids = pred.ids[np.searchsorted(pred.ends, ends)].astype(np.uint32).astype(np.uint64)
-    keys, pixels = _sum_by_key(gt_ids << np.uint64(32) | pred_ids, np.diff(ends, prepend=np.int32(0)))
+    keys, pixels = _sum_by_id_pair(gt_ids << np.uint64(32) | pred_ids, np.diff(ends, prepend=np.int32(0)))
     return *_unpack_id_pairs(keys), pixels
 
 
@@ -113,7 +114,7 @@ def _unpack_id_pairs(keys: UInt64) -> tuple[Int32, Int32]:
     return (keys >> np.uint64(32)).astype(np.uint32).astype(np.int32), keys.astype(np.uint32).astype(np.int32)
 
 
-def _sum_by_key(keys: UInt64, values: Int32) -> tuple[UInt64, Int64]:
+def _sum_by_id_pair(keys: UInt64, values: Int32) -> tuple[UInt64, Int64]:
     """Returns the distinct keys, ascending, and the sum of the values of each."""
     found = np.sort(keys)
     found = found[np.append(found[1:] != found[:-1], True)] if len(found) else found
@@ -155,16 +156,16 @@ def decode_id_png(
     Raises ValueError saying what is wrong: not a PNG, truncated, damaged, not 8-bit RGB, too large, wrong shape.
     """
     header, filtered = _inflated(content, shape, max_pixels)
-    runs = _compiled_runs(header, filtered)
+    runs = _id_runs_in_c(header, filtered)
     if runs is not None:
-        return runs.to_map()
+        return runs.to_id_map()
     return (_decode_pixels(content, header, filtered) & np.uint32(MAX_ID)).astype(np.int32)
 
 
 def decode_id_runs(content: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> IdRuns:
-    """Decodes an id PNG to the runs of its id map. Arguments and errors as `decode_id_png`."""
+    """Decodes an id PNG to a run-length encoded id map. Arguments and errors as of `decode_id_png`."""
     header, filtered = _inflated(content, None, max_pixels)
-    runs = _compiled_runs(header, filtered)
+    runs = _id_runs_in_c(header, filtered)
     if runs is not None:
         return runs
     pixels = _decode_pixels(content, header, filtered).ravel()
@@ -176,11 +177,11 @@ def _inflated(content: bytes, shape: tuple[int, int] | None, max_pixels: int) ->
     """Inflates a PNG and checks all but its row filters; returns the header and the still filtered pixels."""
     header = read_header(content)
     _check_header(header, shape, max_pixels)
-    return header, _inflate(_image_data(content), sum(rows * length for rows, length in _pass_sizes(header)))
+    return header, _inflate(_png_zlib_stream(content), sum(rows * length for rows, length in _png_pass_sizes(header)))
 
 
-def _compiled_runs(header: PngHeader, filtered: bytes | bytearray) -> IdRuns | None:
-    """Finds the runs with compiled code; None if there is none, and for interlaced PNGs."""
+def _id_runs_in_c(header: PngHeader, filtered: bytes | bytearray) -> IdRuns | None:
+    """Run-length encodes a PNG's ids with compiled code; None if there is no such code, and for interlaced PNGs."""
     compiled = native()
     if compiled is None or header.interlaced:
         return None
@@ -225,16 +226,16 @@ def _run_ends(flat: npt.NDArray[Any]) -> Int32:
 def _decode_pixels(content: bytes, header: PngHeader, filtered: bytes | bytearray) -> npt.NDArray[np.uint32]:
     """Decodes an id PNG to (H, W) uint32, 255 << 24 | id; the thread's next call overwrites the result."""
     raw = np.frombuffer(filtered, np.uint8)
-    _check_filters(header, raw)
-    bgr = pixels.decode(_stored_png(content, raw), turned=False)
+    _check_png_filters(header, raw)
+    bgr = pixels.decode(_uncompressed_png(content, raw), turned=False)
     if bgr is None or bgr.shape[:2] != (header.height, header.width):
         raise ValueError("is a damaged PNG.")
     rgba = _buffers.buffer("pixels", 4 * header.height * header.width).reshape(header.height, header.width, 4)
-    pixels.as_rgba(bgr, rgba)
+    pixels.bgr_to_rgba(bgr, rgba)
     return rgba.view("<u4")[..., 0]
 
 
-def _stored_png(content: bytes, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _uncompressed_png(content: bytes, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Packs inflated pixels as a PNG without compression; the thread's next call overwrites the result.
 
     OpenCV then only undoes the filters. Its own zlib is slow and decodes a damaged stream to a partly black image
@@ -265,10 +266,12 @@ def _copy_bytes(target: npt.NDArray[np.uint8], at: int, content: bytes) -> None:
 
 
 def _crc32(content: Any) -> int:
+    """Returns the CRC-32 of bytes, which ends each chunk of a PNG."""
     return zlib.crc32(content) if deflate is None else int(deflate.crc32(content, 0))
 
 
 def _adler32(content: Any) -> int:
+    """Returns the Adler-32 of bytes, which ends a zlib stream."""
     return zlib.adler32(content) if deflate is None else int(deflate.adler32(content, 1))
 
 
@@ -296,7 +299,7 @@ def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _image_data(content: bytes) -> bytes:
+def _png_zlib_stream(content: bytes) -> bytes:
     """Joins the zlib stream of a PNG. Raises ValueError if the end chunk is missing or a checksum is wrong."""
     pieces: list[bytes] = []
     position = 33
@@ -316,7 +319,7 @@ def _image_data(content: bytes) -> bytes:
     raise ValueError("is a truncated PNG.")
 
 
-def _pass_sizes(header: PngHeader) -> list[tuple[int, int]]:
+def _png_pass_sizes(header: PngHeader) -> list[tuple[int, int]]:
     """Returns (rows, bytes per row with its filter byte) of each interlacing pass; a single one without interlacing.
 
     A PNG that is not interlaced has one pass.
@@ -330,10 +333,13 @@ def _pass_sizes(header: PngHeader) -> list[tuple[int, int]]:
     return passes
 
 
-def _check_filters(header: PngHeader, raw: npt.NDArray[np.uint8]) -> None:
-    """Raises ValueError for an unknown row filter, after which OpenCV would leave the rest of the image black."""
+def _check_png_filters(header: PngHeader, raw: npt.NDArray[np.uint8]) -> None:
+    """Raises ValueError if a pixel row of a PNG names a filter that PNG does not define.
+
+    OpenCV would leave the rest of the image black.
+    """
     start = 0
-    for rows, length in _pass_sizes(header):
+    for rows, length in _png_pass_sizes(header):
         if int(raw[start : start + rows * length : length].max()) > 4:
             raise ValueError("is a damaged PNG.")
         start += rows * length

@@ -49,7 +49,7 @@ def image_id_of(value: int | str) -> int:
 
 
 def own_id(image_id: int) -> int | str:
-    """Returns an image id as its JSON writes it: the text if the number stands for one."""
+    """Returns an image id as the dataset's JSON writes it: text (Cityscapes, ADE20K) or a number."""
     return _texts.get(int(image_id), int(image_id))
 
 
@@ -74,14 +74,14 @@ def typed(text: str) -> int:
     return int(text) if re.fullmatch("-?[0-9]+", text) else image_id_of(text.strip('"'))
 
 
-def as_metadata(image_ids: Iterable[int]) -> dict[bytes, bytes]:
+def text_ids_as_metadata(image_ids: Iterable[int]) -> dict[bytes, bytes]:
     """Encodes the texts of some image ids as Parquet metadata; {} if all ids are numbers."""
     found = text_names(image_ids)
     return {_KEY: json.dumps(found).encode()} if found else {}
 
 
-def remember(metadata: Mapping[bytes, bytes] | None) -> None:
-    """Reads texts of image ids that `as_metadata` wrote, so that they print. Raises ValueError for damaged metadata."""
+def remember_text_ids(metadata: Mapping[bytes, bytes] | None) -> None:
+    """Loads image ids that are text from Parquet metadata, so that messages show the text. Raises ValueError."""
     content: Any = json.loads((metadata or {}).get(_KEY, b"{}"))
     for text in content.values():
         image_id_of(text)

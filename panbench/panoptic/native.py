@@ -29,13 +29,13 @@ _loaded: "list[Native | str | None]" = []
 
 def native() -> "Native | None":
     """Returns the compiled functions, or None if there are none."""
-    loaded = _load_once()
+    loaded = _load_library_once()
     return loaded if isinstance(loaded, Native) else None
 
 
-def why_missing() -> str | None:
+def why_not_compiled() -> str | None:
     """Explains why there are no compiled functions; None if there are, or if PANBENCH_NATIVE=0 switched them off."""
-    loaded = _load_once()
+    loaded = _load_library_once()
     if not isinstance(loaded, str):
         return None
     return (
@@ -44,7 +44,7 @@ def why_missing() -> str | None:
     )
 
 
-def _load_once() -> "Native | str | None":
+def _load_library_once() -> "Native | str | None":
     """Returns the result of `_load_library`, which runs once per process."""
     with _lock:
         if not _loaded:
@@ -53,7 +53,7 @@ def _load_once() -> "Native | str | None":
 
 
 class Native:
-    """Calls the functions of idmap.c on NumPy arrays. A run is a stretch of equal ids in scan order, across rows."""
+    """Calls the compiled functions of idmap.c on arrays. A run is a stretch of equal ids in scan order, across rows."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """Declares the argument types of a loaded library's functions."""
@@ -72,21 +72,21 @@ class Native:
         self._spread_runs.restype = None
 
     def png_runs(self, raw: bytes | bytearray, height: int, width: int, bytes_per_pixel: int) -> tuple[Int32, Int32]:
-        """Returns ends and ids of the runs in the inflated, still filtered pixels of an 8-bit RGB or RGBA PNG.
+        """Run-length encodes the ids in an 8-bit RGB or RGBA PNG: returns the end and the id of each run of equal ids.
 
-        Raises ValueError if a row has an unknown filter.
+        raw: the inflated, still filtered pixels. Raises ValueError if a row has an unknown filter.
         """
         assert len(raw) == height * (1 + width * bytes_per_pixel) > 0
         start = np.frombuffer(raw, np.uint8).ctypes.data
         return _collect_runs(partial(self._png_runs, start, height, width, bytes_per_pixel), height * width)
 
     def map_runs(self, id_map: Int32) -> tuple[Int32, Int32]:
-        """Returns ends and ids of the runs of an id map that is not empty."""
+        """Run-length encodes an id map that is not empty: returns the end and the id of each run of equal ids."""
         id_map = np.ascontiguousarray(id_map, np.int32)
         return _collect_runs(partial(self._map_runs, id_map.ctypes.data, id_map.size), id_map.size)
 
     def spread_runs(self, ends: Int32, ids: Int32) -> Int32:
-        """Expands runs (end and id of each) to a flat id map."""
+        """Expands a run-length encoded id map (end and id of each run) to a flat one."""
         assert ends.dtype == ids.dtype == np.int32
         assert len(ends) == len(ids) > 0
         id_map = np.empty(int(ends[-1]), np.int32)
@@ -118,9 +118,10 @@ class Native:
 
 
 def _collect_runs(find: Callable[[int, int, int], int], pixels: int) -> tuple[Int32, Int32]:
-    """Calls a C function that writes runs into arrays `ends` and `ids` of a capacity; returns the arrays, cut to size.
+    """Run-length encodes an id map by a C function; returns the end and the id of each run of equal ids.
 
-    find: returns the number of runs, -1 for an unknown filter, -2 if memory or capacity does not suffice
+    find: the C function, which gets the addresses of arrays for ends and ids, and their capacity; it returns the number
+        of runs, -1 for an unknown filter, -2 if memory or capacity does not suffice
     """
     # Masks have a few runs per row; the second try has room for any image.
     for capacity in (pixels // 8 + 64, pixels + 1):

@@ -40,10 +40,12 @@ class Pairs:
     pixels: Int64
 
     def __len__(self) -> int:
+        """Returns the number of rows: the pairs of segments that share pixels."""
         return len(self.image_id)
 
     @staticmethod
     def empty() -> Pairs:
+        """Makes a table of segment pairs without rows."""
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64))
 
 
@@ -66,10 +68,12 @@ class Segments:
     score: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
+        """Returns the number of segments."""
         return len(self.image_id)
 
     @staticmethod
     def empty() -> Segments:
+        """Makes a table of segments without rows."""
         types: tuple[Any, ...] = (np.int64, np.bool_, np.int32, np.int32, np.int64, np.bool_, np.float32)
         return Segments(*(np.zeros(0, kind) for kind in types))
 
@@ -97,11 +101,12 @@ class GroundTruthFaults:
     example: str | None = None
 
     def __bool__(self) -> bool:
+        """True if the ground-truth PNGs and JSON of any image disagree."""
         return self.images > 0
 
     @property
     def notice(self) -> str | None:
-        """Describes the faults in a sentence or two for the user; None if there are none."""
+        """Tells the user in a sentence or two where ground-truth PNGs and JSON disagree; None if they agree."""
         if not self:
             return None
         counts = (
@@ -120,7 +125,7 @@ class GroundTruthFaults:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __add__(self, other: GroundTruthFaults) -> GroundTruthFaults:
-        """Adds the faults of disjoint sets of images."""
+        """Adds the counts of ground-truth faults in two disjoint sets of images."""
         return GroundTruthFaults(
             self.ids_not_in_json + other.ids_not_in_json,
             self.segments_not_in_png + other.segments_not_in_png,
@@ -132,7 +137,9 @@ class GroundTruthFaults:
 
 @dataclass(frozen=True)
 class OverlapTable:
-    """The segments and overlaps of some images. boundary: the overlaps of boundary pixels, if they were requested
+    """The segments and overlaps of some images.
+
+    boundary: the overlaps of boundary pixels, if they were requested
 
     Each pixel of an image is counted in exactly one pair, void included, so every image has a row in `overlaps`.
     """
@@ -143,6 +150,7 @@ class OverlapTable:
 
     @staticmethod
     def empty() -> OverlapTable:
+        """Makes an overlap table of no images."""
         return OverlapTable(Segments.empty(), Pairs.empty())
 
     @property
@@ -153,14 +161,14 @@ class OverlapTable:
     def in_order_of_images(self) -> OverlapTable:
         """Sorts the rows by image id, so that later sums are equal to the last bit however tables were merged."""
 
-        def ordered(columns: Columns) -> Columns:
-            """Sorts the rows of columns by image id, unless they are sorted."""
+        def sorted_by_image(columns: Columns) -> Columns:
+            """Sorts the rows of a table by image id, unless they are sorted."""
             if (columns.image_id[1:] >= columns.image_id[:-1]).all():
                 return columns
             return take(columns, np.argsort(columns.image_id, kind="stable"))
 
-        boundary = None if self.boundary is None else ordered(self.boundary)
-        return OverlapTable(ordered(self.segments), ordered(self.overlaps), boundary)
+        boundary = None if self.boundary is None else sorted_by_image(self.boundary)
+        return OverlapTable(sorted_by_image(self.segments), sorted_by_image(self.overlaps), boundary)
 
     def ground_truth_faults(self) -> GroundTruthFaults:
         """Counts where ground-truth PNGs and their JSON disagree."""
@@ -223,7 +231,7 @@ class OverlapTable:
         """Converts an Arrow table of `to_arrow` back. Raises ValueError if columns are missing or have other types."""
         import pyarrow as pa
 
-        schema = check_columns(table.schema)
+        schema = check_arrow_columns(table.schema)
         try:
             table = table.select(schema.names)
             table = table if table.schema.equals(schema) else table.cast(schema)
@@ -236,7 +244,10 @@ class OverlapTable:
         values = {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}
 
         def rows_of_kinds(*names: str) -> npt.NDArray[np.bool_] | slice:
-            """Selects rows of some kinds: by a slice if they are consecutive, as from `to_arrow`, to avoid a copy."""
+            """Selects the rows of the Arrow table whose `kind` is among `names`, such as "gt" and "pred".
+
+            Returns a slice if they are consecutive, as from `to_arrow`, to avoid a copy; else a mask.
+            """
             known = np.zeros(max(meaning, default=0) + 1, np.bool_)
             known[[code for code, kind_name in meaning.items() if kind_name in names]] = True
             chosen = known[codes]
@@ -256,16 +267,16 @@ class OverlapTable:
             score=values["score"][rows].astype(np.float32),
         )
 
-        def pairs(rows: npt.NDArray[np.bool_] | slice) -> Pairs:
+        def pairs_in_rows(rows: npt.NDArray[np.bool_] | slice) -> Pairs:
             """Returns the columns of pairs for some rows of the Arrow table."""
             return Pairs(*(values[name][rows] for name in ("image_id", "gt_id", "pred_id", "pixels")))
 
-        near = pairs(boundary)
-        return OverlapTable(segments, pairs(rows_of_kinds(OVERLAP)), near if len(near) else None)
+        near = pairs_in_rows(boundary)
+        return OverlapTable(segments, pairs_in_rows(rows_of_kinds(OVERLAP)), near if len(near) else None)
 
 
 def arrow_schema() -> pa.Schema:
-    """Returns the Arrow schema of a part of a run, as in docs/run_folder.md."""
+    """Returns the Arrow schema of a run's part files (overlap tables), as in docs/run_folder.md."""
     import pyarrow as pa
 
     return pa.schema(
@@ -282,8 +293,8 @@ def arrow_schema() -> pa.Schema:
     )
 
 
-def check_columns(found: pa.Schema) -> pa.Schema:
-    """Raises ValueError if a part's schema lacks or repeats a column; returns `arrow_schema()`."""
+def check_arrow_columns(found: pa.Schema) -> pa.Schema:
+    """Raises ValueError if an Arrow schema lacks or repeats a column of overlap tables; returns `arrow_schema()`."""
     schema = arrow_schema()
     if missing := [name for name in schema.names if name not in found.names]:
         raise ValueError(f"lacks the columns {', '.join(missing)}")
@@ -359,8 +370,6 @@ def segment_columns(segments: Iterable[tuple[int, Sequence[Segment]]], *, is_gt:
 class Mismatches:
     """The ids that only the JSON or only the PNG of a prediction has, as (image ids, segment ids).
 
-    unlisted: ids of the PNG that the JSON lacks; absent: ids of the JSON that are not in the PNG
-
     unlisted: ids in a PNG but not in the JSON; absent: ids in the JSON but not in the PNG
     """
 
@@ -378,9 +387,11 @@ class Mismatches:
         return Mismatches(distinct(pair_images[row < 0], pair_ids[row < 0]), (images[absent], ids[absent]))
 
     def __bool__(self) -> bool:
+        """True if the JSON and the PNG of any prediction have different segment ids."""
         return bool(len(self.unlisted[0]) or len(self.absent[0]))
 
     def __add__(self, other: Mismatches) -> Mismatches:
+        """Joins the mismatches of disjoint sets of images."""
         unlisted, absent = (
             (np.concatenate([left[0], right[0]]), np.concatenate([left[1], right[1]]))
             for left, right in ((self.unlisted, other.unlisted), (self.absent, other.absent))
@@ -391,10 +402,10 @@ class Mismatches:
         """Returns a message for each kind of mismatch, with the first images."""
         faults = []
         if len(self.unlisted[0]):
-            unlisted = by_image(*self.unlisted)
+            unlisted = listed_by_image(*self.unlisted)
             faults.append(f"Predicted PNGs have ids that their JSON lacks: {unlisted}. List each id of the PNG.")
         if len(self.absent[0]):
-            missing = by_image(*self.absent)
+            missing = listed_by_image(*self.absent)
             faults.append(f"Predicted segments of the JSON are not in their PNG: {missing}. Remove them from the JSON.")
         return faults
 
@@ -453,7 +464,7 @@ def sums_by_row(row: Int64, values: Int64, n: int) -> Int64:
 
 
 def take(columns: Columns, rows: npt.NDArray[Any]) -> Columns:
-    """Selects rows of a table, by mask or by number, in all columns."""
+    """Selects rows of a table of segments or pairs, by mask or by row number, in all columns."""
     return replace(columns, **{field.name: getattr(columns, field.name)[rows] for field in fields(columns)})
 
 
@@ -471,7 +482,7 @@ def _concat_columns(kind: type[Any], parts: Sequence[Any]) -> Any:
     return kind(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(kind)))
 
 
-def by_image(images: Int64, values: npt.NDArray[Any], most: int = 10) -> str:
+def listed_by_image(images: Int64, values: npt.NDArray[Any], most: int = 10) -> str:
     """Formats distinct values by image for a message: `image 5: 1, 2; image 7: 3; and 12 more images`."""
     images, values = distinct(images, values)
     found, starts = np.unique(images, return_index=True)

@@ -1,6 +1,6 @@
-"""Reads and writes the parts of a run: Parquet files of overlap tables, read at once or in chunks by image id.
+"""Reads and writes a run's part files: Parquet files of overlap tables, read at once or in chunks by image id.
 
-Parts have images in any order, as they were processed, but sums must not depend on it to the last bit. A small run is
+They have images in any order, as they were processed, but sums must not depend on it to the last bit. A small run is
 read at once and sorted. Of a large run only the image ids are read first: they show which parts can be read one after
 the other, and which have to be sorted together, on disk if they do not fit into memory.
 """
@@ -23,8 +23,8 @@ import numpy.typing as npt
 from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write
 from panbench.base.program import in_order
-from panbench.panoptic.image_ids import as_metadata, remember
-from panbench.panoptic.overlap import BOUNDARY, OverlapTable, check_columns, concat, take
+from panbench.panoptic.image_ids import remember_text_ids, text_ids_as_metadata
+from panbench.panoptic.overlap import BOUNDARY, OverlapTable, check_arrow_columns, concat, take
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,32 +56,32 @@ Out = TypeVar("Out")
 
 
 def part_files(folder: Path) -> list[Path]:
-    """Lists the parts in a folder by name; [] if there is no folder."""
+    """Lists the Parquet part files in a folder of a run, by name; [] if there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(part for part in folder.iterdir() if PART.fullmatch(part.name))
 
 
 def next_number(folder: Path, shard: int = 0) -> int:
-    """Returns the number of a shard's next part; part files are named SHARD-NUMBER.parquet."""
+    """Returns the number of a shard's next part file; part files are named SHARD-NUMBER.parquet."""
     mine = (part for part in part_files(folder) if part.name.startswith(f"{shard:04d}-"))
     return 1 + max((int(part.stem.split("-")[1]) for part in mine), default=-1)
 
 
 class NotAdmitted(Exception):
-    """Raised for a part that does not belong to the run; its text completes the sentence "PART …"."""
+    """Raised for a part file that does not belong to the run; its text completes the sentence "PART …"."""
 
 
 Admit = Callable[[Path], None]
 """Raises NotAdmitted for a part that does not belong to the run."""
 
 
-def admit_all(part: Path) -> None:
-    """Accepts every part of a folder as one of the run."""
+def admit_every_part(part: Path) -> None:
+    """Accepts every Parquet file in a run's folder of part files as one of this run."""
 
 
-def read_parts(folder: Path, admit: Admit = admit_all) -> tuple[OverlapTable, tuple[str, ...]]:
-    """Reads all parts: returns the rows sorted by image id, and a notice for each part that was left out or cut."""
+def read_parts(folder: Path, admit: Admit = admit_every_part) -> tuple[OverlapTable, tuple[str, ...]]:
+    """Reads a run's part files: returns their overlap table, sorted by image id, and notices on what was left out."""
     notices, found = _foreign_file_notices(folder), []
     for path in part_files(folder):
         table = _read_or_explain(path, read_part, admit)
@@ -101,10 +101,11 @@ def read_parts(folder: Path, admit: Admit = admit_all) -> tuple[OverlapTable, tu
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What a part contains. again: images that earlier parts have too; boundary: whether it has such overlaps
+class _PartFile:
+    """The path of a run's part file (Parquet), its number of rows and its image ids.
 
-    rows: how many; images: ids, ascending; again: the images that earlier parts have too; boundary: has such rows
+    images: the ids, ascending; again: those that earlier part files have too
+    boundary: True if it has rows of boundary overlaps
     """
 
     path: Path
@@ -115,12 +116,13 @@ class _Part:
 
 
 class LargeParts:
-    """Reads parts with too many rows to hold in memory at once; first it reads only their image ids.
+    """Reads the overlap table of a run that is too large for memory: first all image ids, then chunks of its images.
 
-    notices: a message for each part that was left out or cut
+    notices: a message for each part file that was left out or cut
     """
 
-    def __init__(self, folder: Path, admit: Admit = admit_all) -> None:
+    def __init__(self, folder: Path, admit: Admit = admit_every_part) -> None:
+        """Reads the image ids of all part files in a run's folder; those that `admit` refuses are left out."""
         notices, found = _foreign_file_notices(folder), []
         paths = part_files(folder)
         inspections = [partial(_read_or_explain, path, _inspect_part, admit) for path in paths]
@@ -131,7 +133,7 @@ class LargeParts:
                 found.append((path, *one))
         again = _repeated_images([images for _, _, images, _ in found])
         notices += _repetition_notices([path for path, *_ in found], again)
-        self._parts = [_Part(*one[:3], images, one[3]) for one, images in zip(found, again, strict=True)]
+        self._parts = [_PartFile(*one[:3], images, one[3]) for one, images in zip(found, again, strict=True)]
         # Parts without any remaining image do not count.
         with_boundary = [part.boundary for part in self._parts if len(part.images) > len(part.again)]
         self.boundary = bool(with_boundary) and all(with_boundary)
@@ -148,7 +150,7 @@ class LargeParts:
         """
         with ExitStack() as stack:
             read: list[Callable[[], OverlapTable]] = []
-            waiting: list[_Part] = []
+            waiting: list[_PartFile] = []
             for cluster in _overlapping_parts(self._parts):
                 size = sum(part.rows for part in cluster)
                 too_large = size > 4 * rows and len(cluster) > 1
@@ -165,15 +167,15 @@ class LargeParts:
             yield read
 
     def of_images(self, images: Int) -> OverlapTable:
-        """Reads the rows of some images (ids ascending), from the parts that contain them. Raises BadRun."""
+        """Reads the overlap table of the images with the given ids (ascending). Raises BadRun."""
         tables = []
         for part in self._parts:
             if len(held := np.intersect1d(part.images, images, assume_unique=True)):
-                tables.append(_select_images(self._read_chunk((part,)), held))
+                tables.append(_rows_of_images(self._read_chunk((part,)), held))
         return concat(tables).in_order_of_images()
 
-    def _read_chunk(self, parts: Sequence[_Part]) -> OverlapTable:
-        """Reads some parts, drops repeated images, and sorts by image id. Raises BadRun."""
+    def _read_chunk(self, parts: Sequence[_PartFile]) -> OverlapTable:
+        """Reads the overlap table in some part files, each image once, sorted by image id. Raises BadRun."""
         tables = []
         for part in parts:
             table = _read_or_explain(part.path, read_part)
@@ -185,8 +187,10 @@ class LargeParts:
             tables.append(table if self.boundary else replace(table, boundary=None))
         return concat(tables).in_order_of_images()
 
-    def _sorted_on_disk(self, cluster: Sequence[_Part], scratch: Path, rows: int) -> list[Callable[[], OverlapTable]]:
-        """Sorts parts with interleaved images into one file per range of image ids; returns their readers."""
+    def _sorted_on_disk(
+        self, cluster: Sequence[_PartFile], scratch: Path, rows: int
+    ) -> list[Callable[[], OverlapTable]]:
+        """Sorts part files with interleaved images into one file per range of image ids; returns their readers."""
         import pyarrow as pa
 
         images = np.unique(np.concatenate([part.images for part in cluster]))
@@ -205,25 +209,25 @@ class LargeParts:
         finally:
             for writer in writers.values():
                 writer.close()
-        return [partial(_read_sorted, files[number]) for number in sorted(writers)]
+        return [partial(_read_sorted_file, files[number]) for number in sorted(writers)]
 
 
 def rows_of(folder: Path) -> int:
-    """Returns the number of rows of all parts in a folder, from the files' footers."""
-    counts = [_read_or_explain(path, _count_rows) for path in part_files(folder)]
+    """Counts the rows of all Parquet part files in a folder of a run, from the files' footers."""
+    counts = [_read_or_explain(path, _count_part_rows) for path in part_files(folder)]
     return sum(count for count in counts if not isinstance(count, str))
 
 
 def compact(
     folder: Path,
     images_a_part: int = IMAGES_A_PART,
-    admit: Admit = admit_all,
+    admit: Admit = admit_every_part,
     metadata: Callable[[Int], Mapping[bytes, bytes]] = lambda images: {},
 ) -> bool:
-    """Joins many small parts to few large ones, in order of image ids; returns whether anything was joined.
+    """Joins a run's many small part files (Parquet) to few large ones, by ascending image id; True if any were joined.
 
-    admit: raises NotAdmitted for foreign parts; metadata: makes the metadata of a part with these images
-    New parts are complete before the old ones are removed. If the process is killed in between, some images exist
+    admit: raises NotAdmitted for foreign part files; metadata: makes the metadata of one with these images
+    New files are complete before the old ones are removed. If the process is killed in between, some images exist
     twice, and readers drop the copies with a notice.
     """
     old = part_files(folder)
@@ -234,8 +238,8 @@ def compact(
         return False
     number = next_number(folder)
 
-    def write(tables: list[OverlapTable]) -> None:
-        """Writes the next part from some tables."""
+    def write_next_part(tables: list[OverlapTable]) -> None:
+        """Joins some overlap tables and writes them as the run's next part file."""
         nonlocal number
         joined = concat(tables)
         write_part(folder / f"0000-{number:06d}.parquet", joined, metadata(joined.image_ids))
@@ -246,21 +250,24 @@ def compact(
         for table in in_order(chunks):
             waiting.append(table)
             if sum(len(each.image_ids) for each in waiting) >= images_a_part:
-                write(waiting)
+                write_next_part(waiting)
                 waiting = []
         if waiting:
-            write(waiting)
+            write_next_part(waiting)
     for path in old:
         path.unlink()
     return True
 
 
 def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Writes a part atomically, with metadata that `metadata_of` reads. Raises FileExistsError if it exists."""
+    """Writes an overlap table as a run's part file (Parquet), atomically. Raises FileExistsError if it exists.
+
+    metadata: what `metadata_of` reads
+    """
     import pyarrow.parquet
 
     with atomic_write(path, exclusive=True) as handle:
-        arrow = table.to_arrow().replace_schema_metadata({**(metadata or {}), **as_metadata(table.image_ids)})
+        arrow = table.to_arrow().replace_schema_metadata({**(metadata or {}), **text_ids_as_metadata(table.image_ids)})
         pyarrow.parquet.write_table(arrow, handle, compression="zstd")
 
 
@@ -276,7 +283,7 @@ def readable(path: Path) -> Any:
 
 
 def metadata_of(path: Path) -> dict[bytes, bytes]:
-    """Reads the metadata of a part. Raises ValueError or OSError if the file is not Parquet."""
+    """Reads the metadata of a part file. Raises ValueError or OSError if it is not Parquet."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
@@ -284,12 +291,12 @@ def metadata_of(path: Path) -> dict[bytes, bytes]:
 
 
 def images_of(path: Path) -> Int:
-    """Reads the image ids of a part, ascending. Raises ValueError or OSError if the file is not a part."""
+    """Reads the image ids in a run's part file (Parquet), ascending. Raises ValueError or OSError for another file."""
     return _inspect_part(path)[1]
 
 
-def _read_or_explain(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) -> Out | str:
-    """Calls `read` on a part; returns its result, or a message why the part is left out."""
+def _read_or_explain(path: Path, read: Callable[[Path], Out], admit: Admit = admit_every_part) -> Out | str:
+    """Calls `read` on a run's part file; returns its result, or a message that says why the file is left out."""
     import pyarrow as pa
 
     try:
@@ -306,7 +313,7 @@ def _read_or_explain(path: Path, read: Callable[[Path], Out], admit: Admit = adm
 
 @contextmanager
 def opened_part(path: Path) -> Iterator[Any]:
-    """Context with a part open as Parquet file. Raises ValueError for more than MOST_ROWS rows, before reading them."""
+    """Context with a run's part file open as Parquet. Raises ValueError for one of more than MOST_ROWS rows."""
     import pyarrow.parquet
 
     # Not read_table: it would take a folder named `a=b` on the way for a column.
@@ -317,21 +324,22 @@ def opened_part(path: Path) -> Iterator[Any]:
 
 
 def read_part(path: Path) -> OverlapTable:
-    """Reads a part. Raises ValueError or OSError if the file is not a part."""
+    """Reads the overlap table in a run's part file (Parquet). Raises ValueError or OSError for another file."""
     with opened_part(path) as file:
-        remember(file.schema_arrow.metadata)
+        remember_text_ids(file.schema_arrow.metadata)
         return OverlapTable.from_arrow(file.read(use_threads=False))
 
 
-def _read_sorted(path: Path) -> OverlapTable:
-    """Reads a temporary file of `_sorted_on_disk`, sorted by image id."""
+def _read_sorted_file(path: Path) -> OverlapTable:
+    """Reads an overlap table from a temporary Arrow file, and sorts it by image id."""
     import pyarrow as pa
 
     with pa.ipc.open_stream(readable(path)) as file:
         return OverlapTable.from_arrow(file.read_all()).in_order_of_images()
 
 
-def _count_rows(path: Path) -> int:
+def _count_part_rows(path: Path) -> int:
+    """Returns the number of rows of a run's part file, from the Parquet footer."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
@@ -339,10 +347,10 @@ def _count_rows(path: Path) -> int:
 
 
 def _inspect_part(path: Path) -> tuple[int, Int, bool]:
-    """Returns a part's number of rows, its image ids, and whether it has boundary overlaps; reads two columns."""
+    """Returns a part file's number of rows, its image ids, and whether it has boundary overlaps; reads two columns."""
     with opened_part(path) as file:
-        check_columns(file.schema_arrow)
-        remember(file.schema_arrow.metadata)
+        check_arrow_columns(file.schema_arrow)
+        remember_text_ids(file.schema_arrow.metadata)
         ids = file.read(columns=["image_id"], use_threads=False).column("image_id").to_numpy()
         has_boundary = _has_boundary(file)
     # The rows of an image are consecutive, so dropping repeats first leaves few ids for np.unique to sort.
@@ -352,7 +360,10 @@ def _inspect_part(path: Path) -> tuple[int, Int, bool]:
 
 
 def _has_boundary(file: Any) -> bool:
-    """True if a part has boundary overlaps; read from the footer's minimum, as `boundary` is the first kind by name."""
+    """True if a run's part file (Parquet) has rows of boundary overlaps, which boundary PQ needs.
+
+    It is read from the minimum of `kind` in the file's footer, as `boundary` is the first kind by name.
+    """
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     kind = file.schema_arrow.names.index("kind")
     lowest = [group.column(kind).statistics for group in groups if group.num_rows]
@@ -363,7 +374,7 @@ def _has_boundary(file: Any) -> bool:
 
 
 def _foreign_file_notices(folder: Path) -> list[str]:
-    """Returns a notice for each file in a folder of parts that is not a part."""
+    """Returns a notice for each file in a run's folder of part files that is not a part file."""
     if not folder.is_dir():
         return []
     strange = [path for path in sorted(folder.iterdir()) if not PART.fullmatch(path.name)]
@@ -373,7 +384,10 @@ def _foreign_file_notices(folder: Path) -> list[str]:
 
 
 def _repeated_images(images: Sequence[Int]) -> list[Int]:
-    """Returns for each part those of its images that an earlier part has too. images: the ids in each part"""
+    """Returns for each part file of a run the ids of its images that an earlier part file has too.
+
+    images: the ids in each part file
+    """
     if not images:
         return []
     every, of_part = np.concatenate(images), np.repeat(np.arange(len(images)), [len(part) for part in images])
@@ -386,7 +400,7 @@ def _repeated_images(images: Sequence[Int]) -> list[Int]:
 
 
 def _repetition_notices(paths: Sequence[Path], again: Sequence[Int]) -> list[str]:
-    """Returns a notice for each part with images that earlier parts have too."""
+    """Returns a notice for each part file (Parquet) of a run that repeats images of an earlier part file."""
     return [
         f"{path} repeats {len(images)} images of earlier parts, which were left out of it."
         for path, images in zip(paths, again, strict=True)
@@ -396,22 +410,26 @@ def _repetition_notices(paths: Sequence[Path], again: Sequence[Int]) -> list[str
 
 def _drop_images(table: OverlapTable, images: Int) -> OverlapTable:
     """Returns an overlap table without some images."""
-    return _select_images(table, np.setdiff1d(table.image_ids, images)) if len(images) else table
+    return _rows_of_images(table, np.setdiff1d(table.image_ids, images)) if len(images) else table
 
 
-def _select_images(table: OverlapTable, images: Int) -> OverlapTable:
+def _rows_of_images(table: OverlapTable, images: Int) -> OverlapTable:
     """Returns an overlap table of some images."""
 
-    def some(columns: Any) -> Any:
-        """Selects the rows of the images in columns."""
+    def rows_of_images(columns: Any) -> Any:
+        """Selects the rows whose image id is in `images`."""
         return take(columns, np.isin(columns.image_id, images))
 
-    return OverlapTable(some(table.segments), some(table.overlaps), table.boundary and some(table.boundary))
+    return OverlapTable(
+        rows_of_images(table.segments),
+        rows_of_images(table.overlaps),
+        table.boundary and rows_of_images(table.boundary),
+    )
 
 
-def _overlapping_parts(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
-    """Yields groups of parts whose ranges of image ids overlap, by ascending id; within a group sorted by name."""
-    cluster: list[_Part] = []
+def _overlapping_parts(parts: Sequence[_PartFile]) -> Iterator[list[_PartFile]]:
+    """Yields groups of part files whose ranges of image ids overlap, by ascending id; within a group sorted by name."""
+    cluster: list[_PartFile] = []
     last = -1
     for part in sorted((part for part in parts if len(part.images)), key=lambda part: int(part.images[0])):
         if cluster and part.images[0] > last:

@@ -65,32 +65,36 @@ def inspect_photo(
     image_id: for error messages; exif: whether the photograph will be rotated by its EXIF orientation
     Raises BadDataset for a file that is missing, of another size, too large, or a JPEG of which data is lost.
     """
-    where = _name_in_messages(path, image_id)
+    where = _photo_in_messages(path, image_id)
     content = _read_photo_bytes(path, where)
-    return replace(_inspect_content(content, where, shape, exif), sha256=hashlib.sha256(content).digest())
+    return replace(_inspect_photo_content(content, where, shape, exif), sha256=hashlib.sha256(content).digest())
 
 
 def read_photo(
     path: str | Path, shape: tuple[int, int] | None = None, *, image_id: int | None = None, exif: Exif = "apply"
 ) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
     """Decodes a photograph as OpenCV does: (H, W, 3) uint8 in BGR, and its facts. Errors as in `inspect_photo`."""
-    where = _name_in_messages(path, image_id)
+    where = _photo_in_messages(path, image_id)
     return decode_photo(_read_photo_bytes(path, where), where, shape, exif=exif)
 
 
 def decode_photo(
     content: bytes, where: str, shape: tuple[int, int] | None = None, *, exif: Exif = "apply"
 ) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
-    """Decodes the content of a photograph's file to what `read_photo` returns. where: the file's name in messages"""
-    facts = _inspect_content(content, where, shape, exif)
+    """Decodes the content of a photograph's file to what `read_photo` returns.
+
+    where: the file's name in messages
+    """
+    facts = _inspect_photo_content(content, where, shape, exif)
     bgr = pixels.decode(content, turned=exif != "ignore")
     if bgr is None:
         raise BadDataset(f"{where} cannot be decoded as an image.")
-    _refuse_other_shape((bgr.shape[0], bgr.shape[1]), shape, where)
+    _refuse_other_photo_size((bgr.shape[0], bgr.shape[1]), shape, where)
     return bgr, replace(facts, sha256=hashlib.sha256(content).digest())
 
 
-def _name_in_messages(path: str | Path, image_id: int | None) -> str:
+def _photo_in_messages(path: str | Path, image_id: int | None) -> str:
+    """Names a photograph in error messages: its path, with the image id if that is given."""
     return f"{path}" if image_id is None else f"{path} (image {image_id})"
 
 
@@ -108,7 +112,7 @@ def decode_rgb(content: bytes, where: str, *, exif: Exif = "apply") -> npt.NDArr
 
     An upright, complete JPEG is decoded only once, as simplejpeg gives pixels and warnings together.
     """
-    facts, kind, mode = _inspect_header(content, where, None, exif)
+    facts, kind, mode = _inspect_photo_header(content, where, None, exif)
     if kind == "JPEG" and mode in ("RGB", "L") and (facts.orientation == 1 or exif == "ignore"):
         with contextlib.suppress(ValueError):  # damaged or padded: decode_photo distinguishes them
             return cast(
@@ -118,20 +122,20 @@ def decode_rgb(content: bytes, where: str, *, exif: Exif = "apply") -> npt.NDArr
     return pixels.rgb_of(decode_photo(content, where, exif=exif)[0])
 
 
-def _inspect_content(content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif) -> PhotoFacts:
+def _inspect_photo_content(content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif) -> PhotoFacts:
     """Checks header and, of a JPEG, the compressed data. Raises BadDataset if data is lost."""
-    facts, kind, mode = _inspect_header(content, where, shape, exif)
+    facts, kind, mode = _inspect_photo_header(content, where, shape, exif)
     if kind not in ("JPEG", "MPO"):
         return facts
     colors = "CMYK" if mode == "CMYK" else "GRAY"
     warning = _warning_of_libjpeg(content, colors)
-    extraneous = _EXTRANEOUS.match(warning) is not None and _is_padded(content, warning, colors)
+    extraneous = _EXTRANEOUS.match(warning) is not None and _is_padded_jpeg(content, warning, colors)
     if warning.startswith(_LOST) and not extraneous:
         raise BadDataset(f"{where} is a damaged JPEG: data is lost ({warning}). Fetch it again.")
     return replace(facts, extraneous=extraneous)
 
 
-def _inspect_header(
+def _inspect_photo_header(
     content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif
 ) -> tuple[PhotoFacts, str, str]:
     """Reads a photograph's header: returns facts, Pillow's format and mode, both "" if only OpenCV knows the format."""
@@ -162,7 +166,7 @@ def _inspect_header(
                 "photographs are not turned."
             )
         width, height = height, width
-    _refuse_other_shape((height, width), shape, where)
+    _refuse_other_photo_size((height, width), shape, where)
     return PhotoFacts((height, width), orientation if 1 <= orientation <= 8 else 1), kind, mode
 
 
@@ -178,7 +182,7 @@ def _warning_of_libjpeg(content: bytes, colors: str) -> str:
     return ""
 
 
-def _is_padded(content: bytes, warning: str, colors: str) -> bool:
+def _is_padded_jpeg(content: bytes, warning: str, colors: str) -> bool:
     """True if a JPEG's extraneous bytes are padding of one value, without which it decodes cleanly.
 
     libjpeg warns alike if bits were flipped or lost, so that it reached the last pixel early and image data is left.
@@ -188,7 +192,7 @@ def _is_padded(content: bytes, warning: str, colors: str) -> bool:
         if found is None:
             return not warning
         count, marker = int(found[1]), bytes([0xFF, int(found[2], 16)])
-        for shorter in _without_padding(content, count, marker):
+        for shorter in _jpegs_without_padding(content, count, marker):
             after = _warning_of_libjpeg(shorter, colors)
             if after != warning:
                 content, warning = shorter, after
@@ -198,7 +202,7 @@ def _is_padded(content: bytes, warning: str, colors: str) -> bool:
     return False
 
 
-def _without_padding(content: bytes, count: int, marker: bytes) -> Iterator[bytes]:
+def _jpegs_without_padding(content: bytes, count: int, marker: bytes) -> Iterator[bytes]:
     """Yields copies of a JPEG, each without `count` equal bytes before one of the markers: perhaps padding."""
     start = -1
     for _ in range(_MOST_TRIES):
@@ -210,7 +214,7 @@ def _without_padding(content: bytes, count: int, marker: bytes) -> Iterator[byte
             yield content[: start - count] + content[start:]
 
 
-def _refuse_other_shape(found: tuple[int, int], shape: tuple[int, int] | None, where: str) -> None:
+def _refuse_other_photo_size(found: tuple[int, int], shape: tuple[int, int] | None, where: str) -> None:
     """Raises BadDataset if a photograph does not have the size in the JSON."""
     if shape is not None and found != tuple(shape):
         raise BadDataset(f"{where} is {found[0]}×{found[1]} but the JSON says {shape[0]}×{shape[1]} (height × width).")

@@ -83,7 +83,7 @@ def _apply_orientation(rgb: Pixels, exif: Image.Exif) -> Pixels:
     return np.asarray(ImageOps.exif_transpose(upright))
 
 
-def as_rgba(bgr: Pixels, out: Pixels) -> None:
+def bgr_to_rgba(bgr: Pixels, out: Pixels) -> None:
     """Converts (H, W, 3) BGR into `out`, (H, W, 4) RGB with 255 as the fourth channel."""
     if (cv2 := opencv()) is not None:
         cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA, dst=out)

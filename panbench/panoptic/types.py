@@ -31,7 +31,10 @@ GROUPS: Mapping[str, str] = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 
 def in_groups(isthing: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Returns masks for All, Things and Stuff (GROUPS). isthing: True for entries of thing categories"""
+    """Returns masks for All, Things and Stuff (GROUPS).
+
+    isthing: True for entries of thing categories
+    """
     return {"All": np.ones(len(isthing), np.bool_), "Things": isthing, "Stuff": ~isthing}
 
 
@@ -144,6 +147,7 @@ class AnnotationColumns:
     sha256: str = ""
 
     def __len__(self) -> int:
+        """Returns the number of images."""
         return len(self.image_ids)
 
     def only(self, indices: Sequence[int]) -> "AnnotationColumns":

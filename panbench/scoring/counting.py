@@ -31,7 +31,7 @@ from panbench.panoptic.overlap import (
     OverlapTable,
     Pairs,
     Segments,
-    by_image,
+    listed_by_image,
     tabulate,
     take,
 )
@@ -70,7 +70,10 @@ class ImagePairs:
         return ImagePairs(gt, pred, pred_row, rows if shard is None else _rows_of_shard(rows, *shard))
 
     def segments(self, side: str, images: Sequence[int]) -> Segments:
-        """Returns the segments of some images, in the JSON's order. side: "gt" or "pred" (the predictions)"""
+        """Returns the segments of some images, in the JSON's order.
+
+        side: "gt" or "pred" (the predictions)
+        """
         columns = self.gt if side == "gt" else self.pred
         chosen = np.flatnonzero(np.isin(np.array(columns.image_ids, np.int64), np.array(images, np.int64)))
         count = np.diff(columns.first)[chosen]
@@ -88,11 +91,11 @@ class ImagePairs:
             score=columns.score[rows] if side == "pred" else np.full(len(image_id), np.nan, np.float32),
         )
 
-    def missing(self) -> list[int]:
+    def missing_predictions(self) -> list[int]:
         """Returns the ids of images without a prediction."""
         return [self.gt.image_ids[row] for row in self.rows if self.pred_row[row] < 0]
 
-    def extra(self) -> list[int]:
+    def extra_predictions(self) -> list[int]:
         """Returns the ids of images that only the predictions have."""
         known = frozenset(self.gt.image_ids)
         return [image_id for image_id in self.pred.image_ids if image_id not in known]
@@ -100,13 +103,13 @@ class ImagePairs:
     def faults(self, ignore_extra: bool, allow_missing: bool) -> list[str]:
         """Returns a message for each way in which images or category ids of the two JSONs do not match."""
         faults = []
-        missing, extra = self.missing(), self.extra()
+        missing, extra = self.missing_predictions(), self.extra_predictions()
         if extra and not (allow_missing and ignore_extra):
             faults += self._cause_of_few_shared_images(extra)
             if len(extra) == len(self.pred):
                 return faults
         if missing and len(missing) == len(self.rows) and not allow_missing:
-            return [f"{self.pred.path} has no prediction for any of the {_count_of_images(missing)} of {self.gt.path}."]
+            return [f"{self.pred.path} has no prediction for any of the {_images_in_words(missing)} of {self.gt.path}."]
         if missing and not allow_missing:
             faults.append(
                 f"{self.pred.path} has no prediction for {len(missing)} of {len(self.rows)} images: "
@@ -122,7 +125,7 @@ class ImagePairs:
         if len(unknown):
             faults.append(
                 f"{self.pred.path} uses category ids that {self.gt.path} does not list: "
-                f"{by_image(unknown.image_id, unknown.category_id)}. Write the dataset's own category ids."
+                f"{listed_by_image(unknown.image_id, unknown.category_id)}. Write the dataset's own category ids."
             )
             faults = self._cause_of_unknown_categories(pred.category_id) + faults
         return faults
@@ -135,14 +138,17 @@ class ImagePairs:
             return []
         likely = "These are predictions of another set" if not shared else "Likely cause: predictions of another set"
         return [
-            f"{likely}: {shared:,} of the {_count_of_images(truth)} of {self.gt.path} "
+            f"{likely}: {shared:,} of the {_images_in_words(truth)} of {self.gt.path} "
             f"{'is' if shared == 1 else 'are'} in {self.pred.path} (ground truth: {listed(sorted(truth), 3)}; "
             f"predictions: {listed(sorted(predicted), 3)}). Give the ground truth of their split; ids "
             "that were numbered anew have to be the dataset's own."
         ]
 
     def _cause_of_unknown_categories(self, used: npt.NDArray[np.int32]) -> list[str]:
-        """Returns the likely cause, if any, of many unknown category ids, as a list. used: all predicted ids"""
+        """Returns the likely cause, if any, of many unknown category ids, as a list.
+
+        used: all predicted ids
+        """
         known = {category.id for category in self.gt.categories}
         ids = set(np.unique(used).tolist())
         if len(ids) < _MANY_CATEGORIES:
@@ -171,7 +177,7 @@ class ImagePairs:
             "other predictions, or of the ground truth, or were the PNGs not written as id = R + 256·G + 256²·B?"
         ]
 
-    def check_ground_truth(self, faults: GroundTruthFaults) -> None:
+    def check_ground_truth_pngs(self, faults: GroundTruthFaults) -> None:
         """Raises BadDataset if no segment of the ground truth is in its PNGs, so they belong to another set."""
         expected = len(self.segments("gt", [self.gt.image_ids[row] for row in self.rows]))
         if expected >= _MANY_IDS and faults.segments_not_in_png >= expected:
@@ -180,7 +186,7 @@ class ImagePairs:
                 "folder of another set. Name the one of this ground truth with --gt-dir (gt_dir)."
             )
 
-    def oddities(self) -> list[str]:
+    def likely_mistakes(self) -> list[str]:
         """Returns a message for each likely mistake in input that can be scored, such as two images with one PNG."""
         gt, pred = self.gt, self.pred
         found = [
@@ -247,7 +253,7 @@ def _rows_of_shard(rows: list[int], number: int, of: int) -> list[int]:
     return rows[start : start + size + (number <= longer)]
 
 
-def _count_of_images(image_ids: Sequence[int]) -> str:
+def _images_in_words(image_ids: Sequence[int]) -> str:
     """Returns the number of images in words: "1 image", "5,000 images"."""
     return f"{len(image_ids):,} image{'s' * (len(image_ids) != 1)}"
 
@@ -263,13 +269,17 @@ PART_IMAGES = 1000
 
 @dataclass(frozen=True)
 class Fault:
-    """A PNG that cannot be scored. what: the reason, as the end of a sentence that begins with the PNG's path"""
+    """A PNG that cannot be scored.
+
+    what: the reason, as the end of a sentence that begins with the PNG's path
+    """
 
     path: Path
     image_id: int
     what: str
 
     def __str__(self) -> str:
+        """Returns the error message: the PNG's path, its image id, and why it cannot be scored."""
         return f"{self.path} (image {self.image_id}) {self.what}"
 
     @property
@@ -299,7 +309,7 @@ def reported_faults(faults: Sequence[Fault], side: str, columns: AnnotationColum
 
 @dataclass(frozen=True)
 class CountedChunk:
-    """A chunk of counted images: overlap table and hashes of those whose PNGs decode, faults of the others."""
+    """The result for a chunk of images: overlap table and hashes of those whose PNGs decode, faults of the others."""
 
     table: OverlapTable
     files: FileHashes
@@ -309,7 +319,7 @@ class CountedChunk:
 
 @dataclass
 class ChunkCollector:
-    """Collects counted images until they form a chunk: pixels of segment pairs, hashes, faults."""
+    """Collects the results of single images (pixels of segment pairs, hashes, faults) for a CountedChunk."""
 
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
@@ -318,7 +328,8 @@ class ChunkCollector:
     gt_faults: list[Fault] = field(default_factory=list)
     prediction_faults: list[Fault] = field(default_factory=list)
 
-    def add(self, image_id: int, answer: "CountedImage") -> None:
+    def add_image(self, image_id: int, answer: "CountedImage") -> None:
+        """Adds the result of one image: pixels of its segment pairs, hashes of its PNGs, or a fault."""
         if answer.gt_fault:
             self.gt_faults.append(answer.gt_fault)
         elif answer.prediction_fault:
@@ -331,11 +342,11 @@ class ChunkCollector:
             self.boundary.append((image_id, answer.boundary))
 
     def chunk(self, paired: ImagePairs) -> CountedChunk:
-        """Makes the chunk of all images added so far."""
+        """Returns the overlap table, PNG hashes and faults of all images added so far."""
         images = [image_id for image_id, _ in self.pairs]
         gt, pred = paired.segments("gt", images), paired.segments("pred", images)
-        boundary = _join_pairs(self.boundary) if self.boundary else None
-        table = tabulate(_join_pairs(self.pairs), gt, pred, boundary).in_order_of_images()
+        boundary = _pairs_of_images(self.boundary) if self.boundary else None
+        table = tabulate(_pairs_of_images(self.pairs), gt, pred, boundary).in_order_of_images()
         files = FileHashes.of(self.files, predictions=self.predictions)
         return CountedChunk(table, files, self.gt_faults, self.prediction_faults)
 
@@ -363,8 +374,11 @@ class ImageCounter:
     boundary: bool
     max_pixels: int
 
-    def count(self, row: int) -> CountedImage:
-        """Counts the image in a row of the ground truth."""
+    def count_image(self, row: int) -> CountedImage:
+        """Counts the pixels that the true and predicted segments of one image share, or returns its fault.
+
+        row: the image's row in the ground truth
+        """
         gt, pred = self.paired.gt, self.paired.pred
         image_id = gt.image_ids[row]
         gt_path = gt.folder / gt.file_names[row]
@@ -375,7 +389,7 @@ class ImageCounter:
             return CountedImage(gt_fault=Fault(gt_path, image_id, str(problem)))
         answer = CountedImage(sha=sha)
         if self.paired.pred_row[row] < 0:
-            pred_runs = IdRuns.empty(gt_runs.shape)
+            pred_runs = IdRuns.all_void(gt_runs.shape)
         else:
             pred_path = pred.folder / pred.file_names[self.paired.pred_row[row]]
             try:
@@ -389,28 +403,32 @@ class ImageCounter:
                     )
             except ValueError as problem:
                 return replace(answer, prediction_fault=Fault(pred_path, image_id, str(problem)))
-        boundary = boundary_pairs(gt_runs.to_map(), pred_runs.to_map()) if self.boundary else None
+        boundary = boundary_pairs(gt_runs.to_id_map(), pred_runs.to_id_map()) if self.boundary else None
         return replace(answer, counts=count_run_pairs(gt_runs, pred_runs), boundary=boundary)
 
 
 def count_images(
     paired: ImagePairs, rows: Sequence[int], reporter: Reporter, *, threads: int, boundary: bool, max_pixels: int
 ) -> Iterator[CountedChunk]:
-    """Counts the images in some rows of the ground truth in threads; yields chunks of PART_IMAGES images."""
+    """Counts in threads the pixels that true and predicted segments share; yields results of 1,000 images at a time.
+
+    rows: the images, as rows of the ground truth
+    """
     native()  # loaded here, once, before the threads start
     counter = ImageCounter(paired, boundary, max_pixels)
     images, before = len(paired.rows), len(paired.rows) - len(rows)
     counted = ChunkCollector()
 
-    def task(start: int) -> list[CountedImage]:
-        return [counter.count(row) for row in rows[start : start + _IMAGES_A_TASK]]
+    def count_images_from(start: int) -> list[CountedImage]:
+        """Counts the shared pixels in the few images from `rows[start]` on, in one thread."""
+        return [counter.count_image(row) for row in rows[start : start + _IMAGES_A_TASK]]
 
-    tasks = (partial(task, start) for start in range(0, len(rows), _IMAGES_A_TASK))
+    tasks = (partial(count_images_from, start) for start in range(0, len(rows), _IMAGES_A_TASK))
     # Compiled code decodes id PNGs without OpenCV, which takes a tenth of a second to load.
     with pixels.one_thread() if boundary or native() is None else contextlib.nullcontext():
         answers = itertools.chain.from_iterable(in_order(tasks, threads, _TASKS_AHEAD))
         for done, (row, answer) in enumerate(zip(rows, answers, strict=True), start=1):
-            counted.add(paired.gt.image_ids[row], answer)
+            counted.add_image(paired.gt.image_ids[row], answer)
             if done % _IMAGES_A_TASK == 0 or done == len(rows):
                 reporter.progress("Scoring", before + done, images)
             if done % PART_IMAGES == 0:
@@ -420,7 +438,8 @@ def count_images(
             yield counted.chunk(paired)
 
 
-def _join_pairs(counts: list[tuple[int, _Counts]]) -> Pairs:
+def _pairs_of_images(counts: list[tuple[int, _Counts]]) -> Pairs:
+    """Joins the counted segment pairs of several images to one table; each count comes with its image id."""
     if not counts:
         return Pairs.empty()
     gt_id, pred_id, pixels = (np.concatenate([columns[row_of] for _, columns in counts]) for row_of in range(3))
@@ -429,6 +448,7 @@ def _join_pairs(counts: list[tuple[int, _Counts]]) -> Pairs:
 
 
 def _read_png_bytes(path: Path) -> bytes:
+    """Reads the bytes of an id PNG. Raises ValueError for a file that is missing or unreadable."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -69,6 +69,7 @@ class Evaluator:
         self._counted: list[int] = []
 
     def __len__(self) -> int:
+        """Returns the number of images given so far."""
         return len(self._image_ids)
 
     def __repr__(self) -> str:
@@ -118,13 +119,13 @@ class Evaluator:
                 else segment
                 for segment in gt
             ]
-        _check_same_ids(where, pred_id, [segment.id for segment in pred])
+        _check_predicted_ids(where, pred_id, [segment.id for segment in pred])
         table = tabulate(
             Pairs(np.full(len(gt_id), index, np.int64), gt_id, pred_id, pixels),
             segment_columns([(index, gt)], is_gt=True),
             segment_columns([(index, pred)], is_gt=False),
         )
-        self._append([table], [image_id], [len(without_area)])
+        self._append_images([table], [image_id], [len(without_area)])
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -134,7 +135,7 @@ class Evaluator:
             f"The areas of {segments:,} ground-truth segments in {images:,} images were counted from their maps, as "
             "their `area` was absent.",
         )
-        absent = Matched.of(self._table_in_order()).accumulate(AbsentAccumulator(self.categories))
+        absent = Matched.of(self._overlap_table()).accumulate(AbsentAccumulator(self.categories))
         notes = tuple(f"{message[0].upper()}{message[1:]}." for message in absent.messages())
         return (*(counted if segments else ()), *notes)
 
@@ -146,8 +147,8 @@ class Evaluator:
         FN; a group without any has None. May be called at any time, and again after further images.
         Raises BadDataset when the ground truth lists an area so small that a union would not be positive.
         """
-        pq = pq_table(Matched.of(self._table_in_order()), self.categories)
-        return {**summarise(pq), "per_category": category_numbers(pq)}
+        pq = pq_table(Matched.of(self._overlap_table()), self.categories)
+        return {**summarise(pq), "per_category": pq_by_category(pq)}
 
     def intervals(self, level: float = 0.95) -> dict[str, dict[str, tuple[float, float] | None]]:
         """Returns the confidence intervals of PQ, SQ and RQ for all, thing and stuff categories.
@@ -157,7 +158,7 @@ class Evaluator:
         For the score on all images of this kind, of which those seen are a sample (docs/uncertainty.md). None where
         there are too few images. They cost much more than `compute`: ask for them once, at the end.
         """
-        table = score_intervals(image_statistics(Matched.of(self._table_in_order()), self.categories), level=level)
+        table = score_intervals(image_statistics(Matched.of(self._overlap_table()), self.categories), level=level)
         found: dict[str, dict[str, tuple[float, float] | None]] = {group: {} for group in GROUPS}
         for row in table[table["group"].notna()].itertuples():
             found[row.group][row.metric] = None if math.isnan(row.low) else (float(row.low), float(row.high))
@@ -175,9 +176,9 @@ class Evaluator:
         """
         if not len(self):
             raise BadArgument("There is no image yet. Call update() before save().")
-        table = self._table_in_order()
+        table = self._overlap_table()
         if not self._index_of_id:
-            table = _renumbered(table, np.arange(1, len(self) + 1))
+            table = _with_image_ids(table, np.arange(1, len(self) + 1))
         info = RunInfo(
             kind="score",
             name=name or Path(out).absolute().name,
@@ -224,12 +225,12 @@ class Evaluator:
         segments, overlaps = table.segments, table.overlaps
         n = len(self)
         given = np.array([image_id is not None for image_id in self._image_ids], np.int64)
-        heads = _six_columns(n, 0, given, [image_id or 0 for image_id in self._image_ids], self._counted)
+        heads = _evaluator_rows(n, 0, given, [image_id or 0 for image_id in self._image_ids], self._counted)
         kinds = np.where(segments.is_gt, 1, 2)
-        of_segments = _six_columns(
+        of_segments = _evaluator_rows(
             len(segments), kinds, segments.id, 0, segments.category_id, segments.area, segments.iscrowd
         )
-        of_pairs = _six_columns(len(overlaps), 3, overlaps.gt_id, overlaps.pred_id, 0, overlaps.pixels)
+        of_pairs = _evaluator_rows(len(overlaps), 3, overlaps.gt_id, overlaps.pred_id, 0, overlaps.pixels)
         rows = np.concatenate([heads, of_segments, of_pairs])
         images = np.concatenate([np.arange(n), segments.image_id, overlaps.image_id])
         return rows[np.lexsort((rows[:, 0], images))]
@@ -276,14 +277,14 @@ class Evaluator:
         left_out = set(repeated)
         fresh = [image_id for here, image_id in enumerate(image_ids) if here not in left_out]
         evaluator = cls(categories)
-        evaluator._append([table.in_order_of_images()], fresh, category_id[kind == 0].tolist())
+        evaluator._append_images([table.in_order_of_images()], fresh, category_id[kind == 0].tolist())
         return evaluator
 
     def reset(self) -> None:
         """Removes all images; the categories remain."""
         self._chunks, self._tables, self._image_ids, self._index_of_id, self._counted = [], [], [], {}, []
 
-    def _append(self, tables: list[OverlapTable], image_ids: list[int | None], counted: list[int]) -> None:
+    def _append_images(self, tables: list[OverlapTable], image_ids: list[int | None], counted: list[int]) -> None:
         """Adds the overlap tables of new images, and joins many small tables to one to save memory."""
         self._counted.extend(counted)
         for image_id in image_ids:
@@ -295,12 +296,12 @@ class Evaluator:
             self._chunks.append(concat(self._tables))
             self._tables = []
 
-    def _table_in_order(self) -> OverlapTable:
+    def _overlap_table(self) -> OverlapTable:
         """Returns the overlap table of all images, by image id if they have ids, else in the order of `update`."""
         table = concat([*self._chunks, *self._tables])
         if self._index_of_id:
             # The order of panopticapi's loop over a JSON by ascending ids, and the same on every process.
-            table = _renumbered(table, np.array(self._image_ids, np.int64))
+            table = _with_image_ids(table, np.array(self._image_ids, np.int64))
         return table
 
     def _checked_image_id(self, image_id: Any) -> int:
@@ -333,7 +334,7 @@ class Evaluator:
         return list(found.values())
 
 
-def category_numbers(table: Any) -> dict[int, dict[str, Any]]:
+def pq_by_category(table: Any) -> dict[int, dict[str, Any]]:
     """Converts a `pq_table` to `{category id: {"name", "isthing", "PQ", "SQ", "RQ", "TP", "FP", "FN"}}`."""
     columns = ("name", "isthing", "PQ", "SQ", "RQ", "TP", "FP", "FN")
     rows = zip(*(table[name].tolist() for name in columns), strict=True)
@@ -363,18 +364,20 @@ def _parse_categories(categories: Any) -> tuple[Category, ...]:
 
 
 def _parse_category(record: Any, where: str) -> Category:
-    isthing = _required_value(record, "isthing", where)
+    """Converts a category dict of COCO to a Category. Raises BadArgument for missing or wrong fields."""
+    isthing = _required_field(record, "isthing", where)
     if isthing not in (0, 1):
         raise BadArgument(f"{where}: isthing must be 0 or 1, not {isthing!r}.")
     return Category(
-        id=_checked_integer(_required_value(record, "id", where), f"{where}: id", -(2**31), 2**31 - 1),
-        name=str(_required_value(record, "name", where)),
+        id=_checked_integer(_required_field(record, "id", where), f"{where}: id", -(2**31), 2**31 - 1),
+        name=str(_required_field(record, "name", where)),
         isthing=bool(isthing),
         supercategory=str(record.get("supercategory") or ""),
     )
 
 
 def _parse_segment(record: Any, where: str, is_gt: bool) -> Segment:
+    """Converts a dict of `segments_info` to a Segment. Raises BadArgument for missing or wrong fields."""
     if isinstance(record, Mapping) and "category_id" not in record and "label_id" in record:
         raise BadArgument(
             f"{where} has `label_id` but no `category_id`. Translate the model's labels to the dataset's category ids."
@@ -384,9 +387,9 @@ def _parse_segment(record: Any, where: str, is_gt: bool) -> Segment:
     if is_gt:
         area = _AREA_UNKNOWN if given is None else _checked_integer(given, f"{where}: area", 0, 2**62)
     return Segment(
-        id=_checked_integer(_required_value(record, "id", where), f"{where}: id", 1, MAX_ID),
+        id=_checked_integer(_required_field(record, "id", where), f"{where}: id", 1, MAX_ID),
         category_id=_checked_integer(
-            _required_value(record, "category_id", where), f"{where}: category_id", -(2**31), 2**31 - 1
+            _required_field(record, "category_id", where), f"{where}: category_id", -(2**31), 2**31 - 1
         ),
         area=area,
         iscrowd=is_gt and record.get("iscrowd", 0) == 1,
@@ -406,7 +409,8 @@ def _ground_truth_hash(table: OverlapTable, categories: Sequence[Category]) -> s
     return digest.hexdigest()
 
 
-def _required_value(record: Any, key: str, where: str) -> Any:
+def _required_field(record: Any, key: str, where: str) -> Any:
+    """Returns a field of a category's or segment's dict. Raises BadArgument if it is missing."""
     if not isinstance(record, Mapping):
         raise BadArgument(f"{where} must be a dict, not {_type_in_words(record)}.")
     if key not in record:
@@ -415,6 +419,7 @@ def _required_value(record: Any, key: str, where: str) -> Any:
 
 
 def _checked_integer(value: Any, name: str, low: int, high: int) -> int:
+    """Converts an id or area to int. Raises BadArgument unless it is an integer within low…high."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -446,7 +451,7 @@ def _as_array(values: Any) -> npt.NDArray[Any]:
     return np.asarray(values)
 
 
-def _check_same_ids(where: str, in_map: npt.NDArray[np.int32], in_list: list[int]) -> None:
+def _check_predicted_ids(where: str, in_map: npt.NDArray[np.int32], in_list: list[int]) -> None:
     """Raises BadArgument unless a predicted map has exactly the ids that its segments list."""
     present = set(in_map.tolist()) - {VOID}
     unlisted, absent = sorted(present - set(in_list)), sorted(set(in_list) - present)
@@ -456,14 +461,14 @@ def _check_same_ids(where: str, in_map: npt.NDArray[np.int32], in_list: list[int
         raise BadArgument(f"{where}pred_segments lists ids that pred_ids lacks: {listed(absent)}. Leave them out.")
 
 
-def _renumbered(table: OverlapTable, image_ids: npt.NDArray[np.int64]) -> OverlapTable:
+def _with_image_ids(table: OverlapTable, image_ids: npt.NDArray[np.int64]) -> OverlapTable:
     """Gives image i the id `image_ids[i]`, and sorts the rows by their new ids."""
     segments = replace(table.segments, image_id=image_ids[table.segments.image_id])
     overlaps = replace(table.overlaps, image_id=image_ids[table.overlaps.image_id])
     return OverlapTable(segments, overlaps).in_order_of_images()
 
 
-def _six_columns(n: int, *columns: Any) -> npt.NDArray[np.int64]:
+def _evaluator_rows(n: int, *columns: Any) -> npt.NDArray[np.int64]:
     """Stacks up to six columns (arrays or numbers) to (n, 6); missing columns are 0."""
     rows = np.zeros((n, 6), np.int64)
     for number, column in enumerate(columns):
@@ -472,4 +477,5 @@ def _six_columns(n: int, *columns: Any) -> npt.NDArray[np.int64]:
 
 
 def _type_in_words(value: Any) -> str:
+    """Names the type of a wrong argument for an error message."""
     return "None" if value is None else kind_of(value)

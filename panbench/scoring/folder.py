@@ -24,7 +24,7 @@ from panbench.metrics.pq import CategorySums
 from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.fingerprint import fingerprint_of_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
-from panbench.panoptic.native import native, why_missing
+from panbench.panoptic.native import native, why_not_compiled
 from panbench.panoptic.overlap import GroundTruthFaults, Mismatches, OverlapTable, concat
 from panbench.runs import (
     DatasetRecord,
@@ -82,7 +82,7 @@ def score_folder(
     Raises BadDataset or PredictionMismatch with a message for each kind of fault and its first images. Complete chunks
     without a fault are then stored for `resume`; with fewer than PART_IMAGES images there is none, and no run.
     """
-    clock = _Clock()
+    clock = _ScoringClock()
     if threads is not None and threads < 1:
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
     if resume and out is None:
@@ -91,7 +91,7 @@ def score_folder(
     resumed = resume and out is not None and unfinished_run(out) is not None
     if out is not None and not resumed:
         check_room(out, overwrite)
-    if slower := why_missing():
+    if slower := why_not_compiled():
         reporter.notice(slower)
     if images is not None and not path_at(images).is_dir():
         raise BadDataset(
@@ -104,7 +104,7 @@ def score_folder(
             raise BadDataset(f"There is no folder {columns.folder} with the {side} id PNGs. Give theirs with {option}.")
     paired = ImagePairs.of(gt, pred, shard)
     misfits = paired.faults(ignore_extra, allow_missing)
-    clock.stop("load")
+    clock.end_stage("load")
 
     arguments: dict[str, Setting] = {
         "ignore_extra": ignore_extra,
@@ -113,11 +113,11 @@ def score_folder(
         "max_pixels": max_pixels,
         **({} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}),
     }
-    info = _run_info(paired, out, arguments, images)
+    info = _score_run_info(paired, out, arguments, images)
     writer = _resume_writer(out, info) if out is not None and resumed else None
-    store = _Store(out, info, overwrite, writer)
+    store = _ScoredImages(out, info, overwrite, writer)
     wrong, gt_wrong, mismatches = list[Fault](), list[Fault](), Mismatches.of(OverlapTable.empty())
-    for message in paired.oddities():
+    for message in paired.likely_mistakes():
         reporter.notice(message)
     try:
         rows = [row for row in paired.rows if gt.image_ids[row] not in store.done]
@@ -128,21 +128,21 @@ def score_folder(
             wrong += chunk.prediction_faults
             gt_wrong += chunk.gt_faults
             if not (found or chunk.prediction_faults or chunk.gt_faults or misfits):
-                store.add(chunk)
+                store.add_chunk(chunk)
         # The likely cause comes first, as its consequences can fill hundreds of lines.
         found_in_pngs = reported_faults(wrong, "predicted", pred) + mismatches.messages()
         faults = paired.cause_of_absent_segments(mismatches) + misfits + found_in_pngs
         if faults or gt_wrong:
             kind = PredictionMismatch if faults else BadDataset
-            raise kind("\n".join(reported_faults(gt_wrong, "ground-truth", gt) + faults + store.how_to_continue()))
-        paired.check_ground_truth(store.faults)
-        clock.stop("overlap")
-        run = store.close(info.images, clock)
+            raise kind("\n".join(reported_faults(gt_wrong, "ground-truth", gt) + faults + store.resume_hint()))
+        paired.check_ground_truth_pngs(store.faults)
+        clock.end_stage("overlap")
+        run = store.finish_run(info.images, clock)
         if run.info.images.gt_faults and (notice := run.info.images.gt_faults.notice):
             reporter.notice(notice)
         return run
     except BaseException as problem:
-        store.fail(problem)
+        store.mark_failed(problem)
         raise
 
 
@@ -153,15 +153,15 @@ def as_json(run: Run) -> dict[str, Any]:
     "RQ", "TP", "FP", "FN"}}}` with every category of the ground truth; one that occurs nowhere has zeros.
     """
     from panbench.metrics.pq import summarise
-    from panbench.scoring.evaluator import category_numbers
+    from panbench.scoring.evaluator import pq_by_category
 
     table = run.pq()
-    per_category = {str(category_id): numbers for category_id, numbers in category_numbers(table).items()}
+    per_category = {str(category_id): numbers for category_id, numbers in pq_by_category(table).items()}
     return {**summarise(table), "per_category": per_category}
 
 
-class _Store:
-    """Stores the overlap tables of scored chunks: in a run folder, created with the first chunk, or in memory."""
+class _ScoredImages:
+    """Stores the overlap tables of scored images in memory, or in a run folder that it creates with the first ones."""
 
     def __init__(
         self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
@@ -172,8 +172,11 @@ class _Store:
         self._tables: list[OverlapTable] = []
         self._sums, self.faults = CategorySums(info.categories), GroundTruthFaults()
 
-    def add(self, chunk: CountedChunk) -> None:
-        """Stores a chunk without faults. Raises BadDataset for an impossible area, and then does not store it."""
+    def add_chunk(self, chunk: CountedChunk) -> None:
+        """Stores the overlap table of images whose PNGs have no fault. Raises BadDataset for an impossible area.
+
+        A table that has one is not stored.
+        """
         self._sums.add(self._sums.map_chunk(Matched.of(chunk.table)))
         self.faults = self.faults + chunk.table.ground_truth_faults()
         if self._out is None:
@@ -181,29 +184,31 @@ class _Store:
         else:
             self._open_writer(self._out).write_part(chunk.table, files=chunk.files)
 
-    def how_to_continue(self) -> list[str]:
+    def resume_hint(self) -> list[str]:
         """Returns a hint on how to resume once the faults are fixed, as a list; [] if nothing was stored."""
         if self._writer is None:
             return []
         return [f"All chunks of images without a fault are stored in {self._out}: fix the rest and add --resume."]
 
-    def close(self, images: ImagesRecord, clock: "_Clock") -> Run:
-        """Finishes the run of all stored chunks and returns it."""
+    def finish_run(self, images: ImagesRecord, clock: "_ScoringClock") -> Run:
+        """Completes the run once all images are scored, and returns it."""
         n = images.expected or 0
         images = replace(images, scored=n)
         if self._out is None:
             summary = SummaryRecord.of(self._sums.summary())
             info = replace(self._info, images=replace(images, gt_faults=self.faults), summary=summary)
-            return Run(replace(info, **clock.seconds(n)), table=concat(self._tables))
+            return Run(replace(info, **clock.run_info_seconds(n)), table=concat(self._tables))
         writer = self._open_writer(self._out)
         # Parts that an earlier session wrote are not in the sums, so they are computed from all parts.
         stored = None if self._sums_are_complete else Run(writer.info, writer.path)
         summary = SummaryRecord.of(self._sums.summary() if stored is None else stored.summary())
         faults = self.faults if stored is None else stored.ground_truth_faults()
-        clock.stop("write")
-        return writer.finish("done", images=replace(images, gt_faults=faults), summary=summary, **clock.seconds(n))
+        clock.end_stage("write")
+        return writer.finish(
+            "done", images=replace(images, gt_faults=faults), summary=summary, **clock.run_info_seconds(n)
+        )
 
-    def fail(self, problem: BaseException) -> None:
+    def mark_failed(self, problem: BaseException) -> None:
         """Marks the run as interrupted or failed, if any of it was written."""
         if self._writer is None:
             return
@@ -226,20 +231,20 @@ def _resume_writer(out: str | os.PathLike[str], info: RunInfo) -> RunWriter:
     return RunWriter.resume(out)
 
 
-class _Clock:
+class _ScoringClock:
     """Measures the seconds of a scoring, by stage and in all."""
 
     def __init__(self) -> None:
         self._began = self._last = time.perf_counter()
         self._stages: dict[str, float] = {}
 
-    def stop(self, stage: str) -> None:
+    def end_stage(self, stage: str) -> None:
         """Records the time since the previous stage ended as the duration of this stage."""
         now = time.perf_counter()
         self._stages[stage] = now - self._last
         self._last = now
 
-    def seconds(self, images: int) -> dict[str, Any]:
+    def run_info_seconds(self, images: int) -> dict[str, Any]:
         """Returns the fields `seconds` and `images_per_second` of RunInfo."""
         wall = time.perf_counter() - self._began
         stages = {stage: self._stages.get(stage) for stage in STAGES}
@@ -250,7 +255,7 @@ class _Clock:
         }
 
 
-def _run_info(
+def _score_run_info(
     paired: ImagePairs,
     out: str | os.PathLike[str] | None,
     arguments: Mapping[str, Setting],
@@ -258,7 +263,7 @@ def _run_info(
 ) -> RunInfo:
     """Makes the record of a run before its first image is scored: inputs, settings, versions."""
     gt, pred = paired.gt, paired.pred
-    missing = paired.missing()
+    missing = paired.missing_predictions()
     return RunInfo(
         kind="score",
         name=pred.path.stem if out is None else Path(out).absolute().name,
@@ -287,14 +292,17 @@ def _run_info(
             whole=len(gt) if "shard" in arguments else None,
             missing=len(missing),
             missing_ids=tuple(missing),
-            extra=len(paired.extra()),
+            extra=len(paired.extra_predictions()),
         ),
     )
 
 
 @dataclass(frozen=True)
 class ShardedScoring(Sharded):
-    """A call of `score_folder` that several processes do in shards. settings: its other arguments"""
+    """A call of `score_folder` that several processes do in shards.
+
+    settings: its other arguments
+    """
 
     gt: Path
     pred: Path
@@ -307,15 +315,15 @@ class ShardedScoring(Sharded):
 
     @property
     def merged_folders(self) -> tuple[Path]:
-        """The folder of the merged run, as the only one."""
+        """A tuple of one path: the folder of the run that joins all shards."""
         return (self.out,)
 
     def resumed(self) -> "ShardedScoring":
-        """Copies the work so that its shards are resumed."""
+        """Returns a copy of this call whose shards continue from what earlier processes stored."""
         return replace(self, overwrite=False, resume=True)
 
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
-        """Scores one shard of the images into the only folder of `folders`."""
+        """Scores one shard (share of the images) and writes it as a run to the single folder in `folders`."""
         (out,) = folders
         settings = {**self.settings, "overwrite": self.overwrite, "resume": self.resume}
         score_folder(self.gt, self.pred, out=out, shard=shard, reporter=reporter, **settings)

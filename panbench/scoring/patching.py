@@ -111,7 +111,7 @@ def _single_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Calla
     """Makes a replacement for mmdet's `pq_compute_single_core`: it returns a PQStat of some images, usually one."""
 
     @wraps(original)
-    def compute(
+    def pq_stat(
         proc_id: int,
         annotation_set: Sequence[_AnnotationPair],
         gt_folder: str,
@@ -120,21 +120,24 @@ def _single_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Calla
         backend_args: Mapping[str, Any] | None = None,
         print_log: bool = False,
     ) -> Any:
+        """Computes the PQStat of some images by panbench, as mmdet's `pq_compute_single_core` does."""
         if not _is_local_backend(backend_args):
             return original(proc_id, annotation_set, gt_folder, pred_folder, categories, backend_args, print_log)
         folders = Path(gt_folder), Path(pred_folder)
         return _fill_stat(
-            stat(), (_image_table(index, pair, *folders) for index, pair in enumerate(annotation_set)), categories
+            stat(),
+            (_image_overlap_table(index, pair, *folders) for index, pair in enumerate(annotation_set)),
+            categories,
         )
 
-    return compute
+    return pq_stat
 
 
 def _multi_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callable[..., Any]:
     """Makes a replacement for mmdet's `pq_compute_multi_core` that starts threads instead of processes."""
 
     @wraps(original)
-    def compute(
+    def pq_stat(
         matched_annotations_list: Sequence[_AnnotationPair],
         gt_folder: str,
         pred_folder: str,
@@ -142,20 +145,24 @@ def _multi_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callab
         backend_args: Mapping[str, Any] | None = None,
         nproc: int = 32,
     ) -> Any:
+        """Computes the PQStat of all images by panbench in threads, as mmdet's `pq_compute_multi_core` does."""
         if not _is_local_backend(backend_args):
             return original(matched_annotations_list, gt_folder, pred_folder, categories, backend_args, nproc)
         folders = Path(gt_folder), Path(pred_folder)
-        calls = [partial(_image_table, index, pair, *folders) for index, pair in enumerate(matched_annotations_list)]
+        calls = [
+            partial(_image_overlap_table, index, pair, *folders) for index, pair in enumerate(matched_annotations_list)
+        ]
         return _fill_stat(stat(), in_order(calls, min(nproc, available_cores())), categories)
 
-    return compute
+    return pq_stat
 
 
 def _is_local_backend(backend_args: Mapping[str, Any] | None) -> bool:
+    """True if mmdet's `backend_args` say that PNGs are read from local disk."""
     return backend_args is None or dict(backend_args) == {"backend": "local"}
 
 
-def _image_table(index: int, pair: _AnnotationPair, gt_folder: Path, pred_folder: Path) -> OverlapTable:
+def _image_overlap_table(index: int, pair: _AnnotationPair, gt_folder: Path, pred_folder: Path) -> OverlapTable:
     """Counts the overlap table of an image. Raises PredictionMismatch if a prediction's PNG and JSON disagree."""
     truth, predicted = pair
     image_id = truth["image_id"]
@@ -179,6 +186,7 @@ def _image_table(index: int, pair: _AnnotationPair, gt_folder: Path, pred_folder
 
 
 def _segment_of_record(record: Mapping[str, Any], is_gt: bool) -> Segment:
+    """Converts a dict of COCO's `segments_info` to a Segment; a predicted one has area 0 and is no crowd."""
     area = int(record["area"]) if is_gt else 0
     return Segment(int(record["id"]), int(record["category_id"]), area, is_gt and int(record.get("iscrowd", 0)) == 1)
 

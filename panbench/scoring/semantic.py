@@ -38,7 +38,8 @@ def semantic_predictions(
     for number, category in enumerate(panoptic.categories, start=1):
         table[category.id] = number
 
-    def write(image: ImageInfo) -> dict[str, object]:
+    def write_prediction(image: ImageInfo) -> dict[str, object]:
+        """Writes the id PNG of an image's semantic map; returns the image's record for the JSON of predictions."""
         # NOTHING is -1, the last entry, which stays void.
         ids = table[maps.read(image.file_name, (image.height, image.width))]
         name = f"{Path(image.file_name).stem if by_stem else int(image.id)}.png"
@@ -52,7 +53,7 @@ def semantic_predictions(
     by_stem = len({Path(image.file_name).stem for image in with_map}) == len(with_map)
     (out / "predictions").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(threads or available_cores()) as pool:
-        annotations = list(pool.map(write, with_map))
+        annotations = list(pool.map(write_prediction, with_map))
     target = out / "predictions.json"
     write_json(target, {"annotations": annotations}, indent=None)
     return target

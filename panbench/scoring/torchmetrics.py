@@ -70,12 +70,12 @@ class PanopticQuality(Metric):
         }
 
     def evaluator(self) -> Evaluator:
-        """Returns the images of this process as an Evaluator; within `sync_context()` those of all processes."""
+        """Returns a `panbench.Evaluator` of the images of this process; within `sync_context()`, of all processes."""
         rows: Any = dim_zero_cat(self.rows) if len(self.rows) else []
         return Evaluator.from_rows(self._one.categories, rows)
 
     def sync(self, *arguments: Any, **settings: Any) -> None:
-        """Called when torchmetrics joins processes: gathers the rows of all. Raises what `Metric.sync` raises."""
+        """Gathers the images of all processes, when torchmetrics joins them. Raises what `Metric.sync` raises."""
         if isinstance(self.rows, list) and not self.rows:
             # torchmetrics would send an empty float vector, which all_gather cannot join with the others' integer rows.
             self.rows = [torch.zeros((0, 6), dtype=torch.int64, device=self.device)]

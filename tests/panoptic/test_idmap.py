@@ -68,7 +68,7 @@ def test_every_filter_of_png_is_undone(data):
     expected = unfiltered(rows.tobytes(), height, width, bpp)
     np.testing.assert_array_equal(decode_id_png(content), expected)
     runs = decode_id_runs(content)
-    np.testing.assert_array_equal(runs.to_map(), expected)
+    np.testing.assert_array_equal(runs.to_id_map(), expected)
     assert (runs.ids[1:] != runs.ids[:-1]).all()
 
 
@@ -89,7 +89,7 @@ def test_runs_continue_across_rows():
     runs = IdRuns.of_map(IDS)
     assert runs.ends.tolist() == [2, 7, 8]
     assert runs.ids.tolist() == [0, 5, 16777215]
-    np.testing.assert_array_equal(runs.to_map(), IDS)
+    np.testing.assert_array_equal(runs.to_id_map(), IDS)
 
 
 def test_a_map_whose_every_pixel_has_another_id_fits_the_buffer():
@@ -116,7 +116,7 @@ def test_we_read_pngs_of_other_programs():
 
 def test_alpha_is_ignored_even_if_transparent():
     pixels = bytes([7, 1, 0, 0]) + bytes([7, 1, 0, 255])
-    np.testing.assert_array_equal(decode_id_runs(png(b"\0" + pixels, 1, 2, color_type=6)).to_map(), [[263, 263]])
+    np.testing.assert_array_equal(decode_id_runs(png(b"\0" + pixels, 1, 2, color_type=6)).to_id_map(), [[263, 263]])
 
 
 def test_an_image_in_several_data_chunks_is_read():
@@ -252,8 +252,8 @@ class TestNative:
             library.write_bytes(content)
         monkeypatch.setattr(native, "_LIBRARY", library)
         assert native.native() is None
-        assert f"{library} {why}" in native.why_missing()
-        assert "The numbers are the same." in native.why_missing()
+        assert f"{library} {why}" in native.why_not_compiled()
+        assert "The numbers are the same." in native.why_not_compiled()
 
     @pytest.mark.parametrize(
         ("change", "why"),
@@ -270,7 +270,7 @@ class TestNative:
         source.write_bytes(change(native._SOURCE.read_bytes()))
         monkeypatch.setattr(native, "_SOURCE", source)
         assert (native.native() is None) == (why is not None)
-        assert why is None or why in native.why_missing()
+        assert why is None or why in native.why_not_compiled()
 
     def test_nothing_is_compiled_and_nothing_is_loaded_from_the_cache_folder(self, monkeypatch, tmp_path):
         """Others may write to a cache folder, and $CC may be anything."""
@@ -291,7 +291,7 @@ class TestNative:
     def test_the_library_can_be_switched_off_without_a_notice(self, monkeypatch):
         monkeypatch.setenv("PANBENCH_NATIVE", "0")
         assert native.native() is None
-        assert native.why_missing() is None
+        assert native.why_not_compiled() is None
 
 
 def test_ids_are_counted_with_void_and_in_ascending_order():

@@ -51,7 +51,7 @@ def test_scoring_in_chunks_equals_the_run_of_one_process(data, monkeypatch):
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError])
 def test_a_stopped_run_resumes_with_missing_images(data, stopped, monkeypatch):
     whole = score(data)
-    count, looked = scoring.ImageCounter.count, []
+    count, looked = scoring.ImageCounter.count_image, []
 
     def stops(counter, row):
         looked.append(row)
@@ -59,7 +59,7 @@ def test_a_stopped_run_resumes_with_missing_images(data, stopped, monkeypatch):
             raise stopped("enough")
         return count(counter, row)
 
-    monkeypatch.setattr(scoring.ImageCounter, "count", stops)
+    monkeypatch.setattr(scoring.ImageCounter, "count_image", stops)
     monkeypatch.setattr(scoring, "_TASKS_AHEAD", 0)
     monkeypatch.setattr(scoring, "_IMAGES_A_TASK", 1)
     with pytest.raises(stopped):
@@ -68,7 +68,9 @@ def test_a_stopped_run_resumes_with_missing_images(data, stopped, monkeypatch):
     assert kept.info.status == ("interrupted" if stopped is KeyboardInterrupt else "failed")
     assert len(kept.images) == 12, "three chunks of four"
     looked.clear()
-    monkeypatch.setattr(scoring.ImageCounter, "count", lambda counter, row: looked.append(row) or count(counter, row))
+    monkeypatch.setattr(
+        scoring.ImageCounter, "count_image", lambda counter, row: looked.append(row) or count(counter, row)
+    )
     resumed = score(data, "run", resume=True)
     assert len(looked) == IMAGES - 12
     assert resumed.info.status == "done"
