@@ -41,7 +41,7 @@ def ratio(part: Number, total: Number, empty: float = 0.0) -> Float:
     return np.divide(part, total, out=np.full(np.shape(total), empty), where=total > 0)
 
 
-def quality_scores(iou_sum: Number, hits: Number, mistakes: Number) -> dict[str, Float]:
+def pq_sq_rq(iou_sum: Number, hits: Number, mistakes: Number) -> dict[str, Float]:
     """Returns PQ, SQ and RQ elementwise by name; 0 where the divisor is 0. Arguments as `panoptic_quality`."""
     return {
         "PQ": panoptic_quality(iou_sum, hits, mistakes),
@@ -77,10 +77,13 @@ class Sums:
 
     def scores(self) -> dict[str, Float]:
         """Returns PQ, SQ and RQ of each row; 0 where the divisor is 0, as panopticapi lists such categories."""
-        return quality_scores(self.iou_sum, self.TP, self.mistakes)
+        return pq_sq_rq(self.iou_sum, self.TP, self.mistakes)
 
     def with_added(self, index: Int, iou: Float, wrong: Int, missed: Int) -> Sums:
-        """Returns the sums with further matches (index: the row of each; iou) and numbers of FPs and FNs by row."""
+        """Returns these sums (TP, FP, FN and Σ IoU by row) with further matches, FPs and FNs added.
+
+        index, iou: row and IoU of each match; wrong, missed: numbers of FPs and FNs by row
+        """
         n = len(self.TP)
         # bincount adds terms in their order, image by image, as panopticapi does. The sum so far is the first term.
         indices, terms = np.concatenate([np.arange(n), index]), np.concatenate([self.iou_sum, iou])
@@ -129,9 +132,9 @@ def segment_verdicts(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFra
 
 
 class CategorySums:
-    """Sums TP, FP, FN and Σ IoU by category, chunk by chunk (an `Accumulator`); `table` returns PQ.
+    """Accumulates TP, FP, FN and Σ IoU of each category over chunks of images; `table` returns PQ by category.
 
-    thresholds: IoU thresholds of matches; boundary: uses the IoUs of `by_boundary`
+    An `Accumulator`. thresholds: IoU thresholds of matches; boundary: uses the IoUs of `by_boundary`
     """
 
     def __init__(
@@ -143,21 +146,22 @@ class CategorySums:
         self._sums = [Sums.zeros(len(self.categories)) for _ in self.thresholds]
 
     def map_chunk(self, matched: Matched) -> list[tuple[Int, Float, Int, Int]]:
-        """Counts a chunk at each threshold: category index and IoU of each match, and FPs and FNs by category.
+        """Returns the matches of a chunk of images and its numbers of FPs and FNs by category, at each IoU threshold.
 
+        Of each threshold: category index and IoU of each match, FPs by category, FNs by category.
         Raises BadDataset if a segment's category is not among `categories`.
         """
         if self.boundary:
             matched = matched.by_boundary()
-        return [self._count_at(matched, threshold) for threshold in self.thresholds]
+        return [self._count_at_iou(matched, threshold) for threshold in self.thresholds]
 
     def add(self, part: list[tuple[Int, Float, Int, Int]]) -> None:
-        """Adds the counts of a chunk to the sums."""
+        """Adds the TP, FP, FN and Σ IoU of a chunk of images to those of the chunks before."""
         for index, (sums, (hits, iou, wrong, missed)) in enumerate(zip(self._sums, part, strict=True)):
             self._sums[index] = sums.with_added(hits, iou, wrong, missed)
 
     def table(self, iou_threshold: float = 0.5) -> pd.DataFrame:
-        """Returns the table of `pq_table` for all chunks."""
+        """Returns PQ, SQ and RQ by category over all images added, as the table of `pq_table`."""
         import pandas as pd
 
         sums = self._sums[self.thresholds.index(iou_threshold)]
@@ -173,12 +177,18 @@ class CategorySums:
         )
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
-        """Returns the means of `summarise` for all chunks, at the first threshold."""
+        """Returns mean PQ, SQ and RQ of all, thing and stuff categories over all images added.
+
+        At the first IoU threshold, in the form of `summarise`.
+        """
         isthing = np.array([category.isthing for category in self.categories], np.bool_)
         return means_of_groups(self._sums[0].scores(), self._sums[0].counted, isthing)
 
-    def _count_at(self, matched: Matched, threshold: float) -> tuple[Int, Float, Int, Int]:
-        """Counts a chunk at one IoU threshold: category index and IoU of each match, and FPs and FNs by category."""
+    def _count_at_iou(self, matched: Matched, threshold: float) -> tuple[Int, Float, Int, Int]:
+        """Returns the matches of a chunk of images and its numbers of FPs and FNs by category, at one IoU threshold.
+
+        Namely category index and IoU of each match, FPs by category, FNs by category.
+        """
         hits = matched.hits(threshold)
         verdict = matched.verdict if threshold == 0.5 else matched.judge(threshold)
         category_id = matched.segments.category_id
@@ -219,7 +229,10 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
 def means_of_groups(
     scores: Mapping[str, Float], counted: npt.NDArray[np.bool_], isthing: npt.NDArray[np.bool_]
 ) -> dict[str, dict[str, float | int | None]]:
-    """Averages scores by category as `summarise` does. counted: categories that count; isthing: things"""
+    """Averages PQ, SQ and RQ over all categories, thing categories and stuff categories.
+
+    Returns the dictionary of `summarise`. counted: True for the categories to average over; isthing: True for things
+    """
     members = {group: counted & own for group, own in in_groups(isthing).items()}
     return {
         group: {**{name: mean_of(values[rows]) for name, values in scores.items()}, "n": int(rows.sum())}
@@ -259,21 +272,24 @@ def scores_of_images(matched: Matched) -> pd.DataFrame:
 
 
 class ImageAccumulator:
-    """Computes `scores_of_images`, chunk by chunk (an `Accumulator`)."""
+    """Collects PQ of each single image from chunks of images; `table` returns it as one table.
+
+    An `Accumulator` of `scores_of_images`.
+    """
 
     def __init__(self) -> None:
         self._parts: list[pd.DataFrame] = []
 
     def map_chunk(self, matched: Matched) -> pd.DataFrame:
-        """Returns the scores of a chunk's images."""
+        """Returns a table with PQ of each image of a chunk."""
         return scores_of_images(matched)
 
     def add(self, part: pd.DataFrame) -> None:
-        """Stores the scores of a chunk."""
+        """Stores a table with PQ of each image of a chunk."""
         self._parts.append(part)
 
     def table(self) -> pd.DataFrame:
-        """Returns the scores of all images, by ascending id."""
+        """Returns a table with PQ of each image added, by ascending image id."""
         import pandas as pd
 
         return pd.concat(self._parts, ignore_index=True).sort_values("image_id", kind="stable", ignore_index=True)

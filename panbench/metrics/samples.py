@@ -18,7 +18,7 @@ import scipy.sparse
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.metrics.matched import Matched
-from panbench.metrics.pq import Sums, quality_scores
+from panbench.metrics.pq import Sums, pq_sq_rq
 from panbench.metrics.slices import ImageStatistics, SliceAccumulator, StatisticsAccumulator
 from panbench.metrics.swaps import Swappable
 from panbench.panoptic.types import GROUPS, Category
@@ -42,7 +42,9 @@ FEWEST_IMAGES = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """What each unit (an image, or a group of images) contributes to a run's sums; a million images take some 60 MB.
+    """Contributions of each image, or group of images, to PQ's sums (Σ IoU, TP, FP + FN) of one run, as matrices.
+
+    A million images take some 60 MB.
 
     A cell is a category or, sliced, a category in a slice. Each image is a unit; with more than EXACT_IMAGES images the
     units are UNITS groups of every UNITS-th image. Sums over groups are as independent as images are, and 5,000 of them
@@ -61,7 +63,7 @@ class Sample:
 
     @staticmethod
     def of(statistics: ImageStatistics) -> Sample:
-        """Makes the sample of a run from its statistics by image and category."""
+        """Arranges a run's TP, FP, FN and Σ IoU by image and category as the matrices of a `Sample`."""
         image_ids, n = statistics.image_ids, len(statistics.categories)
         cell = statistics.cell
         image = np.searchsorted(image_ids, statistics.image_id)
@@ -75,13 +77,13 @@ class Sample:
         counted = statistics.sums.counted
         stacked = scipy.sparse.csr_array(scipy.sparse.vstack(sums, format="csr"))
         shape = (n_cells, len(image_ids))
-        held = _presence_matrix(cell[counted], image[counted], _truth_codes(statistics.sums)[counted], shape)
+        held = _presence_matrix(cell[counted], image[counted], _presence_codes(statistics.sums)[counted], shape)
         return Sample(image_ids, stacked, held, statistics.categories, statistics.slices, statistics.by)
 
 
 @dataclass(frozen=True)
 class _ChunkSums:
-    """What a chunk of images contributes to the sums of groups of images.
+    """A chunk's Σ IoU, TP and FP + FN by image and category, each with the group of images to add it to.
 
     index: cell · UNITS + group of each row; values: Σ IoU, TP and FP + FN of each row
     held: columns image, cell and truth, the entries of `Sample.held`
@@ -93,13 +95,14 @@ class _ChunkSums:
 
 
 class SampleAccumulator:
-    """Makes a `Sample`, chunk by chunk (an `Accumulator`).
+    """Accumulates each image's contributions to PQ's sums of a run (a `Sample`) over chunks of images.
 
-    images: the ids of all images of the run, ascending; by: a key of SLICINGS
+    An `Accumulator`. images: the ids of all images of the run, ascending; by: a key of SLICINGS
     With more than EXACT_IMAGES images it stores the sums of groups and 7 bytes per image and cell.
     """
 
     def __init__(self, categories: Sequence[Category], images: Int, by: str | None = None) -> None:
+        """Starts with sums of zero for each category, or each category in each slice."""
         self.images = images
         self._statistics = StatisticsAccumulator(categories, by)
         self._cells = SliceAccumulator(categories, by)
@@ -110,23 +113,26 @@ class SampleAccumulator:
         self._held: list[tuple[npt.NDArray[Any], ...]] = []
 
     def map_chunk(self, matched: Matched) -> ImageStatistics | _ChunkSums:
-        """Returns `image_statistics` of a chunk; in very large runs already summed by groups of images."""
+        """Returns TP, FP, FN and Σ IoU of a chunk of images, by image and category.
+
+        In runs of more than EXACT_IMAGES images, with the groups of images to add them to.
+        """
         found = self._statistics.map_chunk(matched)
         return self._chunk_sums(found) if self._grouped else found
 
     def _chunk_sums(self, found: ImageStatistics) -> _ChunkSums:
-        """Sums the statistics of a chunk by groups of images."""
+        """Assigns a chunk's TP, FP + FN and Σ IoU by image and category to the groups of images they are added to."""
         cell = found.cell
         image = np.searchsorted(self.images, found.image_id)
         sums, counted = found.sums, found.sums.counted
         kind = np.int16 if self._n_cells < 1 << 15 else np.int32
-        held = (image[counted].astype(np.int32), cell[counted].astype(kind), _truth_codes(sums)[counted])
+        held = (image[counted].astype(np.int32), cell[counted].astype(kind), _presence_codes(sums)[counted])
         # One flat index per value: np.add.at with pairs of indices is many times slower.
         values = sums.iou_sum, sums.TP.astype(np.float64), sums.mistakes.astype(np.float64)
         return _ChunkSums(cell * UNITS + image % UNITS, values, held)
 
     def add(self, part: ImageStatistics | _ChunkSums) -> None:
-        """Adds a result of `map_chunk`, or the `image_statistics` of a chunk."""
+        """Adds TP, FP, FN and Σ IoU of a chunk of images: a result of `map_chunk` or of `image_statistics`."""
         if isinstance(part, ImageStatistics) and self._grouped:
             part = self._chunk_sums(part)
         if isinstance(part, ImageStatistics):
@@ -138,7 +144,7 @@ class SampleAccumulator:
         self._held.append(part.held)
 
     def result(self) -> Sample:
-        """Returns the sample of all chunks."""
+        """Returns the contributions of all images added to PQ's sums of the run, as a `Sample`."""
         if not self._grouped:
             return Sample.of(self._statistics.result())
         image, cell, truth = (np.concatenate([chunk[side] for chunk in self._held]) for side in range(3))
@@ -148,21 +154,26 @@ class SampleAccumulator:
         return Sample(self.images, self._sums, held, categories, self._cells.slices, by)
 
 
-def _truth_codes(sums: Sums) -> npt.NDArray[np.int8]:
-    """Returns TRUE for rows whose ground truth has a segment, ONLY_FALSE_POSITIVES for the others."""
+def _presence_codes(sums: Sums) -> npt.NDArray[np.int8]:
+    """Returns TRUE for each (image, category) row with a true segment, ONLY_FALSE_POSITIVES for the others."""
     return np.where(sums.TP + sums.FN > 0, TRUE, ONLY_FALSE_POSITIVES).astype(np.int8)
 
 
 def _presence_matrix(
     cell: npt.NDArray[Any], image: npt.NDArray[Any], truth: npt.NDArray[np.int8], shape: tuple[int, int]
 ) -> scipy.sparse.csr_array:
-    """Makes the sparse matrix `Sample.held`: which images have a cell, in the ground truth or only in predictions."""
+    """Returns a sparse matrix that tells which images have a category in the ground truth, which only predicted.
+
+    It is `Sample.held`: a row is a cell (category or, sliced, category in a slice), a column an image.
+    """
     return scipy.sparse.csr_array((truth, (cell, image)), shape=shape)
 
 
 @dataclass(frozen=True)
 class Entries:
-    """What each unit contributes to each category (cell) that it has, one row per unit and cell, as columns.
+    """Contributions of each image, or group of images, to each category's Σ IoU, TP and PQ denominator, as columns.
+
+    One row per unit (image or group) and cell (category or, sliced, category in a slice) with a segment.
 
     iou_sum, hits, weight: added to the cell's Σ IoU, TP and TP + (FP + FN)/2; weight is never 0
     """
@@ -176,7 +187,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class Stack:
-    """The samples of several runs on the same images, stacked for matrix products.
+    """Contributions of each image to PQ's sums in several runs (their `Sample`s), stacked for matrix products.
 
     A scope has a PQ: it is a group (the mean of its cells) or a single category; groups come first.
     ious: (runs · cells, units) contribution of each unit to Σ IoU of a run's cell
@@ -195,16 +206,16 @@ class Stack:
 
     @staticmethod
     def of(samples: Sequence[Sample]) -> Stack:
-        """Stacks samples that have the same image_ids, categories and slices."""
+        """Stacks the matrices of several runs (their `Sample`s) that have the same images, categories and slices."""
         first = samples[0]
         n_cells = first.held.shape[0]
         # Of slices, empty cells are dropped. Of categories none is, as each has a scope.
         with_any = np.any([np.diff(sample.held.indptr) > 0 for sample in samples], axis=0)
         cells = np.flatnonzero(with_any) if first.slices else np.arange(n_cells)
         held = tuple(scipy.sparse.csr_array(sample.held[cells]) for sample in samples)
-        ious = _stack_rows([sample.sums[cells] for sample in samples])
+        ious = _stack_sums([sample.sums[cells] for sample in samples])
         rows = np.concatenate([n_cells + cells, 2 * n_cells + cells])
-        counts = _stack_rows([sample.sums[rows] for sample in samples])
+        counts = _stack_sums([sample.sums[rows] for sample in samples])
         return Stack(len(samples), ious, counts, held, *_scopes_and_members(first, cells))
 
     @property
@@ -213,25 +224,34 @@ class Stack:
         return int(self.ious.shape[1])
 
     def totals(self) -> Float:
-        """Returns Σ IoU, TP and FP + FN over all images, (runs, 3, cells)."""
+        """Returns Σ IoU, TP and FP + FN over all images, for each run and category.
+
+        (runs, 3, cells), where a cell is a category or, sliced, a category in a slice.
+        """
         ious = self.ious.sum(axis=1).reshape(self.n_runs, 1, -1)
         return np.concatenate([ious, self.counts.sum(axis=1).reshape(self.n_runs, 2, -1)], axis=1)
 
     def exact(self) -> Float:
-        """Returns PQ, SQ and RQ on all images, (runs, 3, scopes): of groups, then categories; NaN for empty ones."""
+        """Returns PQ, SQ and RQ of each run on all images: of All, Things, Stuff (or each slice), then each category.
+
+        (runs, 3, scopes); NaN where the run has no TP, FP or FN.
+        """
         return np.stack([self._score_sums(*sums) for sums in self.totals()])
 
     def _score_sums(self, iou_sum: Float, hits: Float, mistakes: Float) -> Float:
-        """Computes (3, scopes) PQ, SQ and RQ of groups and categories from the sums of cells."""
+        """Computes PQ, SQ and RQ of All, Things, Stuff (or each slice) and each category from the sums by category.
+
+        Returns (3, scopes). The sums are one run's, by cell.
+        """
         held = hits + mistakes > 0
-        per_cell = np.stack([*quality_scores(iou_sum, hits, mistakes).values()])
+        per_cell = np.stack([*pq_sq_rq(iou_sum, hits, mistakes).values()])
         n = self.members @ held
         of_groups = per_cell @ self.members.T / np.where(n > 0, n, np.nan)
         cells = np.where(held, per_cell, np.nan) if len(self.scopes) > len(self.members) else np.zeros((3, 0))
         return np.concatenate([of_groups, cells], axis=1)
 
     def entries(self, run: int) -> Entries:
-        """Returns what each unit contributes to the categories (cells) of a run."""
+        """Returns the contributions of each image, or group of images, to a run's Σ IoU, TP and PQ denominators."""
         n = self.members.shape[1]
         hits, mistakes = (self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for side in (0, 1))
         iou_sum = self.ious[run * n : (run + 1) * n]
@@ -244,45 +264,57 @@ class Stack:
         listed = listed.tocoo()
         indices = listed.row.astype(np.int64) * self.n_units + listed.col
 
-        def of(sums: scipy.sparse.csr_array) -> Float:
-            """Looks up a matrix's values at the entries."""
+        def values_at_weights(sums: scipy.sparse.csr_array) -> Float:
+            """Returns the values of a sparse matrix where `weight`, the denominator of PQ, is not 0."""
             other = sums.tocoo()
             values = np.zeros(len(indices))
             values[np.searchsorted(indices, other.row.astype(np.int64) * self.n_units + other.col)] = other.data
             return values
 
-        return Entries(listed.row.astype(np.int64), listed.col.astype(np.int64), of(iou_sum), of(hits), listed.data)
+        return Entries(
+            listed.row.astype(np.int64),
+            listed.col.astype(np.int64),
+            values_at_weights(iou_sum),
+            values_at_weights(hits),
+            listed.data,
+        )
 
     def images_of(self, runs: Sequence[int]) -> Int:
-        """Counts, for each group and category (scopes), the images that have it in at least one of some runs."""
-        return self._count_images(runs, ONLY_FALSE_POSITIVES)
+        """Counts the images that contain each group of categories (or slice) and each category in any of some runs."""
+        return self._count_images_by_scope(runs, ONLY_FALSE_POSITIVES)
 
     def enough(self, runs: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Marks the scopes that enough images have for an interval; categories must be in the images' truth."""
+        """Marks the groups of categories, slices and categories that are in enough images for a confidence interval.
+
+        They are at least FEWEST_IMAGES; a category must be in their ground truth. Returns (scopes,).
+        """
         n_groups = len(self.members)
         images = self.images_of(runs)
-        images[n_groups:] = self._count_images(runs, TRUE)[n_groups:]
+        images[n_groups:] = self._count_images_by_scope(runs, TRUE)[n_groups:]
         return images >= FEWEST_IMAGES
 
-    def _count_images(self, runs: Sequence[int], least: int) -> Int:
-        """Counts for each scope the images that have it. least: TRUE counts ground truth only"""
+    def _count_images_by_scope(self, runs: Sequence[int], least: int) -> Int:
+        """Counts the images that contain each group of categories (or slice) and each category in any of some runs.
+
+        least: TRUE counts what is in the ground truth, ONLY_FALSE_POSITIVES also what is only predicted
+        """
         held = scipy.sparse.csr_array(sum((self.held[run] >= least for run in runs[1:]), self.held[runs[0]] >= least))
         of_groups = (self.members @ held > 0).sum(axis=1)
         of_categories = np.diff(held.indptr) if len(self.scopes) > len(of_groups) else []
         return np.concatenate([of_groups, of_categories]).astype(np.int64)
 
     def swappable(self) -> Swappable:
-        """Converts the sums for `swap_p_values`."""
+        """Returns the runs' contributions by image to PQ's sums in the form that the permutation test takes."""
         n = self.members.shape[1]
         hits, mistakes = (
-            _stack_rows([self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for run in range(self.n_runs)])
+            _stack_sums([self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for run in range(self.n_runs)])
             for side in (0, 1)
         )
         weight = hits + mistakes / 2
         return Swappable((self.ious, hits, weight), self.members, len(self.scopes) > len(self.members))
 
 
-def _stack_rows(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.csr_array | Float:
+def _stack_sums(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.csr_array | Float:
     """Stacks matrices vertically: sparse ones if units are images, which have few categories each, else dense ones."""
     if isinstance(sums[0], np.ndarray):
         return np.concatenate(sums)
@@ -292,7 +324,10 @@ def _stack_rows(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.
 
 
 def _scopes_and_members(statistics: Sample, cells: Int) -> tuple[tuple[tuple[str | None, int, str], ...], Float]:
-    """Returns the scopes of a stack (groups, then categories), and (groups, cells) 1 where a group has a cell."""
+    """Returns the names of all groups and categories with a PQ (or of all slices), and the categories in each group.
+
+    These are `Stack.scopes` and `Stack.members`. cells: the cells that the stack keeps
+    """
     categories, slices = statistics.categories, statistics.slices
     if slices:
         members = cells // len(categories) == np.arange(len(slices))[:, None]
@@ -308,7 +343,7 @@ def scope_table(
     columns: Mapping[str, npt.NDArray[Any]],
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """Makes a table with a row per scope (group or category) and metric, and some columns.
+    """Makes a table of scores with a row for each group of categories, slice or category (scope) and each metric.
 
     columns: arrays (metrics, scopes), or (scopes,) for values that all metrics of a scope share
     """
@@ -318,8 +353,11 @@ def scope_table(
     return pd.DataFrame({**keys, **{name: np.broadcast_to(one, shape).T.ravel() for name, one in columns.items()}})
 
 
-def sample_on(run: ImageStatistics | Sample, shared: Int) -> Sample:
-    """Returns a run's sample on the images that all runs share. Raises BadArgument if it has other images."""
+def sample_of_shared_images(run: ImageStatistics | Sample, shared: Int) -> Sample:
+    """Returns the contributions to PQ's sums (the `Sample`) of the images that a run shares with other runs.
+
+    Raises BadArgument if a `Sample` has other images than these.
+    """
     if isinstance(run, ImageStatistics):
         return Sample.of(run.only(shared))
     if len(run.image_ids) != len(shared):

@@ -48,26 +48,30 @@ class SemanticScores:
 
 
 class PixelAccumulator:
-    """Counts pixels by true and predicted category, chunk by chunk (an `Accumulator`)."""
+    """Accumulates a confusion matrix, the pixels by true and predicted category, over chunks of images.
+
+    An `Accumulator`.
+    """
 
     def __init__(self, categories: Sequence[Category]) -> None:
+        """Starts with a confusion matrix of zeros for these categories."""
         self.categories = tuple(categories)
         self._counts = np.zeros((len(self.categories), len(self.categories) + 1), np.int64)
 
     def map_chunk(self, matched: Matched) -> Int:
-        """Counts a chunk's pixels by true and predicted category: (n, n + 1), where the last column is void."""
-        return _count_pixels(matched, self.categories)
+        """Returns the confusion matrix of a chunk of images, in pixels: (n, n + 1), where the last column is void."""
+        return _confusion_counts(matched, self.categories)
 
     def add(self, part: Int) -> None:
-        """Adds the pixels of a chunk."""
+        """Adds the confusion matrix of a chunk of images to that of the chunks before."""
         self._counts += part
 
     def scores(self) -> SemanticScores:
-        """Returns `semantic_scores` for all chunks."""
+        """Returns mIoU, fwIoU, accuracies and Dice over all images added."""
         return _scores_of_confusion(self._counts, self.categories)
 
     def confusion(self) -> pd.DataFrame:
-        """Returns the matrix of `confusion` for all chunks."""
+        """Returns the confusion matrix of all images added: pixels by true (row) and predicted (column) category."""
         ids = [category.id for category in self.categories]
         return pd.DataFrame(
             self._counts,
@@ -126,8 +130,8 @@ def _scores_of_confusion(counts: Int, categories: Sequence[Category]) -> Semanti
     )
 
 
-def _count_pixels(matched: Matched, categories: Sequence[Category]) -> Int:
-    """Counts pixels by index of the true and of the predicted category: (n, n + 1), where column n is void."""
+def _confusion_counts(matched: Matched, categories: Sequence[Category]) -> Int:
+    """Returns the confusion matrix of the images, in pixels by category index: (n, n + 1), where column n is void."""
     n = len(categories)
     # Index -1 of a pixel without a segment picks the appended last entry.
     position = np.append(positions(matched.segments.category_id, categories), -1)

@@ -82,7 +82,10 @@ class ImageStatistics:
 
     @staticmethod
     def from_frame(image_ids: Int, table: pd.DataFrame, categories: Sequence[Category]) -> "ImageStatistics":
-        """Makes statistics of a DataFrame with the columns of `table`; `slice` may be missing."""
+        """Makes an `ImageStatistics` of a DataFrame with TP, FP, FN and iou_sum by image_id and category_id.
+
+        Its columns are those of `table`; `slice` may be missing.
+        """
         zeros = np.zeros(len(table), np.int64)
         image_id, slice, category_id, TP, FP, FN = (
             table[name].to_numpy(np.int64) if name in table else zeros
@@ -111,7 +114,10 @@ class ImageStatistics:
         return replace(parts[0], **columns, sums=Sums(*sums))
 
     def take(self, rows: npt.NDArray[Any], image_ids: Int) -> "ImageStatistics":
-        """Selects rows by mask or by number. image_ids: the scored images of the result"""
+        """Selects rows by mask or by number.
+
+        image_ids: the scored images of the result
+        """
         image_id, slice, category_id = self.image_id[rows], self.slice[rows], self.category_id[rows]
         return replace(
             self,
@@ -123,7 +129,10 @@ class ImageStatistics:
         )
 
     def only(self, image_ids: Int) -> "ImageStatistics":
-        """Selects the rows of some images. image_ids: ascending"""
+        """Selects the rows of some images.
+
+        image_ids: ascending
+        """
         if len(image_ids) == len(self.image_ids):
             return self
         return self.take(np.isin(self.image_id, image_ids), image_ids)
@@ -156,7 +165,9 @@ def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
 
 
 class SliceAccumulator:
-    """Computes `pq_by`, chunk by chunk (an `Accumulator`).
+    """Accumulates PQ's sums of each slice (subset of segments or images, e.g. by size) over chunks of images.
+
+    An `Accumulator` of `pq_by`.
 
     It stores 10 bytes per image, category and slice: Σ IoU is compensated for rounding as in pandas, which needs all
     terms at once. [Kahan 1965]
@@ -171,24 +182,27 @@ class SliceAccumulator:
         self._counts = np.zeros((3, n_cells), np.int64)
 
     def map_chunk(self, matched: Matched) -> tuple[Counts, Float, Int]:
-        """Returns the sums of a chunk of images by slice and category (`tally`)."""
+        """Returns TP, FP, FN and Σ IoU of a chunk of images by slice and category, as `tally` does."""
         return self.tally(image_statistics(matched, self.categories, self.by))
 
     def tally(self, statistics: ImageStatistics) -> tuple[Counts, Float, Int]:
-        """Returns cell (category in a slice) and Σ IoU of each row, and TP, FP and FN of each cell."""
+        """Sums the images' TP, FP and FN by slice and category; returns their Σ IoU unsummed, to be added at the end.
+
+        Returns cell (category in a slice) and Σ IoU of each row of `statistics`, and TP, FP and FN of each cell.
+        """
         n_cells = self._counts.shape[1]
         cell, sums = statistics.cell, statistics.sums
         counts = np.stack([sums_by_row(cell, count, n_cells) for count in (sums.TP, sums.FP, sums.FN)])
         return cell.astype(np.int16 if n_cells < 1 << 15 else np.int32), sums.iou_sum, counts
 
     def add(self, part: tuple[Counts, Float, Int]) -> None:
-        """Adds the counts of a chunk, and stores its Σ IoUs with their cells."""
+        """Adds TP, FP and FN of a chunk of images by slice and category, and stores its Σ IoU of each image."""
         cell, iou_sum, counts = part
         self._terms.append((cell, iou_sum))
         self._counts += counts
 
     def table(self) -> pd.DataFrame:
-        """Returns the table of `pq_by` for all chunks."""
+        """Returns PQ, SQ and RQ of each slice over all images added, as the table of `pq_by`."""
         n = len(self.categories)
         cell = np.concatenate([cells for cells, _ in self._terms])
         terms = np.concatenate([iou_sums for _, iou_sums in self._terms])
@@ -218,7 +232,10 @@ class SliceAccumulator:
 
 
 class StatisticsAccumulator:
-    """Computes `image_statistics`, chunk by chunk (an `Accumulator`); it stores 33 bytes per image and category."""
+    """Collects TP, FP, FN and Σ IoU by image and category from chunks of images.
+
+    An `Accumulator` of `image_statistics`. It stores 33 bytes per image and category.
+    """
 
     def __init__(self, categories: Sequence[Category], by: str | None = None) -> None:
         self.categories = tuple(categories)
@@ -226,7 +243,10 @@ class StatisticsAccumulator:
         self._chunks: list[ImageStatistics] = []
 
     def map_chunk(self, matched: Matched) -> ImageStatistics:
-        """Returns `image_statistics` of a chunk in small integer types, to save gigabytes over all images."""
+        """Returns TP, FP, FN and Σ IoU of a chunk of images, by image and category.
+
+        In small integer types, to save gigabytes over all images.
+        """
         found = image_statistics(matched, self.categories, self.by)
         sums = Sums(
             found.sums.iou_sum, *(counts.astype(np.int32) for counts in (found.sums.TP, found.sums.FP, found.sums.FN))
@@ -235,11 +255,14 @@ class StatisticsAccumulator:
         return replace(found, slice=slice, category_id=category_id, sums=sums)
 
     def add(self, part: ImageStatistics) -> None:
-        """Stores the rows of a chunk."""
+        """Stores TP, FP, FN and Σ IoU of a chunk of images, by image and category."""
         self._chunks.append(part)
 
     def result(self) -> ImageStatistics:
-        """Returns the statistics of all chunks; a single chunk is returned unchanged."""
+        """Returns TP, FP, FN and Σ IoU of all images added, by image and category.
+
+        A single chunk is returned unchanged.
+        """
         if len(self._chunks) == 1:
             return self._chunks[0]
         return ImageStatistics.joined(self._chunks or [self.map_chunk(Matched.of(OverlapTable.empty()))])
@@ -274,7 +297,9 @@ def threshold_curve(
 
 
 class DaggerAccumulator:
-    """Sums, chunk by chunk (an `Accumulator`), what PQ† and weighted PQ need beyond PQ's own sums.
+    """Accumulates the sums that PQ† and weighted PQ need beyond PQ's own over chunks of images.
+
+    An `Accumulator`.
 
     It stores the IoU of each image's stuff categories, 16 bytes each: their mean is compensated for rounding as in
     pandas, which needs all terms at once. [Kahan 1965]
@@ -287,10 +312,10 @@ class DaggerAccumulator:
         self._images, self._pixels, self._segments = (np.zeros(n, np.int64) for _ in range(3))
 
     def map_chunk(self, matched: Matched) -> tuple[tuple[Int, Float], Int, Int, Int]:
-        """Returns a chunk's IoUs of stuff by image, and the images, true pixels and true segments of each category."""
+        """Returns the stuff IoUs of a chunk's images, and the images, true pixels and true segments by category."""
         n = len(self.categories)
         _, with_any, _ = image_sums(matched)
-        true = _is_object(matched)
+        true = _gt_without_crowds(matched)
         category = positions(matched.segments.category_id, self.categories)
         return (
             _stuff_ious(matched, self.categories),
@@ -300,7 +325,7 @@ class DaggerAccumulator:
         )
 
     def add(self, part: tuple[tuple[Int, Float], Int, Int, Int]) -> None:
-        """Adds the counts of a chunk and stores its IoUs."""
+        """Adds the images, true pixels and true segments of a chunk by category, and stores its IoUs of stuff."""
         stuff, images, pixels, segments = part
         self._stuff.append(stuff)
         self._images += images
@@ -308,7 +333,10 @@ class DaggerAccumulator:
         self._segments += segments
 
     def dagger(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Returns the table of `pq_dagger`. table: `pq_table` of the same images"""
+        """Returns PQ† by category, one row each, as the table of `pq_dagger`.
+
+        table: `pq_table` of the same images
+        """
         isthing = table["isthing"].to_numpy(np.bool_)
         counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
         category = np.concatenate([labels for labels, _ in self._stuff])
@@ -328,7 +356,10 @@ class DaggerAccumulator:
         )
 
     def weighted(self, table: pd.DataFrame, weights: Literal["pixels", "segments"]) -> float | None:
-        """Returns the value of `weighted_pq`. table: `pq_table` of the same images"""
+        """Returns PQ averaged with each category's share of the true pixels or segments as weight (`weighted_pq`).
+
+        table: `pq_table` of the same images
+        """
         share = pd.Series(self._pixels if weights == "pixels" else self._segments)
         total = float(share.sum())
         return float((share * table["PQ"]).sum() / total) if total else None
@@ -362,7 +393,7 @@ def weighted_pq(
     return matched.accumulate(DaggerAccumulator(categories)).weighted(pq_table(matched, categories), weights)
 
 
-def _is_object(matched: Matched) -> Bool:
+def _gt_without_crowds(matched: Matched) -> Bool:
     """Marks the ground-truth segments that are not crowds."""
     return matched.segments.is_gt & ~matched.segments.iscrowd
 
@@ -422,7 +453,7 @@ def _sums_by_segment_count(matched: Matched, categories: Sequence[Category]) -> 
     """Returns PQ's sums by image and category; an image's number of true segments decides its slice."""
     slicing = SLICINGS["segments"]
     image_id, category_id, sums = image_sums(matched)
-    objects = np.sort(matched.segments.image_id[_is_object(matched)])
+    objects = np.sort(matched.segments.image_id[_gt_without_crowds(matched)])
     count = np.searchsorted(objects, image_id, "right") - np.searchsorted(objects, image_id, "left")
     return slicing.names, (image_id, slicing.bins(count), category_id), sums
 
@@ -452,8 +483,9 @@ _SLICERS: Mapping[str | None, Callable[[Matched, Sequence[Category]], _SlicedSum
 
 
 def _sum_segments(matched: Matched, slice_of: Int) -> tuple[tuple[Int, Int, Int], Sums]:
-    """Sums TP, FP, FN and IoU of segments by image, slice and category. slice_of: the slice of each segment
+    """Sums TP, FP, FN and IoU by image, category and slice, where each segment is in one slice, e.g. by its size.
 
+    slice_of: the slice of each segment
     A match belongs to the slice of its ground-truth segment. Matches are counted from pairs, as PQ does, because a JSON
     with wrong areas can match a segment twice.
     """
@@ -481,7 +513,7 @@ def _stuff_ious(matched: Matched, categories: Sequence[Category]) -> tuple[Int, 
     isthing = np.array([category.isthing for category in categories], np.bool_)
     (_, label), cell = numbered([segments.image_id, category])
     n = len(label)
-    true, predicted = _is_object(matched), ~segments.is_gt
+    true, predicted = _gt_without_crowds(matched), ~segments.is_gt
     area = sums_by_row(cell[true], segments.area[true], n)
     counted = sums_by_row(cell[predicted], (segments.area - matched.on_void)[predicted], n)
     shared = sums_by_row(cell[matched.gt], matched.overlaps.pixels[matched.pair], n)

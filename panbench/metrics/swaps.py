@@ -37,7 +37,7 @@ TOLERANCE = 1e-12
 
 @dataclass(frozen=True)
 class Swappable:
-    """What each unit (an image, or a group of images) contributes to the sums of runs.
+    """Contributions of each image, or group of images, to PQ's sums in several runs, for the permutation test.
 
     sums: Σ IoU, TP and TP + (FP + FN)/2, each (runs · cells, units)
     members: (groups, cells) 1 where a group's mean contains a cell, else 0
@@ -63,8 +63,10 @@ def swap_p_values(
     workers: int = 1,
     done: Callable[[int], None] = lambda number: None,
 ) -> Float:
-    """Returns p-values, (pairs, 2, scopes): the share of swaps that differ at least as much as observed in PQ and RQ.
+    """Returns p-values of the differences in PQ and RQ of pairs of runs, by a permutation test that swaps predictions.
 
+    (pairs, 2, scopes): the share of swaps after which the runs differ at least as much as observed. Scopes are groups
+    of categories (or slices), then categories.
     observed: (pairs, 2, scopes) differences; p is NaN where they are
     permutations: the number of swaps, in addition to the observed order, which counts as one
     seed: determines the result, whatever the number of workers
@@ -78,24 +80,27 @@ def swap_p_values(
     further = rng.integers(0, 2, (blocks, runs.n_units), dtype=np.int8)
     further[0] = 0
     chosen = np.sort(rng.choice((blocks << bits) - 1, permutations, replace=False)) + 1
-    transform = _Transform.of(runs, codes, bits)
-    scored = [_Pair.of(runs, *pair) for pair in pairs]
+    transform = _SwapTransform.of(runs, codes, bits)
+    scored = [_RunPair.of(runs, *pair) for pair in pairs]
     as_large = np.abs(observed)[..., None] - TOLERANCE
 
-    def count_in_block(block: int) -> tuple[int, Int]:
-        """Counts the swaps of a block that differ at least as much as observed; also returns how many swaps it has."""
+    def count_large_differences(block: int) -> tuple[int, Int]:
+        """Counts, among up to 1,024 swaps, those after which the runs differ at least as much in PQ and RQ as observed.
+
+        Returns the number of swaps of the block that were drawn, and (pairs, 2, scopes) how many of them differ so.
+        """
         start, stop = np.searchsorted(chosen, [block << bits, (block + 1) << bits])
         counted = np.zeros(1 << bits, np.bool_)
         counted[chosen[start:stop] - (block << bits)] = True
         counts = np.zeros(observed.shape, np.int64)
         groups = len(runs.members)
-        buffers = _Buffers.of(transform.most, len(counted))
-        means = [_Means.of(pair, groups, len(counted)) for pair in scored]
+        buffers = _SwapBuffers.of(transform.most_categories, len(counted))
+        means = [_GroupMeans.of(pair, groups, len(counted)) for pair in scored]
         # All pairs are processed for some cells before the next cells, so that the sums stay in the cache.
         for cells, sums in transform.sums_after_swaps(further[block]):
             own = slice(groups + cells.start, groups + cells.stop)
             for index, pair in enumerate(scored):
-                apart, lost = pair.differences(sums, cells, runs.members, buffers, means[index])
+                apart, lost = pair.category_differences(sums, cells, runs.members, buffers, means[index])
                 if not runs.cells:
                     continue
                 large = buffers.flags[:, : cells.stop - cells.start]
@@ -107,21 +112,21 @@ def swap_p_values(
                 counts[index, :, own] = _count_true(large)
         for index, mean in enumerate(means):
             # NaN (a group without any category) is not below the threshold, so it counts as large too.
-            large = ~(np.abs(mean.differences()) < as_large[index, :, :groups])
+            large = ~(np.abs(mean.group_differences()) < as_large[index, :, :groups])
             counts[index, :, :groups] = (large & counted).sum(axis=-1)
         return int(stop - start), counts
 
     total = np.ones(observed.shape, np.int64)
     with ThreadPoolExecutor(min(workers, blocks)) as pool:
-        for number, counts in pool.map(count_in_block, range(blocks)):
+        for number, counts in pool.map(count_large_differences, range(blocks)):
             total += counts
             done(number)
     return np.where(np.isnan(observed), np.nan, total / (1 + permutations))
 
 
 @dataclass(frozen=True)
-class _Entries:
-    """What units contribute to the sums of some categories (cells), halved, as columns.
+class _HalvedEntries:
+    """Halved contributions of each image, or group of images, to PQ's sums of some categories, as columns.
 
     index: position in a (3, runs, cells, codes) table, by the code of the unit
     """
@@ -132,26 +137,28 @@ class _Entries:
 
 
 @dataclass(frozen=True)
-class _Transform:
-    """Computes for each swap of a block half of (the sum over images that stay − the sum over swapped images).
+class _SwapTransform:
+    """Computes, for up to 1,024 swaps of images at once, sums that give PQ and RQ of any two runs after each swap.
 
-    parts: spans of cells with the contributions of units to them: `_Entries`, or dense (3 · runs · cells, units)
+    For each swap, half of (the sum over images that stay − the sum over swapped images).
+
+    parts: spans of cells with the contributions of units to them: `_HalvedEntries`, or dense (3 · runs · cells, units)
     codes: (units,) of `bits` bits
     """
 
-    parts: tuple[tuple[slice, _Entries | Float], ...]
+    parts: tuple[tuple[slice, _HalvedEntries | Float], ...]
     n_runs: int
     codes: Int
     bits: int
 
     @property
-    def most(self) -> int:
-        """The largest number of categories (cells) that are processed at once."""
+    def most_categories(self) -> int:
+        """The largest number of categories whose sums after swaps are computed at once."""
         return self.parts[0][0].stop
 
     @staticmethod
-    def of(runs: Swappable, codes: Int, bits: int) -> "_Transform":
-        """Divides the contributions of units into spans of categories that fit the caches."""
+    def of(runs: Swappable, codes: Int, bits: int) -> "_SwapTransform":
+        """Prepares the runs' contributions by image in spans of categories that fit a core's caches."""
         cells = runs.members.shape[1]
         n_runs = runs.sums[0].shape[0] // cells
         at_once = max(NUMBERS_AT_ONCE >> bits, 1)
@@ -159,7 +166,7 @@ class _Transform:
         if isinstance(runs.sums[0], np.ndarray):
             dense = [np.reshape(one, (n_runs, cells, -1)) for one in runs.sums]
             halves = [np.stack([one[:, span] for one in dense]).reshape(-1, runs.n_units) / 2 for span in spans]
-            return _Transform(tuple(zip(spans, halves, strict=True)), n_runs, codes, bits)
+            return _SwapTransform(tuple(zip(spans, halves, strict=True)), n_runs, codes, bits)
         listed = [scipy.sparse.coo_array(one) for one in runs.sums]
         table, unit, values = (
             np.concatenate(column)
@@ -173,26 +180,28 @@ class _Transform:
         part = cell // at_once
         order = np.argsort(part, kind="stable")
         ends = np.searchsorted(part[order], np.arange(len(spans) + 1))
-        parts: list[tuple[slice, _Entries | Float]] = []
+        parts: list[tuple[slice, _HalvedEntries | Float]] = []
         for span, first, last in zip(spans, ends, ends[1:], strict=False):
             own = order[first:last]
             row = run[own] * (span.stop - span.start) + cell[own] - span.start
-            parts.append((span, _Entries((row << bits) + codes[unit[own]], values[own], unit[own])))
-        return _Transform(tuple(parts), n_runs, codes, bits)
+            parts.append((span, _HalvedEntries((row << bits) + codes[unit[own]], values[own], unit[own])))
+        return _SwapTransform(tuple(parts), n_runs, codes, bits)
 
     def sums_after_swaps(self, swapped: npt.NDArray[np.int8]) -> Iterator[tuple[slice, Float]]:
-        """Yields spans of cells (categories) and their halved sums, (3, runs, cells, swaps); the next overwrite them.
+        """Yields spans of categories, each with the sums of all runs after each swap; the next span reuses the memory.
+
+        The sums are halved: (3, runs, cells, swaps).
 
         swapped: (units,) 1 for units that are swapped in addition to the swaps of the group
         """
         sign = 1.0 - 2.0 * swapped
-        left, right = _hadamard(1 << (self.bits // 2)), _hadamard(1 << (self.bits - self.bits // 2))
-        codes, most = 1 << self.bits, 3 * self.n_runs * self.most
+        left, right = _hadamard_matrix(1 << (self.bits // 2)), _hadamard_matrix(1 << (self.bits - self.bits // 2))
+        codes, most = 1 << self.bits, 3 * self.n_runs * self.most_categories
         buffers = np.empty((2, most * codes))
         for cells, entries in self.parts:
             shape = 3, self.n_runs, cells.stop - cells.start
             rows = math.prod(shape)
-            if isinstance(entries, _Entries):
+            if isinstance(entries, _HalvedEntries):
                 table = np.bincount(entries.index, entries.values * sign[entries.unit], rows * codes)
             else:
                 dealt = scipy.sparse.csr_array((sign, (self.codes, np.arange(len(sign)))), shape=(codes, len(sign)))
@@ -205,8 +214,8 @@ class _Transform:
 
 
 @dataclass(frozen=True)
-class _Buffers:
-    """Arrays that are reused for all pairs and categories of a block: new memory would cost more than the arithmetic.
+class _SwapBuffers:
+    """Arrays that are reused for all pairs of runs and categories, as new memory would cost more than the arithmetic.
 
     of_a, of_b, apart: (3, cells, swaps); flags: (2, cells, swaps)
     """
@@ -217,15 +226,15 @@ class _Buffers:
     flags: Bool
 
     @staticmethod
-    def of(cells: int, swaps: int) -> "_Buffers":
-        """Allocates the arrays for a number of categories (cells) and swaps."""
+    def of(cells: int, swaps: int) -> "_SwapBuffers":
+        """Allocates the reusable arrays for a number of categories and a number of swaps."""
         of_a, of_b, apart = np.empty((3, 3, cells, swaps))
-        return _Buffers(of_a, of_b, apart, np.empty((2, cells, swaps), np.bool_))
+        return _SwapBuffers(of_a, of_b, apart, np.empty((2, cells, swaps), np.bool_))
 
 
 @dataclass(frozen=True)
-class _Means:
-    """Sums PQ and RQ of categories to the means of groups, for each swap of a pair of runs.
+class _GroupMeans:
+    """Mean PQ and RQ of groups of categories (All, Things, Stuff) after each swap of two runs' predictions.
 
     If no swap changes how many cells a group has in a run:
     sums: (1, 2, groups, swaps) PQ and RQ of run b − run a; n: (1, groups, 1) number of cells
@@ -237,21 +246,24 @@ class _Means:
     n: Float
 
     @staticmethod
-    def of(pair: "_Pair", groups: int, swaps: int) -> "_Means":
-        """Makes sums of zero for a pair of runs."""
+    def of(pair: "_RunPair", groups: int, swaps: int) -> "_GroupMeans":
+        """Starts the sums of PQ and RQ by group of categories at zero, for a pair of runs and a number of swaps."""
         if not len(pair.odd):
-            return _Means(np.zeros((1, 2, groups, swaps)), pair.held[None])
-        return _Means(np.zeros((2, 2, groups, swaps)), np.tile(pair.held, (2, 1, swaps)))
+            return _GroupMeans(np.zeros((1, 2, groups, swaps)), pair.held[None])
+        return _GroupMeans(np.zeros((2, 2, groups, swaps)), np.tile(pair.held, (2, 1, swaps)))
 
-    def differences(self) -> Float:
-        """Returns b − a in PQ and RQ of groups, (2, groups, swaps); NaN where a run has no category of the group."""
+    def group_differences(self) -> Float:
+        """Returns how much run b's mean PQ and RQ by group of categories are above run a's after each swap.
+
+        (2, groups, swaps); NaN where a run has no category of the group.
+        """
         means = self.sums / np.where(self.n > 0, self.n, np.nan)[:, None]
         found: Float = means[0] if len(means) == 1 else means[1] - means[0]
         return found
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _RunPair:
     """A pair of runs, with the sums that no swap changes.
 
     half_total: (3, cells, 1) half of the sums of both runs
@@ -266,24 +278,25 @@ class _Pair:
     zero: Int
 
     @staticmethod
-    def of(runs: Swappable, a: int, b: int) -> "_Pair":
-        """Sums both runs over all units, and finds the categories that a run can lose by a swap."""
+    def of(runs: Swappable, a: int, b: int) -> "_RunPair":
+        """Sums both runs over all images, and finds the categories that a run no longer has after some swaps."""
         cells = runs.members.shape[1]
         of_a, of_b = ([one[run * cells : (run + 1) * cells] for one in runs.sums] for run in (a, b))
         total = np.stack([(one.sum(axis=1) + other.sum(axis=1)) / 2 for one, other in zip(of_a, of_b, strict=True)])
         # If a unit contains a cell in both runs, both have the cell after any swap.
-        always = _shared_units(of_a[2], of_b[2])
+        always = _categories_in_both_runs(of_a[2], of_b[2])
         held = runs.members @ always[:, None].astype(np.float64)
         odd, zero = (np.flatnonzero(own) for own in (~always & (total[2] > 0), ~always))
-        return _Pair((a, b), total[..., None], held, odd, zero)
+        return _RunPair((a, b), total[..., None], held, odd, zero)
 
-    def differences(
-        self, sums: Float, cells: slice, members: Float, buffers: _Buffers, means: _Means
+    def category_differences(
+        self, sums: Float, cells: slice, members: Float, buffers: _SwapBuffers, means: _GroupMeans
     ) -> tuple[Float, Bool | None]:
-        """Returns b − a in PQ and RQ of some categories, (2, cells, swaps), and adds them to the groups in `means`.
+        """Returns how much run b is above run a in PQ and RQ by category after each swap, and adds it to group means.
 
-        Also returns (cells, swaps) True where a run has lost the cell; None if that cannot happen.
-        sums: (3, runs, cells, swaps) from `_Transform.sums_after_swaps`
+        Returns (2, cells, swaps) b − a, which it adds to `means`, and (cells, swaps) True where a run has lost the
+        cell; None if that cannot happen.
+        sums: (3, runs, cells, swaps) from `_SwapTransform.sums_after_swaps`
         """
         a, b = self.runs
         members, total = members[:, cells], self.half_total[:, cells]
@@ -312,13 +325,16 @@ class _Pair:
 
 
 def _indices_in_span(cells: slice, indices: Int) -> Int:
-    """Selects those of some ascending indices that are in a span of cells, relative to its start."""
+    """Selects the category indices that lie in a span of categories, and counts them from its start.
+
+    indices: ascending
+    """
     first, last = np.searchsorted(indices, [cells.start, cells.stop])
     return indices[first:last] - cells.start
 
 
-def _shared_units(of_a: Rows, of_b: Rows) -> Bool:
-    """Marks the categories (cells) that some image has in both runs."""
+def _categories_in_both_runs(of_a: Rows, of_b: Rows) -> Bool:
+    """Marks the categories that at least one image, or group of images, has in both runs."""
     least = np.minimum(of_a, of_b) if isinstance(of_a, np.ndarray) else of_a.minimum(of_b)
     return np.asarray(least.sum(axis=1)) > 0
 
@@ -333,14 +349,14 @@ def _count_true(flags: Bool) -> Int:
     return eights[..., None].view(np.uint8).sum(axis=-1, dtype=np.int64)
 
 
-def _parity(numbers: Int) -> Int:
+def _bit_parity(numbers: Int) -> Int:
     """Returns 1 for numbers with an odd number of set bits, else 0."""
     for shift in (32, 16, 8, 4, 2, 1):
         numbers = numbers ^ (numbers >> shift)
     return numbers & 1
 
 
-def _hadamard(size: int) -> Float:
+def _hadamard_matrix(size: int) -> Float:
     """Returns Sylvester's Hadamard matrix: −1 where row and column number share an odd number of bits, else 1."""
     numbers = np.arange(size)
-    return np.where(_parity(numbers[:, None] & numbers) == 1, -1.0, 1.0)
+    return np.where(_bit_parity(numbers[:, None] & numbers) == 1, -1.0, 1.0)

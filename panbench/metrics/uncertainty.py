@@ -25,7 +25,7 @@ from panbench.base.program import available_cores
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.metrics.jackknife import MATCHED_IOU, Estimate, differences, freedom, interval_rows
-from panbench.metrics.samples import METRICS, Sample, Stack, sample_on, scope_table, shared_image_ids
+from panbench.metrics.samples import METRICS, Sample, Stack, sample_of_shared_images, scope_table, shared_image_ids
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.swaps import swap_p_values
 
@@ -68,16 +68,22 @@ class Comparison:
 
     @cached_property
     def scores(self) -> Mapping[tuple[str, str, str], Any]:
-        """The scores of groups: rows of `runs` by (run, group, metric), for fast look-ups."""
+        """The scores by (run, group, metric), e.g. ("mask2former", "Things", "PQ"), without those of single categories.
+
+        Rows of `runs`, for fast look-ups.
+        """
         return {(row.run, row.group, row.metric): row for row in _group_rows(self.runs)}
 
     @cached_property
     def tests(self) -> Mapping[tuple[str, str, str, str], Any]:
-        """The differences of groups: rows of `differences` by (a, b, group, metric), for fast look-ups."""
+        """The difference of two runs with its p-value, by (run a, run b, group, metric), without single categories.
+
+        Rows of `differences`, for fast look-ups. A group is All, Things, Stuff or a slice.
+        """
         return {(row.a, row.b, row.group, row.metric): row for row in _group_rows(self.differences)}
 
     def between(self, one: str, other: str, group: str = "All", metric: str = "PQ") -> Difference | None:
-        """Returns the difference one − other of two runs in a group; None if they were not compared."""
+        """Returns one run's score minus another's for All, Things, Stuff or a slice; None if they were not compared."""
         row = self.tests.get((one, other, group, metric)) or self.tests.get((other, one, group, metric))
         return None if row is None else Difference.of(row, one)
 
@@ -111,7 +117,10 @@ class Difference:
 
     @staticmethod
     def of(row: Any, one: str) -> Difference:
-        """Makes a Difference of a row of `Comparison.differences`. one: the run to subtract from"""
+        """Makes a `Difference` of a row of `Comparison.differences`.
+
+        one: the run to subtract from
+        """
         values, ends = (float(row.value_a), float(row.value_b)), (float(row.low), float(row.high))
         # The row has b − a.
         forward = row.b == one
@@ -143,7 +152,7 @@ def compare_runs(
     """Compares runs on the images that all of them have: paired differences, intervals, p-values and ranks.
 
     baseline: the run that all others are compared with; None compares all pairs
-    permutations: the number of swaps; None makes 10,000, or more if corrected p-values need it (`swaps_needed`)
+    permutations: the number of swaps; None makes 10,000, or more if corrected p-values need it (`permutations_needed`)
     The p-value of a difference in PQ or RQ is the share of random swaps of the two runs, image by image, after which
     they differ at least as much (two-sided; the observed order counts, so it is never 0). p_holm corrects it [Holm
     1979] for all comparisons of a metric: all pairs × groups, and separately all pairs × categories. significant means
@@ -159,26 +168,26 @@ def compare_runs(
     if baseline is not None and baseline not in names:
         raise BadArgument(f"The baseline {baseline!r} is not among the runs: {listed(names)}.")
     shared = shared_image_ids(runs)
-    stack = Stack.of([sample_on(run, shared) for run in runs.values()])
+    stack = Stack.of([sample_of_shared_images(run, shared) for run in runs.values()])
     first = None if baseline is None else names.index(baseline)
     pairs = [
         (a, b) if first in (None, a) else (b, a) for a, b in combinations(range(len(names)), 2) if first in (None, a, b)
     ]
 
     if permutations is None:
-        permutations = swaps_needed(len(pairs), len(stack.scopes), len(stack.members), level)
+        permutations = permutations_needed(len(pairs), len(stack.scopes), len(stack.members), level)
     if not pairs:
         table = _empty_differences()
     else:
         p = _swap_p_values(stack, pairs, permutations, seed, reporter)
-        found = [_difference_rows(stack, names, *pair, level, of) for pair, of in zip(pairs, p, strict=True)]
+        found = [_tested_differences(stack, names, *pair, level, of) for pair, of in zip(pairs, p, strict=True)]
         table = pd.concat(found).reset_index(drop=True)
     table["p_holm"] = table.groupby(["metric", table["group"].isna()])["p"].transform(lambda p: holm(p.to_numpy()))
     table["significant"] = table["p_holm"] < 1 - level
     # p = 1 / (1 + permutations): only the observed order differs as much.
     table["at_floor"] = table["metric"].isin(SWAPPED) & (table["p"] < 1.5 / (1 + permutations))
     scores = [interval_rows(stack, run, level).assign(run=name) for run, name in enumerate(names)]
-    ranked = _add_ranks(pd.concat(scores, ignore_index=True), table, stack)
+    ranked = _add_pq_ranks(pd.concat(scores, ignore_index=True), table, stack)
     columns = ["a", "b", "group", "category_id", "name", "metric", "value_a", "value_b", "difference", "low", "high"]
     return Comparison(
         runs=ranked[["run", *ranked.columns.drop("run")]],
@@ -204,24 +213,32 @@ def holm(p: npt.NDArray[np.float64]) -> Float:
 def _swap_p_values(
     stack: Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int, reporter: Reporter
 ) -> Float:
-    """Returns p-values of differences in PQ and RQ by random swaps, (pairs, 2, scopes); NaN where undefined."""
+    """Returns p-values of the runs' differences in PQ and RQ, by a permutation test that swaps predictions.
+
+    (pairs, 2, scopes); NaN where undefined.
+    """
     exact = stack.exact()[:, [METRICS.index(metric) for metric in SWAPPED]]
     observed = np.stack([exact[b] - exact[a] for a, b in pairs])
     # Images and swaps must not share random numbers.
     numbers = np.random.SeedSequence(seed, spawn_key=(1,))
     done = 0
 
-    def report(number: int) -> None:
-        """Reports how many swaps are finished."""
+    def report_swaps(number: int) -> None:
+        """Reports how many random swaps of the two runs' predictions are finished."""
         nonlocal done
         done += number
         reporter.progress("Swapping the runs' answers", done, permutations, "swaps")
 
-    return swap_p_values(stack.swappable(), pairs, observed, permutations, numbers, available_cores(), report)
+    return swap_p_values(stack.swappable(), pairs, observed, permutations, numbers, available_cores(), report_swaps)
 
 
-def _difference_rows(stack: Stack, names: Sequence[str], a: int, b: int, level: float, swapped: Float) -> pd.DataFrame:
-    """Makes the rows of `Comparison.differences` for runs a and b. swapped: the p-values of the metrics in SWAPPED"""
+def _tested_differences(
+    stack: Stack, names: Sequence[str], a: int, b: int, level: float, swapped: Float
+) -> pd.DataFrame:
+    """Returns differences between runs a and b with intervals and p-values, as rows of `Comparison.differences`.
+
+    swapped: the p-values of PQ and RQ, which are tested by swapping predictions
+    """
     found, enough = differences(stack, a, b), stack.enough([a, b])
     low, high = (np.where(enough, side, np.nan) for side in found.estimate.ends(level))
     p = np.where(enough, found.estimate.p(), np.nan)
@@ -253,8 +270,8 @@ def _empty_differences() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
 
 
-def swaps_needed(pairs: int, scopes: int, groups: int, level: float) -> int:
-    """Returns the number of swaps to make: at least 10,000, and enough for p-values to become small.
+def permutations_needed(pairs: int, scopes: int, groups: int, level: float) -> int:
+    """Returns the number of random swaps that a permutation test needs: at least 10,000, enough for small p-values.
 
     Any single comparison can be significant after correction; and with at most MOST_SWAPS, a comparison of All, Things
     or Stuff can reach SURE.
@@ -263,7 +280,7 @@ def swaps_needed(pairs: int, scopes: int, groups: int, level: float) -> int:
     return max(10_000, single, min(MOST_SWAPS, math.ceil(pairs * min(groups, 3) / SURE)))
 
 
-def _add_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) -> pd.DataFrame:
+def _add_pq_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) -> pd.DataFrame:
     """Adds columns rank, rank_low and rank_high to scores; NaN except for PQ of groups. Rank 1 is the highest PQ."""
     ranks = np.full((len(table), 3), np.nan)
     winners, losers = Counter[Any](), Counter[Any]()
@@ -289,9 +306,9 @@ LEAST_IMAGES = 200
 
 
 def lost_difference(difference: Float, a: Float, b: Float, level: float = 0.95) -> tuple[Float, Float]:
-    """Returns the interval (low, high), by cause, of the difference in PQ that two models lose to it.
+    """Returns the confidence interval of how much more PQ one model loses than another to each cause of error.
 
-    NaN below LEAST_IMAGES images.
+    (low, high), each (causes,); NaN below LEAST_IMAGES images.
 
     The loss is a smooth function of sums over images, so its jackknife is to first order the sum of the images'
     contributions [Jaeckel 1972]. The comparison is paired: only the difference of an image's contributions counts. The

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from panbench.base.errors import BadArgument
 from panbench.metrics import uncertainty
 from panbench.metrics.slices import ImageStatistics, image_statistics
-from panbench.metrics.uncertainty import compare_runs, holm, swaps_needed
+from panbench.metrics.uncertainty import compare_runs, holm, permutations_needed
 from panbench.panoptic.types import Category
 from tests.metrics.sums import CAR, CATEGORIES, SKY, cars, row, statistics
 
@@ -221,12 +221,12 @@ def test_a_p_value_at_the_resolution_of_the_swaps_is_marked():
 
 def test_swaps_suffice_for_one_significant_comparison_among_many():
     for pairs, scopes in ((1, 136), (10, 136), (78, 12), (190, 136)):
-        swaps = swaps_needed(pairs, scopes, 3, 0.95)
+        swaps = permutations_needed(pairs, scopes, 3, 0.95)
         assert pairs * scopes / (1 + swaps) < 0.05
         assert swaps >= 10_000
     # Of up to five runs each with each, a difference of All can have p < 0.001.
-    assert 10 * 3 / (1 + swaps_needed(10, 12, 3, 0.95)) < 0.001
-    assert swaps_needed(190, 12, 3, 0.95) == 190 * 12 * 40
+    assert 10 * 3 / (1 + permutations_needed(10, 12, 3, 0.95)) < 0.001
+    assert permutations_needed(190, 12, 3, 0.95) == 190 * 12 * 40
 
 
 def test_a_category_in_few_images_has_no_interval_of_its_difference():
