@@ -16,8 +16,11 @@ MANY = 10
 """A category that is never predicted is reported if it has at least this many true segments."""
 
 
-def void_sentence(share: float) -> str | None:
-    """Returns a warning if more than half of the ground truth is void, else None. share: of all pixels"""
+def void_warning(share: float) -> str | None:
+    """Returns a warning if more than half of the ground-truth pixels are void, else None.
+
+    share: void pixels per pixel
+    """
     if share <= 0.5:
         return None
     return (
@@ -44,15 +47,16 @@ class _SegmentCounts:
 
 
 class AbsentAccumulator:
-    """Finds, chunk by chunk, categories and images without any prediction, and void in the ground truth."""
+    """Finds categories and images without predictions, and counts void, from one chunk of images at a time."""
 
     def __init__(self, categories: Sequence[Category]) -> None:
+        """Starts with no segment counted in any category."""
         self.categories = tuple(categories)
         none = np.zeros(len(self.categories), np.int64)
         self._counts = _SegmentCounts(none, none, 0, 0, 0, 0)
 
     def map_chunk(self, matched: Matched) -> _SegmentCounts:
-        """Counts segments, images and pixels of a chunk of images."""
+        """Counts true and predicted segments, images without predictions, and void pixels in a chunk of images."""
         segments, overlaps = matched.segments, matched.overlaps
         category = positions(segments.category_id, self.categories)
         true, n = segments.is_gt & ~segments.iscrowd, len(self.categories)
@@ -67,17 +71,17 @@ class AbsentAccumulator:
         )
 
     def add(self, part: _SegmentCounts) -> None:
-        """Adds the counts of a chunk."""
+        """Adds the segment, image and pixel counts of a chunk of images to the totals."""
         names = ("true", "predicted", "images", "empty", "void", "pixels")
         self._counts = _SegmentCounts(*(getattr(self._counts, name) + getattr(part, name) for name in names))
 
     @property
     def has_predictions(self) -> bool:
-        """True if any segment is predicted."""
+        """True if the model predicts at least one segment in any image."""
         return bool(self._counts.predicted.any())
 
     def messages(self, dropped: str = "") -> tuple[str, ...]:
-        """Returns warnings: what is never predicted, and how much of the ground truth is void.
+        """Returns warnings on categories or images without predictions, and on a mostly void ground truth.
 
         dropped: what the fusion rule dropped, in words, for the warning that an image has no prediction
         """
@@ -97,6 +101,6 @@ class AbsentAccumulator:
             if len(many):
                 names = [f"{self.categories[index].name} ({counts.true[index]:,} segments)" for index in many.tolist()]
                 found.append(f"never predicted: {listed(names, 5)}")
-        if counts.pixels and (void := void_sentence(counts.void / counts.pixels)) is not None:
+        if counts.pixels and (void := void_warning(counts.void / counts.pixels)) is not None:
             found.append(void)
         return tuple(found)

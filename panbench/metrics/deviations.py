@@ -23,8 +23,8 @@ LOOSE = 0.25
 
 
 @dataclass(frozen=True)
-class Deviation:
-    """A score that differs from PQ in one convention: its name in JSON, its label in tables, and how it differs."""
+class DeviatingScore:
+    """A score that differs from PQ in one convention: its JSON name, its label in tables, and a description."""
 
     name: str
     label: str
@@ -32,27 +32,27 @@ class Deviation:
 
 
 DEVIATIONS = (
-    Deviation(
+    DeviatingScore(
         "SQ_of_matched",
         "SQ, only categories with a match",
         "SQ averaged over the categories that have a true positive. SQ's mean counts the others as 0, so it can be "
         "below 0.5, which no match is. [cocodataset/panopticapi#14]",
     ),
-    Deviation(
+    DeviatingScore(
         "void_counts",
         "void pixels count as wrong",
         "Void is a place without a segment and not one without a label: pixels that are predicted there stay in the "
         "union, and a prediction there is a false positive. Without crowds it is the same when ground truth and "
         "prediction change places, as the paper says of PQ. [cocodataset/panopticapi#16]",
     ),
-    Deviation(
+    DeviatingScore(
         "mean_over_images",
         "mean of single images",
         "The quotient is taken in each image, over the categories that it holds, and averaged over the images that "
         "hold any. An image with one segment counts as much as one with fifty, and a category in many images more than "
         "a rare one.",
     ),
-    Deviation(
+    DeviatingScore(
         "one_to_one",
         f"matches from IoU {LOOSE:g}, one to one",
         f"A match needs IoU > {LOOSE:g}. Below 0.5 a segment can have several: pairs are taken by falling IoU, each "
@@ -63,9 +63,13 @@ DEVIATIONS = (
 
 
 class DeviationAccumulator:
-    """Computes all scores of DEVIATIONS, chunk by chunk (an `Accumulator`)."""
+    """Computes scores that each deviate from PQ in one convention, from one chunk of images at a time.
+
+    It is an `Accumulator`; DEVIATIONS lists the scores.
+    """
 
     def __init__(self, categories: Sequence[Category]) -> None:
+        """Starts with no image counted."""
         self.categories = tuple(categories)
         n = len(self.categories)
         isthing = np.array([category.isthing for category in self.categories], np.bool_)
@@ -74,7 +78,7 @@ class DeviationAccumulator:
         self._of_images = dict.fromkeys(GROUPS, (0.0, 0))
 
     def map_chunk(self, matched: Matched) -> tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]:
-        """Counts TPs, FPs and FNs of a chunk by each rule for matches, and computes PQ of each image by group."""
+        """Counts TPs, FPs and FNs of a chunk of images under each matching rule, and computes PQ of each image."""
         segments, gt, pred = matched.segments, matched.gt, matched.pred
         pixels = matched.overlaps.pixels[matched.pair]
         with_void = pixels / (segments.area[gt] + segments.area[pred] - pixels)
@@ -82,13 +86,13 @@ class DeviationAccumulator:
         near = np.flatnonzero(matched.iou > LOOSE)
         loose[near[one_to_one(gt[near], pred[near], np.lexsort((pred[near], gt[near], -matched.iou[near])))]] = True
         return {
-            "own": self._count_outcomes(matched, strict, matched.iou, matched.excused),
-            "void": self._count_outcomes(matched, of_void, with_void, matched.excused_by_crowd),
-            "loose": self._count_outcomes(matched, loose, matched.iou, matched.excused),
+            "own": self._matches_and_errors(matched, strict, matched.iou, matched.excused),
+            "void": self._matches_and_errors(matched, of_void, with_void, matched.excused_by_crowd),
+            "loose": self._matches_and_errors(matched, loose, matched.iou, matched.excused),
         }, self._pq_of_images(matched)
 
     def add(self, part: tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]) -> None:
-        """Adds the counts of a chunk to the sums."""
+        """Adds the TP, FP and FN counts and the per-image PQ of a chunk of images to the totals."""
         counts, of_images = part
         self._sums = {name: sums.with_added(*counts[name]) for name, sums in self._sums.items()}
         for group, values in of_images.items():
@@ -97,7 +101,10 @@ class DeviationAccumulator:
             self._of_images[group] = (added, n + len(values))
 
     def record(self) -> dict[str, Mapping[str, float | None]]:
-        """Returns the scores by deviation and group, fractions 0–1; None for the mean of no category."""
+        """Returns each deviating score of All, Things and Stuff, by the score's JSON name.
+
+        Scores are fractions 0–1; the mean of no category is None.
+        """
         own, void, loose = (self._sums[name] for name in ("own", "void", "loose"))
         return {
             "SQ_of_matched": self._group_means(own.scores()["SQ"], own.TP > 0),
@@ -106,8 +113,13 @@ class DeviationAccumulator:
             "one_to_one": self._group_means(loose.scores()["PQ"], loose.counted),
         }
 
-    def _count_outcomes(self, matched: Matched, hits: Bool, iou: Float, excused: Bool) -> tuple[Int, Float, Int, Int]:
-        """Returns category and IoU of each given match, and the FPs and FNs by category that are left over."""
+    def _matches_and_errors(
+        self, matched: Matched, hits: Bool, iou: Float, excused: Bool
+    ) -> tuple[Int, Float, Int, Int]:
+        """Returns category and IoU of each match, and the numbers of false positives and misses by category.
+
+        hits: which pairs match; iou: of each pair; excused: the predictions that are no false positives
+        """
         segments, n = matched.segments, len(self.categories)
         index = positions(segments.category_id, self.categories)
         unmatched = np.ones(len(segments), np.bool_)
@@ -117,7 +129,7 @@ class DeviationAccumulator:
         return index[matched.gt[hits]], iou[hits], *found
 
     def _pq_of_images(self, matched: Matched) -> dict[str, Float]:
-        """Returns for each group the PQ of each image with such categories: the mean over these."""
+        """Returns PQ of each single image, as the mean over its categories, for All, Things and Stuff."""
         image_id, category_id, sums = image_sums(matched)
         quality = panoptic_quality(sums.iou_sum, sums.TP, sums.mistakes)
         index = positions(category_id, self.categories)
@@ -130,5 +142,8 @@ class DeviationAccumulator:
         return found
 
     def _group_means(self, values: Float, counted: Bool) -> dict[str, float | None]:
-        """Averages scores by category over All, Things and Stuff. counted: categories that a mean includes"""
+        """Averages the scores of categories over All, Things and Stuff.
+
+        counted: the categories that a mean includes
+        """
         return {group: mean_of(values[members & counted]) for group, members in self._members.items()}

@@ -1,8 +1,8 @@
 """Explains why PQ is lost: gives each false positive, miss and imperfect mask one cause, and computes what each costs.
 
-As in TIDE [Bolya et al. 2020] a cause is defined by its fix. `CAUSES` lists them in the order in which they may claim
-errors, each with the sentence that users read, the fix that defines it, and the function that finds its errors. An
-error belongs to the first cause that claims it, so causes are a partition.
+As in TIDE [Bolya et al. 2020] a cause is defined by its fix. `CAUSES` lists them in the order in which they are
+tried, each with the sentence that users read, the fix that defines it, and the function that finds its errors. An
+error belongs to the first cause that explains it, so causes are a partition.
 
 What a fix changes in the counts of a category, whose PQ is Σ IoU / (TP + FP/2 + FN/2):
     a false positive is removed            FP − 1
@@ -54,13 +54,13 @@ class Cause:
 
     description: the sentence that users read
     fix: the correction that defines the cause
-    claim: finds the errors of this cause among those that no earlier cause has claimed
+    find_errors: finds the errors of this cause among those that no earlier cause explains
     """
 
     name: str
     description: str
     fix: str
-    claim: Callable[[_OpenErrors], _Claim]
+    find_errors: Callable[[_OpenErrors], _ErrorsOfCause]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,11 @@ class ErrorReport:
     worst: pd.DataFrame
 
 
-def explain(matched: Matched, categories: Sequence[Category], images: int = 10) -> ErrorReport:
-    """Finds the cause of each error, what each cause costs, and the `images` images where each costs most."""
+def explain_errors(matched: Matched, categories: Sequence[Category], images: int = 10) -> ErrorReport:
+    """Returns the cause of each error, the PQ that each cause costs, and the images where it costs most.
+
+    images: the largest number of images per cause
+    """
     errors = assign_causes(matched, categories)
     return ErrorReport(errors, lost_pq(errors, categories), worst_images(errors, categories, images))
 
@@ -95,7 +98,9 @@ def assign_causes(matched: Matched, categories: Sequence[Category]) -> pd.DataFr
 
 
 def explained_segments(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
-    """Returns `segment_verdicts` with the cause of each error and its partner, in columns missing for other segments.
+    """Returns each segment with its verdict (TP, FP, FN or ignored) and, for errors, the cause and the paired segment.
+
+    They are the columns of `segment_verdicts` and two more, missing for segments that are no errors:
 
     cause: of the miss or false positive
     partner_id: the segment of the other map (ground truth or prediction) that the cause pairs it with, 0 if none
@@ -120,28 +125,31 @@ def _find_causes(matched: Matched, categories: Sequence[Category]) -> pd.DataFra
     iou_once_fixed = np.full(len(cause), np.nan)
     partner = np.full(len(cause), -1, np.int64)
     for position, kind in enumerate(CAUSES[:-1]):
-        claim = kind.claim(errors)
-        for rows, others in ((claim.missed, claim.missed_partner), (claim.wrong, claim.wrong_partner)):
+        explained = kind.find_errors(errors)
+        for rows, others in (
+            (explained.missed, explained.missed_partner),
+            (explained.wrong, explained.wrong_partner),
+        ):
             cause[rows], partner[rows] = position, others
-        iou_once_fixed[claim.missed] = claim.iou_once_fixed
-        errors = errors.without(claim)
+        iou_once_fixed[explained.missed] = explained.iou_once_fixed
+        errors = errors.without(explained)
     assert not errors.missed.any()
     assert not errors.wrong.any()
 
-    claimed = np.flatnonzero(cause >= 0)
-    is_miss = errors.is_gt[claimed]
-    own, other = errors.id[claimed], np.where(partner[claimed] < 0, VOID, errors.id[partner[claimed]])
+    faulty = np.flatnonzero(cause >= 0)
+    is_miss = errors.is_gt[faulty]
+    own, other = errors.id[faulty], np.where(partner[faulty] < 0, VOID, errors.id[partner[faulty]])
     hits = matched.hits()
     pair = matched.pair[hits]
     verdict = np.concatenate([np.zeros(len(hits), np.int8), np.where(is_miss, IS_FN, IS_FP).astype(np.int8)])
     columns = {
-        "image_id": (matched.overlaps.image_id[pair], errors.image[claimed]),
-        "category_id": (matched.segments.category_id[matched.gt[hits]].astype(np.int64), errors.category[claimed]),
+        "image_id": (matched.overlaps.image_id[pair], errors.image[faulty]),
+        "category_id": (matched.segments.category_id[matched.gt[hits]].astype(np.int64), errors.category[faulty]),
         "verdict": (verdict,),
-        "cause": (np.full(len(hits), len(CAUSES) - 1, np.int8), cause[claimed].astype(np.int8)),
+        "cause": (np.full(len(hits), len(CAUSES) - 1, np.int8), cause[faulty].astype(np.int8)),
         "gt_id": (matched.overlaps.gt_id[pair].astype(np.int64), np.where(is_miss, own, other)),
         "pred_id": (matched.overlaps.pred_id[pair].astype(np.int64), np.where(is_miss, other, own)),
-        "iou": (matched.iou[hits], iou_once_fixed[claimed]),
+        "iou": (matched.iou[hits], iou_once_fixed[faulty]),
     }
     order = np.argsort(np.concatenate(columns["image_id"]), kind="stable")
     found: dict[str, Any] = {name: np.concatenate(parts)[order] for name, parts in columns.items()}
@@ -166,12 +174,14 @@ def lost_pq(errors: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFram
     name, PQ, cause, gain (ΔPQ if only this cause were fixed), lost (its share of 1 − PQ), and FP, FN, TP: how many
     errors it explains; TP counts masks that are not exact. PQ, gain and lost of a group are means over its categories.
     """
-    return _lost_table(_Counts.zeros(len(categories)).with_added(_ErrorColumns.of(errors, categories)), categories)
+    return _lost_pq_table(
+        _ErrorCounts.zeros(len(categories)).with_added(_ErrorColumns.of(errors, categories)), categories
+    )
 
 
-def _lost_table(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
-    """Makes the table of `lost_pq` from counts by category and cause."""
-    values = counts.pq_of_each_subset()
+def _lost_pq_table(counts: _ErrorCounts, categories: Sequence[Category]) -> pd.DataFrame:
+    """Makes the table of the PQ that each cause costs (`lost_pq`) from numbers of errors by category and cause."""
+    values = counts.pq_of_cause_subsets()
     parts = np.stack([values[1 << np.arange(len(CAUSES))] - values[0], _shapley(values)])
     tallies = np.stack([counts.wrong, counts.missed, counts.inexact])
     isthing = np.array([category.isthing for category in categories], np.bool_)
@@ -187,37 +197,38 @@ def _lost_table(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame
     each = [rows for *_, rows in scopes]
     n = len(CAUSES)
 
-    def column(values: Sequence[Any], kind: Any) -> npt.NDArray[Any]:
-        """Repeats each scope's value for all causes."""
+    def for_each_cause(values: Sequence[Any], kind: Any) -> npt.NDArray[Any]:
+        """Repeats a value of All, Things, Stuff and each category once per cause of error."""
         return np.repeat(np.array(values, kind), n)
 
-    def of_causes(reduce: Callable[..., Any], table: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Reduces a (causes, categories) table over the categories of each scope."""
+    def by_scope(reduce: Callable[..., Any], table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Reduces a (causes, categories) table to All, Things, Stuff and each category, by a mean or sum."""
         return np.concatenate([table[:0, 0], *(reduce(table[:, rows], axis=1) for rows in each)])
 
     return pd.DataFrame(
         {
-            "group": column([group for group, *_ in scopes], object),
-            "category_id": column([category_id for _, category_id, *_ in scopes], np.int64),
-            "name": column([name for _, _, name, _ in scopes], object),
-            "PQ": column([values[0, rows].mean() for rows in each], np.float64),
+            "group": for_each_cause([group for group, *_ in scopes], object),
+            "category_id": for_each_cause([category_id for _, category_id, *_ in scopes], np.int64),
+            "name": for_each_cause([name for _, _, name, _ in scopes], object),
+            "PQ": for_each_cause([values[0, rows].mean() for rows in each], np.float64),
             "cause": [cause.name for cause in CAUSES] * len(scopes),
-            "gain": of_causes(np.mean, parts[0]),
-            "lost": of_causes(np.mean, parts[1]),
-            **{label: of_causes(np.sum, one) for label, one in zip(("FP", "FN", "TP"), tallies, strict=True)},
+            "gain": by_scope(np.mean, parts[0]),
+            "lost": by_scope(np.mean, parts[1]),
+            **{label: by_scope(np.sum, one) for label, one in zip(("FP", "FN", "TP"), tallies, strict=True)},
         }
     )
 
 
 def lost_influence(errors: pd.DataFrame, categories: Sequence[Category], images: Int) -> Float:
-    """Returns (causes, images): how much each image contributes to the column `lost` of All, to first order.
+    """Returns how much each image contributes to the PQ that each cause costs, (causes, images), to first order.
 
     errors: from `assign_causes`; images: all ids of the run, ascending
-    `lost` is linear in PQs that are quotients I/W of sums over errors, so an error contributes (dI - PQ dW)/W to each.
+    That cost, the column `lost` of All, is linear in PQs that are quotients I/W of sums over errors, so an error
+    contributes (dI - PQ dW)/W to each.
     """
     columns = _ErrorColumns.of(errors, categories)
-    counts = _Counts.zeros(len(categories)).with_added(columns)
-    slopes = _slopes(counts)
+    counts = _ErrorCounts.zeros(len(categories)).with_added(columns)
+    slopes = _lost_pq_slopes(counts)
     of_error = np.zeros((len(CAUSES), len(columns.category)))
     for verdict, rows in (("TP", columns.is_tp), ("FP", columns.is_fp), ("FN", columns.is_fn)):
         count, iou = (slopes[verdict][part][:, columns.cause[rows], columns.category[rows]] for part in (0, 1))
@@ -246,66 +257,80 @@ def count_confusions(errors: pd.DataFrame, matched: Matched) -> pd.DataFrame:
 
 
 def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: int = 10) -> pd.DataFrame:
-    """Returns the images where each cause costs most, at most `images` per cause: cause, image_id, gain, FP, FN, TP.
+    """Returns the images in which each cause of error costs most PQ, at most `images` per cause.
 
+    Columns: cause, image_id, gain, FP, FN, TP.
     gain: ΔPQ of All if only this cause were fixed, in this image only. Largest first, then by image_id.
     """
     columns = _ErrorColumns.of(errors, categories)
-    return _worst_table([columns.by_image()], _Counts.zeros(len(categories)).with_added(columns), images)
+    return _worst_images_table([columns.by_image()], _ErrorCounts.zeros(len(categories)).with_added(columns), images)
 
 
 class ErrorAccumulator:
-    """Computes `lost_pq` and `worst_images`, chunk by chunk (an `Accumulator`).
+    """Computes the PQ that each cause of error costs, and where it costs most, from one chunk of images at a time.
 
+    It is an `Accumulator`; its results are the tables of `lost_pq` and `worst_images`.
     It stores 18 bytes per image, category and cause, because the worst images depend on the final PQ.
     of_images: False stores nothing per image; `worst` is then not available
     """
 
     def __init__(self, categories: Sequence[Category], of_images: bool = True) -> None:
+        """Starts with no errors counted."""
         self.categories = tuple(categories)
         self._of_images = of_images
-        self._counts = _Counts.zeros(len(self.categories))
+        self._counts = _ErrorCounts.zeros(len(self.categories))
         self._chunks: list[pd.DataFrame] = []
 
     def map_chunk(self, matched: Matched) -> tuple[_ErrorColumns, pd.DataFrame | None]:
-        """Assigns causes to the errors of a chunk and counts them."""
+        """Finds the cause of each error in a chunk of images, and counts the errors per image and cause."""
         return self.tally(assign_causes(matched, self.categories))
 
     def tally(self, errors: pd.DataFrame) -> tuple[_ErrorColumns, pd.DataFrame | None]:
-        """Counts the errors of a chunk, and of its images. errors: from `assign_causes`"""
+        """Converts the errors of a chunk of images to arrays, and counts them per image, category and cause.
+
+        errors: from `assign_causes`
+        """
         columns = _ErrorColumns.of(errors, self.categories)
         return columns, columns.by_image() if self._of_images else None
 
     def add(self, part: tuple[_ErrorColumns, pd.DataFrame | None]) -> None:
-        """Adds the errors of a chunk."""
+        """Adds the errors of a chunk of images to the totals."""
         columns, by_image = part
         self._counts = self._counts.with_added(columns)
         if by_image is not None:
             self._chunks.append(by_image)
 
     def lost(self) -> pd.DataFrame:
-        """Returns the table of `lost_pq` for all chunks."""
-        return _lost_table(self._counts, self.categories)
+        """Returns the PQ that each cause of error costs, over all images, as the table of `lost_pq`."""
+        return _lost_pq_table(self._counts, self.categories)
 
     def worst(self, images: int = 10) -> pd.DataFrame:
-        """Returns the table of `worst_images` for all chunks."""
-        return _worst_table(self._chunks, self._counts, images)
+        """Returns the images in which each cause of error costs most PQ, as the table of `worst_images`."""
+        return _worst_images_table(self._chunks, self._counts, images)
 
 
-def _worst_table(chunks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.DataFrame:
-    """Makes the table of `worst_images` from the sums of chunks."""
-    tally = _top_images_per_cause(pd.concat([_costliest_images(sums, counts, images) for sums in chunks]), images)
+def _worst_images_table(chunks: Sequence[pd.DataFrame], counts: _ErrorCounts, images: int) -> pd.DataFrame:
+    """Makes the table of the images in which each cause costs most PQ (`worst_images`) from errors per image.
+
+    chunks: tables of `_ErrorColumns.by_image`; counts: of all images
+    """
+    tally = _largest_gains_per_cause(
+        pd.concat([_worst_images_of_chunk(sums, counts, images) for sums in chunks]), images
+    )
     return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
 
 
-def _costliest_images(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame:
-    """Returns for each cause the images of a chunk where it costs most. sums: from `_ErrorColumns.by_image`"""
+def _worst_images_of_chunk(sums: pd.DataFrame, counts: _ErrorCounts, images: int) -> pd.DataFrame:
+    """Returns, of one chunk of images, those in which each cause of error costs most PQ.
+
+    sums: from `_ErrorColumns.by_image`
+    """
     label, cause, image, FP, FN, TP = (
         sums[name].to_numpy(np.int64) for name in ("category", "cause", "image_id", "FP", "FN", "TP")
     )
     iou_sum = counts.iou_sum[label] + sums["iou_gained"].to_numpy()
     pq = panoptic_quality(iou_sum, counts.hits[label] + FN, counts.mistakes[label] - FN - FP, empty=1.0)
-    gain = (pq - counts.pq_of_each_subset()[0, label]) / max(int(counts.present.sum()), 1)
+    gain = (pq - counts.pq_of_cause_subsets()[0, label]) / max(int(counts.present.sum()), 1)
     (cause, image), row = numbered([cause, image])
     tally = {
         "cause": cause,
@@ -314,11 +339,14 @@ def _costliest_images(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.Da
         **{name: sums_by_row(row, count, len(cause)) for name, count in (("FP", FP), ("FN", FN), ("TP", TP))},
     }
     costs = tally["gain"] > 0
-    return _top_images_per_cause(pd.DataFrame({name: column[costs] for name, column in tally.items()}), images)
+    return _largest_gains_per_cause(pd.DataFrame({name: column[costs] for name, column in tally.items()}), images)
 
 
-def _top_images_per_cause(tally: pd.DataFrame, images: int) -> pd.DataFrame:
-    """Selects for each cause the `images` rows with the largest gain; ties by image_id."""
+def _largest_gains_per_cause(tally: pd.DataFrame, images: int) -> pd.DataFrame:
+    """Selects, for each cause of error, the images where fixing it raises PQ most, at most `images`.
+
+    tally: one row per image and cause; ties are broken by image_id
+    """
     cause = tally["cause"].to_numpy()
     order = np.lexsort((tally["image_id"].to_numpy(), -tally["gain"].to_numpy(), cause))
     index = np.arange(len(order)) - np.searchsorted(cause[order], cause[order])
@@ -331,8 +359,8 @@ def _compensated_sums(terms: Float, row: Int) -> Float:
 
 
 @dataclass(frozen=True)
-class _Claim:
-    """The segments whose error a cause explains, as row numbers.
+class _ErrorsOfCause:
+    """The misses and false positives that one cause explains, as row numbers of segments.
 
     missed, iou_once_fixed: misses, and the IoU of the match that the fix makes of each
     wrong: false positives
@@ -347,14 +375,14 @@ class _Claim:
     wrong_partner: Int
 
     @staticmethod
-    def misses(rows: Int) -> _Claim:
-        """Makes a claim on misses (FNs) without a partner; the fix makes each a match with IoU 1."""
-        return _Claim(rows, np.ones(len(rows)), np.full(len(rows), -1), _NO_ROWS, _NO_ROWS)
+    def misses(rows: Int) -> _ErrorsOfCause:
+        """Returns misses as errors of a cause whose fix turns each of them into a match with IoU 1."""
+        return _ErrorsOfCause(rows, np.ones(len(rows)), np.full(len(rows), -1), _NO_ROWS, _NO_ROWS)
 
     @staticmethod
-    def false_positives(rows: Int, partner: Int) -> _Claim:
-        """Makes a claim on false positives, which the fix removes."""
-        return _Claim(_NO_ROWS, np.zeros(0), _NO_ROWS, rows, partner)
+    def false_positives(rows: Int, partner: Int) -> _ErrorsOfCause:
+        """Returns false positives as errors of a cause whose fix removes them."""
+        return _ErrorsOfCause(_NO_ROWS, np.zeros(0), _NO_ROWS, rows, partner)
 
 
 _NO_ROWS: Int = np.zeros(0, np.int64)
@@ -362,7 +390,10 @@ _NO_ROWS: Int = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Ground-truth segments (no crowds) and predictions that share pixels. gt, pred: their row numbers"""
+    """Pairs of a ground-truth segment (no crowd) and a prediction that share pixels.
+
+    gt, pred: their row numbers
+    """
 
     gt: Int
     pred: Int
@@ -371,6 +402,7 @@ class _Pairs:
     same_category: Bool
 
     def __getitem__(self, chosen: Bool | Int) -> _Pairs:
+        """Selects pairs of segments by a Boolean mask or by their indices."""
         return _Pairs(*(column[chosen] for column in vars(self).values()))
 
 
@@ -380,7 +412,7 @@ class _OpenErrors:
 
     missed, wrong: FNs and FPs that are still open
     found, matched: ground-truth segments and predictions of TPs; unmatched: predictions of no TP
-    claimed: misses that an earlier cause explains
+    explained: misses that an earlier cause explains
     counted: area of a ground-truth segment, pixels of a prediction without those on void
     """
 
@@ -395,12 +427,12 @@ class _OpenErrors:
     unmatched: Bool
     missed: Bool
     wrong: Bool
-    claimed: Bool
+    explained: Bool
     pairs: _Pairs
 
     @staticmethod
     def of(matched: Matched, categories: Sequence[Category]) -> _OpenErrors:
-        """Starts with all FNs and FPs of a run unexplained."""
+        """Returns all misses and false positives of a run, before any cause explains them."""
         segments, verdict, is_gt = matched.segments, matched.verdict, matched.segments.is_gt
         category = segments.category_id.astype(np.int64)
         isthing = np.array([each.isthing for each in categories], np.bool_)[positions(category, categories)]
@@ -426,15 +458,15 @@ class _OpenErrors:
             unmatched=~is_gt & (verdict != TP),
             missed=verdict == FN,
             wrong=verdict == FP,
-            claimed=np.zeros(len(segments), np.bool_),
+            explained=np.zeros(len(segments), np.bool_),
             pairs=_Pairs(gt, pred, pixels, pixels / union, category[gt] == category[pred]),
         )
 
-    def without(self, claim: _Claim) -> _OpenErrors:
-        """Returns the errors that are still unexplained after a cause's claim."""
-        missed, wrong, claimed = self.missed.copy(), self.wrong.copy(), self.claimed.copy()
-        missed[claim.missed], claimed[claim.missed], wrong[claim.wrong] = False, True, False
-        return _OpenErrors(**{**vars(self), "missed": missed, "wrong": wrong, "claimed": claimed})
+    def without(self, found: _ErrorsOfCause) -> _OpenErrors:
+        """Returns the errors that remain unexplained once one cause has explained some."""
+        missed, wrong, explained = self.missed.copy(), self.wrong.copy(), self.explained.copy()
+        missed[found.missed], explained[found.missed], wrong[found.wrong] = False, True, False
+        return _OpenErrors(**{**vars(self), "missed": missed, "wrong": wrong, "explained": explained})
 
     def one_to_one(self, pairs: _Pairs) -> _Pairs:
         """Selects pairs by falling IoU, then shared pixels, so that each segment is in at most one."""
@@ -442,8 +474,11 @@ class _OpenErrors:
         return pairs[one_to_one(pairs.gt, pairs.pred, order)]
 
 
-def _claim_wrong_categories(errors: _OpenErrors, same_kind: bool) -> _Claim:
-    """Claims misses whose mask was found under another category. same_kind: thing for thing, stuff for stuff"""
+def _wrong_category_errors(errors: _OpenErrors, same_kind: bool) -> _ErrorsOfCause:
+    """Finds objects that are predicted with the right mask but another category, and these predictions.
+
+    same_kind: True finds a thing taken for a thing or stuff for stuff; False, one taken for the other
+    """
     pairs = errors.pairs
     kinds_agree = errors.isthing[pairs.gt] == errors.isthing[pairs.pred]
     # A prediction that void or a crowd excuses is not an error, but can still explain why its object was missed.
@@ -456,11 +491,11 @@ def _claim_wrong_categories(errors: _OpenErrors, same_kind: bool) -> _Claim:
     ]
     chosen = errors.one_to_one(candidates)
     costs = errors.wrong[chosen.pred]
-    return _Claim(chosen.gt, chosen.iou, chosen.pred, chosen.pred[costs], chosen.gt[costs])
+    return _ErrorsOfCause(chosen.gt, chosen.iou, chosen.pred, chosen.pred[costs], chosen.gt[costs])
 
 
-def _claim_merged(errors: _OpenErrors) -> _Claim:
-    """Claims misses that lie in one prediction with other objects of their category, and the prediction."""
+def _merged_errors(errors: _OpenErrors) -> _ErrorsOfCause:
+    """Finds merged objects: several of one category that lie in one prediction, and that prediction."""
     pairs = errors.pairs
     # More than half of an object lies in at most one prediction, so an object has one host at most.
     swallowed = pairs[
@@ -475,11 +510,11 @@ def _claim_merged(errors: _OpenErrors) -> _Claim:
     costs = errors.wrong[hosts]
     # Where a faulty JSON states an area below the shared pixels, the IoU is 1.
     cut_iou = members.pixels / np.maximum(errors.counted[members.gt], members.pixels)
-    return _Claim(members.gt, cut_iou, members.pred, hosts[costs], members.gt[first][costs])
+    return _ErrorsOfCause(members.gt, cut_iou, members.pred, hosts[costs], members.gt[first][costs])
 
 
-def _claim_split(errors: _OpenErrors) -> _Claim:
-    """Claims objects whose predicted pieces have an IoU > 0.5 together, and the pieces."""
+def _split_errors(errors: _OpenErrors) -> _ErrorsOfCause:
+    """Finds split objects, predicted in pieces that only together have an IoU above 0.5, and the pieces."""
     pairs = errors.pairs
     # More than half of a piece lies on at most one object, so a piece has one object at most.
     pieces = pairs[
@@ -499,40 +534,40 @@ def _claim_split(errors: _OpenErrors) -> _Claim:
     largest = pieces[np.lexsort((-pieces.pred, pieces.pixels))]
     partner = np.full(n, -1)
     partner[largest.gt] = largest.pred
-    return _Claim(objects, (shared / union)[objects], partner[objects], pieces.pred, pieces.gt)
+    return _ErrorsOfCause(objects, (shared / union)[objects], partner[objects], pieces.pred, pieces.gt)
 
 
-def _claim_bad_masks(errors: _OpenErrors) -> _Claim:
-    """Claims misses with a prediction of their category near them (IoU above NEAR), and the prediction."""
+def _bad_mask_errors(errors: _OpenErrors) -> _ErrorsOfCause:
+    """Finds missed objects with a poor mask of their category (IoU above 0.1, up to 0.5), and these masks."""
     pairs = errors.pairs
     near = pairs.same_category & errors.missed[pairs.gt] & errors.wrong[pairs.pred] & (pairs.iou > NEAR)
     chosen = errors.one_to_one(pairs[near])
-    return _Claim(chosen.gt, np.ones(len(chosen.gt)), chosen.pred, chosen.pred, chosen.gt)
+    return _ErrorsOfCause(chosen.gt, np.ones(len(chosen.gt)), chosen.pred, chosen.pred, chosen.gt)
 
 
-def _claim_duplicates(errors: _OpenErrors) -> _Claim:
-    """Claims predictions that lie mostly on an object of their category that was found or explained."""
+def _duplicate_errors(errors: _OpenErrors) -> _ErrorsOfCause:
+    """Finds duplicates: false positives mostly on an object of their category that has another prediction."""
     pairs = errors.pairs
     again = pairs[
         pairs.same_category
-        & (errors.found | errors.claimed)[pairs.gt]
+        & (errors.found | errors.explained)[pairs.gt]
         & errors.wrong[pairs.pred]
         & (2 * pairs.pixels > errors.counted[pairs.pred])
     ]
-    return _Claim.false_positives(again.pred, again.gt)
+    return _ErrorsOfCause.false_positives(again.pred, again.gt)
 
 
-def _claim_hallucinated(errors: _OpenErrors) -> _Claim:
-    """Claims all false positives that are left."""
+def _hallucinated_errors(errors: _OpenErrors) -> _ErrorsOfCause:
+    """Finds hallucinations: all false positives that no earlier cause explains."""
     rows = np.flatnonzero(errors.wrong)
-    return _Claim.false_positives(rows, np.full(len(rows), -1))
+    return _ErrorsOfCause.false_positives(rows, np.full(len(rows), -1))
 
 
 IMPERFECT_MASK = Cause(
     "imperfect mask",
     "The object is found, but its mask is not exact.",
     "Every matched mask becomes the object's: IoU 1, whichever fix made the match.",
-    lambda errors: _Claim.misses(_NO_ROWS),
+    lambda errors: _ErrorsOfCause.misses(_NO_ROWS),
 )
 
 CAUSES: tuple[Cause, ...] = (
@@ -540,53 +575,53 @@ CAUSES: tuple[Cause, ...] = (
         "wrong category",
         "The mask is right (IoU > 0.5) but the category is not: one thing taken for another, or one stuff for another.",
         "The prediction takes the object's category; the match has the IoU that the masks have.",
-        partial(_claim_wrong_categories, same_kind=True),
+        partial(_wrong_category_errors, same_kind=True),
     ),
     Cause(
         "thing/stuff confusion",
         "The mask is right (IoU > 0.5) but a thing is taken for stuff, or stuff for a thing.",
         "The prediction takes the object's category; the match has the IoU that the masks have.",
-        partial(_claim_wrong_categories, same_kind=False),
+        partial(_wrong_category_errors, same_kind=False),
     ),
     Cause(
         "merged",
         "Several objects of one category lie in one prediction, each with more than half of its pixels.",
         "The prediction is cut along the objects: each that was missed matches its part of it.",
-        _claim_merged,
+        _merged_errors,
     ),
     Cause(
         "split",
         "One object is predicted in several pieces: none is good enough alone (IoU ≤ 0.5), joined they are.",
         "The pieces become one prediction; the match has the IoU of their union.",
-        _claim_split,
+        _split_errors,
     ),
     Cause(
         "bad mask",
         "The category is right and the mask is near the object, but not near enough (IoU above 0.1, up to 0.5).",
         "The mask becomes the object's: a match with IoU 1.",
-        _claim_bad_masks,
+        _bad_mask_errors,
     ),
     Cause(
         "duplicate",
         "A further prediction lies on an object of its category that another prediction already accounts for.",
         "The further prediction goes.",
-        _claim_duplicates,
+        _duplicate_errors,
     ),
     Cause(
         "hallucinated",
         "A prediction matches no object of its category: it should not exist.",
         "The prediction goes.",
-        _claim_hallucinated,
+        _hallucinated_errors,
     ),
     Cause(
         "missed",
         "No prediction matches the object.",
         "The object is found with its exact mask: a match with IoU 1.",
-        lambda errors: _Claim.misses(np.flatnonzero(errors.missed)),
+        lambda errors: _ErrorsOfCause.misses(np.flatnonzero(errors.missed)),
     ),
     IMPERFECT_MASK,
 )
-"""All causes, in the order in which they claim errors. The last applies to matches, which no other cause claims."""
+"""All causes, in the order in which they are tried. The last applies to matches, which no other cause explains."""
 
 
 @dataclass(frozen=True)
@@ -606,7 +641,7 @@ class _ErrorColumns:
 
     @staticmethod
     def of(errors: pd.DataFrame, categories: Sequence[Category]) -> _ErrorColumns:
-        """Converts the table of `assign_causes`."""
+        """Converts the table of errors and their causes, from `assign_causes`, to arrays of numbers."""
         verdict = codes(errors["verdict"], VERDICT_NAMES)
         return _ErrorColumns(
             image_id=errors["image_id"].to_numpy(np.int64),
@@ -637,8 +672,10 @@ def _in_smallest_type(values: npt.NDArray[np.int64]) -> npt.NDArray[np.signedint
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """Σ IoU and TPs by category, and the errors that each cause explains: what PQ is after any fixes.
+class _ErrorCounts:
+    """Numbers of TPs, and of the false positives and misses that each cause explains, with Σ IoU, by category.
+
+    They suffice to compute PQ after any fixes.
 
     iou_sum, hits: (categories,) Σ IoU and number of TPs
     wrong, missed, inexact: (causes, categories) FPs, FNs and inexact TPs that a cause explains
@@ -653,11 +690,11 @@ class _Counts:
     iou_regained: Float
 
     @staticmethod
-    def zeros(n: int) -> _Counts:
+    def zeros(n: int) -> _ErrorCounts:
         """Makes counts of no images, for n categories."""
         shape = (len(CAUSES), n)
         wrong, missed, inexact = (np.zeros(shape, np.int64) for _ in range(3))
-        return _Counts(np.zeros(n), np.zeros(n, np.int64), wrong, missed, inexact, np.zeros(shape))
+        return _ErrorCounts(np.zeros(n), np.zeros(n, np.int64), wrong, missed, inexact, np.zeros(shape))
 
     @property
     def mistakes(self) -> Int:
@@ -669,8 +706,11 @@ class _Counts:
         """Where there is a TP, FP or FN, (categories,)."""
         return self.hits + self.mistakes > 0
 
-    def with_added(self, columns: _ErrorColumns) -> _Counts:
-        """Returns the counts with the errors of further images; Σ IoU continues term by term, so chunks round alike."""
+    def with_added(self, columns: _ErrorColumns) -> _ErrorCounts:
+        """Returns these error counts plus those of further images.
+
+        IoUs are added one by one, so sums round alike however images are divided into chunks.
+        """
         shape = self.wrong.shape
         cell = columns.cause * shape[1] + columns.category
 
@@ -679,12 +719,12 @@ class _Counts:
             return np.bincount(cell[rows], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
         def total_iou(before: Float, index: Int, rows: Bool) -> Float:
-            """Continues sums of IoUs with those of some rows."""
+            """Adds the IoUs of the marked errors to earlier sums of IoU, one by one."""
             indices = np.concatenate([np.arange(before.size), index[rows]])
             terms = np.concatenate([before.ravel(), columns.iou[rows]])
             return np.bincount(indices, weights=terms, minlength=before.size).astype(np.float64).reshape(before.shape)
 
-        return _Counts(
+        return _ErrorCounts(
             iou_sum=total_iou(self.iou_sum, columns.category, columns.is_tp),
             hits=self.hits + tally(columns.is_tp).sum(axis=0),
             wrong=self.wrong + tally(columns.is_fp),
@@ -693,9 +733,12 @@ class _Counts:
             iou_regained=total_iou(self.iou_regained, cell, columns.is_fn),
         )
 
-    def pq_of_each_subset(self) -> Float:
-        """Returns (2^causes, categories): PQ if a set of causes is fixed; bit k of a row number is CAUSES[k]."""
-        fixed = _subsets()
+    def pq_of_cause_subsets(self) -> Float:
+        """Returns PQ of each category once a set of causes is fixed, for every set: (2^causes, categories).
+
+        Bit k of a row number tells whether CAUSES[k] is in the set.
+        """
+        fixed = _cause_subsets()
         regained = fixed @ self.missed
         hits = self.hits + regained
         mistakes = self.mistakes - regained - fixed @ self.wrong
@@ -704,16 +747,22 @@ class _Counts:
         return panoptic_quality(np.where(exact, hits, iou_sum), hits, mistakes, empty=1.0)
 
 
-def _subsets() -> Float:
-    """Returns (2^causes, causes): 1 where a set of causes contains a cause, else 0. Rows as in `pq_of_each_subset`."""
+def _cause_subsets() -> Float:
+    """Returns every set of causes as a row of 0s and 1s, (2^causes, causes): 1 for each cause that it contains.
+
+    Rows are in the order of `pq_of_cause_subsets`.
+    """
     numbers = np.arange(1 << len(CAUSES))
     return (numbers[:, None] >> np.arange(len(CAUSES)) & 1).astype(np.float64)
 
 
-def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
-    """Returns by verdict the derivatives of `lost`, (lost, causes, categories): by the count, and by Σ IoU."""
-    fixed = _subsets()
-    values = counts.pq_of_each_subset()
+def _lost_pq_slopes(counts: _ErrorCounts) -> dict[str, tuple[Float, Float]]:
+    """Returns the derivatives of the PQ that each cause costs, by the numbers of TPs, FPs and FNs and by their IoU.
+
+    By verdict: the derivatives by its count and by its Σ IoU, each (causes that cost, causes of errors, categories).
+    """
+    fixed = _cause_subsets()
+    values = counts.pq_of_cause_subsets()
     total = counts.hits + fixed @ counts.missed + (counts.mistakes - fixed @ (counts.wrong + counts.missed)) / 2
     # A category without TP, FP and FN counts as PQ 1 whatever changes, so its slope is 0.
     share = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0.25)
@@ -721,23 +770,29 @@ def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
     exact = fixed[:, -1:]
 
     def slope(added: Float | float, divisor: Float | float) -> Float:
-        """Returns how `lost` changes per change of Σ IoU (`added`) and of TP + (FP + FN)/2 (`divisor`)."""
+        """Returns the change in the PQ that each cause costs, if Σ IoU and PQ's divisor change at these rates.
+
+        added: of Σ IoU; divisor: of TP + (FP + FN)/2
+        """
         return weight @ ((added - values * divisor) * share)
 
-    def of_each(slope_of: Callable[[Float], Float]) -> Float:
-        """Stacks the slopes for errors of each cause."""
+    def slopes_by_cause(slope_of: Callable[[Float], Float]) -> Float:
+        """Stacks derivatives of the PQ that causes cost, computed for errors of each cause in turn."""
         return np.stack([slope_of(fixed[:, k : k + 1]) for k in range(len(CAUSES))], axis=1)
 
-    def of_any(slope: Float) -> Float:
-        """Repeats a slope that does not depend on the error's cause."""
+    def same_for_all_causes(slope: Float) -> Float:
+        """Repeats, for each cause, derivatives that are the same for errors of all causes."""
         return np.repeat(slope[:, None], len(CAUSES), axis=1)
 
     return {
-        "TP": (of_any(slope(exact, 1.0)), of_any(slope(1 - exact, 0.0))),
-        "FP": (of_each(lambda own: slope(0.0, (1 - own) / 2)), of_any(np.zeros((len(CAUSES), values.shape[1])))),
+        "TP": (same_for_all_causes(slope(exact, 1.0)), same_for_all_causes(slope(1 - exact, 0.0))),
+        "FP": (
+            slopes_by_cause(lambda own: slope(0.0, (1 - own) / 2)),
+            same_for_all_causes(np.zeros((len(CAUSES), values.shape[1]))),
+        ),
         "FN": (
-            of_each(lambda own: slope(own * exact, own + (1 - own) / 2)),
-            of_each(lambda own: slope(own * (1 - exact), 0.0)),
+            slopes_by_cause(lambda own: slope(own * exact, own + (1 - own) / 2)),
+            slopes_by_cause(lambda own: slope(own * (1 - exact), 0.0)),
         ),
     }
 
@@ -745,7 +800,7 @@ def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
 def _shapley(values: Float) -> Float:
     """Returns (causes, categories): how much PQ each fix adds, averaged over all orders of fixing all causes."""
     n = len(CAUSES)
-    fixed = _subsets()
+    fixed = _cause_subsets()
     size = fixed.sum(axis=1).astype(np.int64)
     # Of n! orders, s! (n - 1 - s)! have exactly the s causes of a subset before this one.
     weight = np.array([math.factorial(s) * math.factorial(n - 1 - s) / math.factorial(n) for s in range(n)])

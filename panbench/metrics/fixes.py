@@ -59,10 +59,10 @@ def priced_errors(
     Columns: image_id, cause, category_id, size (one of SIZES), gt_ids, pred_ids (tuples of all segments of the error),
     iou (of an imperfect mask; else NaN), gain. Ties are broken by image and by the order of the segments.
     """
-    found = _Changes.of(errors, matched, categories)
+    found = _ErrorFixes.of(errors, matched, categories)
     count, rows = len(found.cell), errors.iloc[found.wrong]
-    now = _CurrentSums.of(found.base, len(categories)) if totals is None else _CurrentSums(*totals)
-    gain = now.gains(found.number, found.delta, count)
+    now = _PQTotals.of(found.base, len(categories)) if totals is None else _PQTotals(*totals)
+    gain = now.pq_gains(found.number, found.delta, count)
     cause, size = np.divmod(found.cell, len(SIZES))
     sides = {
         f"{name}s": _ids_by_error(rows[name].to_numpy(np.int64), found.number, count) for name in ("gt_id", "pred_id")
@@ -91,8 +91,9 @@ def cells_to_fix(
     fewest: int = FEWEST_IMAGES,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Returns how much PQ rises if all errors of a cause and size (a cell) are fixed, the largest gain first.
+    """Returns how much PQ rises if all errors of one cause and size are fixed, for each pair of cause and size.
 
+    Such a pair is a cell. The largest gain comes first.
     errors: from `assign_causes` of `matched`
     fewest: cells with errors in fewer images are left out, as are cells without gain
     Columns: cause, size, gain, low, high (its interval), errors (how many), images (with such an error), and
@@ -100,58 +101,63 @@ def cells_to_fix(
     cell's gain.
     """
     grouped = _CellAccumulator(len(categories), matched.image_ids)
-    grouped.add(_Changes.of(errors, matched, categories).by_cell())
-    return _table_of_cells(grouped.sums(), categories, fewest, level)
+    grouped.add(_ErrorFixes.of(errors, matched, categories).by_cell())
+    return _cells_to_fix_table(grouped.sums(), categories, fewest, level)
 
 
 def in_cell(errors: pd.DataFrame, cause: str, size: str) -> npt.NDArray[np.bool_]:
-    """Marks the rows of `priced_errors` that have this cause and this size."""
+    """Marks the errors, rows of the table of `priced_errors`, that have the given cause and size."""
     of_cause = codes(errors["cause"], _NAMES) == _NAMES.index(cause)
     return of_cause & (codes(errors["size"], SIZES) == SIZES.index(size))
 
 
 class FixAccumulator:
-    """Computes `cells_to_fix` and, from the same errors, `ErrorAccumulator` (`explained`); an `Accumulator`.
+    """Computes how much PQ rises if errors of each cause and size are fixed, from one chunk of images at a time.
 
+    It is an `Accumulator` for `cells_to_fix`; `explained` is an `ErrorAccumulator` of the same errors.
     images: the ids of all images of the run, ascending; of_images: as in `ErrorAccumulator`
     It stores 18 bytes per image, category and cell, and sums.
     """
 
     def __init__(self, categories: Sequence[Category], images: Int, of_images: bool = True) -> None:
+        """Starts with no errors counted."""
         self.categories = tuple(categories)
         self.images = images
         self.explained = ErrorAccumulator(self.categories, of_images)
         self._accumulator = _CellAccumulator(len(self.categories), images)
 
     def map_chunk(self, matched: Matched) -> tuple[Any, _ChunkChanges]:
-        """Finds the errors of a chunk; returns their counts, and how fixing each changes Σ IoU, TP, FP and FN."""
+        """Finds the errors in a chunk of images, and how fixing them changes Σ IoU, TP, FP and FN."""
         errors = assign_causes(matched, self.categories)
-        return self.explained.tally(errors), _Changes.of(errors, matched, self.categories).by_cell()
+        return self.explained.tally(errors), _ErrorFixes.of(errors, matched, self.categories).by_cell()
 
     def add(self, part: tuple[Any, _ChunkChanges]) -> None:
-        """Adds the errors of a chunk, and the changes by fixing them."""
+        """Adds the errors of a chunk of images, and what fixing them changes, to the totals."""
         explained, changes = part
         self.explained.add(explained)
         self._accumulator.add(changes)
 
     def cells(self, fewest: int = FEWEST_IMAGES, level: float = 0.95) -> pd.DataFrame:
-        """Returns the table of `cells_to_fix` for all chunks."""
-        return _table_of_cells(self._accumulator.sums(), self.categories, fewest, level)
+        """Returns how much PQ rises if all errors of one cause and size are fixed, as the table of `cells_to_fix`."""
+        return _cells_to_fix_table(self._accumulator.sums(), self.categories, fewest, level)
 
     def errors(self) -> int:
-        """Returns the number of errors in all chunks."""
+        """Returns the number of errors in all images."""
         return self._accumulator.errors.sum().item()
 
     def now(self) -> tuple[Float, Float]:
-        """Returns Σ IoU and TP + (FP + FN)/2 by category before any fix: the argument `totals` of `priced_errors`."""
+        """Returns Σ IoU and TP + (FP + FN)/2 of each category over all images, with no error fixed.
+
+        `priced_errors` takes them as `totals`.
+        """
         return self._accumulator.now.iou, self._accumulator.now.weight
 
 
-def _table_of_cells(sums: _CellSums, categories: Sequence[Category], fewest: int, level: float) -> pd.DataFrame:
-    """Makes the table of `cells_to_fix` from sums."""
+def _cells_to_fix_table(sums: _CellSums, categories: Sequence[Category], fewest: int, level: float) -> pd.DataFrame:
+    """Makes the table of the PQ gained by fixing errors of each cause and size (`cells_to_fix`)."""
     if not 0 < level < 1:
         raise BadArgument(f"level must lie between 0 and 1, not {level}.")
-    chosen = sums.costliest_first(fewest)
+    chosen = sums.costliest_cells(fewest)
     low, high = sums.intervals(chosen, level)
     cause, size = np.divmod(sums.cells[chosen], len(SIZES))
     return pd.DataFrame(
@@ -164,16 +170,16 @@ def _table_of_cells(sums: _CellSums, categories: Sequence[Category], fewest: int
             "errors": sums.errors[chosen].sum(axis=1),
             "images": sums.images[chosen],
             "categories": [
-                _gains_of_categories(sums.gain[one], sums.errors[one], categories) for one in chosen.tolist()
+                _categories_with_pq_gain(sums.gain[one], sums.errors[one], categories) for one in chosen.tolist()
             ],
         }
     )
 
 
-def _gains_of_categories(
+def _categories_with_pq_gain(
     gain: Float, errors: Int, categories: Sequence[Category]
 ) -> tuple[tuple[int, float, int], ...]:
-    """Returns (category_id, gain, errors) of the categories whose PQ rises, the largest gain first."""
+    """Returns (category_id, gain, errors) of each category whose PQ rises by a fix, the largest gain first."""
     order = np.argsort(-np.round(gain, 12), kind="stable")
     return tuple((categories[one].id, gain[one].item(), errors[one].item()) for one in order if gain[one] > 1e-12)
 
@@ -213,42 +219,51 @@ class _Sums:
 
 
 @dataclass(frozen=True)
-class _CurrentSums:
-    """Σ IoU and PQ's divisor TP + (FP + FN)/2 by category, before any fix."""
+class _PQTotals:
+    """Σ IoU and PQ's divisor TP + (FP + FN)/2 of each category over all images, before any error is fixed."""
 
     iou: Float
     weight: Float
 
     @staticmethod
-    def of(base: _Sums, categories: int) -> _CurrentSums:
-        """Sums the contributions of images by category."""
+    def of(base: _Sums, categories: int) -> _PQTotals:
+        """Sums the Σ IoU and the TP + (FP + FN)/2 of single images by category."""
         sums = (np.bincount(base.category, one, categories).astype(np.float64) for one in (base.iou, base.weight))
-        return _CurrentSums(*sums)
+        return _PQTotals(*sums)
 
     @property
-    def held(self) -> int:
+    def counted_categories(self) -> int:
         """The number of categories that count in PQ of All: those with a TP, FP or FN."""
         return int((self.weight > 0).sum())
 
-    def gains(self, number: Int, delta: _Sums, count: int) -> Float:
-        """Returns how much PQ of All rises by each group of changes, (count,). number: the group of each change"""
-        group, _, gained = self._gain_per_category(number, delta)
+    def pq_gains(self, number: Int, delta: _Sums, count: int) -> Float:
+        """Returns how much PQ of All rises if each group of errors is fixed, (count,).
+
+        delta: what the fixes change; number: the group of each row of `delta`
+        """
+        group, _, gained = self._pq_gain_per_category(number, delta)
         return np.bincount(group, gained, count).astype(np.float64)
 
-    def gains_by_category(self, number: Int, delta: _Sums, count: int) -> Float:
-        """Returns what each category adds to `gains`, (count, categories). Arguments as in `gains`."""
+    def pq_gains_by_category(self, number: Int, delta: _Sums, count: int) -> Float:
+        """Returns how much each category adds to the rise of PQ if a group of errors is fixed, (count, categories).
+
+        Arguments as in `pq_gains`.
+        """
         found = np.zeros((count, len(self.weight)))
-        group, touched, gained = self._gain_per_category(number, delta)
+        group, touched, gained = self._pq_gain_per_category(number, delta)
         found[group, touched] = gained
         return found
 
-    def _gain_per_category(self, number: Int, delta: _Sums) -> tuple[Int, Int, Float]:
-        """Returns group, category and contribution to PQ's rise, for each category that a group of changes affects."""
+    def _pq_gain_per_category(self, number: Int, delta: _Sums) -> tuple[Int, Int, Float]:
+        """Returns how much each category whose counts change adds to the rise of PQ if a group of errors is fixed.
+
+        As columns: group, index of the category and its contribution. Arguments as in `pq_gains`.
+        """
         (group, touched), index = numbered([number, delta.category])
         iou, weight = (np.bincount(index, one, len(group)) for one in (delta.iou, delta.weight))
         before = _pq_of_sums(self.iou[touched], self.weight[touched])
         gained = _pq_of_sums(self.iou[touched] + iou, self.weight[touched] + weight) - before
-        return group, touched, gained / max(self.held, 1)
+        return group, touched, gained / max(self.counted_categories, 1)
 
 
 def _pq_of_sums(iou: Float, weight: Float) -> Float:
@@ -273,8 +288,8 @@ class _ChunkChanges:
 
 
 @dataclass(frozen=True)
-class _Changes:
-    """The errors of some images, and what fixing each changes in PQ's sums.
+class _ErrorFixes:
+    """The errors of some images, and how fixing each changes Σ IoU, TP and FP + FN.
 
     base: one row per TP, FP and FN; wrong: the rows of `base` that belong to errors
     delta: the changes, one row for each of `wrong`; number: the error of each row
@@ -291,7 +306,7 @@ class _Changes:
     first: Int
 
     @staticmethod
-    def of(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> _Changes:
+    def of(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> _ErrorFixes:
         """Groups the rows of `assign_causes` to errors, and computes what fixing each changes."""
         image, iou = errors["image_id"].to_numpy(np.int64), errors["iou"].to_numpy(np.float64)
         category = positions(errors["category_id"].to_numpy(np.int64), categories)
@@ -306,31 +321,31 @@ class _Changes:
         gt_id, pred_id = (errors[name].to_numpy(np.int64)[wrong] for name in ("gt_id", "pred_id"))
         anchor = np.where(np.array(_OF_PREDICTION)[cause], pred_id, gt_id)
         number = numbered([delta.image, cause, anchor])[1]
-        area = _areas_of_errors(delta.image, gt_id, pred_id, matched)
+        area = _error_areas(delta.image, gt_id, pred_id, matched)
         # An error's size and category are those of its largest true object; without one, of its largest prediction.
         later = np.where(found | missed, 0, int(area.max(initial=0)) + 1) - area
-        order = _order_by(number, later)
+        order = _fast_lexsort(number, later)
         first = order[np.searchsorted(number[order], np.arange(int(number.max(initial=-1)) + 1))]
         size = SLICINGS["size"].bins(area[first])
-        return _Changes(base, wrong, delta, number, cause[first] * len(SIZES) + size, delta.category[first], first)
+        return _ErrorFixes(base, wrong, delta, number, cause[first] * len(SIZES) + size, delta.category[first], first)
 
     def by_cell(self) -> _ChunkChanges:
-        """Sums the changes by image, category and cell (cause and size)."""
+        """Sums what fixing errors changes, by image, category and the errors' cause and size (their cell)."""
         base, _ = self.base.grouped(self.base.image, self.base.category)
         delta, (_, _, cell) = self.delta.grouped(self.delta.image, self.delta.category, self.cell[self.number])
         return _ChunkChanges(base, delta, cell, (self.cell, self.delta.image[self.first], self.category))
 
 
-def _order_by(first: Int, then: Int) -> Int:
-    """Sorts rows by two columns: the order of np.lexsort((then, first)), but faster."""
+def _fast_lexsort(first: Int, then: Int) -> Int:
+    """Returns the order that sorts rows by two integer columns, as np.lexsort((then, first)) does, but faster."""
     low, high = int(then.min(initial=0)), int(then.max(initial=0))
     if (int(first.max(initial=0)) + 1) * (high - low + 1) >= 1 << 63:
         return np.lexsort((then, first))
     return np.argsort(first * (high - low + 1) + (then - low), kind="stable")
 
 
-def _areas_of_errors(image: Int, gt_id: Int, pred_id: Int, matched: Matched) -> Int:
-    """Returns for each row the area of its true object, or of its prediction if there is none."""
+def _error_areas(image: Int, gt_id: Int, pred_id: Int, matched: Matched) -> Int:
+    """Returns the area of each error's true object, or of its prediction if it has no object."""
     segments, area = matched.segments, np.zeros(len(image), np.int64)
     for side, ids, rows in ((segments.is_gt, gt_id, gt_id != VOID), (~segments.is_gt, pred_id, gt_id == VOID)):
         own = np.flatnonzero(side)
@@ -355,9 +370,9 @@ def _ids_by_error(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _CellSums:
-    """What fixing all errors of a cell (cause and size) changes, by unit: an image, or in large runs a group of images.
+    """The effects of fixing all errors of each cause and size, by resampling unit (an image or a group of images).
 
-    cells: the cells with an error; images: how many images have one
+    cells: the pairs of cause and size that have an error; images: how many images have one
     gain, errors: (cells, categories)
     base: the sums before, one row per unit and category
     delta: the changes, one row per unit, category and cell; index: the index in `cells` of each row
@@ -368,24 +383,30 @@ class _CellSums:
     gain: Float
     errors: Int
     images: Int
-    now: _CurrentSums
+    now: _PQTotals
     base: _Sums
     delta: _Sums
     index: Int
     units: int
 
-    def costliest_first(self, fewest: int) -> Int:
-        """Returns the indices of cells, the largest gain first; only those with errors in at least `fewest` images."""
+    def costliest_cells(self, fewest: int) -> Int:
+        """Returns the indices in `cells` (pairs of cause and size) by falling gain in PQ.
+
+        Only those that gain something and have errors in at least `fewest` images.
+        """
         # Rounded, as equal gains that were added up in another order can differ in the last bit.
         gain = np.round(self.gain.sum(axis=1), 12)
         order = np.lexsort((self.cells, -gain))
         return order[(gain[order] > 1e-12) & (self.images[order] >= fewest)]
 
     def intervals(self, chosen: Int, level: float) -> tuple[Float, Float]:
-        """Returns low and high of the chosen cells' gains; NaN if fewer than FEWEST_IMAGES images have such errors."""
+        """Returns the interval (low, high) of the PQ gained by fixing each chosen pair of cause and size.
+
+        NaN if fewer than FEWEST_IMAGES images have such errors.
+        """
         if not len(chosen):
             return np.zeros(0), np.zeros(0)
-        found = [self._gain_without_each(index) for index in chosen.tolist()]
+        found = [self._gain_without_each_unit(index) for index in chosen.tolist()]
         left_out, corrections = (np.stack(column) for column in zip(*found, strict=True))
         gain = self.gain[chosen].sum(axis=1)
         low, high = Jackknife(gain, left_out, corrections, np.zeros(len(chosen))).estimate().ends(level)
@@ -393,11 +414,14 @@ class _CellSums:
         # Clipped at 0, as a fix never lowers PQ: a miss becomes a match with an IoU above half of any PQ.
         return tuple(np.where(enough, np.clip(end, 0, 1), np.nan) for end in (low, high))  # type: ignore[return-value]
 
-    def _gain_without_each(self, index: int) -> tuple[Float, Float]:
-        """Returns one cell's gain without each unit, and what each category contributes to the bias correction."""
+    def _gain_without_each_unit(self, index: int) -> tuple[Float, Float]:
+        """Returns the gain by fixing one cause and size without each image, and each category's bias correction.
+
+        In large runs groups of images are left out. index: in `cells`
+        """
         own = np.flatnonzero(self.index == index)
         delta = self.delta.take(own)
-        categories, held = len(self.now.weight), max(self.now.held, 1)
+        categories, held = len(self.now.weight), max(self.now.counted_categories, 1)
         # The changes of the cell in the categories that it affects, aligned with the rows of `base`; mostly 0.
         is_touched = np.zeros(categories, np.bool_)
         is_touched[delta.category] = True
@@ -416,15 +440,18 @@ class _CellSums:
         after = _pq_of_sums(left_iou + total_iou[category] - iou, left + total[category] - weight)
         change = np.where(left <= 0.25, 0.0, after - _pq_of_sums(left_iou, left)) - gained[category]
         without = gained.sum() + np.bincount(unit, change, self.units)
-        gone_of_unit, gone_of_category = self._sole_holders
+        gone_of_unit, gone_of_category = self._categories_of_one_unit
         left_out = without / np.maximum(held - gone_of_unit, 1)
         mean = gained.sum() / held
         bias = np.bincount(category, change, categories) + gone_of_category * mean
         return left_out, -bias * (1 - 1 / self.units) / held
 
     @cached_property
-    def _sole_holders(self) -> tuple[Float, Float]:
-        """Counts the categories that each unit alone has, and marks (1) the categories that only one unit has."""
+    def _categories_of_one_unit(self) -> tuple[Float, Float]:
+        """Counts for each image the categories that no other image has, and marks these categories with 1.
+
+        In large runs units are groups of images.
+        """
         unit, category, categories = self.base.image, self.base.category, len(self.now.weight)
         gone = (self.now.weight[category] - self.base.weight <= 0.25).astype(np.float64)
         of_unit, of_category = np.bincount(unit, gone, self.units), np.bincount(category, gone, categories)
@@ -432,24 +459,28 @@ class _CellSums:
 
 
 class _CellAccumulator:
-    """Sums what fixing errors changes, over chunks of images, to `_CellSums`.
+    """Sums the effects of fixing the errors of each cause and size (a cell), from one chunk of images at a time.
 
     Units are images, or groups of images if there are more than EXACT_IMAGES. The changes by image and cell are stored,
     18 bytes each; everything else is summed at once, term by term in the order of the images.
     """
 
     def __init__(self, categories: int, images: Int) -> None:
+        """Starts with no fix counted.
+
+        categories: their number; images: all image ids, ascending
+        """
         cells = len(CAUSES) * len(SIZES)
         self._images, self._categories = images, categories
         self._units = UNITS if len(images) > EXACT_IMAGES else len(images)
         self._base = np.zeros((3, self._units * categories))
-        self.now = _CurrentSums(np.zeros(categories), np.zeros(categories))
+        self.now = _PQTotals(np.zeros(categories), np.zeros(categories))
         self.errors = np.zeros((cells, categories), np.int64)
         self._with_error = np.zeros(cells, np.int64)
         self._changes: list[tuple[npt.NDArray[Any], ...]] = []
 
     def add(self, part: _ChunkChanges) -> None:
-        """Adds what fixing the errors of a chunk changes."""
+        """Adds the changes in Σ IoU, TP, FP and FN by fixing the errors of a chunk of images."""
         base, delta = part.base, part.delta
         index = self._unit_of_image(base.image) * self._categories + base.category
         for sums, values in zip(self._base, (base.iou, base.hits, base.mistakes), strict=True):
@@ -468,7 +499,7 @@ class _CellAccumulator:
         return np.searchsorted(self._images, image) % max(self._units, 1)
 
     def sums(self) -> _CellSums:
-        """Returns the sums of all cells."""
+        """Returns the effects of fixing all errors of each cause and size, over all images."""
         columns = [np.concatenate([chunk[column] for chunk in self._changes]) for column in range(6)]
         unit, category, cell, hits, mistakes = (column.astype(np.int64) for column in columns[:5])
         delta = _Sums(unit, category, columns[5], hits, mistakes)
@@ -480,7 +511,7 @@ class _CellAccumulator:
         changes, keys = delta.grouped(unit, category, index)
         return _CellSums(
             cells=cells,
-            gain=self.now.gains_by_category(index, delta, len(cells)),
+            gain=self.now.pq_gains_by_category(index, delta, len(cells)),
             errors=self.errors[cells],
             images=self._with_error[cells],
             now=self.now,

@@ -74,7 +74,10 @@ def intervals(statistics: ImageStatistics | Sample, *, level: float = 0.95, grou
 
 
 def interval_rows(stack: Stack, run: int, level: float, *, groups_only: bool = False) -> pd.DataFrame:
-    """Returns the table of `intervals` for one run of a `Stack`. run: its index"""
+    """Returns PQ, SQ and RQ of one of several runs with their intervals, as the table of `intervals`.
+
+    run: its index in `stack`
+    """
     low, high = Jackknife.of(stack, run).estimate().interval(level)
     if len(stack.scopes) == len(stack.members):
         # In slices by size, many categories have only false positives, so whether they can match is unknown.
@@ -114,7 +117,7 @@ class Estimate:
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def p(self) -> Float:
-        """Returns the two-sided p-value of the hypothesis that the value is 0, by Student's t.
+        """Returns the two-sided p-value of Student's t test that the true score or difference is 0.
 
         Without variance it is 1 for the value 0, else 0.
         """
@@ -143,7 +146,7 @@ class Jackknife:
 
     @staticmethod
     def of(stack: Stack, run: int) -> Jackknife:
-        """Computes the scores of one run of a stack with all images and without each, in one pass."""
+        """Computes PQ, SQ and RQ of one of several runs, on all images and without each single image."""
         return _GroupSums.of(stack, run, stack.entries(run)).jackknife()
 
     @staticmethod
@@ -190,16 +193,24 @@ class Jackknife:
 
 
 class LeftOutMeans:
-    """Makes a `Jackknife` of n means that cells are added to one by one; NaN cells are left out of a mean."""
+    """Computes several means of category scores, on all images and with each image left out.
+
+    Scores are added one by one; a NaN is left out of its mean.
+    """
 
     def __init__(self, n: int, cells: int, units: int) -> None:
+        """Starts n means without any score.
+
+        cells, units: how many scores a mean can have, and how many images (or groups of images) are left out
+        """
         self._sums, self._known = np.zeros(n), np.zeros(n)
         self._change, self._gone = np.zeros((2, n, units))
         self._of_cells = np.zeros((2, n, cells))
 
     def add(self, mean: int, cell: int, value: float, units: Int, without: Float) -> None:
-        """Adds the value of a cell to a mean.
+        """Adds a category's score to one of the means.
 
+        mean, cell: the indices of the mean and of the category
         without: the value without each of `units`; without other units it stays the same
         """
         gone = np.isnan(without)
@@ -236,17 +247,18 @@ class _Unmatched:
 
     @staticmethod
     def of(images: Int, categories: int) -> _Unmatched:
-        """Estimates `never`, which depends on its own result: iterates until it no longer changes.
+        """Estimates the probability that a category can never be matched, from a run's categories without a match.
 
+        The estimate depends on its own result, so it is iterated until it no longer changes.
         images: (unmatched,) how many images contain each unmatched category; categories: the number of all categories
         """
         never = 1 / (categories + 2)
         for _ in range(100):
-            never = float((1 + (1 - _Unmatched(never).match(images)).sum()) / (categories + 2))
+            never = float((1 + (1 - _Unmatched(never).match_probability(images)).sum()) / (categories + 2))
         return _Unmatched(never)
 
-    def match(self, images: Int | int) -> Float:
-        """Returns how likely a category can be matched, given how many images have it without a match."""
+    def match_probability(self, images: Int | int) -> Float:
+        """Returns the probability that a category can be matched that has no match in so many images."""
         can = (1 - self.never) / (np.asarray(images, np.float64) + 1)
         return can / (can + self.never)
 
@@ -275,17 +287,17 @@ class _GroupSums:
 
     @staticmethod
     def of(stack: Stack, run: int, entries: Entries) -> _GroupSums:
-        """Sums the scores of one run of a stack."""
+        """Sums category scores over All, Things and Stuff (or slices) for one of several runs."""
         iou_sum, hits, mistakes = stack.totals()[run]
         weight = hits + mistakes / 2
         scores = np.stack([ratio(iou_sum, weight), ratio(iou_sum, hits), ratio(hits, weight)])
         held, unmatched = weight > 0, (weight > 0) & (hits == 0)
         images = np.diff(stack.held[run].indptr).astype(np.int64)
-        hope = _Unmatched.of(images[unmatched], int(held.sum())).match(images)
+        hope = _Unmatched.of(images[unmatched], int(held.sum())).match_probability(images)
         of_cells = {"held": held, "matched": held & ~unmatched, "hoped": hope * unmatched}
         of_cells |= dict(zip(("pq", "sq", "rq"), scores, strict=True))
         totals = {name: stack.members @ values for name, values in of_cells.items()}
-        left_out = _changes_without_unit(entries, np.stack([iou_sum, hits, weight]), scores, unmatched, hope)
+        left_out = _score_changes_without_unit(entries, np.stack([iou_sum, hits, weight]), scores, unmatched, hope)
         shape = (len(stack.members), stack.n_units)
         change = {name: np.zeros(shape) for name in left_out}
         for group, member in enumerate(stack.members > 0):
@@ -302,7 +314,7 @@ class _GroupSums:
         return _GroupSums(stack.members, scores, unmatched, hope, totals, change, corrections)
 
     def jackknife(self) -> Jackknife:
-        """Divides the sums by the numbers of categories: means with all units and without each."""
+        """Returns mean PQ, SQ and RQ of each group of categories, on all images and without each single image."""
         members, totals = self.members, self.totals
         without = {name: totals[name][:, None] + change for name, change in self.change.items()}
         held = np.where(totals["held"] > 0, totals["held"], np.nan)
@@ -315,11 +327,12 @@ class _GroupSums:
         return Jackknife(_group_means(totals), _group_means(without), corrections, np.stack([none, of_sq, none]))
 
 
-def _changes_without_unit(
+def _score_changes_without_unit(
     entries: Entries, totals: Float, scores: Float, unmatched: Bool, hope: Float
 ) -> dict[str, Float]:
-    """Returns how each sum of `_GroupSums.change` changes for an entry's category if the entry's unit is left out.
+    """Returns how PQ, SQ and RQ of a category change if one of its images (or groups of images) is left out.
 
+    One value per entry, for each of the names in `_GroupSums.totals`.
     totals: (3, cells) Σ IoU, TP and TP + (FP + FN)/2 of all units
     """
     cell = entries.cell
@@ -339,7 +352,10 @@ def _changes_without_unit(
 
 
 def _group_means(sums: dict[str, Float]) -> Float:
-    """Divides sums over the categories of groups to (3, …) PQ, SQ and RQ; NaN for groups without a category."""
+    """Returns PQ, SQ and RQ of All, Things and Stuff (or slices), (3, …), from sums over their categories.
+
+    NaN for a group without a category.
+    """
     held = np.where(sums["held"] > 0.5, sums["held"], np.nan)
     # Matched and hoped-for categories count with the mean SQ of the matched ones.
     matched = ratio(sums["sq"], np.round(sums["matched"]))
@@ -362,7 +378,10 @@ def _degrees_of_freedom(squares: Float, fourth: Float, n: npt.ArrayLike) -> Floa
 
 
 def _category_intervals(stack: Stack, run: int, level: float) -> tuple[Float, Float]:
-    """Returns low and high, each (3, cells), of PQ, SQ and RQ of single categories; NaN if undefined."""
+    """Returns the intervals (low, high) of PQ, SQ and RQ of single categories, each (3, categories).
+
+    NaN if undefined.
+    """
     ends = [quotient.estimate().interval(level) for quotient in _category_quotients(stack, run)]
     low, high = (np.stack(side) for side in zip(*ends, strict=True))
     return low, high
@@ -384,7 +403,9 @@ def _category_quotients(stack: Stack, run: int) -> tuple[_Quotients, _Quotients,
 
 @dataclass(frozen=True)
 class _Quotients:
-    """Quotients Σ part / Σ weight by category, linearised as sums of what each image contributes. [Jaeckel 1972]
+    """A score (PQ, SQ or RQ) of each category with each image's contribution to it, by linear expansion. [Jaeckel 1972]
+
+    A score is a quotient Σ part / Σ weight, such as Σ IoU / TP.
 
     unit: (entries,) cell · units + unit, ascending; cell: (entries,)
     contribution: (entries,) of the unit to the cell's quotient
@@ -404,7 +425,11 @@ class _Quotients:
 
     @staticmethod
     def of(unit: Int, cell: Int, part: Float, weight: Float, cells: int, *, halves: bool) -> _Quotients:
-        """Computes the quotients from sums over images. halves: whether two half images are added"""
+        """Computes each category's score and each image's contribution to it.
+
+        part, weight: what each entry adds to the score's dividend and divisor
+        halves: whether two half images are added
+        """
 
         def summed(values: Float) -> Float:
             """Sums values by category."""
@@ -419,7 +444,7 @@ class _Quotients:
         return _Quotients(unit, cell, contribution, added, value, n + 2 * halves, 2 * halves)
 
     def __sub__(self, other: _Quotients) -> _Quotients:
-        """Subtracts the quotients of another run on the same images."""
+        """Subtracts the category scores of another run on the same images, image by image."""
         both, index = np.unique(np.concatenate([self.unit, other.unit]), return_inverse=True)
         terms = np.concatenate([self.contribution, -other.contribution])
         contribution = np.bincount(index, terms, len(both)).astype(np.float64)
@@ -430,13 +455,13 @@ class _Quotients:
         return _Quotients(both, cell, contribution, halves, value, n, self.more)
 
     def estimate(self) -> Estimate:
-        """Returns the quotients, (cells,), with variance and degrees of freedom."""
+        """Returns the score of each category, with its variance and degrees of freedom."""
 
-        def summed(power: int) -> Float:
-            """Sums a power of the contributions by category."""
+        def power_sums(power: int) -> Float:
+            """Sums the contributions of images to a category's score, each raised to a power, by category."""
             return np.bincount(self.cell, self.contribution**power, len(self.value)) + (self.halves**power).sum(axis=0)
 
-        squares, fourth = summed(2), summed(4)
+        squares, fourth = power_sums(2), power_sums(4)
         variance = squares * self.n / np.maximum(self.n - 1, 1)
         return Estimate(self.value, variance, _degrees_of_freedom(squares, fourth, self.n))
 
@@ -463,15 +488,15 @@ def matched_iou(stack: Stack, a: int, b: int) -> tuple[Float, Jackknife]:
     without = np.where(still, np.diff(left[:, 0] / np.where(left[:, 1] > 0.25, left[:, 1], 1), axis=0)[0], 0)
     change, gone = without - difference[cell], (both[cell] & ~still).astype(np.float64)
 
-    def over_units(values: Float) -> Float:
-        """Sums values of entries by group and unit."""
+    def sums_by_unit(values: Float) -> Float:
+        """Sums category values over each group of categories, for each image (or group of images)."""
         return np.stack([np.bincount(unit, values * member[cell], units) for member in members])
 
     n = members @ both
     known = np.where(n > 0, n, np.nan)
     values = np.stack([members @ np.where(both, ratio(iou_sum, hits), 0) / known for iou_sum, hits in totals])
-    value, fewer = members @ difference / known, n[:, None] - over_units(gone)
-    left_out = (members @ difference)[:, None] + over_units(change)
+    value, fewer = members @ difference / known, n[:, None] - sums_by_unit(gone)
+    left_out = (members @ difference)[:, None] + sums_by_unit(change)
     left_out = left_out / np.where(fewer > 0.5, fewer, np.nan)
     # A category that drops out changes a mean like a category with the mean's value.
     changed = np.bincount(cell, change, cells) + np.bincount(cell, gone, cells) * np.nan_to_num(value)[:, None]
@@ -480,7 +505,7 @@ def matched_iou(stack: Stack, a: int, b: int) -> tuple[Float, Jackknife]:
 
 
 @dataclass(frozen=True)
-class Differences:
+class ScoreDifferences:
     """The differences b − a of two runs in PQ, SQ, RQ and MATCHED_IOU, (4, groups and categories); NaN if undefined.
 
     value_a, value_b: the scores of each run; estimate: of the difference
@@ -491,8 +516,8 @@ class Differences:
     estimate: Estimate
 
 
-def differences(stack: Stack, a: int, b: int) -> Differences:
-    """Computes the paired differences of two runs of a `Stack`, for each group and category."""
+def differences(stack: Stack, a: int, b: int) -> ScoreDifferences:
+    """Computes the differences of two runs in PQ, SQ, RQ and matched IoU, paired by image, with their variances."""
     of_iou, iou = matched_iou(stack, a, b)
     groups = Jackknife.of(stack, b) - Jackknife.of(stack, a)
     parts, names = (groups.estimate(), iou.estimate()), ("centre", "variance", "freedom")
@@ -509,7 +534,7 @@ def differences(stack: Stack, a: int, b: int) -> Differences:
         ]
         both = ~np.isnan(sq.centre)
         values[:, 3, len(stack.members) :] = np.where(both, values[:, 1, len(stack.members) :], np.nan)
-    return Differences(values[0], values[1], Estimate(*columns))
+    return ScoreDifferences(values[0], values[1], Estimate(*columns))
 
 
 FULL_IMAGES = 200
@@ -520,26 +545,27 @@ LEAST = 0.92
 
 
 @cache
-def _coverage_table() -> tuple[tuple[int, str, float], ...]:
+def _simulated_coverages() -> tuple[tuple[int, str, float], ...]:
     """Reads coverage.csv: (images, metric, coverage) of each simulated population and group."""
     with (Path(__file__).parent / "coverage.csv").open(encoding="utf-8", newline="") as file:
         return tuple((int(row["images"]), row["metric"], float(row["covered"])) for row in csv.DictReader(file))
 
 
-def measured_coverage(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[int, float, float]:
-    """Returns the simulated coverage of 95 % intervals of All, Things and Stuff: (images, lowest, highest).
+def simulated_coverage(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[int, float, float]:
+    """Returns how often 95 % intervals held the truth in simulations: (images, lowest rate, highest rate).
 
-    For the largest simulated number of images up to `images`, else the smallest; lowest and highest over populations.
+    For the largest simulated number of images up to `images`, else the smallest; lowest and highest over populations
+    and All, Things and Stuff.
     """
-    simulated = sorted({of for of, _, _ in _coverage_table()})
+    simulated = sorted({of for of, _, _ in _simulated_coverages()})
     closest = max((of for of in simulated if of <= images), default=simulated[0])
-    rates = [rate for of, metric, rate in _coverage_table() if of == closest and metric in metrics]
+    rates = [rate for of, metric, rate in _simulated_coverages() if of == closest and metric in metrics]
     return closest, min(rates), max(rates)
 
 
-def coverage_note(images: int, metrics: Sequence[str] = ("PQ",)) -> str | None:
+def _simulated_coverage_note(images: int, metrics: Sequence[str] = ("PQ",)) -> str | None:
     """Returns a note on the simulated coverage of intervals from this many images; None if it is close to 95 %."""
-    of_metrics = {metric: measured_coverage(images, (metric,)) for metric in metrics}
+    of_metrics = {metric: simulated_coverage(images, (metric,)) for metric in metrics}
     simulated = next(iter(of_metrics.values()))[0]
     if images >= FULL_IMAGES and min(lowest for _, lowest, _ in of_metrics.values()) >= LEAST:
         return None
@@ -559,5 +585,5 @@ def interval_notes(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[str, 
         f"Intervals: jackknife over {images:,} images, corrected for the bias of small samples, so PQ can lie near the "
         "lower end of its interval."
     )
-    often = coverage_note(images, metrics)
+    often = _simulated_coverage_note(images, metrics)
     return (how,) if often is None else (how, often)

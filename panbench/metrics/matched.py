@@ -213,7 +213,7 @@ class Matched:
         If the segments are sorted by image id, the time depends on the number of selected rows only.
         """
         requested = np.unique(np.fromiter(image_ids, np.int64))
-        if self._segments_in_order:
+        if self._segments_sorted_by_image:
             own = _ranges(*_bounds(self.segments.image_id, requested))
         else:
             own = np.flatnonzero(_is_in(self.segments.image_id, requested))
@@ -225,8 +225,8 @@ class Matched:
         return Matched(
             segments=take(self.segments, own),
             overlaps=take(self.overlaps, rows),
-            gt_row=_renumber(self.gt_row[rows], own),
-            pred_row=_renumber(self.pred_row[rows], own),
+            gt_row=_rows_in_selection(self.gt_row[rows], own),
+            pred_row=_rows_in_selection(self.pred_row[rows], own),
             on_void=self.on_void[own],
             excused=self.excused[own],
             excused_by_crowd=self.excused_by_crowd[own],
@@ -237,13 +237,13 @@ class Matched:
         )
 
     def accumulate(self, accumulator: Accumulating) -> Accumulating:
-        """Adds these images to an accumulator (a metric computed chunk by chunk) and returns the accumulator."""
+        """Adds these images to an accumulator (a metric that is computed from chunks of images) and returns it."""
         accumulator.add(accumulator.map_chunk(self))
         return accumulator
 
     @cached_property
-    def _segments_in_order(self) -> bool:
-        """True if the segments are sorted by image id."""
+    def _segments_sorted_by_image(self) -> bool:
+        """True if the rows of `segments` are sorted by image id."""
         return bool((np.diff(self.segments.image_id) >= 0).all())
 
 
@@ -251,15 +251,22 @@ Part = TypeVar("Part")
 
 
 class Accumulator(Protocol[Part]):
-    """A metric computed chunk by chunk: `map_chunk` runs in threads, `add` collects its results in order."""
+    """A metric that is computed from one chunk of images at a time.
+
+    `map_chunk` runs in threads, `add` collects its results in order.
+    """
 
     def map_chunk(self, matched: Matched) -> Part:
-        """Returns the contribution of a chunk of images; must not change `self`, as chunks run concurrently."""
+        """Returns what a chunk of images contributes to the metric, for example counts.
+
+        It must not change the metric, as chunks run concurrently.
+        """
 
     def add(self, part: Part) -> None:
-        """Adds a result of `map_chunk`; chunks come in order of image ids.
+        """Adds the contribution of a chunk of images, returned by `map_chunk`, to the metric.
 
-        So sums have the same terms in the same order, however the images are divided into chunks.
+        Chunks come in order of image ids, so sums have the same terms in the same order, however the images are divided
+        into chunks.
         """
 
 
@@ -267,49 +274,55 @@ Accumulating = TypeVar("Accumulating", bound=Accumulator[Any])
 
 
 class AccumulatorOfImages(Generic[Part]):
-    """Restricts an accumulator (a metric computed chunk by chunk) to some images."""
+    """Computes a metric on some images only, from one chunk of images at a time."""
 
     def __init__(self, accumulator: Accumulator[Part], images: Collection[int]) -> None:
+        """Restricts a metric to the images with these ids."""
         self._accumulator = accumulator
         self._images = images
 
     def map_chunk(self, matched: Matched) -> Part:
-        """Returns the contribution of those images of the chunk that the accumulator is restricted to."""
+        """Returns what the selected images of a chunk contribute to the metric."""
         return self._accumulator.map_chunk(matched.only(self._images))
 
     def add(self, part: Part) -> None:
-        """Adds a result of `map_chunk` to the restricted accumulator."""
+        """Adds the contribution of a chunk's selected images to the metric."""
         self._accumulator.add(part)
 
 
 class SeveralAccumulators(Generic[Accumulating]):
-    """Computes several accumulators (metrics computed chunk by chunk) in one pass over the images."""
+    """Computes several metrics in one pass over the images, from one chunk at a time."""
 
     def __init__(self, accumulators: Sequence[Accumulating]) -> None:
+        """Joins metrics that are computed from chunks of images."""
         self.accumulators = accumulators
 
     def map_chunk(self, matched: Matched) -> list[Any]:
-        """Returns the contribution of a chunk to each of the accumulators."""
+        """Returns what a chunk of images contributes to each of the metrics."""
         return [accumulator.map_chunk(matched) for accumulator in self.accumulators]
 
     def add(self, part: list[Any]) -> None:
-        """Adds the contribution of a chunk to each of the accumulators."""
+        """Adds the contributions of a chunk of images to each of the metrics."""
         for accumulator, own in zip(self.accumulators, part, strict=True):
             accumulator.add(own)
 
 
 class FaultAccumulator:
-    """Counts, chunk by chunk, where ground-truth PNGs and their JSON disagree; the result is `faults`."""
+    """Counts segments on which ground-truth PNGs and their JSON disagree, from one chunk of images at a time.
+
+    The result is `faults`.
+    """
 
     def __init__(self) -> None:
+        """Starts with no disagreement counted."""
         self.faults = GroundTruthFaults()
 
     def map_chunk(self, matched: Matched) -> GroundTruthFaults:
-        """Counts the faults in a chunk of images."""
+        """Counts where ground-truth PNGs and their JSON disagree in a chunk of images."""
         return OverlapTable(matched.segments, matched.overlaps).ground_truth_faults()
 
     def add(self, part: GroundTruthFaults) -> None:
-        """Adds the faults of a chunk to `faults`."""
+        """Adds a chunk's disagreements between ground-truth PNGs and their JSON to the total."""
         self.faults = self.faults + part
 
 
@@ -384,13 +397,16 @@ def _bounds(values: Int, requested: Int) -> tuple[Int, Int]:
 
 
 def _ranges(start: Int, stop: Int) -> Int:
-    """Concatenates ranges of row numbers: start[0], …, stop[0] - 1, start[1], …, stop[1] - 1, …"""
+    """Concatenates ranges of row numbers (start[0], …, stop[0] - 1, start[1], …, stop[1] - 1, …)."""
     length = stop - start
     return np.repeat(start - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
 
 
-def _renumber(rows: Int, own: Int) -> Int:
-    """Converts row numbers of a table to those of a selection `own` of its rows (ascending); -1 stays -1."""
+def _rows_in_selection(rows: Int, own: Int) -> Int:
+    """Converts row numbers of a table to row numbers of a selection from it; -1 stays -1.
+
+    own: the selected rows, ascending
+    """
     return np.where(rows < 0, -1, np.searchsorted(own, rows))
 
 
@@ -437,8 +453,11 @@ def _boundary_iou(boundary: Pairs, pairs: Pairs) -> Float:
         included.
     """
 
-    def area(ids: Int32, of: Int32, rows: Bool | slice = slice(None)) -> Int:
-        """Returns the number of boundary pixels of each pair's segment, summed once per segment."""
+    def boundary_pixels(ids: Int32, of: Int32, rows: Bool | slice = slice(None)) -> Int:
+        """Counts the boundary pixels of one segment of each pair: its ground truth, or its prediction.
+
+        ids, of: that segment's column of `boundary` and of `pairs`; rows: which rows of `boundary` count
+        """
         requested = distinct(pairs.image_id, of)
         row = find_rows(boundary.image_id[rows], ids[rows], *requested)
         return sums_by_row(row, boundary.pixels[rows], len(requested[0]))[find_rows(pairs.image_id, of, *requested)]
@@ -451,8 +470,13 @@ def _boundary_iou(boundary: Pairs, pairs: Pairs) -> Float:
     _, number = numbered(both)
     shared = np.bincount(number[: len(boundary)], weights=boundary.pixels, minlength=int(number.max(initial=-1)) + 1)
     shared = shared[number[len(boundary) :]]
-    on_void = area(boundary.pred_id, pairs.pred_id, boundary.gt_id == VOID)
-    union = area(boundary.gt_id, pairs.gt_id) + area(boundary.pred_id, pairs.pred_id) - shared - on_void
+    on_void = boundary_pixels(boundary.pred_id, pairs.pred_id, boundary.gt_id == VOID)
+    union = (
+        boundary_pixels(boundary.gt_id, pairs.gt_id)
+        + boundary_pixels(boundary.pred_id, pairs.pred_id)
+        - shared
+        - on_void
+    )
     # Every boundary has at least one pixel, so the union is never 0.
     return shared / union
 

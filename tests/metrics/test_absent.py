@@ -5,7 +5,7 @@ import pytest
 from little_runs import CATEGORIES, scored
 from support import ran
 
-from panbench.metrics.absent import void_sentence
+from panbench.metrics.absent import void_warning
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Segment
 from panbench.report.answers.findings import error_findings
@@ -89,6 +89,6 @@ def test_a_ground_truth_that_is_mostly_void_is_reported(tmp_path):
     assert notes == (
         "67 % of the ground truth is void: predictions there are not counted; if 0 is background, give it a category",
     )
-    assert void_sentence(0.5) is None
+    assert void_warning(0.5) is None
     checked = ran("data", "check", tmp_path / "gt.json").output
     assert "67% of the ground truth is void" in checked

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from little_runs import write_side
 
-from panbench.metrics.errors import CAUSES, assign_causes, explain, lost_pq, worst_images
+from panbench.metrics.errors import CAUSES, assign_causes, explain_errors, lost_pq, worst_images
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import per_image_statistics, pq_table, segment_verdicts, summarise
 from panbench.scoring.folder import score_folder
@@ -99,7 +99,7 @@ def test_a_segment_with_area_zero_causes_no_division_by_zero(tmp_path):
     run = score_folder(gt, pred)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = explain(run.matched, run.categories)
+        found = explain_errors(run.matched, run.categories)
     assert "merged" in set(found.errors["cause"])
     assert found.errors["iou"].between(0, 1).all()
 
@@ -192,14 +192,14 @@ def test_fixing_wrong_categories_in_the_tables_gains_what_the_report_says(scene)
 
 def test_tables_without_segments_lose_nothing(scene):
     tables = scene(("....", "...."))
-    report = explain(*tables)
+    report = explain_errors(*tables)
     assert len(report.errors) == len(report.lost) == len(report.worst) == 0
 
 
 def test_inputs_are_not_modified(scene):
     tables = scene(("aaaabbss", "bbbaaass"))
     before = tables.segments.copy(), tables.overlaps.copy()
-    explain(*tables)
+    explain_errors(*tables)
     pd.testing.assert_frame_equal(tables.segments, before[0])
     pd.testing.assert_frame_equal(tables.overlaps, before[1])
 

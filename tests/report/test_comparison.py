@@ -11,7 +11,7 @@ import pytest
 from support import refusal
 
 from panbench.base.errors import BadArgument
-from panbench.metrics.jackknife import interval_notes, measured_coverage
+from panbench.metrics.jackknife import interval_notes, simulated_coverage
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, Segment
 from panbench.report.answers.comparison import compare, corrected_p
@@ -316,7 +316,7 @@ def test_the_table_of_categories_first_says_that_no_difference_is_significant():
 
 
 def test_few_images_come_with_the_coverage_of_their_intervals():
-    images, lowest, highest = measured_coverage(30)
+    images, lowest, highest = simulated_coverage(30)
     assert images == 20
     assert 0.5 < lowest <= highest <= 1
     notes = interval_notes(30)
@@ -333,4 +333,4 @@ def test_few_images_come_with_the_coverage_of_their_intervals():
 def test_the_printed_coverage_is_the_measured_one():
     """92 to 97 % from 500 images on, give or take the error of the simulation, and at least 87 % from 200."""
     for images, least in ((200, 0.87), (500, 0.92), (2000, 0.92)):
-        assert measured_coverage(images, ("PQ", "SQ", "RQ"))[1] >= least
+        assert simulated_coverage(images, ("PQ", "SQ", "RQ"))[1] >= least
