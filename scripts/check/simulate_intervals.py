@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from panbench.metrics.jackknife import MATCHED_IOU, Jackknife, differences, intervals, matched_iou
 from panbench.metrics.samples import METRICS, TRUE, Sample, Stack
 from panbench.metrics.uncertainty import compare_runs
-from panbench.studies.gate.answer import Check, checks, judge_difference
+from panbench.studies.gate.answer import GateCheck, gate_checks, gate_outcome
 from panbench.studies.seeds.statistics import compare_seeds
 from panbench.studies.unfused.instance_ap import instance_ap, jackknifed_ap
 from panbench.studies.unfused.metric import AP_NAMES, UNITS
@@ -291,7 +291,7 @@ def _exchangeable(rng: np.random.Generator, answers: tuple[Answers, Answers], im
             continue
         by_interval += (check.high < 0) + (check.low > 0)
         # The other run against this one has the mirrored numbers.
-        mirrored = judge_difference(-check.difference, -check.high, -check.low, check.p, 0.0)
+        mirrored = gate_outcome(-check.difference, -check.high, -check.low, check.p, 0.0)
         by_gate += (check.outcome == "worse") + (mirrored == "worse")
     return [percentage(by_interval, 2 * number), percentage(by_gate, 2 * number)]
 
@@ -313,9 +313,9 @@ def _rates_of_worse(rng: np.random.Generator, answers: tuple[Answers, Answers], 
     return [percentage(by_interval, number), percentage(sum(check.outcome == "worse" for check in found), number)]
 
 
-def _gate_check(runs: list[Sample], seed: int) -> Check:
+def _gate_check(runs: list[Sample], seed: int) -> GateCheck:
     """Gates the second run against the first one as baseline."""
-    return checks(runs, [("All", "all")], "PQ", 0.0, SWAPS, seed=seed)[0]
+    return gate_checks(runs, [("All", "all")], "PQ", 0.0, SWAPS, seed=seed)[0]
 
 
 def seeds(seed: int, draws: int) -> Table:

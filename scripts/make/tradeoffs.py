@@ -53,7 +53,7 @@ def run_of(name: str, kind: str, out: Path, again: bool) -> Path:
         if kind == "layers":
             time_layers(shown, dataset, {model.rule: home})
         else:
-            time_sizes(shown, dataset, {model.rule: home}, study.factors)
+            time_sizes(shown, dataset, {model.rule: home}, study.size_factors)
         torch.set_num_threads(threads)
     return home
 

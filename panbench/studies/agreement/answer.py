@@ -44,14 +44,14 @@ def agreement(one: Run, other: Run) -> pd.DataFrame:
     flipped_1 those of the second
     Raises BadRun for a run without predictions, or with a map of another size than the other run's.
     """
-    maps = [_required_predictions(run) for run in (one, other)]
+    maps = [_predictions_to_compare(run) for run in (one, other)]
     images = sorted(set(maps[0].annotations) & set(maps[1].annotations))
     if not images:
         raise BadRun(f"{one.name} and {other.name} have no predictions of the same image.")
     return pd.DataFrame([_image_agreement(image_id, *maps) for image_id in images])
 
 
-def _required_predictions(run: Run) -> PanopticSet:
+def _predictions_to_compare(run: Run) -> PanopticSet:
     """Returns the stored predictions of a run. Raises BadRun if it has none."""
     found = stored_predictions(run)
     if found is None:

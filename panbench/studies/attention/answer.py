@@ -29,7 +29,9 @@ def attention_in_photo(
     pixels = read_photo(photo)
     from panbench.models.predict import scene_of
 
-    return _open_and_draw(spec, "auto", scene_of(photo, 1, *pixels.shape[:2]), pixels, download, reporter, wishes)
+    return _open_model_and_draw_attention(
+        spec, "auto", scene_of(photo, 1, *pixels.shape[:2]), pixels, download, reporter, wishes
+    )
 
 
 def attention_in_run(
@@ -59,10 +61,10 @@ def attention_in_run(
     scene = scene_of(path, image, *pixels.shape[:2])
     if stored.info.arguments.get("exif") == "ignore":
         scene = replace(scene, exif="ignore")
-    return _open_and_draw(spec, described.weights, scene, pixels, False, reporter, wishes)
+    return _open_model_and_draw_attention(spec, described.weights, scene, pixels, False, reporter, wishes)
 
 
-def _open_and_draw(
+def _open_model_and_draw_attention(
     spec: ModelSpec, weights: str, scene: Scene, pixels: Photo, download: bool, reporter: Reporter, wishes: Wishes
 ) -> "Figure":
     """Opens a model and draws what its queries look at in a photograph."""

@@ -136,7 +136,7 @@ def _calibration_of(score: Float, right: Bool, target: float) -> dict[str, float
     in_bin, _, mean, precision = _bin_statistics(score, right)
     held = in_bin > 0
     error = float((in_bin[held] * np.abs(precision[held] - mean[held])).sum() / n)
-    threshold, share = _score_threshold(score, right, target)
+    threshold, share = _score_for_accuracy(score, right, target)
     return {
         "segments": n,
         "right": int(right.sum()),
@@ -148,7 +148,7 @@ def _calibration_of(score: Float, right: Bool, target: float) -> dict[str, float
     }
 
 
-def _score_threshold(score: Float, right: Bool, target: float) -> tuple[float, float]:
+def _score_for_accuracy(score: Float, right: Bool, target: float) -> tuple[float, float]:
     """Returns the lowest score from which on `target` of the segments are right, and the share of right ones kept."""
     order = np.argsort(-score, kind="stable")
     hits = np.cumsum(right[order])

@@ -45,7 +45,7 @@ def _partly_scored_caption(table: pd.DataFrame, look: Look) -> str:
     return look.lines(f"{PARTLY_SCORED} {in_sentence(partly)}", 0.85, most=None) if partly else ""
 
 
-def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+def _draw_reliability_curve(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
     runs = runs_of(table)
     for run in runs:
@@ -78,4 +78,6 @@ def _reliability_height(table: pd.DataFrame, look: Look) -> float:
     return 0.9 * look.width + look.legend_height(runs_of(table)) + look.line * len(caption.splitlines())
 
 
-RELIABILITY = Plot("how often segments are right, by their score", reliability, _draw_reliability, _reliability_height)
+RELIABILITY = Plot(
+    "how often segments are right, by their score", reliability, _draw_reliability_curve, _reliability_height
+)

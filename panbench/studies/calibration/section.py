@@ -25,14 +25,14 @@ def calibration_section(members: Sequence[Compared]) -> Section:
             lacking.append(member.label)
     # If one model scores only its things, all models are compared on things.
     partly = [
-        partly_scored_label(member.label, found.unscored, _segment_count(found, "All"))
+        partly_scored_label(member.label, found.unscored, _scored_segment_count(found, "All"))
         for _, member, found in known
         if found.unscored
     ]
-    group = "Things" if partly and all(_segment_count(found, "Things") for *_, found in known) else "All"
+    group = "Things" if partly and all(_scored_segment_count(found, "Things") for *_, found in known) else "All"
     for index, member, found in known:
         own = found.scopes[found.scopes["group"] == group].iloc[0]
-        series.append((index, _curve_points(member.label, found.curve[found.curve["group"] == group])))
+        series.append((index, _reliability_points(member.label, found.curve[found.curve["group"] == group])))
         cells = [
             f"{own['segments']:,}",
             *(percent(own[name], 1) for name in ("score", "precision", "ECE")),
@@ -66,12 +66,12 @@ def calibration_section(members: Sequence[Compared]) -> Section:
     return Section(title, intro, content, {"calibration": curves})
 
 
-def _segment_count(found: Calibration, group: str) -> int:
+def _scored_segment_count(found: Calibration, group: str) -> int:
     """Returns the number of scored segments in All, Things or Stuff."""
     return int(found.scopes.loc[found.scopes["group"] == group, "segments"].iloc[0])
 
 
-def _curve_points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
+def _reliability_points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
     """Returns the point (score, right, low, high) and the tooltip of each bin that holds segments."""
     points = []
     for _, row in curve[curve["segments"] > 0].iterrows():

@@ -33,7 +33,7 @@ from panbench.studies.ensembles.shares import (
     STEPS,
     ChosenShares,
     Shares,
-    check_weights,
+    check_run_weights,
     chosen_on_halves,
     ensemble_record,
     given_shares,
@@ -63,7 +63,7 @@ def average_runs(
     options: only overwrite, resume, save_predictions, keep_candidates, workers and command are used
     Raises BadArgument and BadRun for runs that cannot be averaged (`why_not_averaged`) and weights that do not fit.
     """
-    check_weights(runs, weights, tuned)
+    check_run_weights(runs, weights, tuned)
     if tuned and runs[0].info.category_map is not None:
         raise BadArgument("--tune by masks does not go through a category map. Give --shares, or --way votes.")
     options = options or EvaluateOptions()
@@ -158,7 +158,7 @@ class StoredEnsemble(Wrapped):
     def read(self, image_id: int, shares: Shares | None) -> Candidates | Instances:
         """Returns an image's network outputs, averaged over the runs. Raises BadRun if a stored output is damaged."""
         outputs = [
-            _with_labels(member.stored.read(image_id, self.device), index, self.isthing)
+            _with_translated_labels(member.stored.read(image_id, self.device), index, self.isthing)
             for member, index in zip(self.members, self._label_of, strict=True)
         ]
         weights = (None, None) if shares is None else (shares.things, shares.stuff)
@@ -191,12 +191,12 @@ def _tune_masks(
         scenes = [scene for scene in dataset.scenes if scene.image.id in chosen_on]
         known: dict[Shares, float] = {}
 
-        def pq_with(weights: Mapping[str, float]) -> float:
+        def pq_by_weights(weights: Mapping[str, float]) -> float:
             """Returns PQ of the ensemble by these weights, on the images that choose them."""
             values = tuple(weights.values())
             if not any(values[:models]) or not any(values[models:]):
                 return -1.0
-            shares = Shares(_scaled_to_1(values[:models]), _scaled_to_1(values[models:]), 0)
+            shares = Shares(_weights_scaled_to_1(values[:models]), _weights_scaled_to_1(values[models:]), 0)
             if shares not in known:
                 (found,) = rule_statistics(
                     _WeightedEnsemble(ensemble, shares),
@@ -212,19 +212,24 @@ def _tune_masks(
             return known[shares]
 
         names = [f"{kind} {member}" for kind in ("things", "stuff") for member in range(models)]
-        found = best_by_turns(dict.fromkeys(names, 1.0), STEPS, pq_with, rounds=2)
+        found = best_by_turns(dict.fromkeys(names, 1.0), STEPS, pq_by_weights, rounds=2)
         values = tuple(found.values())
-        return Shares(_scaled_to_1(values[:models]), _scaled_to_1(values[models:]), len(images_of_half), pq_with(found))
+        return Shares(
+            _weights_scaled_to_1(values[:models]),
+            _weights_scaled_to_1(values[models:]),
+            len(images_of_half),
+            pq_by_weights(found),
+        )
 
     return chosen_on_halves(ensemble.image_ids, seed, best_shares_on)
 
 
-def _scaled_to_1(weights: tuple[float, ...]) -> tuple[float, ...]:
+def _weights_scaled_to_1(weights: tuple[float, ...]) -> tuple[float, ...]:
     """Scales weights so that the largest is 1."""
     return tuple(weight / max(weights) for weight in weights)
 
 
-def _with_labels(
+def _with_translated_labels(
     output: Candidates | Instances, index: npt.NDArray[np.int64], isthing: tuple[bool, ...]
 ) -> Candidates | Instances:
     """Returns an output with its labels translated to those of another model.

@@ -43,13 +43,13 @@ from panbench.studies.ensembles.shares import (
     STEPS,
     ChosenShares,
     Shares,
-    check_weights,
+    check_run_weights,
     chosen_on_halves,
     ensemble_record,
     given_shares,
     shares_record,
 )
-from panbench.studies.ensembles.vote import JointTable, fuse_maps, join, overlaps_of
+from panbench.studies.ensembles.vote import JointTable, count_joint_pixels, fuse_maps, voted_overlap_table
 
 IMAGES_A_PART = 200
 SECONDS_A_PART = 10.0
@@ -78,7 +78,7 @@ def ensemble_runs(
     Raises BadArgument for fewer than two runs or weights that do not fit, BadRun if runs differ in ground truth or
     categories or stored no maps, PredictionMismatch if maps differ in size.
     """
-    check_weights(runs, weights, tuned)
+    check_run_weights(runs, weights, tuned)
     if reason := why_incomparable(runs, "ground truth", "categories"):
         raise BadRun(f"{reason}: there is nothing to vote on.")
     if not resume:
@@ -87,12 +87,12 @@ def ensemble_runs(
     if gt_json is None or not Path(gt_json).is_file():
         raise BadRun(f"{runs[0].name}: its ground truth {gt_json} was not found. Put it back, or score the run again.")
     truth = read_ground_truth(gt_json, runs[0].info.dataset.gt_dir)
-    members = [_maps_of(run) for run in runs]
-    images = _shared_images(runs, members, truth)
+    members = [_stored_maps(run) for run in runs]
+    images = _images_to_vote_on(runs, members, truth)
     isthing = {category.id: category.isthing for category in truth.categories}
     workers = threads or default_threads()
 
-    def read(image_id: int) -> list[PanopticPrediction]:
+    def read_maps(image_id: int) -> list[PanopticPrediction]:
         """Returns the stored map of an image from each run."""
         shape = None
         if info := truth.images.get(image_id):
@@ -105,7 +105,7 @@ def ensemble_runs(
         ]
 
     if tuned:
-        shares, share_of = _tune_votes(truth, images, read, isthing, len(runs), seed, workers, reporter)
+        shares, share_of = _tune_votes(truth, images, read_maps, isthing, len(runs), seed, workers, reporter)
     else:
         shares, share_of = given_shares(weights, len(runs), images)
 
@@ -119,7 +119,7 @@ def ensemble_runs(
         return stored, shares
     writer = RunWriter.create(out, info, overwrite) if stored is None else RunWriter.resume(out)
     try:
-        run = _write_voted(writer, truth, images, read, share_of, isthing, workers, reporter)
+        run = _write_voted(writer, truth, images, read_maps, share_of, isthing, workers, reporter)
     except BaseException as problem:
         status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
         writer.finish(status, error=str(problem) or type(problem).__name__)
@@ -131,7 +131,7 @@ def _write_voted(
     writer: RunWriter,
     truth: PanopticSet,
     images: Sequence[int],
-    read: Callable[[int], list[PanopticPrediction]],
+    read_maps: Callable[[int], list[PanopticPrediction]],
     share_of: Mapping[int, Shares],
     isthing: Mapping[int, bool],
     workers: int,
@@ -142,7 +142,7 @@ def _write_voted(
 
     def fused(image_id: int) -> tuple[OverlapTable, bytes]:
         """Writes an image's voted map as a PNG; returns its overlap table with the ground truth, and the PNG's hash."""
-        prediction = fuse_maps(read(image_id), isthing, share_of[image_id].of(isthing))
+        prediction = fuse_maps(read_maps(image_id), isthing, share_of[image_id].of(isthing))
         digest = write_id_png(folder / _voted_png(truth, image_id), prediction.ids, durable=True)
         gt_ids = read_id_png(truth.png_path(image_id), prediction.ids.shape, image_id=image_id)  # type: ignore[arg-type]
         segments = truth.annotations[image_id].segments
@@ -172,7 +172,7 @@ def _write_voted(
 def _tune_votes(
     truth: PanopticSet,
     images: Sequence[int],
-    read: Callable[[int], list[PanopticPrediction]],
+    read_maps: Callable[[int], list[PanopticPrediction]],
     isthing: Mapping[int, bool],
     models: int,
     seed: int,
@@ -181,22 +181,22 @@ def _tune_votes(
 ) -> ChosenShares:
     """Chooses weights by PQ on each half of the images, to vote on the maps of the other half."""
 
-    def joint(image_id: int) -> JointTable:
+    def joint_table_with_truth(image_id: int) -> JointTable:
         """Counts an image's pixels for each combination of a true segment and one segment of each run."""
-        predictions = read(image_id)
+        predictions = read_maps(image_id)
         shape = predictions[0].ids.shape
         gt_ids = read_id_png(truth.png_path(image_id), shape, image_id=image_id)  # type: ignore[arg-type]
-        return join(predictions, isthing, gt_ids)
+        return count_joint_pixels(predictions, isthing, gt_ids)
 
     tables: dict[int, JointTable] = {}
-    for table in in_order([partial(joint, image_id) for image_id in images], workers):
+    for table in in_order([partial(joint_table_with_truth, image_id) for image_id in images], workers):
         tables[table.image_id] = table
         reporter.progress("Matching", len(tables), len(images), "images")
 
     def pq_on(of: Sequence[int], chosen: Mapping[str, Sequence[float]]) -> float:
         """Returns PQ of the vote by these weights, on some images."""
         weights = {category: chosen["things" if thing else "stuff"] for category, thing in isthing.items()}
-        voted = concat([overlaps_of(tables[one], weights, truth.annotations[one].segments) for one in of])
+        voted = concat([voted_overlap_table(tables[one], weights, truth.annotations[one].segments) for one in of])
         return summarise(pq_table(Matched.of(voted), truth.categories))["All"]["PQ"] or 0.0
 
     choices = [choice for choice in product(STEPS, repeat=models) if max(choice) == 1.0]
@@ -211,7 +211,7 @@ def _tune_votes(
     return chosen_on_halves(images, seed, best_shares_on)
 
 
-def _maps_of(run: Run) -> PanopticSet:
+def _stored_maps(run: Run) -> PanopticSet:
     """Returns the predictions that a run stored. Raises BadRun if there are none."""
     found = stored_predictions(run)
     if found is None:
@@ -222,7 +222,7 @@ def _maps_of(run: Run) -> PanopticSet:
     return found
 
 
-def _shared_images(runs: Sequence[Run], members: Sequence[PanopticSet], truth: PanopticSet) -> list[int]:
+def _images_to_vote_on(runs: Sequence[Run], members: Sequence[PanopticSet], truth: PanopticSet) -> list[int]:
     """Returns the images that the runs and the truth share. Raises BadRun if a run has further images."""
     shared = set(truth.annotations)
     for run, member in zip(runs, members, strict=True):

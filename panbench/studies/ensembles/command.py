@@ -121,7 +121,7 @@ def ensemble(
         origin = "given" if share.pq_here is None else f"chosen on the others, PQ {100 * share.pq_here:.2f} there"
         console.hint(
             f"{share.images} images: weights of {', '.join(member.name for member in members)} {origin}: things "
-            f"{_weights_in_words(share.things)}, stuff {_weights_in_words(share.stuff)}."
+            f"{_run_weights_text(share.things)}, stuff {_run_weights_text(share.stuff)}."
         )
     names = [str(run.path or run.name) for run in (*members, run)]
     console.hint(f"Against its members: `panbench compare {shlex.join(names)}`")
@@ -153,5 +153,5 @@ def _parse_weights(text: str) -> list[float]:
         raise BadArgument(f"--shares {text}: write one number a run, for example 1,0.5,1.") from None
 
 
-def _weights_in_words(weights: tuple[float, ...]) -> str:
+def _run_weights_text(weights: tuple[float, ...]) -> str:
     return ", ".join(f"{weight:g}" for weight in weights)

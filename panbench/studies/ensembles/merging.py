@@ -96,18 +96,18 @@ def _mirror_image_part(maps: Tensor, frame: Frame) -> Tensor:
     return _sample_maps(maps, None, own - centres)
 
 
-def _resampled(maps: Tensor, frame: Frame, target: Frame, shape: tuple[int, int]) -> Tensor:
+def _resampled_to_view(maps: Tensor, frame: Frame, target: Frame, shape: tuple[int, int]) -> Tensor:
     """Resamples one view's maps to the height, width and padding of another view of the same image."""
     if tuple(maps.shape[-2:]) == shape and (frame.padded, frame.resized) == (target.padded, target.resized):
         return maps.float()
 
-    def axis(side: int) -> Tensor:
+    def sampled_positions(side: int) -> Tensor:
         """Returns where in the source maps to sample the target's pixel rows (side 0) or columns (side 1)."""
         cells = torch.arange(shape[side], device=maps.device, dtype=torch.float32) + 0.5
         of_image = cells * target.padded[side] / shape[side] / target.resized[side]
         return of_image * frame.resized[side] / frame.padded[side] * maps.shape[-2 + side]
 
-    return _sample_maps(maps, axis(0), axis(1))
+    return _sample_maps(maps, sampled_positions(0), sampled_positions(1))
 
 
 def _sample_maps(maps: Tensor, y: Tensor | None, x: Tensor | None) -> Tensor:
@@ -135,7 +135,7 @@ def _candidate_clusters(owner: npt.NDArray[np.int64], labels: npt.NDArray[np.int
     return [np.flatnonzero(cluster == number).tolist() for number in np.unique(cluster).tolist()]
 
 
-def _cluster_score(values: Float, shares: Float) -> float:
+def _merged_score(values: Float, shares: Float) -> float:
     """Returns the weighted mean score of merged masks; outputs without one count as 0 if they have most weight."""
     present = shares.sum()
     return float((values * shares).sum() / (present if present >= 0.5 else 1.0))
@@ -163,7 +163,7 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: Float) -> Candidate
     in_logits = all(each.activation == "sigmoid" for each in outputs)
     masks = torch.cat(
         [
-            _resampled(
+            _resampled_to_view(
                 (each.masks.float() if in_logits else _mask_probabilities(each))[torch.from_numpy(rows).to(device)],
                 each.frame,
                 frame,
@@ -187,7 +187,7 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: Float) -> Candidate
     for number, members in enumerate(clusters):
         share = shares[group[labels[members[0]]], owner[members]]
         mixing[number, members] = torch.tensor(share / share.sum(), dtype=torch.float32, device=device)
-        gate[number] = _cluster_score(gates[members], share)
+        gate[number] = _merged_score(gates[members], share)
         total = share.sum() if share.sum() >= 0.5 else 1.0
         strengths[number, members] = torch.tensor(share / total, dtype=torch.float32, device=device)
         strength[number] = (weights[members] * strengths[number, members]).sum()
@@ -238,7 +238,9 @@ def _merge_instances(outputs: Sequence[Instances], shares: Float) -> Instances:
     semantic = torch.zeros((len(channels), *shape), device=logits.device)
     for each, share in zip(outputs, shares[1], strict=True):
         indices = [channels.index(label) for label in each.semantic_labels]
-        semantic[indices] += float(share) * _resampled(each.semantic_logits, each.frame, frame, shape).softmax(dim=0)
+        semantic[indices] += float(share) * _resampled_to_view(each.semantic_logits, each.frame, frame, shape).softmax(
+            dim=0
+        )
     owner = np.concatenate([np.full(len(each.labels), number) for number, each in enumerate(outputs)]).astype(np.int64)
     labels = np.concatenate([np.array(each.labels, np.int64) for each in outputs])
     scores = np.concatenate([np.array(each.scores, np.float64) for each in outputs])
@@ -259,7 +261,7 @@ def _merge_instances(outputs: Sequence[Instances], shares: Float) -> Instances:
     confidence = np.zeros(len(clusters))
     for number, members in enumerate(clusters):
         share = shares[0, owner[members]]
-        confidence[number] = _cluster_score(scores[members], share)
+        confidence[number] = _merged_score(scores[members], share)
         # An output of weight 0 adds nothing to a cluster of others; a cluster of it alone scores 0.
         share = share * np.maximum(scores[members], 1e-6)
         mixing[number, members] = torch.tensor(

@@ -73,7 +73,7 @@ def ensemble_record(runs: Sequence[Run], title: str) -> ModelRecord:
     return ModelRecord(name="ensemble", title=title, family="ensemble", params=total)
 
 
-def check_weights(runs: Sequence[Run], weights: Sequence[float] | None, tuned: bool) -> None:
+def check_run_weights(runs: Sequence[Run], weights: Sequence[float] | None, tuned: bool) -> None:
     """Raises BadArgument for fewer than two runs, and unless there is one weight per run, none negative, not all 0."""
     if len(runs) < 2:
         raise BadArgument("An ensemble needs at least two runs.")

@@ -50,7 +50,7 @@ class JointTable:
     gt_id: Int
 
 
-def join(
+def count_joint_pixels(
     predictions: Sequence[PanopticPrediction], isthing: Mapping[int, bool], gt_ids: IdMap | None = None
 ) -> JointTable:
     """Matches the segments of an image's maps by IoU, and counts the pixels of each combination of segments.
@@ -59,7 +59,7 @@ def join(
     gt_ids: the ground truth's id map, to score votes with; None if there is none
     Raises ValueError if the maps differ in size.
     """
-    return _join_with_rows(predictions, isthing, gt_ids)[0]
+    return _joint_table_and_rows(predictions, isthing, gt_ids)[0]
 
 
 def vote(table: JointTable, weights: Weights) -> tuple[Int, Float]:
@@ -95,8 +95,8 @@ def vote(table: JointTable, weights: Weights) -> tuple[Int, Float]:
 def fuse_maps(
     predictions: Sequence[PanopticPrediction], isthing: Mapping[int, bool], weights: Weights
 ) -> PanopticPrediction:
-    """Votes several models' maps of an image into one panoptic map. Arguments as for `join` and `vote`."""
-    table, row = _join_with_rows(predictions, isthing, None)
+    """Votes several models' maps of an image into one. Arguments as for `count_joint_pixels` and `vote`."""
+    table, row = _joint_table_and_rows(predictions, isthing, None)
     winner, score = vote(table, weights)
     segments = _voted_segments(table, winner, score)
     number = np.zeros(len(table.category) + 1, np.int32)
@@ -107,7 +107,7 @@ def fuse_maps(
     return PanopticPrediction(table.image_id, number[winner + 1][row], segments)
 
 
-def overlaps_of(table: JointTable, weights: Weights, gt_segments: Sequence[Segment]) -> OverlapTable:
+def voted_overlap_table(table: JointTable, weights: Weights, gt_segments: Sequence[Segment]) -> OverlapTable:
     """Returns the overlap table of the voted map and the ground truth, without a pass over pixels."""
     winner, score = vote(table, weights)
     keys, row = np.unique(np.stack([table.gt_id, winner + 1], axis=1), axis=0, return_inverse=True)
@@ -130,7 +130,7 @@ def _voted_segments(table: JointTable, winner: Int, score: Float) -> tuple[Segme
     )
 
 
-def _join_with_rows(
+def _joint_table_and_rows(
     predictions: Sequence[PanopticPrediction], isthing: Mapping[int, bool], gt_ids: IdMap | None
 ) -> tuple[JointTable, Int]:
     """Counts pixels by combination of the models' segments; also returns (H, W) the table row of each pixel."""

@@ -95,7 +95,7 @@ def parse_sweep(text: str, paper: Rule | None = None) -> list[Rule]:
     ]
 
 
-def count_points(text: str) -> int:
+def count_sweep_points(text: str) -> int:
     """Counts the combinations of thresholds in a sweep, before any rule is built."""
     count = 1
     for part in text.partition(":")[2].split(","):
@@ -139,7 +139,7 @@ def oracle_statistics(
     others: further rules whose segments the oracle may use
     """
 
-    def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
+    def rule_and_oracle_tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
         """Returns an image's overlap tables by the fusion rule, and with each kind of decision set to the truth."""
         output, truth = stored.read(scene.image.id), ground_truth_of(scene)
         gt_ids, gt_segments = truth
@@ -156,4 +156,6 @@ def oracle_statistics(
             ),
         ]
 
-    return chunk_statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, cache, reporter)
+    return chunk_statistics(
+        scenes, ["rule", *STEPS], rule_and_oracle_tables, categories, "Asking the oracle", workers, cache, reporter
+    )

@@ -57,7 +57,7 @@ class Arrays:
         fits = len(shape) == value.ndim and all(want in (None, got) for want, got in zip(shape, value.shape))  # noqa: B905
         if shape and not fits:
             needed = " × ".join("any" if side is None else str(side) for side in shape)
-            raise BadArgument(f"{self.path}: {name} has the shape {_shape_in_words(value)} but must have {needed}.")
+            raise BadArgument(f"{self.path}: {name} has the shape {_array_shape_text(value)} but must have {needed}.")
         return value
 
     def floats(self, name: str, *shape: int | None) -> npt.NDArray[np.floating[Any]]:
@@ -81,7 +81,7 @@ class Arrays:
         value = self.integers(name)
         if value.size != 1:
             raise BadArgument(
-                f"{self.path}: {name} has the shape {_shape_in_words(value)} but must be a single number."
+                f"{self.path}: {name} has the shape {_array_shape_text(value)} but must be a single number."
             )
         return int(value.reshape(()))
 
@@ -118,7 +118,7 @@ def _refusing_non_finite(arrays: Arrays, image: int) -> Iterator[None]:
         raise BadArgument(f"{arrays.path}: the {error} of image {image} hold NaN or infinity.") from error
 
 
-def write_maps(path: Path, maps: Sequence[SegmentedMap], rule: Rule) -> None:
+def write_fused_maps(path: Path, maps: Sequence[SegmentedMap], rule: Rule) -> None:
     """Writes fused maps to an .npz, with the label and score of each segment.
 
     Arrays: rule; map_i (H, W) int32, 0 = void, k = the k-th segment; labels_i; scores_i (NaN if none).
@@ -241,8 +241,8 @@ def _thing_and_stuff_candidates(arrays: Arrays) -> Iterator[Candidates]:
     stuff_masks, _ = _masks_and_activation(arrays, "stuff_masks", "stuff_mask_codes", images, stuff)
     if stuff_masks.shape[-2:] != thing_masks.shape[-2:]:
         raise BadArgument(
-            f"{arrays.path}: masks of things are {_shape_in_words(thing_masks[0, 0])}, of stuff "
-            f"{_shape_in_words(stuff_masks[0, 0])}; they must have one size."
+            f"{arrays.path}: masks of things are {_array_shape_text(thing_masks[0, 0])}, of stuff "
+            f"{_array_shape_text(stuff_masks[0, 0])}; they must have one size."
         )
     isthing = _which_are_things(arrays, things + stuff)
     if sum(isthing) != things:
@@ -277,7 +277,7 @@ def _instances_of_images(arrays: Arrays) -> Iterator[Instances]:
         semantic = arrays.integers(f"in_semantic_{index}", None, None)
         size = (semantic.shape[0], semantic.shape[1])
         if not semantic.size:
-            raise BadArgument(f"{arrays.path}: in_semantic_{index} is empty ({_shape_in_words(semantic)}).")
+            raise BadArgument(f"{arrays.path}: in_semantic_{index} is empty ({_array_shape_text(semantic)}).")
         if wrong := [int(value) for value in (semantic.min(), semantic.max()) if not 0 <= value < len(labels_of)]:
             raise BadArgument(
                 f"{arrays.path}: in_semantic_{index} has the value {wrong[0]} but there are {len(labels_of) - 1} "
@@ -289,7 +289,7 @@ def _instances_of_images(arrays: Arrays) -> Iterator[Instances]:
             masks = np.unpackbits(masks, axis=2, count=size[1])
         elif masks.shape[1:] != size:
             raise BadArgument(
-                f"{arrays.path}: in_masks_{index} has the shape {_shape_in_words(masks)} for an image of {size}."
+                f"{arrays.path}: in_masks_{index} has the shape {_array_shape_text(masks)} for an image of {size}."
             )
         if masks.dtype.kind not in "buf":
             raise BadArgument(f"{arrays.path}: in_masks_{index} are {masks.dtype} but must be bits or probabilities.")
@@ -331,7 +331,7 @@ def _masks_and_activation(
             hint = f" Masks in bytes, mask = code / 64, are named {codes}." if found.dtype == np.uint8 else ""
             raise BadArgument(f"{arrays.path}: {name} are {found.dtype} but must be floating-point numbers.{hint}")
     if 0 in found.shape[-2:]:
-        raise BadArgument(f"{arrays.path}: the masks are empty ({_shape_in_words(found)}).")
+        raise BadArgument(f"{arrays.path}: the masks are empty ({_array_shape_text(found)}).")
     return found, "identity" if codes in arrays else "sigmoid"
 
 
@@ -383,7 +383,7 @@ def _image_frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded
     """
     original = arrays.integers("original", images, 2)
     if not images:
-        raise BadArgument(f"{arrays.path} holds no image: original has the shape {_shape_in_words(original)}.")
+        raise BadArgument(f"{arrays.path} holds no image: original has the shape {_array_shape_text(original)}.")
     resized = arrays.integers("resized", images, 2) if "resized" in arrays else None
     outer = resized
     if "padded" in arrays:
@@ -451,5 +451,5 @@ def _png_for(name: str) -> str:
     return Path(name).with_suffix(".png").name
 
 
-def _shape_in_words(value: npt.NDArray[Any]) -> str:
+def _array_shape_text(value: npt.NDArray[Any]) -> str:
     return " × ".join(map(str, value.shape)) or "of a single number"

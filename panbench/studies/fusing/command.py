@@ -103,15 +103,15 @@ def fuse(
             raise BadArgument("--instances takes --images, --out, and --rule or --sweep.")
         results = _InstanceFiles(instances, semantic, offset, images, categories)
         if sweep is not None:
-            _sweep_results(results, sweep, out, halves, overwrite, yes, as_json)
+            _sweep_instance_files(results, sweep, out, halves, overwrite, yes, as_json)
         else:
             assert rule is not None
-            _fuse_results(results, rule, out, overwrite, resume, as_json)
+            _fuse_instance_files(results, rule, out, overwrite, resume, as_json)
     elif run is None:
         assert arrays is not None
         if rule is None or out is None:
             raise BadArgument("--arrays takes --rule and --out; sweeps and oracles need a run with its ground truth.")
-        _fuse_arrays(arrays, rule, out, overwrite, as_json)
+        _fuse_npz(arrays, rule, out, overwrite, as_json)
     elif oracle:
         if out is not None:
             raise BadArgument("--oracle stores what it finds in RUN. Leave out --out.")
@@ -151,7 +151,7 @@ class _InstanceFiles:
     images: Path
     categories: str | None
 
-    def model(self, least_score: float) -> "tuple[ResultsModel, Dataset]":
+    def model_and_images(self, least_score: float) -> "tuple[ResultsModel, Dataset]":
         """Returns a model whose outputs are these files, without instances below `least_score`, and its images."""
         from panbench.datasets.convert import categories_named
         from panbench.datasets.label_maps import SemanticMaps
@@ -163,7 +163,9 @@ class _InstanceFiles:
         return ResultsModel(InstanceResults.of(self.instances, dataset, maps, least_score)), dataset
 
 
-def _fuse_results(results: _InstanceFiles, text: str, out: Path, overwrite: bool, resume: bool, as_json: bool) -> None:
+def _fuse_instance_files(
+    results: _InstanceFiles, text: str, out: Path, overwrite: bool, resume: bool, as_json: bool
+) -> None:
     """Fuses the files of `--instances` by each rule, into a run of its own."""
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
@@ -175,39 +177,39 @@ def _fuse_results(results: _InstanceFiles, text: str, out: Path, overwrite: bool
         from panbench.studies.fusing.again import folder_of_rule
 
         rules = parse_rules(text, PanopticFPN())
-        model, dataset = results.model(min(rule.least_gate for rule in rules))
+        model, dataset = results.model_and_images(min(rule.least_gate for rule in rules))
         folders = {rule: folder_of_rule(out, rule, len(rules) > 1) for rule in rules}
         options = EvaluateOptions(
             overwrite=overwrite, resume=resume, save_predictions=True, command=("panbench", *sys.argv[1:])
         )
         runs = evaluate_rules(model, dataset, folders, options, bars)
-    _show_runs(runs, as_json, dataset.has_ground_truth)
+    _print_fused_runs(runs, as_json, dataset.has_ground_truth)
     for each in runs:
         console.hint(f"{each.info.rule}: {each.path}, with predictions.json")
 
 
-def _sweep_results(
+def _sweep_instance_files(
     results: _InstanceFiles, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
 ) -> None:
     """Sweeps thresholds over the files of `--instances`."""
 
-    def open_input() -> _SweepInput:
+    def open_sweep_input() -> _SweepInput:
         """Reads the files of `--instances`, which imports PyTorch."""
         from panbench.evaluation.wrapping import refuse_unfit
         from panbench.studies.fusing.again import parse_sweep
 
         least = min(rule.least_gate for rule in parse_sweep(text))
-        model, dataset = results.model(min(least, PanopticFPN().least_gate))
+        model, dataset = results.model_and_images(min(least, PanopticFPN().least_gate))
         ids = model.category_ids(dataset.categories)
         of = " ".join(map(str, model.settings.values()))
         return _SweepInput(model.results, dataset, ids, model.rule, lambda rule: refuse_unfit(rule, model), of, "")
 
     from panbench.models.rules.panoptic_fpn import PanopticFPN
 
-    _write_sweep(open_input, text, out, seed, overwrite, yes, as_json)
+    _write_sweep(open_sweep_input, text, out, seed, overwrite, yes, as_json)
 
 
-def _show_runs(runs: "Sequence[Run]", as_json: bool, scored: bool = True) -> None:
+def _print_fused_runs(runs: "Sequence[Run]", as_json: bool, scored: bool = True) -> None:
     """Prints the scores of runs as a table, or as JSON with their paths. scored: False prints no table"""
     from panbench.report.answers.tables import comparison_row, comparison_text, row_record
 
@@ -253,7 +255,7 @@ def _fuse_run(
             overwrite=overwrite, resume=resume, save_predictions=save_predictions, command=("panbench", *sys.argv[1:])
         )
         runs = fuse_run(loaded, rules, out, options=options, reporter=bars)
-    _show_runs([loaded, *runs], as_json)
+    _print_fused_runs([loaded, *runs], as_json)
     for each in runs:
         console.hint(f"{each.info.rule}: {each.path}")
     console.hint(f"Are they different? `panbench compare {shlex.join(str(each.path) for each in (loaded, *runs))}`")
@@ -263,7 +265,7 @@ def _sweep_run(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes
     """Sweeps thresholds over a run's stored candidates."""
     loaded = _run_with_candidates(path, mapped=False)
 
-    def open_input() -> "_SweepInput":
+    def open_sweep_input() -> "_SweepInput":
         """Opens the network outputs that the run stored. Imports PyTorch."""
         from panbench.evaluation.stored.stored_model import StoredModel, dataset_of
         from panbench.report.answers.tables import comparison_row
@@ -274,15 +276,21 @@ def _sweep_run(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes
         title = comparison_row(loaded).title
         return _SweepInput(model.stored, dataset, ids, model.paper, model.check, f"sweep of {loaded.info.id}", title)
 
-    _write_sweep(open_input, text, out, seed, overwrite, yes, as_json)
+    _write_sweep(open_sweep_input, text, out, seed, overwrite, yes, as_json)
 
 
 def _write_sweep(
-    open_input: "Callable[[], _SweepInput]", text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
+    open_sweep_input: "Callable[[], _SweepInput]",
+    text: str,
+    out: Path,
+    seed: int,
+    overwrite: bool,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Writes PQ by combination of thresholds, and on each half of the images PQ of those tuned on the other half.
 
-    open_input: imports PyTorch
+    open_sweep_input: imports PyTorch
     """
     from panbench.evaluation.stored.tuning import tune
     from panbench.studies.fusing.answer import heat_map, sweep_grids, sweep_record, thresholds_of
@@ -294,14 +302,14 @@ def _write_sweep(
         bars.status("Loading PyTorch")
 
         from panbench.evaluation.stored.rule_statistics import ChunkCache, rule_statistics
-        from panbench.studies.fusing.again import MOST_POINTS, count_points, parse_sweep
+        from panbench.studies.fusing.again import MOST_POINTS, count_sweep_points, parse_sweep
 
-        count = count_points(text)
+        count = count_sweep_points(text)
         if count > MOST_POINTS and not yes:
             raise BadArgument(
                 f"--sweep {text} has {count:,} points, more than {MOST_POINTS:,}. Add --yes to try them all."
             )
-        swept = open_input()
+        swept = open_sweep_input()
         rules = list(dict.fromkeys([swept.paper, *parse_sweep(text, swept.paper)]))
         for each in rules:
             swept.check(each)
@@ -368,7 +376,7 @@ def _store_oracle(path: Path, as_json: bool) -> None:
     console.hint(f"Stored in {written}; `panbench errors {path}` shows it again.")
 
 
-def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool, as_json: bool) -> None:
+def _fuse_npz(arrays: Path, rule: str, out: Path, overwrite: bool, as_json: bool) -> None:
     """Fuses the arrays of an .npz file, and writes maps or COCO panoptic predictions."""
     if out.suffix == ".npz" and out.is_dir():
         raise BadArgument(f"{out} is a folder. Name a file, or a folder without the ending .npz.")
@@ -378,7 +386,7 @@ def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool, as_json: b
         check_predictions,
         fuse_arrays,
         read_arrays,
-        write_maps,
+        write_fused_maps,
         write_predictions,
     )
 
@@ -388,7 +396,7 @@ def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool, as_json: b
         check_predictions(read, out, overwrite=overwrite)
     maps = list(fuse_arrays(read, chosen))
     if out.suffix == ".npz":
-        write_maps(out, maps, chosen)
+        write_fused_maps(out, maps, chosen)
         written = out
     else:
         written = write_predictions(read, out, maps)

@@ -37,7 +37,7 @@ Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Masks:
+class _MeasuredMasks:
     """K masks of an image: (K, H, W) bool, (K,) category ids, and (K, G) IoU with each of the G true segments."""
 
     covers: Bool
@@ -74,17 +74,17 @@ def oracle_maps(
     ordered = _order_by_truth(masks, own, gt_ids, true)
     drawn = [own, selected, ordered, *(_fused_masks(each, category_ids, gt_ids, true) for each in others)]
     steps = {
-        "labels": replace(own, category=_true_categories(own, true)),
+        "labels": replace(own, category=_categories_by_truth(own, true)),
         "selection": selected,
         "order": ordered,
-        "all": _best_shapes(masks, drawn, gt_ids, true),
+        "all": _best_masks_by_truth(masks, drawn, gt_ids, true),
     }
-    return {step: _as_prediction(image_id, made) for step, made in steps.items()}
+    return {step: _prediction_of_masks(image_id, made) for step, made in steps.items()}
 
 
 def _network_masks(
     output: Candidates | Instances, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]
-) -> _Masks:
+) -> _MeasuredMasks:
     """Returns all masks of the network before fusion, thresholded at probability 0.5."""
     if isinstance(output, Candidates):
         rows = np.flatnonzero(output.labels >= 0)
@@ -100,7 +100,9 @@ def _network_masks(
     return _measured_masks(covers, [category_ids[int(label)] for label in labels], gt_ids, true)
 
 
-def _fused_masks(segmented: SegmentedMap, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+def _fused_masks(
+    segmented: SegmentedMap, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]
+) -> _MeasuredMasks:
     """Returns the segments of a fused map as masks."""
     ids, segments = segmented
     covers = [ids == segment.id for segment in segments]
@@ -136,7 +138,7 @@ def _to_numpy(values: Tensor) -> npt.NDArray[np.generic]:
     return values.cpu().numpy()
 
 
-def _measured_masks(covers: Bool, categories: Sequence[int], gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+def _measured_masks(covers: Bool, categories: Sequence[int], gt_ids: IdMap, true: Sequence[Segment]) -> _MeasuredMasks:
     """Computes the masks' IoU with the true segments; as in PQ, pixels on void do not count."""
     flat = gt_ids.ravel()
     # The index of each pixel's true segment plus 1; 0 for void, crowds and unlisted ids.
@@ -152,10 +154,10 @@ def _measured_masks(covers: Bool, categories: Sequence[int], gt_ids: IdMap, true
         shared = np.bincount(segment_at[covered], minlength=len(true) + 1)[1:].astype(np.float64)
         counted = covered.sum() - (covered & unlabelled).sum()
         iou[number] = shared / np.maximum(counted + area - shared, 1)
-    return _Masks(covers, np.array(categories, np.int64), iou)
+    return _MeasuredMasks(covers, np.array(categories, np.int64), iou)
 
 
-def _true_categories(own: _Masks, true: Sequence[Segment]) -> npt.NDArray[np.int64]:
+def _categories_by_truth(own: _MeasuredMasks, true: Sequence[Segment]) -> npt.NDArray[np.int64]:
     """Returns the segments' categories, set to the truth where IoU with a true segment exceeds 0.5 (step `labels`)."""
     category = own.category.copy()
     for index, number in own.matches(true, any_category=True).items():
@@ -163,7 +165,9 @@ def _true_categories(own: _Masks, true: Sequence[Segment]) -> npt.NDArray[np.int
     return category
 
 
-def _select_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+def _select_by_truth(
+    masks: _MeasuredMasks, own: _MeasuredMasks, gt_ids: IdMap, true: Sequence[Segment]
+) -> _MeasuredMasks:
     """Keeps only segments that match a true one, and adds the best masks for those missed (oracle step `selection`)."""
     matched = own.matches(true)
     parts, category = (
@@ -182,11 +186,13 @@ def _select_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[S
     return _measured_masks(_stack_masks(parts, gt_ids.shape), category, gt_ids, true)
 
 
-def _order_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+def _order_by_truth(
+    masks: _MeasuredMasks, own: _MeasuredMasks, gt_ids: IdMap, true: Sequence[Segment]
+) -> _MeasuredMasks:
     """Decides overlaps by the truth (oracle step `order`): matching segments get all true pixels in their masks."""
     covers = own.covers.copy()
     for index, number in own.matches(true).items():
-        row = _mask_of_segment(masks, own, number)
+        row = _network_mask_of_segment(masks, own, number)
         if row is None:
             continue
         won = masks.covers[row] & (gt_ids == true[index].id)
@@ -195,7 +201,7 @@ def _order_by_truth(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Se
     return _measured_masks(covers, own.category.tolist(), gt_ids, true)
 
 
-def _mask_of_segment(masks: _Masks, own: _Masks, number: int) -> int | None:
+def _network_mask_of_segment(masks: _MeasuredMasks, own: _MeasuredMasks, number: int) -> int | None:
     """Returns the index of the network mask that became a segment: the best fit of its category; None if none is."""
     alike = np.flatnonzero(masks.category == own.category[number])
     if not len(alike):
@@ -206,7 +212,9 @@ def _mask_of_segment(masks: _Masks, own: _Masks, number: int) -> int | None:
     return int(alike[np.argmax(shared / np.maximum(union, 1))])
 
 
-def _best_shapes(masks: _Masks, drawn: Sequence[_Masks], gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
+def _best_masks_by_truth(
+    masks: _MeasuredMasks, drawn: Sequence[_MeasuredMasks], gt_ids: IdMap, true: Sequence[Segment]
+) -> _MeasuredMasks:
     """Gives each true segment the best-fitting mask or segment, as if fusion decided all rightly (oracle step `all`).
 
     A shape always keeps its pixels within its true segment and loses only pixels outside, so its IoU cannot fall.
@@ -237,14 +245,14 @@ def _best_shapes(masks: _Masks, drawn: Sequence[_Masks], gt_ids: IdMap, true: Se
     )
 
 
-def _concat_masks(several: Sequence[_Masks]) -> _Masks:
+def _concat_masks(several: Sequence[_MeasuredMasks]) -> _MeasuredMasks:
     """Concatenates several sets of masks of one image to one set."""
-    return _Masks(
+    return _MeasuredMasks(
         *(np.concatenate([getattr(each, name) for each in several]) for name in ("covers", "category", "iou"))
     )
 
 
-def _as_prediction(image_id: int, masks: _Masks) -> PanopticPrediction:
+def _prediction_of_masks(image_id: int, masks: _MeasuredMasks) -> PanopticPrediction:
     """Turns disjoint masks into a prediction with one segment each."""
     ids = np.zeros(masks.covers.shape[1:], np.int32)
     segments: list[Segment] = []

@@ -41,7 +41,7 @@ CHANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """A comparison of a run's score with its baseline's: run − baseline in percentage points, with a 95 % interval.
 
     p: two-sided, as in `compare`: from swapping the two runs image by image, or for SQ and IoU from the jackknife
@@ -83,7 +83,7 @@ class GateResult:
     against: str
     metric: str
     max_drop: float
-    checks: tuple[Check, ...]
+    checks: tuple[GateCheck, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -102,9 +102,9 @@ class GateResult:
     @property
     def message(self) -> str:
         """A sentence for each comparison with the worst outcome found: worse, cannot tell, or not worse."""
-        return " ".join(self._check_in_words(check) for check in self.checks if check.outcome == self.outcome)
+        return " ".join(self._check_sentence(check) for check in self.checks if check.outcome == self.outcome)
 
-    def _check_in_words(self, check: Check) -> str:
+    def _check_sentence(self, check: GateCheck) -> str:
         """Returns a sentence on a run's score against its baseline: difference, interval, p and outcome."""
         name = f"{self.metric} of {self.run}" if check.where == "all images" else f"{self.metric} ({check.where})"
         if check.difference is None:
@@ -113,7 +113,7 @@ class GateResult:
         if check.low is None or check.high is None:
             return f"{name}: {change}, on too few images ({check.images}) for an interval, so the gate cannot tell."
         interval = f"{with_sign(check.low)} to {with_sign(check.high)}"
-        p = "" if check.p is None else f", p = {_p_in_words(check.p)}"
+        p = "" if check.p is None else f", p = {_p_value_text(check.p)}"
         found = f"{name}: {change} (95 % interval {interval}{p}, {check.images:,} images)"
         allowed = f"; a drop of {self.max_drop:g} is allowed" if self.max_drop else ""
         if check.outcome == "worse":
@@ -133,7 +133,7 @@ class GateResult:
     def grid(self) -> Grid:
         """Returns the checks as a table."""
 
-        def number(value: float | None, signed: bool = False) -> str:
+        def points_text(value: float | None, signed: bool = False) -> str:
             """Formats a number of points, with two decimals."""
             if value is None:
                 return ABSENT
@@ -144,13 +144,13 @@ class GateResult:
             (
                 check.where,
                 f"{check.images:,}",
-                number(check.baseline),
-                number(check.value),
-                number(check.difference, signed=True),
-                ABSENT if check.low is None else f"[{number(check.low, True)}, {number(check.high, True)}]",
-                ABSENT if check.p is None else _p_in_words(check.p),
+                points_text(check.baseline),
+                points_text(check.value),
+                points_text(check.difference, signed=True),
+                ABSENT if check.low is None else f"[{points_text(check.low, True)}, {points_text(check.high, True)}]",
+                ABSENT if check.p is None else _p_value_text(check.p),
                 check.outcome,
-                number(check.detectable),
+                points_text(check.detectable),
             )
             for check in self.checks
         ]
@@ -181,7 +181,7 @@ class GateResult:
             },
         )
         for check in self.checks:
-            name, text = for_xml(f"{self.metric}, {check.where}"), for_xml(self._check_in_words(check))
+            name, text = for_xml(f"{self.metric}, {check.where}"), for_xml(self._check_sentence(check))
             case = ElementTree.SubElement(suite, "testcase", {"classname": "panbench.gate", "name": name})
             if check in failed:
                 ElementTree.SubElement(case, "failure", {"message": text, "type": check.outcome})
@@ -274,14 +274,14 @@ def gate(
     )
     sums = [_gate_sums(each, shared, by, bool(slices)) for each in (baseline, run)]
     group = _GROUPS[f"_{suffix}" if suffix else ""]
-    found = checks([each.all_images for each in sums], [(group, "all images")], name, max_drop, permutations)
+    found = gate_checks([each.all_images for each in sums], [(group, "all images")], name, max_drop, permutations)
     sliced = [each.sliced for each in sums if each.sliced is not None]
     if sliced:
-        found += checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, permutations)
+        found += gate_checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, permutations)
     for own in slices:
         cut = [slice_by_images(each.statistics, own) for each in sums if each.statistics is not None]
         named = [(part, f"{own.name} {part}") for part in own.images]
-        found += checks(cut, named, name, max_drop, permutations)
+        found += gate_checks(cut, named, name, max_drop, permutations)
     return GateResult(run.name, baseline.name, metric, max_drop, tuple(found), notes)
 
 
@@ -313,19 +313,19 @@ def _gate_sums(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slic
     )
 
 
-def _p_in_words(p: float) -> str:
+def _p_value_text(p: float) -> str:
     """Formats a p-value with two digits, or as many as show on which side of 0.05 it lies."""
     return format_p(p, max(2, 1 - math.floor(math.log10(p))) if p > 0 else 2, CHANCE)
 
 
-def checks(
+def gate_checks(
     statistics: Sequence[ImageStatistics | Sample],
     groups: Sequence[tuple[str, str]],
     metric: str,
     max_drop: float,
     permutations: int = 10_000,
     seed: int = 0,
-) -> list[Check]:
+) -> list[GateCheck]:
     """Compares a run with its baseline in each group or slice; returns one check for each.
 
     statistics: the baseline's, then the run's; groups: each group or slice, and its name in `where`
@@ -342,12 +342,12 @@ def checks(
         )
         images = 0 if row is None else int(row["images"])
         p = None if row is None or pd.isna(row["p"]) else float(row["p"])
-        outcome = judge_difference(difference, low, high, p, max_drop)
-        made.append(Check(where, images, value, baseline, difference, low, high, p, outcome))
+        outcome = gate_outcome(difference, low, high, p, max_drop)
+        made.append(GateCheck(where, images, value, baseline, difference, low, high, p, outcome))
     return made
 
 
-def judge_difference(
+def gate_outcome(
     difference: float | None, low: float | None, high: float | None, p: float | None, max_drop: float
 ) -> Outcome:
     """Returns worse, not worse or cannot tell, for a difference in points with its interval and p.

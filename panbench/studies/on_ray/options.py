@@ -21,7 +21,7 @@ Engine = Annotated[
 DEFAULT_TASKS = 16
 
 
-def parse_engine(text: str) -> tuple[int, str | None]:
+def parse_ray_engine(text: str) -> tuple[int, str | None]:
     """Parses `ray:TASKS=ADDRESS`; returns the number of tasks and the address (None: a local cluster, or a new one).
 
     Raises BadArgument for another engine, for a bad number, and if Ray is not installed.
@@ -32,12 +32,12 @@ def parse_engine(text: str) -> tuple[int, str | None]:
         raise BadArgument(f"--engine {text}: the engine is ray, as in ray:64 or ray:64=ray://HOST:10001.")
     if tasks and not (tasks.isascii() and tasks.isdigit() and int(tasks) > 0):
         raise BadArgument(f"--engine {text}: {tasks!r} is not a number of tasks. Write ray:64.")
-    if not _is_installed():
+    if not _ray_is_installed():
         raise BadArgument(f"--engine ray needs the package ray. Install it with: {install_line('ray')}")
     return int(tasks or DEFAULT_TASKS), address or None
 
 
-def _is_installed() -> bool:
+def _ray_is_installed() -> bool:
     return importlib.util.find_spec("ray") is not None
 
 
@@ -45,7 +45,7 @@ def _ray_sharding(engine: str | None) -> "Sharding | None":
     """Returns the function that runs shards on the cluster of `--engine`; None without the option."""
     if engine is None:
         return None
-    tasks, address = parse_engine(engine)
+    tasks, address = parse_ray_engine(engine)
 
     from panbench.studies.on_ray.tasks import run_on_ray
 

@@ -35,17 +35,17 @@ def run_on_ray(work: Sharded, reporter: Reporter, tasks: int, address: str | Non
     try:
         # One GPU per task if the cluster has any; Ray shows a worker only its own.
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        task = ray.remote(max_retries=RETRIES, num_gpus=gpus)(_run_on_worker)
+        task = ray.remote(max_retries=RETRIES, num_gpus=gpus)(_run_shard_on_ray_worker)
         if work.needs_size:
-            work = work.with_size(_task_result(ray.get(task.remote(work, None)), reporter))
-        _run_shards(work, reporter, tasks, task)
+            work = work.with_size(_ray_task_result(ray.get(task.remote(work, None)), reporter))
+        _run_shards_on_ray(work, reporter, tasks, task)
     finally:
         if not was_running:
             ray.shutdown()
     return merge_shards(work, tasks)
 
 
-def _run_shards(work: Sharded, reporter: Reporter, tasks: int, task: Any) -> None:
+def _run_shards_on_ray(work: Sharded, reporter: Reporter, tasks: int, task: Any) -> None:
     """Runs all unfinished shards as tasks of the cluster, and unpacks the runs of each as it ends."""
     title, shared = f"{work.title} on Ray", ray.put(work)
     waiting = {task.remote(shared, Shard(number, tasks)): number for number in shards_to_make(work, tasks)}
@@ -54,16 +54,16 @@ def _run_shards(work: Sharded, reporter: Reporter, tasks: int, task: Any) -> Non
         (ended,), _ = ray.wait(list(waiting), num_returns=1)
         number = waiting.pop(ended)
         try:
-            packed = _task_result(ray.get(ended), reporter)
+            packed = _ray_task_result(ray.get(ended), reporter)
         except ray.exceptions.RayError as error:
             why = str(error).strip().splitlines()[0]
             raise BadRun(f"Shard {number}/{tasks} failed ({why}). The same command with --resume continues.") from error
         for content, folder in zip(packed, shard_folders(work, number), strict=True):
-            _unpack_run(content, folder)
+            _unpack_run_folder(content, folder)
     reporter.progress(title, tasks, tasks, "shards")
 
 
-def _task_result(found: tuple[Any, list[str]], reporter: Reporter) -> Any:
+def _ray_task_result(found: tuple[Any, list[str]], reporter: Reporter) -> Any:
     """Reports the notices of a task and returns its result. Raises BadRun if the result is an error."""
     answer, notices = found
     for message in notices:
@@ -73,7 +73,7 @@ def _task_result(found: tuple[Any, list[str]], reporter: Reporter) -> Any:
     return answer
 
 
-def _run_on_worker(work: Sharded, shard: Shard | None) -> tuple[Any, list[str]]:
+def _run_shard_on_ray_worker(work: Sharded, shard: Shard | None) -> tuple[Any, list[str]]:
     """Runs a shard on a worker; returns its packed run folders and its notices, or an error in their place.
 
     shard: None measures the best batch size instead. Shards share most notices, so only the first returns them.
@@ -86,12 +86,12 @@ def _run_on_worker(work: Sharded, shard: Shard | None) -> tuple[Any, list[str]]:
         with tempfile.TemporaryDirectory(prefix="panbench-shard-") as temporary:
             folders = [Path(temporary) / str(number) / home.name for number, home in enumerate(work.merged_folders)]
             work.run_shard(shard, folders, collected)
-            return [_packed_run(folder) for folder in folders], collected.notices if shard.number == 1 else []
+            return [_packed_run_folder(folder) for folder in folders], collected.notices if shard.number == 1 else []
     except PanbenchError as error:
         return BadRun(str(error)), []
 
 
-def _packed_run(folder: Path) -> bytes:
+def _packed_run_folder(folder: Path) -> bytes:
     """Packs a run folder to the bytes of a tar file."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
@@ -99,7 +99,7 @@ def _packed_run(folder: Path) -> bytes:
     return content.getvalue()
 
 
-def _unpack_run(content: bytes, folder: Path) -> None:
+def _unpack_run_folder(content: bytes, folder: Path) -> None:
     """Unpacks a run folder; run.json comes last, so that an interrupted folder does not look like a run."""
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:

@@ -84,33 +84,37 @@ class OpenVinoForward:
     def __call__(self, *inputs: Tensor, **named: Tensor) -> Any:
         """Computes a part of the network by OpenVINO instead of PyTorch. Raises BadModel if their outputs differ."""
         tensors = (*inputs, *named.values())
-        answers = [self._infer(image, tuple(named)) for image in zip(*(each.split(1) for each in tensors), strict=True)]
+        answers = [
+            self._infer_image(image, tuple(named)) for image in zip(*(each.split(1) for each in tensors), strict=True)
+        ]
         self.answers += len(answers)
         assert self._converted is not None
         joined = iter([torch.cat(each) for each in zip(*answers, strict=True)])
         return _map_tensors(self._converted[1], lambda _: next(joined))
 
-    def _infer(self, image: tuple[Tensor, ...], names: tuple[str, ...]) -> list[Tensor]:
+    def _infer_image(self, image: tuple[Tensor, ...], names: tuple[str, ...]) -> list[Tensor]:
         """Computes the output tensors for one image; checks the first output of each image size against PyTorch."""
         flat = _FlatOutput(self.part, names)
         with self._lock:
             if self._converted is None:
-                self._converted = self._convert(flat, image)
+                self._converted = self._convert_to_openvino(flat, image)
         if not hasattr(self._per_thread, "request"):
-            self._per_thread.request = _infer_request(self._converted[0])
+            self._per_thread.request = _openvino_request(self._converted[0])
         found = self._per_thread.request.infer([each.numpy() for each in image], share_inputs=True)
         answers = [torch.from_numpy(each) for each in found.values()]
         size = tuple(each.shape for each in image)
         if size not in self._trusted:
-            self._check_output(answers, flat(*image), image[0].shape)
+            self._check_against_pytorch(answers, flat(*image), image[0].shape)
             self._trusted.add(size)
         return answers
 
-    def _convert(self, flat: "_FlatOutput", image: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    def _convert_to_openvino(self, flat: "_FlatOutput", image: tuple[Tensor, ...]) -> tuple[Any, Any]:
         """Converts the network's part to OpenVINO; returns it, and its output's structure with empty tensors."""
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on sizes that tracing fixes: `_check_output` finds those that matter
+                warnings.simplefilter(
+                    "ignore"
+                )  # on sizes that tracing fixes: `_check_against_pytorch` finds those that matter
                 flat(*image)
                 return _import_openvino().convert_model(flat, example_input=image), flat.form
         except Exception as error:
@@ -119,7 +123,7 @@ class OpenVinoForward:
                 f"OpenVINO cannot convert {self.title} ({type(error).__name__}: {reason.strip()}). Leave +openvino out."
             ) from error
 
-    def _check_output(self, answers: Sequence[Tensor], expected: Sequence[Tensor], shape: torch.Size) -> None:
+    def _check_against_pytorch(self, answers: Sequence[Tensor], expected: Sequence[Tensor], shape: torch.Size) -> None:
         """Raises BadModel if OpenVINO's output differs from PyTorch's by more than rounding."""
         for ours, theirs in zip(answers, expected, strict=True):
             if ours.shape == theirs.shape and _relative_distance(ours, theirs) <= LARGEST_DISTANCE:
@@ -163,7 +167,7 @@ def _submodule(module: nn.Module, path: str) -> Any:
         return module
 
 
-def _infer_request(converted: Any) -> Any:
+def _openvino_request(converted: Any) -> Any:
     """Compiles a converted model for the calling thread, on as many threads as PyTorch uses here."""
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",

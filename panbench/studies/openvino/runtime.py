@@ -19,7 +19,7 @@ class OpenVino:
             raise BadArgument(f"+openvino computes on a CPU, and the device is {device}. Leave one of them out.")
         if precision not in ("fp32", "ieee"):
             raise BadArgument(f"+openvino computes in fp32, not in {precision}. Write --precision fp32+openvino.")
-        if not _is_installed():
+        if not _openvino_is_installed():
             raise BadArgument(f"+openvino needs the package openvino. Install it with: {install_line('openvino')}")
         return "cpu"
 
@@ -33,5 +33,5 @@ class OpenVino:
 RUNTIME = OpenVino()
 
 
-def _is_installed() -> bool:
+def _openvino_is_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None

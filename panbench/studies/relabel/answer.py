@@ -275,7 +275,11 @@ def find_predictions(paths: Sequence[Path], reporter: Reporter = SILENT) -> list
     for path in paths:
         if path.suffix == ".json" and path.name != "run.json":
             found.append(Predictions(path.stem, read_predictions_json(path)))
-        elif path.is_dir() and not (path / "run.json").exists() and (found_json := _json_next_to(path)) is not None:
+        elif (
+            path.is_dir()
+            and not (path / "run.json").exists()
+            and (found_json := _predictions_json_of(path)) is not None
+        ):
             found.append(Predictions(path.name, read_predictions_json(found_json, path if path.suffix else None)))
         else:
             found.extend(_predictions_of_run(run) for run in find_runs([path], reporter))
@@ -290,7 +294,7 @@ def find_predictions(paths: Sequence[Path], reporter: Reporter = SILENT) -> list
     return found
 
 
-def _json_next_to(folder: Path) -> Path | None:
+def _predictions_json_of(folder: Path) -> Path | None:
     """Returns the JSON of a folder of PNGs by panopticapi's convention: next to the folder, with its name."""
     found_json = folder.parent / f"{folder.name}.json"
     return found_json if found_json.is_file() else None
@@ -358,11 +362,11 @@ def relabel(
         len(everyone - set(images)),
         changes,
         (ceiling[0], ceiling[1]),
-        (_suspects_of(crossed, 0), _suspects_of(crossed, 1)),
+        (_suspect_labels_of(crossed, 0), _suspect_labels_of(crossed, 1)),
     )
 
 
-def _suspects_of(crossed: Crossed, side: int) -> pd.DataFrame:
+def _suspect_labels_of(crossed: Crossed, side: int) -> pd.DataFrame:
     """Finds the suspect labels of truth A (side 0) or B (side 1)."""
     return suspect_labels(crossed.matched[side], crossed.among, crossed.matched[1 - side], crossed.between[side])
 

@@ -53,18 +53,18 @@ def cross(
 
     def count_overlaps(image_id: int) -> tuple[list[list[OverlapTable]], list[OverlapTable], list[Pairs]]:
         """Counts the overlaps of one image: with the truths, between the truths, between the predictions."""
-        gts = [_read_id_runs(truth, image_id, BadDataset) for truth in truths]
+        gts = [_read_encoded_map(truth, image_id, BadDataset) for truth in truths]
         if gts[0].shape != gts[1].shape:
             raise BadDataset(
-                f"Image {image_id} is {_size_in_words(gts[0])} in {truths[0].path} and {_size_in_words(gts[1])} in "
+                f"Image {image_id} is {_map_size_text(gts[0])} in {truths[0].path} and {_map_size_text(gts[1])} in "
                 f"{truths[1].path} (height × width): the two are not truths of the same images."
             )
-        preds = [_read_id_runs(prediction, image_id, PredictionMismatch) for prediction in predictions]
+        preds = [_read_encoded_map(prediction, image_id, PredictionMismatch) for prediction in predictions]
         for name, runs in zip(names, preds, strict=True):
             if runs.shape != gts[0].shape:
                 raise PredictionMismatch(
-                    f"Image {image_id} of {name} is {_size_in_words(runs)} but its ground truth is "
-                    f"{_size_in_words(gts[0])} (height × width). Write predictions at the image's original size."
+                    f"Image {image_id} of {name} is {_map_size_text(runs)} but its ground truth is "
+                    f"{_map_size_text(gts[0])} (height × width). Write predictions at the image's original size."
                 )
         tables = [
             [
@@ -73,7 +73,7 @@ def cross(
             ]
             for runs, truth in zip(gts, truths, strict=True)
         ]
-        answers = [_as_prediction(runs, truth, image_id) for runs, truth in zip(gts, truths, strict=True)]
+        answers = [_truth_as_prediction(runs, truth, image_id) for runs, truth in zip(gts, truths, strict=True)]
         between = [
             _overlap_table(image_id, gts[side], truths[side], *answers[1 - side])
             for side in (0, 1)
@@ -103,12 +103,12 @@ def cross(
 _NO_SEGMENTS = OverlapTable.empty().segments
 
 
-def _read_id_runs(panoptic: PanopticSet, image_id: int, error: type[PanbenchError]) -> IdRuns:
+def _read_encoded_map(panoptic: PanopticSet, image_id: int, error: type[PanbenchError]) -> IdRuns:
     """Reads the id map of an image, run-length encoded."""
     return IdRuns.of_map(read_ids(panoptic, image_id, error=error))
 
 
-def _as_prediction(runs: IdRuns, truth: PanopticSet, image_id: int) -> tuple[IdRuns, tuple[Segment, ...]]:
+def _truth_as_prediction(runs: IdRuns, truth: PanopticSet, image_id: int) -> tuple[IdRuns, tuple[Segment, ...]]:
     """Turns a truth into a prediction: drops crowds, ids that its JSON lacks, and segments that its PNG lacks."""
     present = set(np.unique(runs.ids).tolist())
     chosen = tuple(
@@ -137,6 +137,6 @@ def _overlap_table(
     )
 
 
-def _size_in_words(runs: IdRuns) -> str:
+def _map_size_text(runs: IdRuns) -> str:
     """Returns the height and width of an id map as text."""
     return "×".join(str(length) for length in runs.shape)

@@ -91,13 +91,13 @@ def _suspect_card(found: Relabelling, side: int, row: Any, images: Path | None) 
         "suggested": found.name_of(int(row.suggested_id)),
         "other": other_truth,
         "tiles": [
-            {"title": title, "source": _jpeg_url(tile), "width": tile.shape[1], "height": tile.shape[0]}
+            {"title": title, "source": _jpeg_data_url(tile), "width": tile.shape[1], "height": tile.shape[0]}
             for title, tile in _suspect_tiles(found, side, row, images)
         ],
     }
 
 
-def _jpeg_url(tile: Photo) -> str:
+def _jpeg_data_url(tile: Photo) -> str:
     """Returns a picture as a data: URL, encoded as JPEG."""
     return "data:image/jpeg;base64," + base64.b64encode(pixels.encode_jpeg(tile, 85)).decode()
 
@@ -108,12 +108,12 @@ def _suspect_tiles(found: Relabelling, side: int, row: Any, images: Path | None)
     layers: list[tuple[str, Layer, int]] = []
     for index, truth in enumerate(found.truths):
         marked = int(row.segment_id) if index == side and row.kind != "unlabelled" else 0
-        layers.append((TRUTH_NAMES[index], _segment_layer(truth, image_id), marked))
+        layers.append((TRUTH_NAMES[index], _map_layer(truth, image_id), marked))
     answers = list(row.answers) or [0] * len(found.answers)
     for answer, segment in zip(found.answers, answers, strict=True):
-        layers.append((answer.name, _segment_layer(answer.panoptic, image_id), int(segment)))
+        layers.append((answer.name, _map_layer(answer.panoptic, image_id), int(segment)))
     shape = layers[0][1].ids.shape
-    photo = _photo_of_size(found, images, image_id, shape)
+    photo = _photo_of_truth(found, images, image_id, shape)
     marks = [layer.ids == marked for _, layer, marked in layers if marked]
     window = _window_around(np.any(marks, axis=0) if marks else np.ones(shape, np.bool_), shape)
     titles = {category.id: category.name for category in found.categories}
@@ -127,13 +127,13 @@ def _suspect_tiles(found: Relabelling, side: int, row: Any, images: Path | None)
     return tiles
 
 
-def _segment_layer(panoptic: PanopticSet, image_id: int) -> Layer:
+def _map_layer(panoptic: PanopticSet, image_id: int) -> Layer:
     """Reads an image's id map with its segments, ready to be painted."""
     ids = read_ids(panoptic, image_id)
     return Layer.of("", ids, panoptic.annotations[image_id].segments)
 
 
-def _photo_of_size(found: Relabelling, images: Path | None, image_id: int, shape: tuple[int, ...]) -> Photo | None:
+def _photo_of_truth(found: Relabelling, images: Path | None, image_id: int, shape: tuple[int, ...]) -> Photo | None:
     """Reads the photograph if it exists and has the truth's size, with or without its EXIF rotation."""
     named = next((truth.images[image_id] for truth in found.truths if image_id in truth.images), None)
     if images is None or named is None:

@@ -37,7 +37,7 @@ NEAR = 0.1
 
 
 @dataclass(frozen=True)
-class Kind:
+class SuspectKind:
     """A kind of suspected labelling error; users see `description` unchanged."""
 
     name: str
@@ -45,13 +45,13 @@ class Kind:
 
 
 KINDS = (
-    Kind("renamed", "Models find the segment and give it another category: the same one."),
-    Kind("merged", "Models find several objects of this category in the segment."),
-    Kind("split", "Models find one object where the truth has several segments of its category."),
-    Kind("misplaced", "Models find the object elsewhere, or much larger or smaller (IoU of 0.1 to 0.5)."),
-    Kind("unlabelled", "Models find an object that the truth does not have."),
-    Kind("unseen", "No model finds the segment, and all give its pixels to the same other category."),
-    Kind("outline", "Models find the segment with the same mask, and it is not the truth's (IoU above 0.5)."),
+    SuspectKind("renamed", "Models find the segment and give it another category: the same one."),
+    SuspectKind("merged", "Models find several objects of this category in the segment."),
+    SuspectKind("split", "Models find one object where the truth has several segments of its category."),
+    SuspectKind("misplaced", "Models find the object elsewhere, or much larger or smaller (IoU of 0.1 to 0.5)."),
+    SuspectKind("unlabelled", "Models find an object that the truth does not have."),
+    SuspectKind("unseen", "No model finds the segment, and all give its pixels to the same other category."),
+    SuspectKind("outline", "Models find the segment with the same mask, and it is not the truth's (IoU above 0.5)."),
 )
 """The kinds of suspicion, in the order in which they claim a segment."""
 
@@ -82,7 +82,7 @@ def suspect_labels(
     other: "label" if the other truth has the same label, "models" if it has the models' segment, else ""
     """
     consensus = _Consensus.of(matched, among)
-    rows = pd.concat([_contradicting_consensuses(matched, consensus), _unseen_segments(matched)], ignore_index=True)
+    rows = pd.concat([_suspects_by_consensus(matched, consensus), _unseen_segments(matched)], ignore_index=True)
     # A segment is listed once, with its highest score; its kind is the first that fits in the order of KINDS.
     labelled = rows["kind"] != "unlabelled"
     named = rows[labelled].assign(order=rows["kind"].map(_ORDER))
@@ -222,7 +222,7 @@ def _consensus_vs_truth(matched: Sequence[Matched], members: Int) -> pd.DataFram
     return sums.assign(**{name: sums[name] / answers for name in ("iou", "inside", "covered")})
 
 
-def _contradicting_consensuses(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataFrame:
+def _suspects_by_consensus(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataFrame:
     """Returns the objects on which most models agree but the truth differs, with kind and score, as a table.
 
     Its columns are those of `suspect_labels`.
@@ -233,18 +233,18 @@ def _contradicting_consensuses(matched: Sequence[Matched], consensus: _Consensus
     met["same"] = segments.category_id[truth][met["gt"]] == consensus.category[met["consensus"]]
     n = len(consensus.image)
 
-    def best(table: pd.DataFrame, column: str) -> tuple[Int, Float]:
-        """Returns for each object that models agree on the true segment of highest IoU (or other column), and the value."""
+    def best_true_segments(table: pd.DataFrame, column: str) -> tuple[Int, Float]:
+        """Returns for each object that models agree on the true segment of highest IoU or other column (-1: none)."""
         top = table.sort_values(column, ascending=False, kind="stable").drop_duplicates("consensus")
         which, value = np.full(n, -1, np.int64), np.zeros(n)
         which[top["consensus"]], value[top["consensus"]] = top["gt"], top[column]
         return which, value
 
     same, other = met[met["same"]], met[~met["same"]]
-    own, iou = best(same, "iou")
-    renamed, iou_other = best(other, "iou")
-    host, inside = best(same, "inside")
-    behind, _ = best(met, "inside")
+    own, iou = best_true_segments(same, "iou")
+    renamed, iou_other = best_true_segments(other, "iou")
+    host, inside = best_true_segments(same, "inside")
+    behind, _ = best_true_segments(met, "inside")
     parts = np.bincount(same.loc[same["covered"] > 0.5, "consensus"], minlength=n)
     # A true segment holds several objects when several consensuses lie in it.
     lies_in = np.where(inside > 0.5, host, -1)

@@ -71,14 +71,14 @@ class Reproduction:
     @property
     def agrees(self) -> bool:
         """True if every number is within its tolerance."""
-        return all(map(self._is_within, self._differences))
+        return all(map(self._is_within_tolerance, self._claim_differences))
 
     @property
-    def _differences(self) -> list[float]:
+    def _claim_differences(self) -> list[float]:
         """The absolute differences between found and claimed numbers, in points."""
         return [abs(found - claimed) for _, _, claimed, found in self.rows]
 
-    def _is_within(self, difference: float) -> bool:
+    def _is_within_tolerance(self, difference: float) -> bool:
         """Returns True if a difference is within the claim's tolerance."""
         return difference <= self.claim.within + _ROUNDING
 
@@ -98,10 +98,13 @@ class Reproduction:
         return f"Not reproduced{why}"
 
     @property
-    def digits(self) -> int:
+    def decimals(self) -> int:
         """The number of decimals to print, so that a failing 0.0501 does not look like an allowed 0.05."""
         for digits in range(2, 9):
-            if all(self._is_within(off) == self._is_within(round(off, digits)) for off in self._differences):
+            if all(
+                self._is_within_tolerance(off) == self._is_within_tolerance(round(off, digits))
+                for off in self._claim_differences
+            ):
                 return digits
         return 9
 
@@ -109,7 +112,7 @@ class Reproduction:
     def message(self) -> str:
         """The verdict in a sentence, with the largest difference."""
         group, metric, claimed, found = max(self.rows, key=lambda row: abs(row[3] - row[2]))
-        digits = self.digits
+        digits = self.decimals
         text = (
             f"{metric} ({group}) {found:.{digits}f}, claimed {claimed:g}, {with_sign(found - claimed, digits)} points"
         )
@@ -121,7 +124,7 @@ class Reproduction:
 
     def grid(self) -> Grid:
         """Tabulates claimed and found numbers."""
-        digits = max(3, self.digits)
+        digits = max(3, self.decimals)
         return Grid(
             ("", "", "claimed", "found", "difference"),
             tuple(
@@ -213,13 +216,13 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
         spec.title,
         claim,
         rows,
-        tuple(_unchecked_settings(info)),
-        (*_data_departures(info, claim), *departures(info, spec)),
+        tuple(_unchecked_setting_notes(info)),
+        (*_dataset_departures(info, claim), *departures(info, spec)),
         listed if has_other_images else None,
     )
 
 
-def _data_departures(info: RunInfo, claim: Claim) -> Iterator[str]:
+def _dataset_departures(info: RunInfo, claim: Claim) -> Iterator[str]:
     """Yields a sentence if the run's dataset has another number of images than the claim's."""
     if claim.images is not None and info.dataset.n_images not in (None, claim.images):
         yield (
@@ -228,7 +231,7 @@ def _data_departures(info: RunInfo, claim: Claim) -> Iterator[str]:
         )
 
 
-def _unchecked_settings(info: RunInfo) -> Iterator[str]:
+def _unchecked_setting_notes(info: RunInfo) -> Iterator[str]:
     """Yields a sentence on each setting that can change PQ but was not compared, the likeliest first."""
     if info.images.gt_faults:
         yield "The ground truth's PNGs and JSON disagree (panbench data check says where): is it COCO's own?"
@@ -240,7 +243,7 @@ def _unchecked_settings(info: RunInfo) -> Iterator[str]:
     yield f"Decoding and resizing of images, and the versions: {versions or 'not recorded'}."
 
 
-def unfit_to_commit(folder: Path) -> list[str]:
+def files_not_to_commit(folder: Path) -> list[str]:
     """Returns a sentence for each file that should not be committed: large files, predictions, candidates."""
     text = [
         f"{path} has {path.stat().st_size / 1e6:.1f} MB; keep files above {LARGEST_FILE / 1e6:g} MB out of git."
@@ -251,7 +254,7 @@ def unfit_to_commit(folder: Path) -> list[str]:
     return text + [f"{folder / name} is not needed for the verdict; keep it out of git." for name in extra]
 
 
-def page_of(folder: Path) -> str:
+def reproduction_page(folder: Path) -> str:
     """Judges each run of a folder against its model's claim; returns a Markdown page.
 
     Runs that cannot be judged are listed with the reason. Raises BadRun if there is no run.
@@ -285,8 +288,8 @@ def page_of(folder: Path) -> str:
                 f"{found.claim.dataset} {found.claim.split}",
                 "reproduced" if found.reproduced else f"not reproduced{': another evaluation' if departed else ''}",
                 f"{claimed:g} [{sources.index(found.claim.source) + 1}]",
-                f"{value:.{max(3, found.digits)}f}",
-                f"{worst[0]:.{max(3, found.digits)}f} ({worst[2]}, {worst[1]})",
+                f"{value:.{max(3, found.decimals)}f}",
+                f"{worst[0]:.{max(3, found.decimals)}f} ({worst[2]}, {worst[1]})",
                 f"{found.claim.within:g}",
                 str(info.versions.get("torch", ABSENT)),
                 info.device.name or ABSENT,

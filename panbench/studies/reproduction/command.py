@@ -46,12 +46,12 @@ def reproduce(
     """
     from panbench.catalog import find_model
     from panbench.runs import load_run
-    from panbench.studies.reproduction.answer import claim_for, judge, page_of, unfit_to_commit
+    from panbench.studies.reproduction.answer import claim_for, files_not_to_commit, judge, reproduction_page
 
     if page is not None:
         if name is not None or run is not None:
             raise BadArgument("--page is made of all runs in the file's folder: leave out the model and --run.")
-        console.write_file(page, page_of(page.parent))
+        console.write_file(page, reproduction_page(page.parent))
         return
     if name is None:
         raise BadArgument("Name a model, as `panbench reproduce mask2former-tiny`, or give --page.")
@@ -59,22 +59,22 @@ def reproduce(
     claim = claim_for(spec)
     folder = run or out or Path("results/published") / spec.name
     if run is None:
-        _evaluate_model(spec.name, data or claim.dataset, folder, download)
+        _run_eval_command(spec.name, data or claim.dataset, folder, download)
     found = judge(load_run(folder), spec)
     if as_json:
         console.show_json(found.record())
     else:
         console.show(found.message)
         console.show_grids([found.grid()])
-        _show_reasons(found)
+        _print_departures(found)
     if run is None and out is None and not as_json:
-        for message in unfit_to_commit(folder):
+        for message in files_not_to_commit(folder):
             console.note(message)
     if not found.reproduced:
         raise typer.Exit(NOT_REPRODUCED)
 
 
-def _show_reasons(found: "Reproduction") -> None:
+def _print_departures(found: "Reproduction") -> None:
     """Prints the differences from the claimed evaluation, and what to suspect if the numbers do not agree."""
     if found.departures:
         console.show("What differs from the claimed evaluation:")
@@ -88,7 +88,7 @@ def _show_reasons(found: "Reproduction") -> None:
             console.show(f"{number}. {suspect}")
 
 
-def _evaluate_model(name: str, data: str, out: Path, download: bool) -> None:
+def _run_eval_command(name: str, data: str, out: Path, download: bool) -> None:
     """Runs or resumes `panbench eval`."""
     from panbench.cli import eval
 

@@ -58,14 +58,14 @@ class Robustness:
         """The severities that were run for at least one kind, ascending."""
         return sorted({corruption.severity for corruption in self.by_corruption})
 
-    def of_kind(self, name: str) -> Jackknife:
+    def pq_of_kind(self, name: str) -> Jackknife:
         """Returns PQ under one kind of corruption, averaged over its severities."""
         return Jackknife.mean([of for corruption, of in self.by_corruption.items() if corruption.name == name])
 
     @property
     def mPC(self) -> Jackknife | None:
         """The mean PQ under corruption: over severities, then over kinds without the 4 extra ones; None without any."""
-        averaged = [self.of_kind(name) for name in self.kinds if not CORRUPTIONS[name].is_extra]
+        averaged = [self.pq_of_kind(name) for name in self.kinds if not CORRUPTIONS[name].is_extra]
         return Jackknife.mean(averaged) if averaged else None
 
     @property
@@ -228,7 +228,7 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
     if lines:
         note = "Paired by image. *: the interval lies above 0."
         grids.append(Grid(("Better", "than", "in", "by", "95 % interval", ""), tuple(lines), words=3, notes=(note,)))
-    grids += [_kinds_grid(one, digits) for one in found]
+    grids += [_corruptions_grid(one, digits) for one in found]
     return grids
 
 
@@ -251,7 +251,7 @@ def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
                     name: {
                         "group": CORRUPTIONS[name].group,
                         "extra": CORRUPTIONS[name].is_extra,
-                        "mean": _pq_with_interval(one.of_kind(name), one.images),
+                        "mean": _pq_with_interval(one.pq_of_kind(name), one.images),
                         "severities": {
                             str(corruption.severity): pq_of(values)
                             for corruption, values in one.by_corruption.items()
@@ -324,7 +324,7 @@ def pq_of(of: Jackknife) -> float:
     return float(of.value[0, 0])
 
 
-def _kinds_grid(one: Robustness, digits: int) -> Grid:
+def _corruptions_grid(one: Robustness, digits: int) -> Grid:
     """Tabulates PQ of each corruption by severity, the mean, and its difference to clean PQ."""
     severities = one.severities
     rows = []
@@ -332,7 +332,7 @@ def _kinds_grid(one: Robustness, digits: int) -> Grid:
         by_severity = {
             corruption.severity: values for corruption, values in one.by_corruption.items() if corruption.name == name
         }
-        cost = _pq_with_interval(one.clean - one.of_kind(name), one.images, paired=True)
+        cost = _pq_with_interval(one.clean - one.pq_of_kind(name), one.images, paired=True)
         rows.append(
             (
                 name.replace("_", " ") + (" (extra)" if CORRUPTIONS[name].is_extra else ""),
@@ -341,7 +341,7 @@ def _kinds_grid(one: Robustness, digits: int) -> Grid:
                     percent(pq_of(by_severity[level]), digits) if level in by_severity else ABSENT
                     for level in severities
                 ),
-                percent(pq_of(one.of_kind(name)), digits),
+                percent(pq_of(one.pq_of_kind(name)), digits),
                 percent(cost["PQ"], digits),
                 interval_text(cost["low"], cost["high"], digits),
             )

@@ -305,18 +305,18 @@ def _plasma(random: Random, least: int, decay: float) -> Float:
     while len(grid) < least:
         side = len(grid)
 
-        def noise(side: int = side, amplitude: float = amplitude) -> Float:
+        def plasma_noise(side: int = side, amplitude: float = amplitude) -> Float:
             """Returns uniform noise for the points that one doubling of the plasma grid adds."""
             return amplitude * random.uniform(-amplitude, amplitude, (side, side))
 
         corners = grid + np.roll(grid, -1, axis=0)
-        centres = (corners + np.roll(corners, -1, axis=1)) / 4 + noise()
+        centres = (corners + np.roll(corners, -1, axis=1)) / 4 + plasma_noise()
         finer = np.empty((2 * side, 2 * side))
         finer[::2, ::2] = grid
         finer[1::2, 1::2] = centres
         right, below = grid + np.roll(grid, -1, axis=1), grid + np.roll(grid, -1, axis=0)
-        finer[::2, 1::2] = (centres + np.roll(centres, 1, axis=0) + right) / 4 + noise()
-        finer[1::2, ::2] = (centres + np.roll(centres, 1, axis=1) + below) / 4 + noise()
+        finer[::2, 1::2] = (centres + np.roll(centres, 1, axis=0) + right) / 4 + plasma_noise()
+        finer[1::2, ::2] = (centres + np.roll(centres, 1, axis=1) + below) / 4 + plasma_noise()
         grid = finer
         amplitude /= decay
     grid = grid - grid.min()

@@ -42,7 +42,7 @@ class NamedRuns:
     reasons: tuple[str, ...] = ()
 
 
-def expand_patterns(arguments: Sequence[Path]) -> NamedRuns:
+def expand_seed_patterns(arguments: Sequence[Path]) -> NamedRuns:
     """Finds the runs that patterns such as 'a@seed*' name; returns them as seeds of models, or as single runs.
 
     A path without a wildcard is a model with one seed; a pattern without a folder is also searched in results/.
@@ -64,7 +64,7 @@ def expand_patterns(arguments: Sequence[Path]) -> NamedRuns:
     return NamedRuns(_seeds_by_model(runs), folders)
 
 
-def hint_to_quote(paths: Sequence[Path]) -> str | None:
+def hint_to_quote_seeds(paths: Sequence[Path]) -> str | None:
     """Returns a hint to quote patterns if the paths look like seeds that the shell expanded; None for other paths."""
     heads: dict[Path, list[Path]] = {}
     for path in paths:
@@ -86,7 +86,7 @@ def _seeds_by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run
     models: dict[str, tuple[Run, ...]] = {}
     taken: dict[Path, str] = {}
     for pattern, seeds in runs.items():
-        name = _model_name(pattern, seeds[0])
+        name = _model_name_of_pattern(pattern, seeds[0])
         if name in models:
             raise BadArgument(f"Two of the patterns name the model {name!r}. Give each model one pattern.")
         for seed in seeds:
@@ -139,7 +139,7 @@ def _name_without_seed(name: str) -> str | None:
     return counted["head"] if counted else None
 
 
-def _model_name(pattern: Path, seed: Run) -> str:
+def _model_name_of_pattern(pattern: Path, seed: Run) -> str:
     """Names a model: the pattern before the wildcard without the word "seed", else the name of the run's model."""
     head = pattern.name
     for sign in "*?[":

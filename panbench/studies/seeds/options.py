@@ -29,14 +29,14 @@ class SeedOptions(CompareOptions):
         to seeds.
         """
         from panbench.report.answers.patterns import is_pattern
-        from panbench.studies.seeds.answer import expand_patterns, hint_to_quote, seed_standing
+        from panbench.studies.seeds.answer import expand_seed_patterns, hint_to_quote_seeds, seed_standing
 
         if not any(map(is_pattern, comparing.paths)):
-            if (message := hint_to_quote(comparing.paths)) is not None:
+            if (message := hint_to_quote_seeds(comparing.paths)) is not None:
                 comparing.reporter.notice(message)
             self._refuse_detect()
             return None
-        named = expand_patterns(comparing.paths)
+        named = expand_seed_patterns(comparing.paths)
         if not named.models:
             for reason in named.reasons:
                 comparing.reporter.notice(reason)

@@ -72,16 +72,16 @@ def write_submission(
         target = target / f"{stem}.zip"
     if target.exists() and not overwrite:
         raise BadArgument(f"{target} already exists. Give another name, or --overwrite.")
-    listed_images = _image_sizes(images if images is not None else _default_image_list(testset))
+    listed_images = _image_sizes(images if images is not None else _test_set_image_list(testset))
     _check_all_predicted(predictions, listed_images)
-    records = _checked_records(predictions, listed_images, progress)
+    records = _server_records(predictions, listed_images, progress)
     document = json.dumps({"annotations": records}, separators=(",", ":")).encode()
     with atomic_write(target) as handle, zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
-        _write_member(archive, f"{stem}.json", document, zipfile.ZIP_DEFLATED)
+        _write_zip_member(archive, f"{stem}.json", document, zipfile.ZIP_DEFLATED)
         for record in records:
             content = predictions.png_path(record["image_id"]).read_bytes()
             # PNGs are already compressed.
-            _write_member(archive, f"{stem}/{record['file_name']}", content, zipfile.ZIP_STORED)
+            _write_zip_member(archive, f"{stem}/{record['file_name']}", content, zipfile.ZIP_STORED)
     n_segments = sum(len(record["segments_info"]) for record in records)
     return Submission(target, f"{stem}.json", stem, len(records), n_segments, target.stat().st_size)
 
@@ -109,7 +109,7 @@ def _predictions_to_submit(run: Path) -> tuple[PanopticSet, str]:
     return read_predictions_json(path, run / "predictions"), name
 
 
-def _default_image_list(testset: str) -> Path:
+def _test_set_image_list(testset: str) -> Path:
     """Returns the file with COCO's list of the test set's images. Raises BadDataset if it was not downloaded."""
     split = testset.removesuffix("2017")
     path = coco_paths("data/coco", split)[0]
@@ -144,7 +144,7 @@ def _check_all_predicted(predictions: PanopticSet, images: dict[int, tuple[int, 
         )
 
 
-def _checked_records(
+def _server_records(
     predictions: PanopticSet, images: dict[int, tuple[int, int]], progress: Callable[[int, int], None] | None
 ) -> list[dict[str, Any]]:
     """Checks all predictions; returns a record per image in the test set's order. Raises one error for all faults."""
@@ -155,7 +155,7 @@ def _checked_records(
 
     def check(image_id: int) -> list[str]:
         """Returns the faults of an image's prediction."""
-        return _prediction_faults(predictions, predictions.annotations[image_id], images[image_id], categories)
+        return _server_faults(predictions, predictions.annotations[image_id], images[image_id], categories)
 
     faults: list[str] = []
     with ThreadPoolExecutor(default_threads(extra=1)) as pool:
@@ -169,7 +169,7 @@ def _checked_records(
     return [_submitted_record(predictions.annotations[image_id]) for image_id in images]
 
 
-def _prediction_faults(
+def _server_faults(
     predictions: PanopticSet, annotation: Annotation, shape: tuple[int, int], categories: set[int]
 ) -> list[str]:
     """Returns a sentence for each fault of an image's prediction that the server would reject."""
@@ -205,7 +205,7 @@ def _submitted_record(annotation: Annotation) -> dict[str, Any]:
     }
 
 
-def _write_member(archive: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
+def _write_zip_member(archive: zipfile.ZipFile, name: str, content: bytes, method: int) -> None:
     """Adds a file to the zip, under a fixed date, so that equal predictions make equal zips."""
     info = zipfile.ZipInfo(name, _FIXED_DATE)
     info.compress_type = method

@@ -9,7 +9,7 @@ STUDY = Study(
     order=60,
     options={
         "eval": "panbench.studies.tradeoffs.options:TradeoffOptions",
-        "compare": "panbench.studies.tradeoffs.compared:ComparedSteps",
+        "compare": "panbench.studies.tradeoffs.compared:ComparedTradeoffs",
     },
     section="panbench.studies.tradeoffs.section:tradeoffs_section",
 )

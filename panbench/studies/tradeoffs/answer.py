@@ -30,7 +30,7 @@ from panbench.studies.tradeoffs.steps import LAYERS, SIZES, StepKind
 
 
 @dataclass(frozen=True)
-class Step:
+class TradeoffStep:
     """PQ and time of one layer or size; fractions 0–1, None for missing numbers.
 
     number: the layer's number, or the factor of the size; is_run: True for the run itself (the last layer, size 1)
@@ -60,23 +60,23 @@ class Tradeoff:
 
     run: Run
     kind: StepKind
-    steps: tuple[Step, ...]
+    steps: tuple[TradeoffStep, ...]
     timed: Mapping[str, Any] | None
 
     @property
-    def own_step(self) -> Step:
+    def own_step(self) -> TradeoffStep:
         """PQ and time of the run itself, which uses the last decoder layer and images at scale 1."""
         return next(step for step in self.steps if step.is_run)
 
     @property
-    def enough(self) -> Step | None:
+    def enough(self) -> TradeoffStep | None:
         """The lowest layer or size that is not significantly worse than the run itself; None without tests."""
         if all(step.p is None for step in self.steps):
             return None
-        return next(step for step in self.steps if step.is_run or not _is_worse(step))
+        return next(step for step in self.steps if step.is_run or not _is_significantly_worse(step))
 
 
-def _is_worse(step: Step) -> bool:
+def _is_significantly_worse(step: TradeoffStep) -> bool:
     """Returns True if PQ of an earlier decoder layer or another image scale is significantly below the run's own."""
     return bool(step.p is not None and step.p < 0.05 and step.lost is not None and step.lost > 0)
 
@@ -89,7 +89,7 @@ def tradeoffs(runs: Sequence[Run], *, tested: bool = True, reporter: Reporter = 
     """
     found = []
     for run in runs:
-        if _is_step(run):
+        if _is_layer_or_size_run(run):
             continue
         run.require_images("measure")
         own = [each for kind in (LAYERS, SIZES) if (each := _tradeoff_of(run, kind, tested, reporter)) is not None]
@@ -105,7 +105,7 @@ def tradeoffs(runs: Sequence[Run], *, tested: bool = True, reporter: Reporter = 
     return found
 
 
-def _is_step(run: Run) -> bool:
+def _is_layer_or_size_run(run: Run) -> bool:
     """Returns True if `eval` made a run for an earlier decoder layer (`--layers`) or for an image scale (`--size`)."""
     return any(kind.word in run.info.arguments for kind in (LAYERS, SIZES))
 
@@ -121,14 +121,14 @@ def _tradeoff_of(run: Run, kind: StepKind, tested: bool, reporter: Reporter) -> 
     for other in step_runs.values():
         _check_step_alike(run, other, kind)
     times = _read_times(kind.times(home), run)
-    own = _own_number(step_runs, kind)
+    own = _own_layer_or_size(step_runs, kind)
     members = {**{float(step): other for step, other in step_runs.items()}, own: run}
     images = run.images
     samples = {str(number): sample_of(members[number], images) for number in sorted(members)}
-    tests = _tests_against(samples, str(own), reporter) if tested else {}
+    tests = _losses_against_run(samples, str(own), reporter) if tested else {}
     spent = {} if times is None else times["milliseconds"]
     steps = [
-        Step(
+        TradeoffStep(
             number,
             number == own,
             *_pq_with_interval(samples[str(number)]),
@@ -140,7 +140,7 @@ def _tradeoff_of(run: Run, kind: StepKind, tested: bool, reporter: Reporter) -> 
     return Tradeoff(run, kind, tuple(steps), times)
 
 
-def _own_number(step_runs: Mapping[str, Run], kind: StepKind) -> float:
+def _own_layer_or_size(step_runs: Mapping[str, Run], kind: StepKind) -> float:
     """Returns the run's own decoder layer (the last), or image scale (1). Raises BadRun if its layers contradict."""
     if kind is SIZES:
         return 1.0
@@ -190,7 +190,7 @@ def _pq_with_interval(sample: Sample) -> tuple[float | None, float | None, float
     return known(row.value), known(row.low), known(row.high)
 
 
-def _tests_against(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[str, dict[str, Any]]:
+def _losses_against_run(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[str, dict[str, Any]]:
     """Tests PQ of each decoder layer or image scale against the run's own; returns each loss, its interval and p."""
     table = compare_runs(samples, baseline=own, reporter=reporter).differences
     of_all = table[(table["group"] == "All") & (table["metric"] == "PQ")]
@@ -259,11 +259,11 @@ def _tradeoff_grid(one: Tradeoff, digits: int) -> Grid:
             )
         )
     heads = (one.kind.word, "PQ", "95 % interval", "loses", "95 % interval", "p", "ms/image", "middle half", "speed")
-    notes = tuple(filter(None, (_enough_in_words(one), _timing_in_words(one))))
+    notes = tuple(filter(None, (_no_loss_sentence(one), _timing_sentence(one))))
     return Grid(heads, tuple(rows), words=1, title=f"{headline(one.run)}: PQ by {one.kind.word}", notes=notes)
 
 
-def _enough_in_words(one: Tradeoff) -> str:
+def _no_loss_sentence(one: Tradeoff) -> str:
     """Returns a sentence on the earliest decoder layer, or smallest image scale, without a significant loss of PQ."""
     enough = one.enough
     if enough is None:
@@ -277,7 +277,7 @@ def _enough_in_words(one: Tradeoff) -> str:
     )
 
 
-def _timing_in_words(one: Tradeoff) -> str:
+def _timing_sentence(one: Tradeoff) -> str:
     """Returns a sentence on how the times were measured, or how to measure them."""
     if one.timed is None:
         return f"No times: `panbench eval --{'layers' if one.kind is LAYERS else 'size'} … --resume` measures them."
@@ -287,11 +287,11 @@ def _timing_in_words(one: Tradeoff) -> str:
     return (
         f"{spent} of {what}, without reading and fusion; the median of {images} images, one at a time, on "
         f"{one.timed.get('device')} ({one.timed.get('threads')} threads), in {one.timed.get('precision')}"
-        f"{_load_in_words(one.timed)}."
+        f"{_machine_load_clause(one.timed)}."
     )
 
 
-def _load_in_words(timed: Mapping[str, Any]) -> str:
+def _machine_load_clause(timed: Mapping[str, Any]) -> str:
     """Returns a clause with the machine's load (runnable processes) during timing, if it was recorded."""
     load = timed.get("load")
     return f"; load of the machine {load:.1f}" if isinstance(load, float) else ""

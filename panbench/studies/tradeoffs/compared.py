@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ComparedSteps(CompareOptions):
+class ComparedTradeoffs(CompareOptions):
     """The options `--tradeoffs` and `--tradeoff-plot`: compare PQ and time by decoder layer or image scale."""
 
     tradeoffs: Annotated[

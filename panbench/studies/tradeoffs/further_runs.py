@@ -16,7 +16,7 @@ from panbench.evaluation.evaluate import evaluate_rules
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.model import Model, Wrapped, running_settings
 from panbench.runs import ModelRecord
-from panbench.studies.tradeoffs.layered_model import cut_after, layered_model_in
+from panbench.studies.tradeoffs.layered_model import cut_after_layer, layered_model_in
 from panbench.studies.tradeoffs.steps import LAYERS, SIZES, StepKind
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def evaluate_sizes(
 def time_layers(model: Model, dataset: Dataset, folders: "Mapping[Rule, Path]", reporter: Reporter = SILENT) -> None:
     """Measures the time of the network cut after each layer that has a run, and of the complete network."""
     wrapper = layered_model_in(model)
-    models: dict[str, Model] = {str(layer): cut_after(wrapper.network, layer) for layer in wrapper.earlier}
+    models: dict[str, Model] = {str(layer): cut_after_layer(wrapper.network, layer) for layer in wrapper.earlier}
     _write_times(LAYERS, {**models, str(wrapper.count): wrapper.network}, dataset, list(folders.values()), reporter)
 
 
@@ -96,7 +96,7 @@ def _write_times(
     reporter.status(f"Timing {kind.plural}")
     first = next(iter(models.values()))
     cpu = first.device.type == "cpu"
-    spent = milliseconds(models, dataset, time.process_time if cpu else time.perf_counter)
+    spent = time_networks(models, dataset, time.process_time if cpu else time.perf_counter)
     record = {
         "schema": 1,
         "weights_sha256": first.describe().weights_sha256,
@@ -111,7 +111,7 @@ def _write_times(
         write_json(kind.times(home), record)
 
 
-def milliseconds(
+def time_networks(
     models: Mapping[str, Model], dataset: Dataset, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
     """Measures the milliseconds per image of each model's network, one image at a time, the models in turns.
@@ -122,16 +122,16 @@ def milliseconds(
     for number, scene in enumerate((dataset.scenes[0], *dataset.scenes[:TIMED_IMAGES])):
         for step, model in models.items():
             loaded = [model.load(scene)]
-            _synchronize(model)
+            _wait_for_gpu(model)
             began = clock()
             model.candidates(loaded)
-            _synchronize(model)
+            _wait_for_gpu(model)
             if number:  # the first is a warm-up
                 spent[step].append(1000 * (clock() - began))
     return spent
 
 
-def _synchronize(model: Model) -> None:
+def _wait_for_gpu(model: Model) -> None:
     """Waits for the GPU's pending work, if the model is on a GPU."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

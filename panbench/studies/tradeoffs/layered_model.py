@@ -53,16 +53,16 @@ class LayeredModel(Wrapped):
             )
         self.earlier = tuple(layer for layer in chosen or range(1, self.count + 1) if layer < self.count)
         self._outputs = _StoredOutputs()
-        self._complete = _altered_copy(model, self._outputs.store)
-        self._cut = {layer: _altered_copy(model, self._outputs.reuse, layer) for layer in self.earlier}
+        self._complete = _network_copy(model, self._outputs.store_outputs_of)
+        self._cut = {layer: _network_copy(model, self._outputs.reuse_outputs_in, layer) for layer in self.earlier}
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """Returns the outputs of the last layer, each with the outputs of the earlier layers for its image."""
-        with self._outputs.one_pass():
+        with self._outputs.for_one_forward_pass():
             last = self._complete.candidates(batch)
             earlier = {}
             for layer, model in self._cut.items():
-                self._outputs.rewind()
+                self._outputs.restart_reuse()
                 earlier[layer] = model.candidates(batch)
         found: list[Output] = []
         for index, output in enumerate(last):
@@ -73,7 +73,7 @@ class LayeredModel(Wrapped):
 
 
 @dataclass(frozen=True)
-class OfLayer(Rule):
+class LayerRule(Rule):
     """Applies a model's rule to an earlier decoder layer; run.json records the rule, and the layer as a setting.
 
     layer: from 1; count: the number of decoder layers
@@ -132,12 +132,12 @@ def _copy_with_decoder(model: Model) -> tuple[Model, Decoder]:
     return other, decoder
 
 
-def cut_after(model: Model, layer: int) -> Model:
+def cut_after_layer(model: Model, layer: int) -> Model:
     """Returns a copy of the model whose network ends after a decoder layer; the two share weights.
 
     Raises BadArgument for a model without a decoder of layers.
     """
-    return _altered_copy(model, None, layer)
+    return _network_copy(model, None, layer)
 
 
 def layered_model_in(model: Model) -> LayeredModel:
@@ -148,14 +148,14 @@ def layered_model_in(model: Model) -> LayeredModel:
 
 
 def runs_by_layer(model: Model, folders: Mapping[Rule, Path], options: EvaluateOptions) -> dict[Rule, Path]:
-    """Returns the run folder of each earlier decoder layer, by the fusion rule for that layer (`OfLayer`).
+    """Returns the run folder of each earlier decoder layer, by the fusion rule for that layer (`LayerRule`).
 
     They lie next to those of the requested runs, `folders`.
     Raises BadRun if a folder already holds a run and neither --resume nor --overwrite is given.
     """
     wrapper = layered_model_in(model)
     found: dict[Rule, Path] = {
-        OfLayer(rule, layer, wrapper.count): LAYERS.folder(home, str(layer))
+        LayerRule(rule, layer, wrapper.count): LAYERS.folder(home, str(layer))
         for rule, home in folders.items()
         for layer in wrapper.earlier
     }
@@ -165,7 +165,7 @@ def runs_by_layer(model: Model, folders: Mapping[Rule, Path], options: EvaluateO
     return found
 
 
-def _altered_copy(model: Model, wrap: Callable[[Part, int], None] | None, layer: int | None = None) -> Model:
+def _network_copy(model: Model, wrap: Callable[[Part, int], None] | None, layer: int | None = None) -> Model:
     """Copies the model's network; optionally ends it after a decoder layer, and calls `wrap` on each module."""
     other, decoder = _copy_with_decoder(model)
     if layer is not None:
@@ -187,7 +187,7 @@ class _StoredOutputs(threading.local):
         self._taken: Counter[int] = Counter()
 
     @contextlib.contextmanager
-    def one_pass(self) -> Iterator[None]:
+    def for_one_forward_pass(self) -> Iterator[None]:
         """Opens a context for one forward pass: stored outputs of network modules are deleted before and after."""
         self._values = {}
         try:
@@ -195,11 +195,11 @@ class _StoredOutputs(threading.local):
         finally:
             self._values = {}
 
-    def rewind(self) -> None:
+    def restart_reuse(self) -> None:
         """Makes the next shortened network start again at the first stored output of each module."""
         self._taken = Counter()
 
-    def store(self, part: Part, key: int) -> None:
+    def store_outputs_of(self, part: Part, key: int) -> None:
         """Makes a part of the complete network store what it returns at each call."""
         method = getattr(part.owner, part.method)
 
@@ -211,7 +211,7 @@ class _StoredOutputs(threading.local):
 
         setattr(part.owner, part.method, call_and_store)
 
-    def reuse(self, part: Part, key: int) -> None:
+    def reuse_outputs_in(self, part: Part, key: int) -> None:
         """Makes a module of a shortened network return the complete network's stored output instead of computing it."""
 
         def stored_output(*values: Any, **named: Any) -> Any:

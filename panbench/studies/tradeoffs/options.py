@@ -46,10 +46,10 @@ class TradeoffOptions(StudyOptions):
         """Raises BadArgument for layers and sizes that are not numbers, and for both at once."""
         if self.layers is not None and self.size is not None:
             raise BadArgument("--layers and --size make two tables. Give one, then the other with --resume.")
-        _ = self.chosen, self.factors
+        _ = self.chosen_layers, self.size_factors
 
     @functools.cached_property
-    def chosen(self) -> tuple[int, ...] | None:
+    def chosen_layers(self) -> tuple[int, ...] | None:
         """The layers that `--layers` names, ascending; None for all, () without the option."""
         if self.layers is None:
             return ()
@@ -63,7 +63,7 @@ class TradeoffOptions(StudyOptions):
         return tuple(sorted({int(word) for word in words}))
 
     @functools.cached_property
-    def factors(self) -> tuple[float, ...]:
+    def size_factors(self) -> tuple[float, ...]:
         """The sizes that `--size` names, other than 1, ascending."""
         if self.size is None:
             return ()
@@ -83,7 +83,7 @@ class TradeoffOptions(StudyOptions):
     @property
     def further_runs(self) -> int:
         """The number of runs that are added: one per earlier decoder layer, and one per image scale other than 1."""
-        return len(self.factors) + (_MOST_LAYERS if self.chosen is None else len(self.chosen))
+        return len(self.size_factors) + (_MOST_LAYERS if self.chosen_layers is None else len(self.chosen_layers))
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
         """Called on the command line: raises BadArgument for contradicting options of other studies."""
@@ -109,12 +109,12 @@ class TradeoffOptions(StudyOptions):
         if self.layers is not None:
             from panbench.studies.tradeoffs.layered_model import LayeredModel
 
-            return LayeredModel(model, self.chosen)
-        if self.factors:
+            return LayeredModel(model, self.chosen_layers)
+        if self.size_factors:
             from panbench.studies.tradeoffs.further_runs import ScaledModel
 
             # Fails here, before hours of evaluating the first size.
-            for factor in self.factors:
+            for factor in self.size_factors:
                 ScaledModel(model, factor)
         return model
 
@@ -148,7 +148,7 @@ class TradeoffOptions(StudyOptions):
         if self.size is not None:
             from panbench.studies.tradeoffs.further_runs import evaluate_sizes
 
-            evaluate_sizes(model, dataset, folders, self.factors, options, reporter)
+            evaluate_sizes(model, dataset, folders, self.size_factors, options, reporter)
 
     def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
         """Returns a hint with the command that compares PQ and time of the decoder layers or image scales."""

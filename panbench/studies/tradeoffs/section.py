@@ -7,7 +7,7 @@ from panbench.report.answers.grid import ABSENT, percent
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.section import Curves, Section, shortened
 from panbench.report.pages.rendering import render
-from panbench.studies.tradeoffs.answer import Step, Tradeoff, tradeoffs
+from panbench.studies.tradeoffs.answer import Tradeoff, TradeoffStep, tradeoffs
 from panbench.studies.tradeoffs.steps import LAYERS, SIZES, StepKind
 
 _HOW = "`panbench eval … --layers all --resume` makes the runs of the layers, `--size 0.5,0.75,1` those of sizes."
@@ -63,7 +63,7 @@ def tradeoffs_section(members: Sequence[Compared]) -> Section:
     return Section(title, intro, content, curves)
 
 
-def _step_point(label: str, one: Tradeoff, step: Step, longest: float) -> tuple[list[float], str, str]:
+def _step_point(label: str, one: Tradeoff, step: TradeoffStep, longest: float) -> tuple[list[float], str, str]:
     """Returns a point of the chart (times as shares of the longest, PQ with interval), its tooltip and its label."""
     assert step.milliseconds is not None
     assert step.PQ is not None

@@ -7,7 +7,7 @@ STUDY = Study(
     "A model on data of other categories, through an explicit map.",
     order=900,
     options={
-        "eval": "panbench.studies.transfer.options:MapOptions",
-        "score": "panbench.studies.transfer.options:MapScores",
+        "eval": "panbench.studies.transfer.options:CategoryMapOptions",
+        "score": "panbench.studies.transfer.options:MappedScores",
     },
 )

@@ -22,7 +22,7 @@ from panbench.panoptic.types import Annotation, Category, PanopticPrediction, Pa
 from panbench.report.answers.options import Scoring
 
 
-def write_mapped(
+def write_mapped_predictions(
     source: str, scoring: Scoring, out: Path, reporter: Reporter
 ) -> tuple[Path, CategoryMap, Mapping[int, str]]:
     """Writes predictions in mapped categories; returns their JSON, the map, and each source category's name.
@@ -33,7 +33,7 @@ def write_mapped(
     """
     target = read_panoptic_json(scoring.gt, scoring.gt_dir).categories
     predicted = read_predictions_json(scoring.pred, scoring.pred_dir)
-    own = _listed_categories(scoring.pred) or _categories_of_set(source_set(source))
+    own = _listed_categories(scoring.pred) or _shipped_categories(source_set(source))
     if not own:
         raise BadArgument(
             f"{scoring.pred} lists no categories, so the names in {source} mean nothing to it. Add COCO's `categories` "
@@ -42,7 +42,7 @@ def write_mapped(
     mapping = read_category_map(source, own, target)
     known = {category.id for category in own}
 
-    def mapped(annotation: Annotation) -> Annotation:
+    def write_mapped_png(annotation: Annotation) -> Annotation:
         """Writes an image's PNG in mapped categories; returns its annotation."""
         if unknown := sorted({segment.category_id for segment in annotation.segments} - known):
             raise PredictionMismatch(
@@ -57,7 +57,7 @@ def write_mapped(
     annotations, total = {}, len(predicted.annotations)
     (out / "predictions").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(available_cores()) as pool:
-        for done, annotation in enumerate(pool.map(mapped, predicted.annotations.values()), start=1):
+        for done, annotation in enumerate(pool.map(write_mapped_png, predicted.annotations.values()), start=1):
             annotations[annotation.image_id] = annotation
             reporter.progress("Mapping categories", done, total)
     target_json = out / "predictions.json"
@@ -74,6 +74,6 @@ def _listed_categories(predictions: Path) -> Sequence[Category]:
         raise BadArgument(f"{predictions}: a category needs `id` and `name`.") from None
 
 
-def _categories_of_set(name: str | None) -> Sequence[Category]:
+def _shipped_categories(name: str | None) -> Sequence[Category]:
     """Returns the categories of a data set that panbench ships; none if the name is not one."""
     return shipped_categories(name) if name in SHIPPED else ()

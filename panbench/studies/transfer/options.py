@@ -24,7 +24,7 @@ MapFile = Annotated[
 """The option --category-map."""
 
 
-def _map_settings(mapping: "CategoryMap") -> dict[str, str]:
+def _category_map_settings(mapping: "CategoryMap") -> dict[str, str]:
     """Returns the settings of a category map for run.json: its name and a hash of its pairs."""
     pairs = json.dumps(sorted(mapping.ids.items())).encode()
     return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
@@ -46,14 +46,14 @@ def _map_record(mapping: "CategoryMap", own: Mapping[int, str]) -> "CategoryMapR
     )
 
 
-class _Mapping(StudyOptions):
+class _CategoryMapping(StudyOptions):
     """Evaluates a model through a category map; subclasses provide the map."""
 
     def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap | None":
         """Returns the category map, or None without the option. Raises BadArgument for a map that does not fit."""
         raise NotImplementedError
 
-    def map_record(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
+    def category_map_record(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
         """Returns the category map for run.json, by category names."""
         return _map_record(mapping, dict(enumerate(model.class_names)))
 
@@ -72,11 +72,13 @@ class _Mapping(StudyOptions):
             return Joined({"category_map": None, "category_map_sha256": None})
         for message in mapping.messages:
             evaluation.reporter.notice(message)
-        return Joined(_map_settings(mapping), record={"category_map": self.map_record(mapping, model)})
+        return Joined(
+            _category_map_settings(mapping), record={"category_map": self.category_map_record(mapping, model)}
+        )
 
 
 @dataclass(frozen=True)
-class MapOptions(_Mapping):
+class CategoryMapOptions(_CategoryMapping):
     """The option `--category-map` of `eval`."""
 
     category_map: MapFile = None
@@ -98,11 +100,11 @@ class MapOptions(_Mapping):
     @classmethod
     def of_run(cls, info: "RunInfo") -> StudyOptions | None:
         """Returns the options by which a stored run's category map is applied again; None if it has none."""
-        return None if info.category_map is None else RecordedMap(info.category_map)
+        return None if info.category_map is None else RecordedCategoryMap(info.category_map)
 
 
 @dataclass(frozen=True)
-class RecordedMap(_Mapping):
+class RecordedCategoryMap(_CategoryMapping):
     """Applies the category map that a run recorded."""
 
     record: "CategoryMapRecord"
@@ -115,13 +117,13 @@ class RecordedMap(_Mapping):
         labels = labels_as_categories(model)
         return recorded_map(self.record.name, self.record.categories, labels, dataset.categories)
 
-    def map_record(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
+    def category_map_record(self, mapping: "CategoryMap", model: "Model") -> "CategoryMapRecord":
         """Returns the record that the run already has of its category map."""
         return self.record
 
 
 @dataclass(frozen=True)
-class MapScores(ScoreOptions):
+class MappedScores(ScoreOptions):
     """The option `--category-map` of `score`."""
 
     category_map: MapFile = None
@@ -130,9 +132,9 @@ class MapScores(ScoreOptions):
         """Called before scoring: writes predictions in the ground truth's categories; None without the option."""
         if self.category_map is None:
             return None
-        from panbench.studies.transfer.mapped_predictions import write_mapped
+        from panbench.studies.transfer.mapped_predictions import write_mapped_predictions
 
-        path, mapping, own = write_mapped(self.category_map, scoring, folder(), reporter)
+        path, mapping, own = write_mapped_predictions(self.category_map, scoring, folder(), reporter)
         for message in mapping.messages:
             reporter.notice(message)
         return Remade(path, {"category_map": _map_record(mapping, own)})

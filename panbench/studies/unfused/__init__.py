@@ -8,7 +8,7 @@ STUDY = Study(
     order=10,
     options={
         "eval": "panbench.studies.unfused.options:UnfusedOptions",
-        "score": "panbench.studies.unfused.options:MapScores",
+        "score": "panbench.studies.unfused.options:MapApOptions",
         "compare": "panbench.studies.unfused.options:ComparedMetrics",
     },
     tables={"unfused": "AP_pan and mIoU_pan"},

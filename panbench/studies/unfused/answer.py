@@ -119,16 +119,22 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
     miou: that of the fused map, printed below mIoU_pan
     """
 
-    def cells(name: str) -> tuple[str, str]:
+    def value_and_interval(name: str) -> tuple[str, str]:
         """Returns the value and the interval of a metric as text."""
         return percent(scores.values[name]), interval_text(scores.low[name], scores.high[name])
 
     rows: list[tuple[str, ...]] = []
     if scores.has_ap:
         for name in AP_NAMES:
-            rows.append(("AP_pan" if name == "AP" else f"AP_pan, {name}", *cells(name), *cells(f"{name}_box")))
+            rows.append(
+                (
+                    "AP_pan" if name == "AP" else f"AP_pan, {name}",
+                    *value_and_interval(name),
+                    *value_and_interval(f"{name}_box"),
+                )
+            )
     if scores.has_miou:
-        rows.append((MIOU_NAME, *cells(MIOU_NAME), "", ""))
+        rows.append((MIOU_NAME, *value_and_interval(MIOU_NAME), "", ""))
     rows.append(("mIoU of the fused map", percent(miou), "", "", ""))
     notes = [METRICS_EXPLAINED, "Intervals: jackknife over images."]
     if scores.has_ap:
@@ -153,7 +159,7 @@ def map_ap(run: Run) -> dict[str, float | None] | None:
     return instance_ap(table, thing_ids(run.categories)).as_record()
 
 
-def map_grid(found: InstanceAP, truth: str) -> Grid:
+def map_ap_grid(found: InstanceAP, truth: str) -> Grid:
     """Tabulates mask AP of the thing segments of predicted panoptic maps, for `panbench score --metrics pq,ap`.
 
     truth: the ground truth of AP, in words
@@ -168,22 +174,22 @@ def map_grid(found: InstanceAP, truth: str) -> Grid:
     )
 
 
-def _before_fusion(question: Question) -> Measured:
+def _measure_before_fusion(question: Question) -> Measured:
     """Answers `panbench metrics`: the metrics before fusion, or a note on how to measure them."""
     run = question.run
     scores = unfused_scores(run)
     record = {**scores.record(), "AP_map": map_ap(run)}
     if scores.has_ap or scores.has_miou:
         return Measured(grids=(unfused_grid(scores, question.semantic.mIoU),), record=record)
-    missing = missing_note(run)
+    missing = unmeasured_note(run)
     return Measured(notes=() if missing is None else (missing,), record=record)
 
 
-BEFORE_FUSION = Measure(_before_fusion, (pixels,))
+BEFORE_FUSION = Measure(_measure_before_fusion, (pixels,))
 """AP_pan and mIoU_pan, and AP of the maps, for `panbench metrics`."""
 
 
-def missing_note(run: Run) -> str | None:
+def unmeasured_note(run: Run) -> str | None:
     """Returns a hint on how to measure AP_pan and mIoU_pan; None for scored predictions, which are already fused."""
     return None if run.info.kind == "score" else f"AP_pan and mIoU_pan are made by {COMMAND}: this run has no rows."
 

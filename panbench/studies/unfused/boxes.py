@@ -17,7 +17,7 @@ from panbench.studies.unfused.instance_ap import Boxes, InstanceTable
 Float = npt.NDArray[np.float64]
 
 
-def of_boxes(table: InstanceTable, boxes: Boxes) -> InstanceTable:
+def box_table(table: InstanceTable, boxes: Boxes) -> InstanceTable:
     """Returns the table with areas and overlaps of boxes in place of masks, so that its AP is box AP.
 
     As in pycocotools, a true instance keeps its listed area, which decides its size range.

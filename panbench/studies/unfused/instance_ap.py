@@ -61,7 +61,7 @@ class InstanceTable:
         dataset (it decides the size range), gt_pixels counts its mask (it decides IoU)
     pair_image, pair_det, pair_gt, pair_pixels: one row per detection and true instance that share pixels, whatever
         their categories
-    boxes: None in a table made by `of_boxes`, whose areas and shared pixels are those of boxes instead of masks
+    boxes: None in a table made by `box_table`, whose areas and shared pixels are those of boxes instead of masks
     """
 
     det_image: Int64
@@ -111,23 +111,23 @@ def instance_ap(table: InstanceTable, category_ids: Sequence[int]) -> InstanceAP
         for index, (_, low, high) in enumerate(AREA_RANGES):
             ignored = category.ignored(low, high)
             if not ignored.all():
-                hit, passed_over = _outcomes(category, ignored, low, high)
+                hit, passed_over = _detection_outcomes(category, ignored, low, high)
                 needed = np.array([np.count_nonzero(~ignored)])
                 once = np.ones((len(category.image), 1))
                 precision[:, column, index] = _average_precision(hit, passed_over, once, needed)[:, 0]
 
-    def mean(values: Float) -> float | None:
+    def mean_of_known(values: Float) -> float | None:
         """Averages the values that are known; None if none is."""
         known = values[~np.isnan(values)]
         return float(known.mean()) if len(known) else None
 
     return InstanceAP(
-        AP=mean(precision[:, :, 0]),
-        AP50=mean(precision[0, :, 0]),
-        AP75=mean(precision[5, :, 0]),
-        APs=mean(precision[:, :, 1]),
-        APm=mean(precision[:, :, 2]),
-        APl=mean(precision[:, :, 3]),
+        AP=mean_of_known(precision[:, :, 0]),
+        AP50=mean_of_known(precision[0, :, 0]),
+        AP75=mean_of_known(precision[5, :, 0]),
+        APs=mean_of_known(precision[:, :, 1]),
+        APm=mean_of_known(precision[:, :, 2]),
+        APl=mean_of_known(precision[:, :, 3]),
     )
 
 
@@ -147,7 +147,7 @@ def jackknifed_ap(table: InstanceTable, category_ids: Sequence[int], images: Int
             ignored = category.ignored(low, high)
             if ignored.all():
                 continue
-            hit, passed_over = _outcomes(category, ignored, low, high)
+            hit, passed_over = _detection_outcomes(category, ignored, low, high)
             # The first column leaves nothing out, each further one leaves out a unit.
             left_out = np.concatenate([[-1], held])
             needed = np.count_nonzero(~ignored) - np.bincount(gt_unit[~ignored], minlength=units)[held]
@@ -213,7 +213,7 @@ def _average_precision(hit: Bool, passed_over: Bool, times: Float, needed: Int64
 
 
 @dataclass(frozen=True)
-class _CategoryRows:
+class _CategoryInstances:
     """One category's detections, true instances and pairs with IoU ≥ 0.5, ready to be matched.
 
     Detections are sorted by falling score (ties by image).
@@ -237,7 +237,7 @@ class _CategoryRows:
 
 
 @dataclass(frozen=True)
-class _SortedTable:
+class _SortedInstances:
     """The detections, true instances and their pairs of all images, sorted by category.
 
     det, gt, pair: where the rows of each category begin and end
@@ -245,19 +245,19 @@ class _SortedTable:
     """
 
     category_ids: Int32
-    all: _CategoryRows
+    all: _CategoryInstances
     det: Int64
     gt: Int64
     pair: Int64
 
-    def of_category(self, category_id: int) -> _CategoryRows:
+    def of_category(self, category_id: int) -> _CategoryInstances:
         """Returns the detections, true instances and their pairs of one category; empty if it has none."""
         index = int(np.searchsorted(self.category_ids, category_id))
         if index == len(self.category_ids) or self.category_ids[index] != category_id:
             # An absent category: empty slices past the end.
             index = len(self.category_ids)
         dets, gts, pairs = (slice(*ends[index : index + 2]) for ends in (self.det, self.gt, self.pair))
-        return _CategoryRows(
+        return _CategoryInstances(
             image=self.all.image[dets],
             score=self.all.score[dets],
             area=self.all.area[dets],
@@ -270,11 +270,11 @@ class _SortedTable:
         )
 
 
-def _sort_by_category(table: InstanceTable) -> _SortedTable:
+def _sort_by_category(table: InstanceTable) -> _SortedInstances:
     """Sorts an instance table by category and score, and computes the IoU of its pairs."""
     # Stable sorts: of equal scores the earlier image, and in it the earlier detection, comes first, as in pycocotools.
     dets = np.lexsort((table.det_id, table.det_image, -table.det_score, table.det_category))
-    dets = dets[_first_of_each(table.det_category[dets], table.det_image[dets], MAX_DETECTIONS)]
+    dets = dets[_within_detection_limit(table.det_category[dets], table.det_image[dets], MAX_DETECTIONS)]
     gts = np.argsort(table.gt_category, kind="stable")
     det = _index_among(dets, len(table.det_image))[
         _rows_of_ids(table.pair_image, table.pair_det, table.det_image, table.det_id)
@@ -292,7 +292,7 @@ def _sort_by_category(table: InstanceTable) -> _SortedTable:
     possible = np.flatnonzero(iou >= IOU_THRESHOLDS[0])
     possible = possible[np.lexsort((gt[possible], det[possible]))]
     det, gt = det[possible], gt[possible]
-    everything = _CategoryRows(
+    everything = _CategoryInstances(
         image=table.det_image[dets],
         score=table.det_score[dets],
         area=area,
@@ -305,12 +305,18 @@ def _sort_by_category(table: InstanceTable) -> _SortedTable:
     )
     category_ids = np.union1d(det_category, gt_category)
 
-    def ends(of_rows: Int32) -> Int64:
+    def category_ends(of_rows: Int32) -> Int64:
         """Returns where the rows of each category begin and end."""
         bounds = np.searchsorted(of_rows, category_ids)
         return np.concatenate([bounds, [len(of_rows)], [len(of_rows)]])
 
-    return _SortedTable(category_ids, everything, ends(det_category), ends(gt_category), ends(det_category[det]))
+    return _SortedInstances(
+        category_ids,
+        everything,
+        category_ends(det_category),
+        category_ends(gt_category),
+        category_ends(det_category[det]),
+    )
 
 
 def _index_among(chosen: Int64, n: int) -> Int64:
@@ -328,7 +334,7 @@ def _rows_of_ids(images: Int64, ids: Int32, of_images: Int64, of_ids: Int32) -> 
     return rows
 
 
-def _first_of_each(categories: Int32, images: Int64, most: int) -> Bool:
+def _within_detection_limit(categories: Int32, images: Int64, most: int) -> Bool:
     """Returns whether each row is among the first `most` of its category and image."""
     order = np.lexsort((images, categories))
     grouped = np.stack([categories[order], images[order]])
@@ -339,14 +345,14 @@ def _first_of_each(categories: Int32, images: Int64, most: int) -> Bool:
     return first
 
 
-def _outcomes(category: _CategoryRows, ignored: Bool, low: float, high: float) -> tuple[Bool, Bool]:
+def _detection_outcomes(category: _CategoryInstances, ignored: Bool, low: float, high: float) -> tuple[Bool, Bool]:
     """Returns which detections are true positives and which do not count, as two (thresholds, detections) masks."""
-    hit, passed_over = _match(category, ignored)
+    hit, passed_over = _match_detections(category, ignored)
     outside: Bool = (category.area < low) | (category.area > high)
     return hit, passed_over | (~hit & outside)
 
 
-def _match(category: _CategoryRows, ignored: Bool) -> tuple[Bool, Bool]:
+def _match_detections(category: _CategoryInstances, ignored: Bool) -> tuple[Bool, Bool]:
     """Matches detections to true instances; returns which matched a counted one, and which an ignored one.
 
     Both are (thresholds, detections) masks.

@@ -23,7 +23,7 @@ from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, inst
 from panbench.studies.unfused.metric import thing_ids
 
 
-def refuse_unscored(
+def refuse_unscored_things(
     pred_json: str | os.PathLike[str], pred_dir: str | os.PathLike[str] | None, categories: Sequence[Category]
 ) -> None:
     """Raises PredictionMismatch if a predicted thing segment has no score."""
@@ -86,22 +86,22 @@ def _with_other_truth(
         if progress is not None:
             progress(done, len(run.images))
 
-    def column(rows: Sequence[tuple[Any, ...]], index: int, kind: Any) -> Any:
+    def column_of_rows(rows: Sequence[tuple[Any, ...]], index: int, kind: Any) -> Any:
         """Returns one field of all rows as an array."""
         return np.array([row[index] for row in rows], kind)
 
     return replace(
         own,
-        gt_image=column(gt, 0, np.int64),
-        gt_id=column(gt, 1, np.int32),
-        gt_category=column(gt, 2, np.int32),
-        gt_area=column(gt, 3, np.float64),
-        gt_pixels=column(gt, 4, np.int64),
-        gt_iscrowd=column(gt, 5, np.bool_),
-        pair_image=column(pairs, 0, np.int64),
-        pair_det=column(pairs, 1, np.int32),
-        pair_gt=column(pairs, 2, np.int32),
-        pair_pixels=column(pairs, 3, np.int64),
+        gt_image=column_of_rows(gt, 0, np.int64),
+        gt_id=column_of_rows(gt, 1, np.int32),
+        gt_category=column_of_rows(gt, 2, np.int32),
+        gt_area=column_of_rows(gt, 3, np.float64),
+        gt_pixels=column_of_rows(gt, 4, np.int64),
+        gt_iscrowd=column_of_rows(gt, 5, np.bool_),
+        pair_image=column_of_rows(pairs, 0, np.int64),
+        pair_det=column_of_rows(pairs, 1, np.int32),
+        pair_gt=column_of_rows(pairs, 2, np.int32),
+        pair_pixels=column_of_rows(pairs, 3, np.int64),
     )
 
 

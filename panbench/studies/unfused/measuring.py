@@ -24,7 +24,7 @@ from panbench.studies.unfused.boxes import listed_box
 from panbench.studies.unfused.instance_ap import Boxes, InstanceTable
 from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.studies.unfused.outputs import InstanceMasks, Unfused, unfused
-from panbench.studies.unfused.packed_masks import PackedMasks, areas, pack, shared_pixels
+from panbench.studies.unfused.packed_masks import PackedMasks, mask_areas, pack_masks, shared_pixels
 from panbench.studies.unfused.rows import images_measured, write_unfused
 
 
@@ -59,7 +59,7 @@ class Measurer(Sink):
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
         """Called for each network output: copies its masks off the GPU; returns a function that counts their pixels."""
-        return functools.partial(self._count_rows, self.measure(output))
+        return functools.partial(self._compare_with_truth, self.measure(output))
 
     def measure(self, output: Output) -> Unfused:
         """Returns an output's instances and semantic map, on the host. Raises BadArgument for a finished map."""
@@ -85,41 +85,41 @@ class Measurer(Sink):
             self._chunk = []
         self._since = time.monotonic()
 
-    def _count_rows(self, found: Unfused, seen: SeenImage) -> UnfusedTable:
+    def _compare_with_truth(self, found: Unfused, seen: SeenImage) -> UnfusedTable:
         """Counts one image's areas and shared pixels, by instance and by category, for AP_pan and mIoU_pan."""
         scene = seen.scene
         ids, _ = seen.truth((scene.image.height, scene.image.width))
         instances = pixels = None
         if found.instances is not None:
-            instances = self._instance_rows(scene, ids, found.instances)
+            instances = self._instance_table(scene, ids, found.instances)
         if found.semantic is not None:
-            pixels = self._pixel_rows(scene, ids, found.semantic)
+            pixels = self._category_pixels(scene, ids, found.semantic)
         return UnfusedTable(np.array([scene.image.id], np.int64), instances, pixels)
 
-    def _instance_rows(self, scene: Scene, ids: npt.NDArray[np.int32], found: InstanceMasks) -> InstanceTable:
+    def _instance_table(self, scene: Scene, ids: npt.NDArray[np.int32], found: InstanceMasks) -> InstanceTable:
         """Counts the rows of AP_pan: detections, true instances, and the pixels that they share."""
         category, area, crowd, masks, boxes = self._true_instances(scene, ids)
         shared = shared_pixels(found.masks, masks)
         det, gt = np.nonzero(shared)
         image = scene.image.id
 
-        def image_column(n: int) -> npt.NDArray[np.int64]:
+        def image_id_column(n: int) -> npt.NDArray[np.int64]:
             """Returns a column of n rows, each with the id of this image."""
             return np.full(n, image, np.int64)
 
         return InstanceTable(
-            det_image=image_column(len(found.labels)),
+            det_image=image_id_column(len(found.labels)),
             det_id=np.arange(1, len(found.labels) + 1, dtype=np.int32),
             det_category=self.category_of[found.labels],
             det_score=found.scores.astype(np.float64),
-            det_area=areas(found.masks),
-            gt_image=image_column(len(category)),
+            det_area=mask_areas(found.masks),
+            gt_image=image_id_column(len(category)),
             gt_id=np.arange(1, len(category) + 1, dtype=np.int32),
             gt_category=np.array(category, np.int32),
             gt_area=np.array(area, np.float64),
-            gt_pixels=areas(masks),
+            gt_pixels=mask_areas(masks),
             gt_iscrowd=np.array(crowd, np.bool_),
-            pair_image=image_column(len(det)),
+            pair_image=image_id_column(len(det)),
             pair_det=(det + 1).astype(np.int32),
             pair_gt=(gt + 1).astype(np.int32),
             pair_pixels=shared[det, gt],
@@ -148,9 +148,17 @@ class Measurer(Sink):
                 if one.category_id in self._thing_ids
             ]
         category, area, crowd, masks, boxes = zip(*rows, strict=True) if rows else ((),) * 5
-        return category, area, crowd, pack(masks, shape), [listed_box(*one) for one in zip(boxes, masks, strict=True)]
+        return (
+            category,
+            area,
+            crowd,
+            pack_masks(masks, shape),
+            [listed_box(*one) for one in zip(boxes, masks, strict=True)],
+        )
 
-    def _pixel_rows(self, scene: Scene, ids: npt.NDArray[np.int32], semantic: npt.NDArray[np.int16]) -> CategoryPixels:
+    def _category_pixels(
+        self, scene: Scene, ids: npt.NDArray[np.int32], semantic: npt.NDArray[np.int16]
+    ) -> CategoryPixels:
         """Counts the true, predicted and shared pixels of each category, for mIoU_pan."""
         segments = [] if scene.annotation is None else scene.annotation.segments
         category = {segment.id: segment.category_id for segment in segments}
@@ -161,12 +169,12 @@ class Measurer(Sink):
         labelled = true > 0
         names = np.unique(np.concatenate([true[labelled], predicted[labelled & (predicted > 0)]]))
 
-        def pixels_of(category: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        def pixels_by_category(category: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
             """Sums pixels by category, over selected pairs of true segment and predicted label."""
             found = np.bincount(np.searchsorted(names, category[rows]), pixels[rows], len(names))
             return found.astype(np.int64)
 
         image = np.full(len(names), scene.image.id, np.int64)
-        gt_pixels, both = pixels_of(true, labelled), pixels_of(true, labelled & (true == predicted))
-        pred_pixels = pixels_of(predicted, labelled & (predicted > 0))
+        gt_pixels, both = pixels_by_category(true, labelled), pixels_by_category(true, labelled & (true == predicted))
+        pred_pixels = pixels_by_category(predicted, labelled & (predicted > 0))
         return CategoryPixels(image, names.astype(np.int32), gt_pixels, pred_pixels, both)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from panbench.metrics.jackknife import Jackknife, LeftOutMeans
 from panbench.panoptic.types import Category
-from panbench.studies.unfused.boxes import joined_boxes, of_boxes, selected_boxes
+from panbench.studies.unfused.boxes import box_table, joined_boxes, selected_boxes
 from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, instance_ap, jackknifed_ap
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -86,7 +86,7 @@ class UnfusedTable:
         """Computes box AP_pan of the thing categories; None without rows of instances or their boxes."""
         if self.instances is None or self.instances.boxes is None:
             return None
-        return instance_ap(of_boxes(self.instances, self.instances.boxes), thing_ids(categories))
+        return instance_ap(box_table(self.instances, self.instances.boxes), thing_ids(categories))
 
     def semantic_iou(self, categories: Sequence[Category]) -> float | None:
         """Computes mIoU_pan; None without a true or predicted pixel. Raises ValueError for an unlisted category."""
@@ -112,17 +112,17 @@ def concat_unfused(tables: Sequence[UnfusedTable]) -> UnfusedTable:
     if len(instances) not in (0, len(tables)) or len(pixels) not in (0, len(tables)):
         raise ValueError("tables with and without a metric cannot be joined")
 
-    def joined(names: Sequence[str], several: Sequence[object]) -> dict[str, Any]:
+    def joined_columns(names: Sequence[str], several: Sequence[object]) -> dict[str, Any]:
         """Concatenates the named columns."""
         return {name: np.concatenate([getattr(one, name) for one in several]) for name in names}
 
     of_pixels = [field.name for field in fields(CategoryPixels)]
     return UnfusedTable(
         np.concatenate([table.image_id for table in tables]),
-        InstanceTable(**joined(_COLUMNS, instances), boxes=joined_boxes([one.boxes for one in instances]))
+        InstanceTable(**joined_columns(_COLUMNS, instances), boxes=joined_boxes([one.boxes for one in instances]))
         if instances
         else None,
-        CategoryPixels(**joined(of_pixels, pixels)) if pixels else None,
+        CategoryPixels(**joined_columns(of_pixels, pixels)) if pixels else None,
     )
 
 
@@ -138,7 +138,7 @@ def jackknifed_unfused(table: UnfusedTable, images: Int64, categories: Sequence[
     if table.instances is not None:
         tables: list[tuple[tuple[str, ...], InstanceTable]] = [(AP_NAMES, table.instances)]
         if table.instances.boxes is not None:
-            tables.append((BOX_AP_NAMES, of_boxes(table.instances, table.instances.boxes)))
+            tables.append((BOX_AP_NAMES, box_table(table.instances, table.instances.boxes)))
         for names, rows in tables:
             ap = jackknifed_ap(rows, thing_ids(categories), images, units)
             found |= {name: ap.only(index) for index, name in enumerate(names)}

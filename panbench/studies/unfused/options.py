@@ -82,10 +82,10 @@ class UnfusedOptions(StudyOptions):
         """Called before an evaluation: adds the measuring of AP_pan and mIoU_pan to its loop, if requested."""
         if self.measured == ("pq",):
             return Joined(_metric_settings(None, None))
-        _refuse_unmeasured(evaluation.model, evaluation.dataset)
+        _refuse_unmeasurable_model(evaluation.model, evaluation.dataset)
         truth = self._ap_instances(evaluation.dataset)
 
-        def sink(writers: "Sequence[RunWriter]") -> "Sink":
+        def make_measurer(writers: "Sequence[RunWriter]") -> "Sink":
             """Makes the `Measurer` that takes the network's outputs and writes pixel counts into the open runs."""
             from panbench.studies.unfused.measuring import Measurer
 
@@ -94,7 +94,7 @@ class UnfusedOptions(StudyOptions):
             n_labels = len(evaluation.model.class_names)
             return Measurer(self.measured, evaluation.dataset, category_of, n_labels, writers, truth=truth)
 
-        return Joined(_metric_settings(",".join(self.measured), truth), sink)
+        return Joined(_metric_settings(",".join(self.measured), truth), make_measurer)
 
     def _ap_instances(self, dataset: "Dataset") -> "InstanceSet | None":
         """Reads AP's own ground truth, if one is named. Raises BadDataset if it is not of this dataset."""
@@ -114,7 +114,7 @@ def _metric_settings(metrics: str | None, truth: "InstanceSet | None") -> Mappin
     }
 
 
-def _refuse_unmeasured(model: "Model", dataset: "Dataset") -> None:
+def _refuse_unmeasurable_model(model: "Model", dataset: "Dataset") -> None:
     """Raises BadArgument for a model without outputs to measure before fusion."""
     from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
 
@@ -145,7 +145,7 @@ METRICS_OF_MAPS = ("pq", "ap")
 
 
 @dataclass(frozen=True)
-class MapScores(ScoreOptions):
+class MapApOptions(ScoreOptions):
     """The option `--metrics` of `score`: also mask AP of predicted thing segments, and a ground truth for it."""
 
     metrics: Annotated[
@@ -160,10 +160,10 @@ class MapScores(ScoreOptions):
 
     def __post_init__(self) -> None:
         """Raises BadArgument for a metric other than pq and ap."""
-        _ = self._with_ap
+        _ = self._ap_is_requested
 
     @property
-    def _with_ap(self) -> bool:
+    def _ap_is_requested(self) -> bool:
         """True if `score --metrics` requests AP. Raises BadArgument for a metric other than pq and ap."""
         if "miou" in self.metrics.lower().split(","):
             raise BadArgument(
@@ -174,19 +174,19 @@ class MapScores(ScoreOptions):
 
     def check(self, scoring: Scoring) -> None:
         """Raises PredictionMismatch if a predicted thing segment has no score."""
-        if self._with_ap:
+        if self._ap_is_requested:
             from panbench.panoptic.coco import read_annotation_columns
-            from panbench.studies.unfused.map_ap import refuse_unscored
+            from panbench.studies.unfused.map_ap import refuse_unscored_things
 
             categories = read_annotation_columns(scoring.gt, scoring.gt_dir).categories
-            refuse_unscored(scoring.pred, scoring.pred_dir, categories)
+            refuse_unscored_things(scoring.pred, scoring.pred_dir, categories)
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
         """Called after scoring: computes AP of the run's maps; None without the option."""
-        if not self._with_ap:
+        if not self._ap_is_requested:
             return None
         from panbench.report.answers.measures import Measured
-        from panbench.studies.unfused.answer import map_grid
+        from panbench.studies.unfused.answer import map_ap_grid
         from panbench.studies.unfused.map_ap import ap_of_map
 
         ap_gt = ground_truth_of_ap(self.metrics)
@@ -194,7 +194,7 @@ class MapScores(ScoreOptions):
         name = scoring.gt.name
         truth = f"the thing segments of {name}" if ap_gt is None else f"the instances of {ap_gt.name}"
         record = {"AP_map": found.as_record(), "AP_map_gt": truth}
-        return Measured(grids=(map_grid(found, truth),), record=record)
+        return Measured(grids=(map_ap_grid(found, truth),), record=record)
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ def _unfused_candidates(output: Candidates, things: Sequence[bool], instances: b
         masks = InstanceMasks(labels, host[1], packed[index].cpu().numpy(), host[2:].T, predicted)
     semantic_map = None
     if sums is not None:
-        while not sums.is_last:
-            sums.next_classes()
+        while not sums.is_last_group:
+            sums.start_next_classes()
             for start, values in upsampled_blocks(output.masks, frame):
                 probabilities = values.sigmoid_() if output.activation == "sigmoid" else values
                 sums.add(rows[start : start + len(values)], probabilities)
@@ -184,7 +184,7 @@ class _SemanticSums:
         self._winner: Tensor | None = None
 
     @property
-    def is_last(self) -> bool:
+    def is_last_group(self) -> bool:
         """True if no classes are left to sum after the current ones."""
         return self._first + self._step >= self._weights.shape[1]
 
@@ -193,7 +193,7 @@ class _SemanticSums:
         own = self._weights[rows, self._first : self._first + self._step]
         self._sums[: own.shape[1]].addmm_(own.T, probabilities.flatten(1))
 
-    def next_classes(self) -> None:
+    def start_next_classes(self) -> None:
         """Moves on to the next classes, as memory holds few at a time; all masks must be added again for them."""
         self._update_best()
         self._first += self._step

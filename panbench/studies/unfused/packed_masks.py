@@ -18,7 +18,7 @@ def packed_bytes(shape: tuple[int, int]) -> int:
     return -(-shape[0] * shape[1] // 8)
 
 
-def pack(masks: Sequence[npt.NDArray[np.bool_]], shape: tuple[int, int]) -> PackedMasks:
+def pack_masks(masks: Sequence[npt.NDArray[np.bool_]], shape: tuple[int, int]) -> PackedMasks:
     """Packs the (H, W) bool masks of an image to bits.
 
     shape: their (H, W), for the case of no masks
@@ -29,9 +29,9 @@ def pack(masks: Sequence[npt.NDArray[np.bool_]], shape: tuple[int, int]) -> Pack
     return packed
 
 
-def areas(masks: PackedMasks) -> npt.NDArray[np.int64]:
+def mask_areas(masks: PackedMasks) -> npt.NDArray[np.int64]:
     """Returns the number of pixels of each mask, (N,)."""
-    return np.array([_set_bits(mask[None])[0] for mask in masks], np.int64)
+    return np.array([_count_set_bits(mask[None])[0] for mask in masks], np.int64)
 
 
 def shared_pixels(ones: PackedMasks, others: PackedMasks) -> npt.NDArray[np.int64]:
@@ -43,11 +43,11 @@ def shared_pixels(ones: PackedMasks, others: PackedMasks) -> npt.NDArray[np.int6
     for start in range(0, len(others), block):
         part = others[start : start + block]
         for row, mask in enumerate(ones):
-            shared[row, start : start + block] = _set_bits(mask & part)
+            shared[row, start : start + block] = _count_set_bits(mask & part)
     return shared
 
 
-def _set_bits(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _count_set_bits(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Counts the bits that are set in each row."""
     # NumPy 1 has no bitwise_count.
     counted = np.bitwise_count(packed) if hasattr(np, "bitwise_count") else _BITS[packed]

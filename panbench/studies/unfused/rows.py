@@ -89,7 +89,7 @@ def _to_arrow(table: UnfusedTable) -> "pa.Table":
             blocks.append((kind, dict(zip(_COLUMNS[kind], of_kind, strict=True)) | _box_columns(table.instances, kind)))
     if table.pixels is not None:
         blocks.append(("category", {name: getattr(table.pixels, name) for name in _COLUMNS["category"]}))
-    schema = _schema()
+    schema = _arrow_schema()
     tables = []
     for kind, columns in blocks:
         n = len(columns["image_id"])
@@ -121,11 +121,11 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
     metrics = (arrow.schema.metadata or {}).get(_METRICS)
     if metrics is None:
         raise ValueError("it does not say which metrics it is for")
-    if missing := [name for name in _schema().names if name not in arrow.schema.names]:
+    if missing := [name for name in _arrow_schema().names if name not in arrow.schema.names]:
         raise ValueError(f"it lacks the columns {', '.join(missing)}")
     kinds = arrow.column("kind").cast(pa.string())
 
-    def of_kind(kind: str, names: Sequence[str] = ()) -> list[npt.NDArray[Any]]:
+    def columns_of_kind(kind: str, names: Sequence[str] = ()) -> list[npt.NDArray[Any]]:
         """Returns the columns of one kind of rows: images, detections, true instances, their pairs, or categories."""
         rows = arrow.filter(pc.equal(kinds, kind)).select(list(names or _COLUMNS[kind]))
         return [column.combine_chunks().to_numpy(zero_copy_only=False) for column in rows.columns]
@@ -134,19 +134,21 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
     instances = pixels = None
     if "ap" in needed:
         named = {
-            name: values for kind, names in _FIELDS.items() for name, values in zip(names, of_kind(kind), strict=True)
+            name: values
+            for kind, names in _FIELDS.items()
+            for name, values in zip(names, columns_of_kind(kind), strict=True)
         }
         named["det_score"] = named["det_score"].astype(np.float64)
         named["gt_iscrowd"] = named["gt_iscrowd"].astype(np.bool_)
-        det, gt = (np.stack(of_kind(kind, _CORNERS), axis=1).astype(np.float64) for kind in ("det", "gt"))
-        boxes = Boxes(det, gt, of_kind("det", (_PREDICTED,))[0].astype(np.bool_))
+        det, gt = (np.stack(columns_of_kind(kind, _CORNERS), axis=1).astype(np.float64) for kind in ("det", "gt"))
+        boxes = Boxes(det, gt, columns_of_kind("det", (_PREDICTED,))[0].astype(np.bool_))
         instances = InstanceTable(**named, boxes=boxes)
     if "miou" in needed:
-        pixels = CategoryPixels(*of_kind("category"))
-    return UnfusedTable(np.sort(of_kind("image")[0]), instances, pixels)
+        pixels = CategoryPixels(*columns_of_kind("category"))
+    return UnfusedTable(np.sort(columns_of_kind("image")[0]), instances, pixels)
 
 
-def _schema() -> "pa.Schema":
+def _arrow_schema() -> "pa.Schema":
     import pyarrow as pa
 
     return pa.schema(

@@ -11,7 +11,7 @@ from panbench.base.errors import BadRun
 from panbench.report.answers.views import compared
 from panbench.report.figures.plots import draw_plot
 from panbench.runs import load_run
-from panbench.studies.calibration.calibration import _score_threshold, calibration, reliability
+from panbench.studies.calibration.calibration import _score_for_accuracy, calibration, reliability
 from panbench.studies.calibration.section import calibration_section
 
 # In each image two persons and sky; p scores 0.95, q 0.65, the sky 0.85.
@@ -82,8 +82,8 @@ def test_a_score_on_an_edge_belongs_to_the_bin_above_even_in_float32():
 def test_an_exactly_met_target_counts_as_met(right, of, target):
     # 0.56 · 25 is a little more than 14 in binary.
     hits = np.arange(of) < right
-    assert _score_threshold(np.full(of, 0.5), hits, target) == (0.5, 1.0)
-    assert np.isnan(_score_threshold(np.full(of, 0.5), hits, target + 1e-6)[0])
+    assert _score_for_accuracy(np.full(of, 0.5), hits, target) == (0.5, 1.0)
+    assert np.isnan(_score_for_accuracy(np.full(of, 0.5), hits, target + 1e-6)[0])
 
 
 def test_the_page_names_models_with_partly_scored_segments(folder, tmp_path):

@@ -8,7 +8,7 @@ from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Category, PanopticPrediction, Segment
-from panbench.studies.ensembles.vote import fuse_maps, join, overlaps_of, vote
+from panbench.studies.ensembles.vote import count_joint_pixels, fuse_maps, vote, voted_overlap_table
 
 CATEGORIES = (
     Category(1, "cat", True),
@@ -103,7 +103,7 @@ def test_void_wins_where_most_models_have_no_segment():
 
 
 def test_maps_of_different_size_are_refused():
-    assert "one size" in refusal(ValueError, join, [A, prediction(["aaa"], a=1)], ISTHING)
+    assert "one size" in refusal(ValueError, count_joint_pixels, [A, prediction(["aaa"], a=1)], ISTHING)
 
 
 @st.composite
@@ -127,12 +127,12 @@ def test_scoring_a_vote_equals_scoring_its_map(predictions, truth, data):
     }
     painted = fuse_maps(predictions, ISTHING, weights)
     expected = overlap_table(4, truth.ids, truth.segments, painted.ids, painted.segments)
-    voted = overlaps_of(join(predictions, ISTHING, truth.ids), weights, truth.segments)
+    voted = voted_overlap_table(count_joint_pixels(predictions, ISTHING, truth.ids), weights, truth.segments)
     assert pq_table(Matched.of(voted), CATEGORIES).equals(pq_table(Matched.of(expected), CATEGORIES))
 
 
 def test_every_row_of_the_table_has_a_winner_or_void():
-    table = join([A, A], ISTHING)
+    table = count_joint_pixels([A, A], ISTHING)
     winner, score = vote(table, equal(2))
     assert table.pixels.sum() == A.ids.size
     assert set(winner.tolist()) == {-1, 0, 1, 2}

@@ -110,7 +110,7 @@ def test_repeated_names_and_oversized_arrays_are_refused(path, monkeypatch):
         archive.writestr("a.npy", npy("(1,)", content=b"5678"))
     assert "two arrays have one name" in refusal(BadArgument, read_npz, path)
     np.savez_compressed(path, a=np.zeros(10_000))
-    monkeypatch.setattr("panbench.studies.fusing.npz._memory_of_machine", lambda: 50_000)
+    monkeypatch.setattr("panbench.studies.fusing.npz._machine_memory_bytes", lambda: 50_000)
     assert "its arrays take 80 kB, and this machine has 50 kB of memory" in refusal(BadArgument, read_npz, path)
 
 

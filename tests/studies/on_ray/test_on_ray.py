@@ -19,7 +19,7 @@ from panbench.evaluation.options import EvaluateOptions, Opening
 from panbench.evaluation.sharded import ShardedEvaluation
 from panbench.runs import load_run
 from panbench.studies.on_ray import options as ray_options
-from panbench.studies.on_ray.options import parse_engine
+from panbench.studies.on_ray.options import parse_ray_engine
 
 SPEC = find_model("mask2former-tiny")
 
@@ -34,19 +34,19 @@ SPEC = find_model("mask2former-tiny")
     ],
 )
 def test_the_engine_names_tasks_and_a_cluster(monkeypatch, text, found):
-    monkeypatch.setattr(ray_options, "_is_installed", lambda: True)
-    assert parse_engine(text) == found
+    monkeypatch.setattr(ray_options, "_ray_is_installed", lambda: True)
+    assert parse_ray_engine(text) == found
 
 
 @pytest.mark.parametrize(
     ("text", "message"), [("dask", "the engine is ray"), ("ray:0", "'0' is not a number of tasks")]
 )
 def test_an_unusable_engine_is_refused(text, message):
-    assert message in refusal(BadArgument, parse_engine, text)
+    assert message in refusal(BadArgument, parse_ray_engine, text)
 
 
 def test_without_ray_the_error_has_the_install_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(ray_options, "_is_installed", lambda: False)
+    monkeypatch.setattr(ray_options, "_ray_is_installed", lambda: False)
     line = ("eval", "--model", SPEC.name, "--data", "shapes", "--limit", "2", "--out", tmp_path / "m")
     assert "needs the package ray. Install it with: pip install" in refused(*line, "--engine", "ray:2")
 

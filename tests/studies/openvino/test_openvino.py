@@ -75,7 +75,7 @@ def test_models_that_openvino_cannot_compute_are_refused(options, message, monke
 
 
 def test_without_openvino_the_error_has_the_install_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(runtime, "_is_installed", lambda: False)
+    monkeypatch.setattr(runtime, "_openvino_is_installed", lambda: False)
     said = refused(*TINY, *BY, "--out", tmp_path / "m")
     assert "needs the package openvino. Install it with: pip install" in said
     assert "[openvino]" in said

@@ -15,7 +15,7 @@ from panbench.base.files import sha256_of
 from panbench.catalog import find_model, load_catalog
 from panbench.runs import CategoryMapRecord, DatasetRecord, ImagesRecord, ModelRecord, RuleRecord, RunInfo, list_runs
 from panbench.scoring.folder import score_folder
-from panbench.studies.reproduction.answer import claim_for, judge, unfit_to_commit
+from panbench.studies.reproduction.answer import claim_for, files_not_to_commit, judge
 from panbench.studies.robustness.definitions import VERSION
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -286,6 +286,6 @@ def test_files_too_large_for_version_control_are_named(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "a.parquet").write_bytes(b"0" * 2_000_001)
     (tmp_path / "predictions").mkdir()
-    first, second = unfit_to_commit(tmp_path)
+    first, second = files_not_to_commit(tmp_path)
     assert "a.parquet has 2.0 MB" in first
     assert "predictions is not needed" in second

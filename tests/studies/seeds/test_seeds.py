@@ -12,7 +12,7 @@ from little_runs import scored
 from support import edited, panbench, ran, refused
 
 from panbench.report.answers.patterns import is_pattern
-from panbench.studies.seeds.answer import expand_patterns
+from panbench.studies.seeds.answer import expand_seed_patterns
 
 N = 30
 GT = dict.fromkeys(range(N), "ppppddddssss")
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_pattern_names_a_model_by_the_part_before_the_seed(folder):
-    found = expand_patterns([folder / "m2f@seed*", folder / "pfpn@*", folder / "detr@seed0"]).models
+    found = expand_seed_patterns([folder / "m2f@seed*", folder / "pfpn@*", folder / "detr@seed0"]).models
     assert {name: len(runs) for name, runs in found.items()} == {"m2f": 3, "pfpn": 3, "detr@seed0": 1}
     assert [run.name for run in found["m2f"]] == ["m2f@seed0", "m2f@seed1", "m2f@seed2"]
     assert is_pattern(Path("a@seed*"))
@@ -46,7 +46,7 @@ def test_a_pattern_names_a_model_by_the_part_before_the_seed(folder):
 def test_a_pattern_without_a_folder_is_searched_in_results(folder, tmp_path, monkeypatch):
     (tmp_path / "results").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    assert set(expand_patterns([Path("m2f@seed*")]).models) == {"m2f"}
+    assert set(expand_seed_patterns([Path("m2f@seed*")]).models) == {"m2f"}
 
 
 def test_patterns_expanded_by_the_shell_are_reported_with_their_quoted_form(folder):
@@ -82,7 +82,7 @@ def test_runs_that_differ_in_weights_alone_are_seeds_whatever_their_names(folder
     shutil.copytree(folder, tmp_path / "all")
     for seed, name in enumerate(("monday", "tuesday", "friday")):
         evaluated(tmp_path / "all", f"days-{name}", seed)
-    found = expand_patterns([tmp_path / "all" / "days-*"])
+    found = expand_seed_patterns([tmp_path / "all" / "days-*"])
     assert {name: len(runs) for name, runs in found.models.items()} == {"days": 3}
     assert found.reasons == ()
 
@@ -114,16 +114,16 @@ def test_a_pattern_that_fits_different_models_compares_single_runs(folder, tmp_p
 def test_scored_folders_are_seeds_only_if_their_names_count_seeds(folder, tmp_path):
     for name, source in (("one", "m2f@seed0"), ("two", "pfpn@seed0")):
         shutil.copytree(folder / source, tmp_path / name)
-    found = expand_patterns([tmp_path / "*"])
+    found = expand_seed_patterns([tmp_path / "*"])
     assert found.models == {}
     assert sorted(path.name for path in found.folders) == ["one", "two"]
     assert "do not count seeds" in found.reasons[0]
     # m2f@seed0 … pfpn@seed2: six runs, two models.
-    assert expand_patterns([folder / "*@seed*"]).models == {}
+    assert expand_seed_patterns([folder / "*@seed*"]).models == {}
 
 
 def test_patterns_of_one_run_each_compare_runs(folder):
-    found = expand_patterns([folder / "m2f@seed0*", folder / "pfpn@seed0*"])
+    found = expand_seed_patterns([folder / "m2f@seed0*", folder / "pfpn@seed0*"])
     assert found.models == {}
     assert [path.name for path in found.folders] == ["m2f@seed0", "pfpn@seed0"]
 

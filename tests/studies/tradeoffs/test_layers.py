@@ -17,7 +17,7 @@ from panbench.models.candidates import Candidates
 from panbench.models.host import HostedModel
 from panbench.models.opening import open_model
 from panbench.runs import load_run
-from panbench.studies.tradeoffs.layered_model import LayeredCandidates, LayeredModel, OfLayer, cut_after
+from panbench.studies.tradeoffs.layered_model import LayeredCandidates, LayeredModel, LayerRule, cut_after_layer
 from panbench.studies.tradeoffs.options import TradeoffOptions
 from scripts.make.tiny_networks import SPECS
 
@@ -129,7 +129,7 @@ def test_a_batch_has_the_layers_of_each_of_its_images(whole, scenes):
     _, model = whole
     layers = LayeredModel(model, (1,))
     batch = [model.load(scene) for scene in scenes[:2]]
-    cut = cut_after(model, 1).candidates(batch)
+    cut = cut_after_layer(model, 1).candidates(batch)
     for found, expected in zip(layers.candidates(batch), cut, strict=True):
         _are_equal(found.earlier[1], expected)
 
@@ -137,7 +137,7 @@ def test_a_batch_has_the_layers_of_each_of_its_images(whole, scenes):
 def test_layer_copies_share_weights_and_leave_the_network_unchanged(whole, scenes):
     _, model = whole
     before = list(model.module.state_dict())
-    cut = cut_after(model, 1)
+    cut = cut_after_layer(model, 1)
     LayeredModel(model, None).candidates([model.load(scenes[0])])
     assert list(model.module.state_dict()) == before
     own = {value.data_ptr() for value in model.module.parameters()}
@@ -163,7 +163,7 @@ def test_layers_are_scored_into_runs_next_to_the_models(tmp_path):
         assert model.weights_sha256 == run.info.model.weights_sha256
         assert found.images.tolist() == run.images.tolist()
         # As the network cut after the layer is scored by itself.
-        cut = cut_after(open_model(spec), layer)
+        cut = cut_after_layer(open_model(spec), layer)
         from panbench.evaluation.evaluate import evaluate
 
         alone = evaluate(cut, data, tmp_path / f"alone-{layer}")
@@ -199,9 +199,9 @@ def test_missing_layers_are_refused():
 def test_the_rule_of_a_layer_is_recorded_as_the_models_rule():
     paper = find_model("mask2former-tiny")
     rule = open_model(paper).rule
-    one = OfLayer(rule, 1, 3)
+    one = LayerRule(rule, 1, 3)
     assert (one.name, str(one), one.record(), one.called) == (rule.name, str(rule), rule.record(), rule.called)
-    assert one != OfLayer(rule, 2, 3)
+    assert one != LayerRule(rule, 2, 3)
     assert isinstance(LayeredCandidates, type)
 
 

@@ -18,7 +18,7 @@ from panbench.scoring.folder import score_folder
 from panbench.studies.ensembles.options import ViewOptions
 from panbench.studies.fusing.again import fuse_run
 from panbench.studies.tradeoffs.options import TradeoffOptions
-from panbench.studies.transfer.options import MapOptions
+from panbench.studies.transfer.options import CategoryMapOptions
 from panbench.studies.unfused.options import UnfusedOptions
 
 TINY = find_model("mask2former-tiny")
@@ -85,14 +85,16 @@ def test_renaming_all_categories_changes_no_number(scenes, tmp_path):
     names = {category["name"]: category["name"].upper() for category in shapes.CATEGORIES}
     (tmp_path / "map.json").write_text(json.dumps({"categories": names}))
     mapped = evaluated(
-        TINY, open_dataset(tmp_path / "renamed"), tmp_path / "run", studies=(MapOptions(tmp_path / "map.json"),)
+        TINY, open_dataset(tmp_path / "renamed"), tmp_path / "run", studies=(CategoryMapOptions(tmp_path / "map.json"),)
     )
     assert mapped.summary() == evaluated(TINY, ours, tmp_path / "own").summary()
 
 
 def test_a_mapped_run_saves_what_it_scores_and_records_the_map(theirs, mapping, tmp_path):
     recorder = Recorder()
-    run = evaluated(TINY, theirs, tmp_path / "run", recorder, studies=(MapOptions(mapping),), save_predictions=True)
+    run = evaluated(
+        TINY, theirs, tmp_path / "run", recorder, studies=(CategoryMapOptions(mapping),), save_predictions=True
+    )
     summary = run.summary()
     assert summary["All"]["PQ"] > 0.4, "the model is trained on such scenes"
     assert score_folder(theirs.gt, tmp_path / "run" / "predictions.json").summary() == summary
@@ -116,21 +118,21 @@ def test_a_run_is_not_resumed_through_another_map(theirs, mapping, tmp_path, mon
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluated(TINY, theirs, tmp_path / "run", Stop(), studies=(MapOptions(mapping),))
+        evaluated(TINY, theirs, tmp_path / "run", Stop(), studies=(CategoryMapOptions(mapping),))
     document = json.loads(mapping.read_text())
     document["categories"]["ring"] = "disc"
     changed = tmp_path / "changed" / mapping.name
     changed.parent.mkdir()
     changed.write_text(json.dumps(document))
     with pytest.raises(BadRun, match="category_map_sha256 was"):
-        evaluated(TINY, theirs, tmp_path / "run", studies=(MapOptions(changed),), resume=True)
-    whole = evaluated(TINY, theirs, tmp_path / "run", studies=(MapOptions(mapping),), resume=True)
+        evaluated(TINY, theirs, tmp_path / "run", studies=(CategoryMapOptions(changed),), resume=True)
+    whole = evaluated(TINY, theirs, tmp_path / "run", studies=(CategoryMapOptions(mapping),), resume=True)
     assert (whole.info.status, len(whole.image_ids())) == ("done", 3)
 
 
 @pytest.mark.parametrize("measured", ["pq", "pq,ap,miou"])
 def test_fusing_a_mapped_run_again_uses_its_map(theirs, mapping, tmp_path, measured):
-    studies = (MapOptions(mapping), UnfusedOptions(measured))
+    studies = (CategoryMapOptions(mapping), UnfusedOptions(measured))
     mapped = evaluated(TINY, theirs, tmp_path / "mapped", keep_candidates=True, studies=studies)
     mapping.unlink()
     (again,) = fuse_run(mapped, [StoredModel(mapped).paper], tmp_path / "again")
@@ -139,10 +141,12 @@ def test_fusing_a_mapped_run_again_uses_its_map(theirs, mapping, tmp_path, measu
 
 
 def test_views_and_sizes_work_with_a_category_map(theirs, mapping, tmp_path):
-    seen = evaluated(TINY, theirs, tmp_path / "run", studies=(MapOptions(mapping), ViewOptions("none")))
-    plain = evaluated(TINY, theirs, tmp_path / "plain", studies=(MapOptions(mapping),))
+    seen = evaluated(TINY, theirs, tmp_path / "run", studies=(CategoryMapOptions(mapping), ViewOptions("none")))
+    plain = evaluated(TINY, theirs, tmp_path / "plain", studies=(CategoryMapOptions(mapping),))
     assert seen.summary() == plain.summary()
-    sized = evaluated(TINY, theirs, tmp_path / "sizes", studies=(TradeoffOptions(size="0.5,1"), MapOptions(mapping)))
+    sized = evaluated(
+        TINY, theirs, tmp_path / "sizes", studies=(TradeoffOptions(size="0.5,1"), CategoryMapOptions(mapping))
+    )
     assert sized.summary() == plain.summary()
     assert sorted(path.name for path in tmp_path.glob("sizes@*")) != []
 
@@ -154,7 +158,7 @@ def own_predictions(scenes, tmp_path):
 
 
 def test_scoring_predictions_through_a_map_equals_evaluating_the_model(theirs, mapping, own_predictions, tmp_path):
-    mapped = evaluated(TINY, theirs, tmp_path / "mapped", studies=(MapOptions(mapping),), save_predictions=True)
+    mapped = evaluated(TINY, theirs, tmp_path / "mapped", studies=(CategoryMapOptions(mapping),), save_predictions=True)
     line = ("score", "--gt", theirs.gt, "--pred", own_predictions, "--category-map", mapping)
     said = ran(*line, "--out", tmp_path / "scored")
     assert "No prediction can be of these categories of the dataset: cloud." in said.stderr

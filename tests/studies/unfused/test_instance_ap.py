@@ -11,13 +11,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from support import refusal
 
-from panbench.studies.unfused.boxes import listed_box, of_boxes, tight_box
+from panbench.studies.unfused.boxes import box_table, listed_box, tight_box
 from panbench.studies.unfused.instance_ap import (
     AREA_RANGES,
     IOU_THRESHOLDS,
     Boxes,
     InstanceTable,
-    _match,
+    _match_detections,
     _sort_by_category,
     instance_ap,
     jackknifed_ap,
@@ -180,7 +180,7 @@ def test_box_ap_equals_pycocotools(seed):
     true[0]["iscrowd"] = 1
     table = with_boxes(true, found, seed)
     expected = [None if value == -1 else value for value in pycocotools_ap(true, found, "bbox").stats[:6].tolist()]
-    measured = list(instance_ap(of_boxes(table, table.boxes), CATEGORIES).as_record().values())
+    measured = list(instance_ap(box_table(table, table.boxes), CATEGORIES).as_record().values())
     for ours, theirs in zip(measured, expected, strict=True):
         assert (ours is None) == (theirs is None)
         assert ours is None or ours == pytest.approx(theirs, abs=1e-12)
@@ -198,7 +198,7 @@ def test_boxes_overlap_where_masks_do_not():
     assert not len(table.pair_det)
     boxes = Boxes(*(np.array([tight_box(mask)]) for mask in (rising, falling)), np.zeros(1, np.bool_))
     assert instance_ap(table, CATEGORIES).AP == 0
-    assert instance_ap(of_boxes(table, boxes), CATEGORIES).AP == 1
+    assert instance_ap(box_table(table, boxes), CATEGORIES).AP == 1
 
 
 def test_the_box_of_a_mask_ends_after_its_last_pixel():
@@ -278,7 +278,7 @@ def test_with_many_images_groups_are_left_out():
 
 
 def one_by_one(category, ignored):
-    """`_match` as pycocotools has it: each detection in turn, each threshold by itself, each instance looked at."""
+    """`_match_detections` as pycocotools has it: each detection in turn, each threshold by itself, each instance."""
     n = len(category.image)
     hit, passed_over = np.zeros((2, len(IOU_THRESHOLDS), n), np.bool_)
     for place, threshold in enumerate(IOU_THRESHOLDS):
@@ -309,7 +309,7 @@ def test_matching_all_at_once_equals_matching_in_turn(seed):
         category = prepared.of_category(category_id)
         for _, low, high in AREA_RANGES:
             ignored = category.gt_iscrowd | (category.gt_area < low) | (category.gt_area > high)
-            for ours, theirs in zip(_match(category, ignored), one_by_one(category, ignored), strict=True):
+            for ours, theirs in zip(_match_detections(category, ignored), one_by_one(category, ignored), strict=True):
                 np.testing.assert_array_equal(ours, theirs)
 
 

@@ -29,7 +29,7 @@ from panbench.studies.unfused.answer import unfused_scores, with_unfused
 from panbench.studies.unfused.boxes import tight_box
 from panbench.studies.unfused.options import UnfusedOptions, parse_metrics
 from panbench.studies.unfused.outputs import unfused
-from panbench.studies.unfused.packed_masks import areas, pack, shared_pixels
+from panbench.studies.unfused.packed_masks import mask_areas, pack_masks, shared_pixels
 from panbench.studies.unfused.rows import read_unfused
 
 ALL = ("pq", "ap", "miou")
@@ -323,7 +323,7 @@ def test_instances_are_ranked_by_class_score_times_mask_score():
     sure = torch.sigmoid(torch.tensor([4.0, 0.5]))
     expected = sorted(float(score[query, label] * sure[query]) for query in (0, 1) for label in (0, 1))
     assert sorted(found.scores.tolist()) == pytest.approx(expected, abs=1e-6)
-    assert sorted(areas(found.masks).tolist()) == [32, 32, 64, 64]
+    assert sorted(mask_areas(found.masks).tolist()) == [32, 32, 64, 64]
     # Class scores choose, over all classes; then the mask score ranks.
     three = unfused(dataclasses.replace(output, most_instances=3), (True, True, False)).instances
     kept = score.flatten().topk(3).indices
@@ -353,11 +353,11 @@ def test_an_output_without_instances_has_a_semantic_map():
 def test_packed_masks_share_the_same_pixels_as_masks():
     random = np.random.default_rng(0)
     ones, others = random.random((3, 13, 7)) < 0.5, random.random((5, 13, 7)) < 0.3
-    packed = pack(list(ones), (13, 7)), pack(list(others), (13, 7))
+    packed = pack_masks(list(ones), (13, 7)), pack_masks(list(others), (13, 7))
     expected = (ones[:, None] & others[None]).sum(axis=(2, 3))
     assert np.array_equal(shared_pixels(*packed), expected)
-    assert np.array_equal(areas(packed[0]), ones.sum(axis=(1, 2)))
-    assert shared_pixels(packed[0], pack([], (13, 7))).shape == (3, 0)
+    assert np.array_equal(mask_areas(packed[0]), ones.sum(axis=(1, 2)))
+    assert shared_pixels(packed[0], pack_masks([], (13, 7))).shape == (3, 0)
 
 
 def test_a_stored_run_is_loaded_with_its_rows(whole):
