@@ -151,11 +151,11 @@ def split_rules(text: str) -> list[str]:
         raise BadArgument("--rule names no rule. Write for example --rule paper,argmax.")
     for rule in rules:
         if rule_reference(rule) is None:
-            _check_thresholds(rule_name(rule), rule.partition(":")[2])
+            _check_rule_thresholds(rule_name(rule), rule.partition(":")[2])
     return list(dict.fromkeys(rules))
 
 
-def _check_thresholds(rule: str, assignments: str) -> None:
+def _check_rule_thresholds(rule: str, assignments: str) -> None:
     """Raises BadArgument for thresholds that a built-in rule does not have, and for fractions outside their range."""
     known = THRESHOLDS.get(rule)
     for part in filter(str.strip, assignments.split(",") if known is not None else ()):
@@ -264,21 +264,21 @@ def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, Mode
         for path in sorted(path for path in root.iterdir() if path.suffix in suffixes):
             if path.name.startswith("_"):
                 continue
-            spec = _spec_of_entry(path, _read_entry(path) if path.suffix == ".py" else None, required=required)
+            spec = _spec_of_entry(path, _read_config_entry(path) if path.suffix == ".py" else None, required=required)
             for name in (spec.name, *spec.aliases):
-                if owner := owners.get(_normalized(name)):
+                if owner := owners.get(_normalized_model_name(name)):
                     raise BadModel(
                         f"{path}: {name!r} already names {owner.name}. Give each model its own name and aliases "
                         f"({owner.name} is {owner.config})."
                     )
-                owners[_normalized(name)] = spec
+                owners[_normalized_model_name(name)] = spec
             catalog[spec.name] = spec
     if folder is None:
         for spec in _specs_of_packages():
             # A package cannot replace a model that exists; `package.module:name` still reaches the package's own.
-            if _normalized(spec.name) not in owners:
+            if _normalized_model_name(spec.name) not in owners:
                 catalog[spec.name] = spec
-    return dict(sorted(catalog.items(), key=lambda item: _reading_order(item[1])))
+    return dict(sorted(catalog.items(), key=lambda item: _model_sort_key(item[1])))
 
 
 def _specs_of_packages() -> Iterator[ModelSpec]:
@@ -354,15 +354,15 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     if page := _PAGE_OF_HUB.fullmatch(name.strip()):
         name = f"hf:{page[1]}"
     if name.strip().startswith("hf:"):
-        _refuse_as_repository(name.strip().removeprefix("hf:"))
-        return _add_from_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)
-    if _names_a_folder(name.strip()):
+        _refuse_unusable_repository(name.strip().removeprefix("hf:"))
+        return _add_catalog_entry(spec_from_repository(name), load_catalog() if catalog is None else catalog)
+    if _is_model_folder(name.strip()):
         return spec_from_folder(name.strip())
     if is_reference(name.strip()):
         return spec_from_factory(name.strip())
     catalog = load_catalog() if catalog is None else catalog
-    by_name = {_normalized(key): spec for spec in catalog.values() for key in (spec.name, *spec.aliases)}
-    normalized = _normalized(name)
+    by_name = {_normalized_model_name(key): spec for spec in catalog.values() for key in (spec.name, *spec.aliases)}
+    normalized = _normalized_model_name(name)
     if normalized in by_name:
         return by_name[normalized]
     if normalized.endswith(_CONFIG_SUFFIXES):
@@ -372,7 +372,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
         # The name under which its runs are stored.
         return spec_from_repository(f"hf:{owner}/{rest}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name.strip()):
-        raise BadModel(_name_the_hub(name.strip(), catalog))
+        raise BadModel(_hub_prefix_hint(name.strip(), catalog))
     if (Path(name.strip()) / hub.CONFIG).is_file():
         raise BadModel(f"There is no model {name!r}. The folder of this name is meant by --model ./{name.strip()}.")
     near = difflib.get_close_matches(normalized, by_name, n=1, cutoff=0.5)
@@ -380,7 +380,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
 
 
-def _refuse_as_repository(address: str) -> None:
+def _refuse_unusable_repository(address: str) -> None:
     """Raises BadModel if `hf:` precedes a folder, or a repository of EoMT without complete weights.
 
     `owner/name` is a repository, even if such a folder exists.
@@ -398,7 +398,7 @@ def _refuse_as_repository(address: str) -> None:
         )
 
 
-def _add_from_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+def _add_catalog_entry(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
     """Copies a model of the hub with what the catalog declares for the same repository, such as labels and rule."""
     name = spec.settings["repository"]
     for other in catalog.values():
@@ -408,7 +408,7 @@ def _add_from_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> Mode
     return spec
 
 
-def _name_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:
+def _hub_prefix_hint(name: str, catalog: Mapping[str, ModelSpec]) -> str:
     """Explains that `owner/name` needs the prefix `hf:` to name a repository of the hub."""
     known = [spec.name for spec in catalog.values() if (found := repository_of(spec)) and found.name == name]
     ways = [*(f"--model {spec}" for spec in known), f"--model hf:{name}"]
@@ -428,8 +428,8 @@ def resolve_models(names: Sequence[str]) -> list[ModelSpec]:
         if not is_pattern(name):
             found.append(find_model(name, catalog))
             continue
-        pattern = "*" if name == "all" else _normalized(name)
-        fitting = [spec for spec in catalog.values() if fnmatch.fnmatchcase(_normalized(spec.name), pattern)]
+        pattern = "*" if name == "all" else _normalized_model_name(name)
+        fitting = [spec for spec in catalog.values() if fnmatch.fnmatchcase(_normalized_model_name(spec.name), pattern)]
         if not fitting:
             raise BadModel(f"No model is named like {name!r}. `panbench models` lists all {len(catalog)}.")
         found.extend(fitting)
@@ -510,7 +510,7 @@ def spec_from_config(path: str | os.PathLike[str], weights: str | os.PathLike[st
         raise BadModel(f"There is no config file {config}.")
     if config.suffix not in _CONFIG_SUFFIXES:
         raise BadModel(f"{config} is not a config file: mmdet's are {', '.join(_CONFIG_SUFFIXES)}.")
-    spec = _spec_of_entry(config, _read_entry(config) if config.suffix == ".py" else None, required=False)
+    spec = _spec_of_entry(config, _read_config_entry(config) if config.suffix == ".py" else None, required=False)
     return spec if weights is None else with_weights(spec, weights)
 
 
@@ -627,7 +627,7 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     they are claims about those weights.
     """
     given = os.fspath(weights)
-    resolved = given if _is_url(given) else str(Path(given).expanduser().resolve())
+    resolved = given if _is_weights_url(given) else str(Path(given).expanduser().resolve())
     if spec.weights is not None and file_name(spec.weights) == file_name(resolved):
         return dataclasses.replace(spec, weights=resolved)
     return dataclasses.replace(
@@ -678,24 +678,24 @@ def weights_named(checkpoint: str | os.PathLike[str] | None) -> str:
     return "auto" if random_seed(checkpoint) is None else RANDOM
 
 
-def _names_a_folder(name: str) -> bool:
+def _is_model_folder(name: str) -> bool:
     """True if a name of `--model` means a folder."""
     if name.startswith(("./", "../", "/", "~")) or name in (".", ".."):
         return not name.endswith(_CONFIG_SUFFIXES)
     return ("/" in name or "\\" in name) and Path(name).is_dir()
 
 
-def _read_entry(path: Path) -> dict[str, Any] | None:
+def _read_config_entry(path: Path) -> dict[str, Any] | None:
     """Reads the `panbench` dict of a config file without running it; None if there is none."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadModel(f"{path} cannot be read as a config file: {error}.") from error
-    return copy.deepcopy(_entry_of(text, path))
+    return copy.deepcopy(_parse_config_entry(text, path))
 
 
 @functools.lru_cache(maxsize=256)
-def _entry_of(text: str, path: Path) -> dict[str, Any] | None:
+def _parse_config_entry(text: str, path: Path) -> dict[str, Any] | None:
     """Parses the `panbench` dict in the text of a config file; cached, as programs load the catalog often."""
     try:
         module = parse_config(text)
@@ -705,7 +705,7 @@ def _entry_of(text: str, path: Path) -> dict[str, Any] | None:
     for statement in module.body:
         if isinstance(statement, ast.Assign) and _assigns(statement, "panbench"):
             try:
-                entry = ast.literal_eval(_DictCalls().visit(statement.value))
+                entry = ast.literal_eval(_ConfigDictCalls().visit(statement.value))
             except ValueError:
                 entry = None
             if not isinstance(entry, dict):
@@ -734,7 +734,7 @@ def _assigns(statement: ast.Assign, name: str) -> bool:
     return any(isinstance(target, ast.Name) and target.id == name for target in statement.targets)
 
 
-class _DictCalls(ast.NodeTransformer):
+class _ConfigDictCalls(ast.NodeTransformer):
     """Turns `dict(a=1)`, as mmdet's configs write it, into `{'a': 1}`."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -777,14 +777,14 @@ def _spec_of_entry(path: Path, entry: dict[str, Any] | None, *, required: bool) 
     if entry is None and required:
         raise BadModel(f"{path} has no `panbench` dict, so it names no model. Its keys are {', '.join(_REQUIRED)}.")
     entry = entry or {}
-    _check_keys(entry, _KEY_TYPES, _REQUIRED if required else [], f"{path}: `panbench`")
+    _check_entry_keys(entry, _KEY_TYPES, _REQUIRED if required else [], f"{path}: `panbench`")
     family, adapter = entry.get("family"), entry.get("adapter")
     if adapter is not None and not is_reference(adapter):
         raise BadModel(f"{path}: the adapter is {adapter!r} but must be written package.module:Class.")
     if adapter is None and family is not None and family not in FAMILIES:
         raise BadModel(f"{path}: the family is {family!r} but panbench knows {in_sentence(FAMILIES)}.")
     weights = entry.get("weights")
-    if weights is not None and not _is_url(weights):
+    if weights is not None and not _is_weights_url(weights):
         weights = str((path.parent / Path(weights).expanduser()).resolve())
     declared = {
         "title": path.stem,
@@ -803,14 +803,14 @@ def _parse_published(entry: dict[str, Any] | None, path: Path) -> Published | No
     if entry is None:
         return None
     where = f"{path}: `published`"
-    _check_keys(entry, _PUBLISHED_TYPES, _PUBLISHED_REQUIRED, where)
+    _check_entry_keys(entry, _PUBLISHED_TYPES, _PUBLISHED_REQUIRED, where)
     for key, value in entry.items():
         if isinstance(value, _NUMBER) and not 0 <= value <= 1:
             raise BadModel(f"{where}: {key} is {value} but fractions are meant. Write 0.52 for 52.0 %.")
     return Published(**entry)
 
 
-def _check_keys(
+def _check_entry_keys(
     entry: dict[Any, Any], kinds: Mapping[str, tuple[type, ...]], required: Iterable[str], where: str
 ) -> None:
     """Raises BadModel for unknown keys, values of a wrong type, and missing keys."""
@@ -826,22 +826,22 @@ def _check_keys(
         raise BadModel(f"{where} lacks {in_sentence(missing)}.")
 
 
-def _is_url(text: str) -> bool:
+def _is_weights_url(text: str) -> bool:
     return "://" in text
 
 
 def file_name(weights: str) -> str:
     """Returns the file name at the end of a path or URL of weights."""
-    return re.split(r"[/\\]", weights.split("?")[0] if _is_url(weights) else weights)[-1]
+    return re.split(r"[/\\]", weights.split("?")[0] if _is_weights_url(weights) else weights)[-1]
 
 
-def _reading_order(spec: ModelSpec) -> tuple[int, int, str]:
+def _model_sort_key(spec: ModelSpec) -> tuple[int, int, str]:
     """Returns the key that sorts models by family, size and name."""
     order = list(FAMILIES)
     reference = order.index(spec.family) if spec.family is not None and spec.family in FAMILIES else len(order)
     return reference, spec.params or 0, spec.name
 
 
-def _normalized(name: str) -> str:
+def _normalized_model_name(name: str) -> str:
     """Spells a model's name in lower case and with hyphens, for look-ups."""
     return name.strip().lower().replace("_", "-")

@@ -68,7 +68,7 @@ class PublishedResult:
 def published_results() -> tuple[PublishedResult, ...]:
     """Returns all published results, in the order of published.csv."""
     text = resources.files("panbench").joinpath("published.csv").read_text("utf-8")
-    return tuple(_result_of_row(row) for row in csv.DictReader(text.splitlines()))
+    return tuple(_parse_csv_row(row) for row in csv.DictReader(text.splitlines()))
 
 
 def choose(
@@ -90,11 +90,11 @@ def choose(
     where = " ".join(part for part in (dataset, split) if part)
     chosen: set[PublishedResult] = set()
     for word in words or ["all"]:
-        found = [result for result in within if _matches_words(result, word)]
+        found = [result for result in within if _title_has_words(result, word)]
         if found:
             chosen.update(found)
             continue
-        elsewhere = sorted({f"{result.dataset} {result.split}" for result in every if _matches_words(result, word)})
+        elsewhere = sorted({f"{result.dataset} {result.split}" for result in every if _title_has_words(result, word)})
         if elsewhere:
             raise BadArgument(f"What is published of {word!r} is on {listed(elsewhere)}, not on {where}.")
         models = sorted({result.model for result in every})
@@ -145,23 +145,23 @@ def gflops_of(title: str) -> float | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _matches_words(result: PublishedResult, words: str) -> bool:
+def _title_has_words(result: PublishedResult, words: str) -> bool:
     """True if the title of a result contains all words, each as a separate word."""
-    own = f" {_normalise(result.title)} "
-    plain = _normalise(words)
+    own = f" {_words_to_compare(result.title)} "
+    plain = _words_to_compare(words)
     if plain == "all":
         return True
     # Match the model's full name first ("mask dino"), then the remaining words one by one ("r50").
-    model = _normalise(result.model)
+    model = _words_to_compare(result.model)
     if plain == model or plain.startswith(f"{model} "):
         plain = plain.removeprefix(model).strip()
-    elif any(plain == _normalise(other.model) for other in published_results()):
+    elif any(plain == _words_to_compare(other.model) for other in published_results()):
         return False
     return all(f" {word} " in own for word in plain.split())
 
 
 @lru_cache(maxsize=1024)
-def _normalise(text: str) -> str:
+def _words_to_compare(text: str) -> str:
     """Reduces a text to lower-case words for comparison."""
     return " ".join(re.sub(r"[^a-z0-9+.]+", " ", text.lower().replace("-", "")).split())
 
@@ -170,7 +170,7 @@ _PERCENT = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "AP_pan_th", "AP_box_pan_th", "m
 _TEXTS = ("model", "backbone", "dataset", "split", "source", "epochs", "pretraining", "note")
 
 
-def _result_of_row(row: dict[str, str]) -> PublishedResult:
+def _parse_csv_row(row: dict[str, str]) -> PublishedResult:
     """Converts a row of published.csv."""
     given = {name: value for name, value in row.items() if value}
     # Rounded, so that 57.7 % is 0.577 to the last bit.

@@ -7,7 +7,7 @@ from pathlib import Path
 from panbench.base import hub
 from panbench.base.download import download
 from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, DownloadFailed, Way
-from panbench.base.files import cache_dir, hash_in_name, md5_in_name, sha256_of, what_is_wrong
+from panbench.base.files import cache_dir, file_mismatch, hash_in_name, md5_in_name, sha256_of
 from panbench.base.reporter import SILENT, Counting, Reporter, counter
 from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
@@ -107,10 +107,10 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
         raise BadCheckpoint(
             f"The weights of {spec.title} are not at {'; nor at '.join(wrong)}. {_how_to_fetch(spec)}, or put "
             f"{without_secrets(spec.weights)} there.",
-            ways=[*_twin_hints(spec), *OTHER_WEIGHTS],
+            ways=[*_other_weights_hints(spec), *OTHER_WEIGHTS],
         )
     if spec.license is not None and not path.is_file():
-        reporter.notice(f"Weights of {spec.title}: {_licence_note(spec)}.")
+        reporter.notice(f"Weights of {spec.title}: {_weights_licence_note(spec)}.")
     try:
         fetched = download(
             spec.weights,
@@ -124,7 +124,12 @@ def fetch_weights(spec: ModelSpec, *, offline: bool = False, reporter: Reporter 
     except DownloadFailed as error:
         copies = f" (another program's copy would be found, too: {OTHER_CACHES})" if paths_in_other_caches(spec) else ""
         there = Way(f"copy {path.name} to {path.parent}{copies}")
-        ways = [*_twin_hints(spec), there, *(way for way in error.ways if "yourself" not in way.words), *OTHER_WEIGHTS]
+        ways = [
+            *_other_weights_hints(spec),
+            there,
+            *(way for way in error.ways if "yourself" not in way.words),
+            *OTHER_WEIGHTS,
+        ]
         raise type(error)(error.reason, ways=[*ways, WITHOUT_DOWNLOAD]) from error
 
 
@@ -132,7 +137,7 @@ OTHER_CACHES = "in PyTorch's hub cache, mim's, detectron2's, or a folder checkpo
 """Describes the folders of `paths_in_other_caches` for messages."""
 
 
-def _twin_hints(spec: ModelSpec) -> list[Way]:
+def _other_weights_hints(spec: ModelSpec) -> list[Way]:
     """Returns hints on how to run the same network with weights from another host."""
     return [
         Way(f"run the same network with other weights, {other.title}: --model {other.name} --download", "--model")
@@ -148,10 +153,10 @@ def refuse_missing_file(spec: ModelSpec) -> None:
 
 def _hash_mismatch(path: Path) -> str | None:
     """Compares a weights file with the hash in its name; returns the difference in words, or None."""
-    return what_is_wrong(path, hash_in_name(path.name), md5=md5_in_name(path.name))
+    return file_mismatch(path, hash_in_name(path.name), md5=md5_in_name(path.name))
 
 
-def _licence_note(spec: ModelSpec) -> str:
+def _weights_licence_note(spec: ModelSpec) -> str:
     """Describes the licence of a model's weights and where it is stated."""
     assert spec.license is not None
     return licence_in_words(spec.license) + (f" ({spec.license_source})" if spec.license_source else "")
@@ -174,13 +179,13 @@ def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, offline: bool, 
     if folder is None:
         try:
             listing = hub.list_files(repository)
-            parts = [] if spec.license is None else [_licence_note(spec)]
+            parts = [] if spec.license is None else [_weights_licence_note(spec)]
             at_the_hub = "no licence is declared" if listing.license is None else licence_in_words(listing.license)
             parts.append(f"at the hub {at_the_hub} ({repository.page})")
             reporter.notice(f"Weights of {spec.title}: {'; '.join(parts)}.")
             folder = hub.fetch(repository, listing=listing, progress=_weights_counter(spec, reporter))
         except DownloadFailed as error:
-            raise type(error)(error.reason, ways=[*_twin_hints(spec), *error.ways]) from error
+            raise type(error)(error.reason, ways=[*_other_weights_hints(spec), *error.ways]) from error
     weights = hub.find_weights(folder)
     assert weights is not None
     return weights

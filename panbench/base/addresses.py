@@ -43,7 +43,7 @@ def path_at(text: "str | os.PathLike[str]") -> Path:
     if scheme == "zip":
         member, archive = _member_and_archive(name)
         return cast(Path, url_path(f"zip://{member}::{archive}"))
-    _refuse_secrets(scheme, rest)
+    _refuse_secrets_in_url(scheme, rest)
     if scheme == "file":
         return Path("/" + rest)
     return cast(Path, url_path(f"{scheme}://{'/'.join(filter(None, rest.split('/')))}"))
@@ -78,7 +78,7 @@ def _member_and_archive(name: str) -> tuple[str, str]:
     return found[1].strip("/"), os.fspath(path_at(found[2]).absolute())
 
 
-def _refuse_secrets(scheme: str, rest: str) -> None:
+def _refuse_secrets_in_url(scheme: str, rest: str) -> None:
     """Raises BadArgument for a URL with a login, a query or a fragment; the message does not repeat them."""
     host = re.split("[?#]", rest)[0].rpartition("@")[2]
     if "@" in rest.partition("/")[0]:

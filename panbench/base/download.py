@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
-from panbench.base.files import make_folders, publish, require_space, what_is_wrong
+from panbench.base.files import file_mismatch, make_folders, publish, require_space
 from panbench.base.locks import Lock, owner_of, stale_lock_hint
 from panbench.base.reporter import Counting
 from panbench.base.secrets import without_secrets
@@ -83,17 +83,17 @@ def download(
     progress: called with the bytes received (including those of earlier calls) and the total, None while unknown
     Raises DownloadFailed with URL and target, OutOfSpace before the first byte or when the disk fills up.
     """
-    target, source = Path(target), mirrored(os.fspath(url))
+    target, source = Path(target), mirrored_url(os.fspath(url))
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{4,64}", sha256):
         raise BadArgument(f"{sha256!r} is not a SHA-256: give 4 to 64 hex digits.")
     job = _Download(source, target, sha256, md5, size, progress or (lambda done, total: None))
-    if job.problem(target) is None:
+    if job.mismatch(target) is None:
         return target
-    local = local_path(source)
+    local = local_path_of_url(source)
     try:
         make_folders(target.parent)
         with _lock_download(target):
-            if job.problem(target) is not None:
+            if job.mismatch(target) is not None:
                 job.run(local)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -102,12 +102,12 @@ def download(
                 "again: it resumes where it stopped."
             ) from error
         if local is not None and error.filename == str(local):
-            raise job.failure(error.strerror or str(error)) from error
+            raise job.download_error(error.strerror or str(error)) from error
         raise DownloadFailed(f"Cannot write {target} (for {job.shown}): {error.strerror or error}.") from error
     return target
 
 
-def mirrored(url: str) -> str:
+def mirrored_url(url: str) -> str:
     """Replaces the host of `url` by the one in PANBENCH_MIRROR_<NAME>, if set (see MIRRORS)."""
     for name, addresses in MIRRORS.items():
         mirror = os.environ.get(f"PANBENCH_MIRROR_{name}")
@@ -117,7 +117,7 @@ def mirrored(url: str) -> str:
     return url
 
 
-def local_path(source: str) -> Path | None:
+def local_path_of_url(source: str) -> Path | None:
     """Returns the path of a `file://` URL or a plain path; None for http(s). Other schemes raise DownloadFailed."""
     scheme, separator, _ = source.partition("://")
     if not separator:
@@ -139,11 +139,11 @@ class RangeReader:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         """Prepares to read the file at `url`, or its mirror; the first read connects."""
-        self.url = mirrored(os.fspath(url))
+        self.url = mirrored_url(os.fspath(url))
         self._shown = without_secrets(self.url)
         self.fetched = 0
         self._lock = threading.Lock()
-        self._path = local_path(self.url)
+        self._path = local_path_of_url(self.url)
         self._client = None if self._path else http_client()
         self._known: tuple[int, str | None] | None = None
         """Size and ETag (or date) in the first response."""
@@ -186,7 +186,7 @@ class RangeReader:
                 raise RangesUnsupported(
                     f"{self._shown} can only be read as a whole: the server ignores range requests."
                 )
-            found = _total_of_range(response, start), _validator(response)
+            found = _size_in_content_range(response, start), _etag_or_date(response)
             self._known = self._known or found
             if found != self._known:
                 raise DownloadFailed(f"{self._shown} changed while it was being read. Run the same command again.")
@@ -230,30 +230,30 @@ class _Download:
         self._total = self.size
         self._validator: str | None = None
 
-    def problem(self, path: Path) -> str | None:
+    def mismatch(self, path: Path) -> str | None:
         """Explains by hash and size why a file is not the expected one; None if it is."""
-        return what_is_wrong(path, self.sha256, self.size, md5=self.md5)
+        return file_mismatch(path, self.sha256, self.size, md5=self.md5)
 
     def run(self, local: Path | None) -> None:
         """Downloads (or copies, if it is local), verifies and renames the file."""
         try:
             for tries_left in (1, 0):
                 self._fetch_missing_bytes() if local is None else self._copy_local_file(local)
-                wrong_content = None if local is not None else _wrong_content(self.part, self.target)
-                problem = self.problem(self.part) or (None if self._has_hash else wrong_content)
+                wrong_content = None if local is not None else _explain_wrong_body(self.part, self.target)
+                problem = self.mismatch(self.part) or (None if self._has_hash else wrong_content)
                 if problem is None:
                     return publish(self.part, self.target)
-                self._discard_part()
+                self._discard_unfinished_file()
                 # Bytes damaged in transit are fetched a second time; an error or parking page would come again.
                 if not tries_left or wrong_content == _PAGE or local is not None:
                     wrong = _PAGE if wrong_content == _PAGE else problem
-                    raise self.failure(f"the downloaded file is not the expected one: {wrong}")
+                    raise self.download_error(f"the downloaded file is not the expected one: {wrong}")
         finally:
             if not (self._arrived and self._has_hash):
                 with contextlib.suppress(OSError):
                     self.part.unlink()
 
-    def _discard_part(self) -> None:
+    def _discard_unfinished_file(self) -> None:
         self._arrived, self._total, self._validator = 0, self.size, None
         self.part.unlink(missing_ok=True)
 
@@ -269,7 +269,7 @@ class _Download:
         self.progress(self._arrived, self._total)
         if self._arrived != self._total:
             with http_client() as client:
-                _with_retries(lambda: self._request_missing_bytes(client), self.failure, lambda: self._arrived)
+                _with_retries(lambda: self._request_missing_bytes(client), self.download_error, lambda: self._arrived)
 
     def _request_missing_bytes(self, client: "httpx.Client") -> None:
         """Makes one request for the missing bytes."""
@@ -280,26 +280,26 @@ class _Download:
             if not (self._has_hash or self.size is not None) and _ends_anywhere(response):
                 raise Refused("the server does not say how long the file is, so a body cut short would go unnoticed")
             if response.status_code == 416:
-                self._discard_part()
+                self._discard_unfinished_file()
                 raise _Transient("the server's file is shorter than what has arrived")
             if response.status_code == 200:
                 # The server ignores ranges or the file has changed: this is the entire file, from its first byte.
                 self._arrived, self._validator, self._total = 0, None, self.size
                 total = _content_length(response)
             else:
-                total = _total_of_range(response, self._arrived)
-            self._check_unchanged(total, _validator(response))
+                total = _size_in_content_range(response, self._arrived)
+            self._check_response_unchanged(total, _etag_or_date(response))
             self._append_body(response)
         if self._total is not None and self._arrived < self._total:
             raise _Transient(f"the connection closed {self._total - self._arrived:,} bytes early")
 
-    def _check_unchanged(self, total: int | None, validator: str | None) -> None:
+    def _check_response_unchanged(self, total: int | None, validator: str | None) -> None:
         """Stores size and ETag of a response; raises _Transient if they contradict those of earlier responses."""
         if total is not None and self.size is not None and total != self.size:
             raise _Transient(f"the server offers {total:,} bytes where {self.size:,} are expected")
         for known, found in ((self._validator, validator), (self._total, total)):
             if known is not None and found is not None and known != found:
-                self._discard_part()
+                self._discard_unfinished_file()
                 raise _Transient("the file changed on the server")
         self._validator, self._total = self._validator or validator, total if self._total is None else self._total
         if self.size is None and self._total is not None:
@@ -327,7 +327,7 @@ class _Download:
     def _require_space(self, needed: int) -> None:
         require_space(self.target.parent, needed, f"{self.target} (from {self.shown})")
 
-    def failure(self, reason: str, kind: type[DownloadFailed] = DownloadFailed) -> DownloadFailed:
+    def download_error(self, reason: str, kind: type[DownloadFailed] = DownloadFailed) -> DownloadFailed:
         """Returns the error for a download that failed for `reason`, with what the user can do."""
         message = f"Could not download {self.shown} to {self.target}: {reason}."
         if self._arrived and self._has_hash:
@@ -353,7 +353,7 @@ def _with_retries(
         try:
             return request()
         except (httpx.HTTPError, httpx.InvalidURL, Refused, _Transient) as error:
-            reason, is_transient = _why_failed(error)
+            reason, is_transient = _explain_failed_request(error)
             failures = failures + 1 if arrived() <= best else 1
             best = max(best, arrived())
             if not is_transient or failures >= _TRIES:
@@ -364,7 +364,7 @@ def _with_retries(
             _sleep(max(min(pause, 120.0), min(30.0, 0.25 * 2.0**failures) * random.uniform(0.5, 1.0)))
 
 
-def _why_failed(error: Exception) -> tuple[str, bool]:
+def _explain_failed_request(error: Exception) -> tuple[str, bool]:
     """Explains a failed request in words, and whether a retry could help."""
     import httpx
 
@@ -384,7 +384,7 @@ def _why_failed(error: Exception) -> tuple[str, bool]:
     return text, is_transient and not isinstance(error, httpx.UnsupportedProtocol)
 
 
-def _wrong_content(path: Path, target: Path) -> str | None:
+def _explain_wrong_body(path: Path, target: Path) -> str | None:
     """Names what a server sent in place of the file (a web page, a compressed copy); None for a plausible answer."""
     with open(path, "rb") as handle:
         head = handle.read(512)
@@ -406,7 +406,7 @@ def _lock_download(target: Path) -> Lock:
     return lock
 
 
-def _total_of_range(response: "httpx.Response", start: int) -> int:
+def _size_in_content_range(response: "httpx.Response", start: int) -> int:
     """Returns the size of the entire file from the Content-Range of a 206 response.
 
     Raises Refused or _Transient for any other response, and for a range that does not start at byte `start`.
@@ -425,7 +425,7 @@ def _total_of_range(response: "httpx.Response", start: int) -> int:
     return int(match[2])
 
 
-def _validator(response: "httpx.Response") -> str | None:
+def _etag_or_date(response: "httpx.Response") -> str | None:
     """Returns the header that identifies this version of the file: a strong ETag, else the date of its last change."""
     etag = response.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")

@@ -41,7 +41,7 @@ def install_line(*extras: str) -> str:
 
     It names the folder of a clone, or the URL it came from; panbench is on no package index yet.
     """
-    source, editable = _install_source()
+    source, editable = _panbench_install_source()
     extra = f"[{','.join(extras)}]"
     if "://" in source:
         return f"pip install 'panbench{extra} @ {source}'"
@@ -49,12 +49,12 @@ def install_line(*extras: str) -> str:
     return f"pip install {'-e ' if editable else ''}{quoted}"
 
 
-def _install_source() -> tuple[str, bool]:
+def _panbench_install_source() -> tuple[str, bool]:
     """Returns the folder or URL that panbench was installed from, and whether it is an editable install."""
     clone = Path(__file__).resolve().parents[2]
     if (clone / "pyproject.toml").is_file():
         return ("." if clone == Path.cwd() else str(clone)), True
-    record = _direct_url()
+    record = _pip_direct_url()
     url = str(record.get("url", ""))
     if url.startswith("file:"):
         return unquote(urlsplit(url).path).lstrip("/" if sys.platform == "win32" else ""), False
@@ -63,7 +63,7 @@ def _install_source() -> tuple[str, bool]:
     return url or ".", False
 
 
-def _direct_url() -> dict[str, dict[str, str]]:
+def _pip_direct_url() -> dict[str, dict[str, str]]:
     """Reads pip's record of the URL that panbench was installed from; empty if there is none. [PEP 610]"""
     try:
         written = metadata.distribution("panbench").read_text("direct_url.json")

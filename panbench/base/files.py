@@ -55,7 +55,7 @@ def atomic_write(
                 handle.flush()
                 os.fsync(handle.fileno())
         if exclusive:
-            _rename_to_new(temporary, target)
+            _rename_without_overwrite(temporary, target)
         else:
             os.replace(temporary, target)
     except BaseException as error:
@@ -80,7 +80,7 @@ def make_folders(folder: Path) -> None:
         sync_folder(path.parent)
 
 
-def _rename_to_new(temporary: str, target: Path) -> None:
+def _rename_without_overwrite(temporary: str, target: Path) -> None:
     """Renames a file. Raises FileExistsError if the target exists."""
     try:
         # Unlike a rename, a link never replaces a file that another process has just written.
@@ -151,7 +151,7 @@ def md5_in_name(name: str) -> str | None:
     return None if match is None else match[1]
 
 
-def what_is_wrong(
+def file_mismatch(
     path: Path, sha256: str | None = None, size: int | None = None, *, md5: str | None = None
 ) -> str | None:
     """Compares a file with its expected hash and size: returns the difference in words, None if it is the right file.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from panbench.base.errors import WITHOUT_DOWNLOAD, BadArgument, BadCheckpoint, BadModel, DownloadFailed, Unreachable
 from panbench.base.extras import install_line
-from panbench.base.files import require_space, what_is_wrong
+from panbench.base.files import file_mismatch, require_space
 from panbench.base.reporter import Counting
 from panbench.base.secrets import redacted, without_secrets
 
@@ -68,7 +68,7 @@ def parse_repository(address: str) -> Repository:
 
 def is_in_cache(repository: Repository) -> bool:
     """True if the hub's cache on this machine has a file of a repository, whatever its revision."""
-    folder = _cache_folder(repository)
+    folder = _hub_cache_folder(repository)
     return folder is not None and folder.is_dir()
 
 
@@ -86,10 +86,10 @@ def cached_folder(repository: Repository, *, weights: bool = True) -> Path | Non
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    return folder if not weights or _has_all_weights(folder) else None
+    return folder if not weights or _has_all_weight_shards(folder) else None
 
 
-def _has_all_weights(folder: Path) -> bool:
+def _has_all_weight_shards(folder: Path) -> bool:
     """True if a folder has the weights file, or all shards that the index of weights lists."""
     found = find_weights(folder)
     if found is None or found.name not in _SHARDS:
@@ -151,13 +151,13 @@ def list_files(repository: Repository) -> Listing:
             raise BadModel(
                 f"{repository} has no {CONFIG}, so it is not a model of transformers. See {repository.page}."
             )
-        weights = _weights_among(files, repository)
+        weights = _select_weight_files(files, repository)
         sizes = [files[name].size for name in weights]
         size = None if None in sizes else sum(file_size or 0 for file_size in sizes)
-        return Listing(info.sha, files, weights, size, _declared_license(info))
+        return Listing(info.sha, files, weights, size, _license_of_hub_card(info))
 
 
-def _declared_license(info: "ModelInfo") -> str | None:
+def _license_of_hub_card(info: "ModelInfo") -> str | None:
     """Reads the licence from a repository's card; if it is "other", its name is in another field of the card."""
     card = info.card_data
     if card is None:
@@ -182,23 +182,23 @@ def fetch(
     total, before, paths = listing.size, 0, []
     with _translated_errors(repository):
         if total is not None and cached_folder(repository) is None:
-            require_space(_cache_folder(repository) or Path(), total, str(repository))
+            require_space(_hub_cache_folder(repository) or Path(), total, str(repository))
         for name in (name for name in _CONFIG_FILES if name in listing.files):
-            paths.append(_fetch_verified(repository, listing.files[name], lambda done, size: None))
+            paths.append(_download_into_cache(repository, listing.files[name], lambda done, size: None))
         for name in listing.weights:
 
-            def report_bytes(done: int, size: int | None, before: int = before) -> None:
+            def report_all_weights(done: int, size: int | None, before: int = before) -> None:
                 """Adds the sizes of the earlier weight files, so that one progress bar covers all of them."""
                 progress(before + done, total or size)
 
-            paths.append(_fetch_verified(repository, listing.files[name], report_bytes))
+            paths.append(_download_into_cache(repository, listing.files[name], report_all_weights))
             before += listing.files[name].size or 0
     if any(path.parent != paths[0].parent or path.parent.name != listing.commit for path in paths):
         raise DownloadFailed(f"{repository} changed while it was being downloaded. Run the same command again.")
     return paths[0].parent
 
 
-def _fetch_verified(repository: Repository, file: "RepoSibling", progress: Counting) -> Path:
+def _download_into_cache(repository: Repository, file: "RepoSibling", progress: Counting) -> Path:
     """Downloads a file into the hub's cache, unless it is there, and verifies it; a wrong download is removed."""
     # Imported here: commands that only name a model should not wait for an HTTP client.
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -218,7 +218,7 @@ def _fetch_verified(repository: Repository, file: "RepoSibling", progress: Count
     address: dict[str, Any] = {"repo_id": repository.name, "filename": file.rfilename, "revision": repository.revision}
     before = try_to_load_from_cache(**address)
     path = Path(hf_hub_download(**address, endpoint=endpoint(), token=token(), tqdm_class=Bar))
-    problem = _mismatch(file, path)
+    problem = _hub_file_mismatch(file, path)
     if problem is None:
         return path
     if not isinstance(before, str):
@@ -230,18 +230,18 @@ def _fetch_verified(repository: Repository, file: "RepoSibling", progress: Count
     )
 
 
-def _mismatch(file: "RepoSibling", path: Path) -> str | None:
+def _hub_file_mismatch(file: "RepoSibling", path: Path) -> str | None:
     """Compares a file with the size and the hash that the hub lists; returns the difference in words, or None."""
     if file.lfs is not None:
-        return what_is_wrong(path, file.lfs.sha256, file.size)
-    if (problem := what_is_wrong(path, size=file.size)) is not None or file.blob_id is None:
+        return file_mismatch(path, file.lfs.sha256, file.size)
+    if (problem := file_mismatch(path, size=file.size)) is not None or file.blob_id is None:
         return problem
     content = path.read_bytes()
     found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     return None if found == file.blob_id else f"git's hash of it is {found[:12]}, not {file.blob_id[:12]}"
 
 
-def _weights_among(files: Collection[str], repository: Repository) -> tuple[str, ...]:
+def _select_weight_files(files: Collection[str], repository: Repository) -> tuple[str, ...]:
     """Selects a repository's weights: one file, or shards followed by their index. Raises BadCheckpoint."""
     for name in _WEIGHTS:
         if name in files:
@@ -317,7 +317,7 @@ def _unreachable_host(error: Exception, server: str) -> str:
     return server if host == urllib.parse.urlsplit(server).hostname else f"{host}, where {server} keeps large files,"
 
 
-def _cache_folder(repository: Repository) -> Path | None:
+def _hub_cache_folder(repository: Repository) -> Path | None:
     """Returns the folder of a repository in the hub's cache; None if huggingface_hub is not installed."""
     try:
         from huggingface_hub import constants

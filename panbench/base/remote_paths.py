@@ -42,7 +42,7 @@ _FEW_FILES = 20
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 
 
-def is_bomb(info: zipfile.ZipInfo) -> bool:
+def is_zip_bomb(info: zipfile.ZipInfo) -> bool:
     """True if a zip member is compressed more than images or annotations could be; deflate reaches at most 1032:1."""
     return info.file_size > 16 << 20 and info.file_size > 200 * info.compress_size
 
@@ -85,7 +85,7 @@ class UrlPath(ProxyUPath):
 
     def read_bytes(self) -> bytes:
         """Returns the content. Raises FileNotFoundError, and OSError once the store has refused several times."""
-        content: bytes = self._call_store("cat_file")
+        content: bytes = self._call_fsspec("cat_file")
         return content
 
     def read_text(self, encoding: str | None = None, *_: Any) -> str:
@@ -98,11 +98,11 @@ class UrlPath(ProxyUPath):
 
     def is_file(self) -> bool:
         """True if the object exists. Raises OSError if the store cannot be reached."""
-        return bool(self._call_store("isfile"))
+        return bool(self._call_fsspec("isfile"))
 
     def is_dir(self) -> bool:
         """True if there is an object below this path."""
-        return bool(self._call_store("isdir"))
+        return bool(self._call_fsspec("isdir"))
 
     def exists(self, **_: Any) -> bool:
         """True if this object exists, or one below it."""
@@ -110,7 +110,7 @@ class UrlPath(ProxyUPath):
 
     def glob(self, pattern: str, **_: Any) -> "Iterator[Self]":
         """Yields the objects of this folder whose names match."""
-        found = self._call_store("glob", f"/{pattern}")
+        found = self._call_fsspec("glob", f"/{pattern}")
         yield from (self / PurePosixPath(each).name for each in sorted(found))
 
     def missing_of(self, names: Sequence[str]) -> list[str]:
@@ -120,10 +120,10 @@ class UrlPath(ProxyUPath):
         """
         if len(names) <= _FEW_FILES:
             return [name for name in names if not (self / name).is_file()]
-        listing = {each.lstrip("/").removeprefix(f"{self.path.strip('/')}/") for each in self._call_store("find")}
+        listing = {each.lstrip("/").removeprefix(f"{self.path.strip('/')}/") for each in self._call_fsspec("find")}
         return [name for name in names if name not in listing]
 
-    def _call_store(self, method: str, below: str = "") -> Any:
+    def _call_fsspec(self, method: str, below: str = "") -> Any:
         """Calls a method of the fsspec file system on this path; WAITS says how often it is retried."""
         path = f"{self.path.rstrip('/')}{below}"
         return _retried(lambda: getattr(self._file_system(), method)(path), str(self))
@@ -183,7 +183,7 @@ class WebFile(UnlistedFolder):
     def _request(self, method: str) -> bytes:
         """Sends an HTTP request and returns the body. Raises OSError for one larger than MOST_BYTES."""
         content = bytearray()
-        with _client(os.getpid()).stream(method, str(self)) as answer:
+        with _http_client_of_process(os.getpid()).stream(method, str(self)) as answer:
             _check_status(answer, str(self))
             for block in answer.iter_raw():
                 content += block
@@ -209,7 +209,7 @@ def _check_status(answer: "httpx.Response", url: str) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _client(process: int) -> "httpx.Client":
+def _http_client_of_process(process: int) -> "httpx.Client":
     """Returns the HTTP client of this process: connections do not survive a fork."""
     return http_client()
 
@@ -222,7 +222,7 @@ class ForbiddenUrl(UnlistedFolder):
     @classmethod
     def forbid(cls, path: Any) -> Any:
         """Turns a URL into a ForbiddenUrl, which raises when it is read; returns members of local zips unchanged."""
-        local = isinstance(path, ZipMember) and isinstance(path.archive, Path)
+        local = isinstance(path, ZipMember) and isinstance(path.archive_path, Path)
         return path if local else cls._from_upath(path.__wrapped__)
 
     def read_bytes(self) -> bytes:
@@ -243,23 +243,23 @@ class ZipMember(UrlPath):
     __slots__ = ()
 
     @property
-    def member(self) -> str:
+    def member_name(self) -> str:
         """The member's name in the archive."""
         return str(self).removeprefix("zip://").partition("::")[0].strip("/")
 
     @property
-    def archive(self) -> Path:
+    def archive_path(self) -> Path:
         """The path of the archive."""
         text = str(self).partition("::")[2]
         return cast(Path, url_path(text)) if "://" in text else Path(text)
 
     def read_bytes(self) -> bytes:
         """Returns the content. Raises FileNotFoundError, and OSError for a damaged archive or a too large member."""
-        opened, name = _open_archive(self.archive), self.member
+        opened, name = _open_zip(self.archive_path), self.member_name
         info = opened.members.get(name)
         if info is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        if info.file_size > MOST_BYTES or is_bomb(info):
+        if info.file_size > MOST_BYTES or is_zip_bomb(info):
             raise _too_large_error(str(self), " or 200 times its packed size")
         try:
             return opened.read(info)
@@ -269,28 +269,28 @@ class ZipMember(UrlPath):
     def is_file(self) -> bool:
         """True if the member exists. Raises OSError for a damaged archive."""
         try:
-            return self.member in _open_archive(self.archive).members
+            return self.member_name in _open_zip(self.archive_path).members
         except FileNotFoundError:
             return False
 
     def is_dir(self) -> bool:
         """True if a member lies below this path."""
         try:
-            return self.member in _open_archive(self.archive).folders
+            return self.member_name in _open_zip(self.archive_path).folders
         except FileNotFoundError:
             return False
 
     def glob(self, pattern: str, **_: Any) -> "Iterator[Self]":
         """Yields the members of this folder whose names match."""
-        inside = PurePosixPath(self.member)
-        names = (PurePosixPath(name) for name in _open_archive(self.archive).members)
+        inside = PurePosixPath(self.member_name)
+        names = (PurePosixPath(name) for name in _open_zip(self.archive_path).members)
         fitting = (name.relative_to(inside) for name in names if name.is_relative_to(inside))
         depth = len(PurePosixPath(pattern).parts)
         yield from (self / str(name) for name in sorted(fitting) if len(name.parts) == depth and name.match(pattern))
 
     def missing_of(self, names: Sequence[str]) -> list[str]:
         """Returns those of the file names that do not exist in this folder of the archive."""
-        members, begin = _open_archive(self.archive).members, f"{self.member}/" if self.member else ""
+        members, begin = _open_zip(self.archive_path).members, f"{self.member_name}/" if self.member_name else ""
         return [name for name in names if begin + name not in members]
 
 
@@ -328,17 +328,17 @@ class _Zip:
         return content
 
 
-def _open_archive(archive: Path) -> _Zip:
+def _open_zip(archive: Path) -> _Zip:
     """Returns an open archive, cached per process; opened again after a fork, and if a local file has changed."""
     state: tuple[int, ...] = ()
     if isinstance(archive, Path):
         found = os.stat(archive)
         state = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-    return _open_archive_cached(archive, os.getpid(), state)
+    return _open_zip_cached(archive, os.getpid(), state)
 
 
 @functools.lru_cache(maxsize=64)
-def _open_archive_cached(archive: Path, process: int, state: tuple[int, ...]) -> _Zip:
+def _open_zip_cached(archive: Path, process: int, state: tuple[int, ...]) -> _Zip:
     """Opens an archive; `process` and `state` only distinguish entries of the cache."""
     # zipfile never closes a file object that is passed in, which another thread might be reading.
     file = open(archive, "rb") if isinstance(archive, Path) else archive.open("rb")  # noqa: SIM115

@@ -59,7 +59,7 @@ def redactor() -> Callable[[str], str]:
     """Makes a function like `redacted` for many texts; it reads the environment once."""
     replacements = dict(_secrets_of_environment())
     # Longest first: otherwise replacing a shorter secret inside a longer one would leave the rest of it visible.
-    values = _pattern_of_any(tuple(sorted(replacements, key=len, reverse=True))) if replacements else None
+    values = _pattern_of_secrets(tuple(sorted(replacements, key=len, reverse=True))) if replacements else None
 
     def redact(text: str) -> str:
         """Replaces the secrets in a text: known values, and whatever follows words such as `token=`."""
@@ -81,7 +81,7 @@ def without_secrets(url: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _pattern_of_any(values: tuple[str, ...]) -> re.Pattern[str]:
+def _pattern_of_secrets(values: tuple[str, ...]) -> re.Pattern[str]:
     """Compiles a pattern that matches each of the values literally."""
     return re.compile("|".join(map(re.escape, values)))
 
@@ -92,12 +92,12 @@ def _secrets_of_environment() -> Iterator[tuple[str, str]]:
         url = _URL_WITH_LOGIN.fullmatch(value) if "@" in value else None
         if url is not None and (url[1] or name.upper().endswith("_PROXY")):
             yield from _secrets_of_url(value, *url.groups(default=""))
-        elif _names_a_secret(name) and not (os.path.isabs(value) and os.path.exists(value)):
-            yield from ((form, HIDDEN) for form in _spellings(value))
+        elif _is_secret_variable(name) and not (os.path.isabs(value) and os.path.exists(value)):
+            yield from ((form, HIDDEN) for form in _spellings_of_secret(value))
 
 
 @functools.cache
-def _names_a_secret(name: str) -> bool:
+def _is_secret_variable(name: str) -> bool:
     """True if the name of an environment variable suggests that its value is secret."""
     return _SECRET_NAME.search(name) is not None
 
@@ -112,13 +112,13 @@ def _secrets_of_url(value: str, scheme: str, login: str, rest: str) -> Iterator[
     if separator:
         encoded = base64.b64encode(urllib.parse.unquote(login).encode(errors="replace")).decode()
         # A library that cannot parse a URL quotes what it believes to be the port.
-        found = set().union(*map(_spellings, (password, encoded, *re.split(r"[/?#@:\[\]]", password))))
+        found = set().union(*map(_spellings_of_secret, (password, encoded, *re.split(r"[/?#@:\[\]]", password))))
     else:
-        found = _spellings(login) if len(login) >= _SHORTEST_USER_NAME else set()
+        found = _spellings_of_secret(login) if len(login) >= _SHORTEST_USER_NAME else set()
     yield from ((form, HIDDEN) for form in found)
 
 
-def _spellings(secret: str) -> set[str]:
+def _spellings_of_secret(secret: str) -> set[str]:
     """Returns the ways a message may write a secret: verbatim, line by line, quoted, decoded, or escaped."""
     lines = {secret, secret.strip(), " ".join(secret.split()), *_CONTROL.split(secret)}
     found = {

@@ -30,12 +30,12 @@ def http_client() -> "httpx.Client":
         verify=_tls_context(),
         timeout=httpx.Timeout(_TIMEOUT_SECONDS, connect=_TIMEOUT_SECONDS / 2, pool=None),
         headers={"Accept-Encoding": "identity", "User-Agent": "panbench"},
-        event_hooks={"response": [_refuse_downgrade]},
+        event_hooks={"response": [_refuse_insecure_redirect]},
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
     )
 
 
-def _refuse_downgrade(response: "httpx.Response") -> None:
+def _refuse_insecure_redirect(response: "httpx.Response") -> None:
     """Raises Refused for a redirect from https to http, where anybody in between could change the file."""
     if response.has_redirect_location and response.url.scheme == "https":
         target = response.url.join(response.headers["Location"])

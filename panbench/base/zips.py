@@ -86,18 +86,18 @@ class ZipArchive:
                 f"{where} is not a zip archive, or it is truncated or damaged ({error}). Fetch it again."
             ) from error
         infos = archive.infolist()
-        if len(infos) != (count := file.declared_members(len(archive.comment))):
+        if len(infos) != (count := file.declared_member_count(len(archive.comment))):
             raise DamagedArchive(f"{where} lists {len(infos)} members and declares {count}. Fetch it again.")
-        self._stops = _record_ends(infos, archive.start_dir, where)
+        self._stops = _ends_of_members(infos, archive.start_dir, where)
         self.members = {info.filename: info for info in infos if not info.is_dir()}
 
-    def span(self, member: zipfile.ZipInfo) -> tuple[int, int]:
+    def member_span(self, member: zipfile.ZipInfo) -> tuple[int, int]:
         """Returns start and stop of a member's record (local header and packed bytes) in the archive."""
         return member.header_offset, self._stops[member.header_offset]
 
     def data_start(self, member: zipfile.ZipInfo, header: bytes = b"") -> int:
         """Returns the position of a member's first packed byte. header: its local header, if it was read already"""
-        at, stop = self.span(member)
+        at, stop = self.member_span(member)
         header = header or self.source.read(at, min(at + 30, stop))
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise DamagedArchive(f"{self.where}: the record of {member.filename} is damaged.")
@@ -112,9 +112,9 @@ class ZipArchive:
         name = record[30 : 30 + struct.unpack_from("<H", record, 26)[0]]
         if name not in (member.filename.encode(), member.filename.encode("cp437", "replace")):
             raise DamagedArchive(f"{self.where}: the record of {member.filename} is damaged: it has another name.")
-        return b"".join(self._unpacked_blocks(member, io.BytesIO(record[start : start + member.compress_size])))
+        return b"".join(self._unpacked_bytes(member, io.BytesIO(record[start : start + member.compress_size])))
 
-    def _unpacked_blocks(self, member: zipfile.ZipInfo, packed: IO[bytes]) -> Iterator[bytes]:
+    def _unpacked_bytes(self, member: zipfile.ZipInfo, packed: IO[bytes]) -> Iterator[bytes]:
         """Yields a member's content block by block. Raises DamagedArchive at the end if size or CRC is wrong."""
         size, problem = 0, ""
         try:
@@ -130,8 +130,8 @@ class ZipArchive:
     def read(self, member: zipfile.ZipInfo) -> bytes:
         """Reads and unpacks one member; tries a second time if it arrives damaged."""
         with contextlib.suppress(DamagedArchive):
-            return self.unpack(member, self.source.read(*self.span(member)))
-        return self.unpack(member, self.source.read(*self.span(member)))
+            return self.unpack(member, self.source.read(*self.member_span(member)))
+        return self.unpack(member, self.source.read(*self.member_span(member)))
 
     def extract(
         self,
@@ -154,13 +154,13 @@ class ZipArchive:
 
         lock, done = threading.Lock(), 0
 
-        def extract_group(group: Sequence[zipfile.ZipInfo]) -> None:
+        def extract_members(group: Sequence[zipfile.ZipInfo]) -> None:
             """Extracts a group of adjacent members that are read in one request."""
             nonlocal done
-            first, last = self.span(group[0])[0], self.span(group[-1])[1]
+            first, last = self.member_span(group[0])[0], self.member_span(group[-1])[1]
             records = self.source.read(first, last)
             for member in group:
-                at, stop = self.span(member)
+                at, stop = self.member_span(member)
                 try:
                     content = self.unpack(member, records[at - first : stop - first])
                 except DamagedArchive:
@@ -177,7 +177,7 @@ class ZipArchive:
 
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             try:
-                for job in as_completed([pool.submit(extract_group, group) for group in groups]):
+                for job in as_completed([pool.submit(extract_members, group) for group in groups]):
                     job.result()
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -186,8 +186,10 @@ class ZipArchive:
         """Groups members (sorted by position) that are close enough to be read in one request."""
         group: list[zipfile.ZipInfo] = []
         for member in members:
-            at, stop = self.span(member)
-            if group and (at - self.span(group[-1])[1] > _GAP_BYTES or stop - self.span(group[0])[0] > _GROUP_BYTES):
+            at, stop = self.member_span(member)
+            if group and (
+                at - self.member_span(group[-1])[1] > _GAP_BYTES or stop - self.member_span(group[0])[0] > _GROUP_BYTES
+            ):
                 yield group
                 group = []
             group.append(member)
@@ -207,7 +209,7 @@ class ZipArchive:
                 progress(stop, member.compress_size)
         try:
             with open(part, "rb") as packed, atomic_write(target) as unpacked:
-                unpacked.writelines(self._unpacked_blocks(member, packed))
+                unpacked.writelines(self._unpacked_bytes(member, packed))
         except DamagedArchive:
             part.unlink()
             if not before:
@@ -253,7 +255,7 @@ class _ArchiveEnd:
         self._position = stop
         return self._source.read(start, stop)
 
-    def declared_members(self, comment: int) -> int:
+    def declared_member_count(self, comment: int) -> int:
         """Returns the number of members in the end record, which zipfile does not compare with those it finds.
 
         comment: length of the archive's comment, which follows the end record
@@ -269,14 +271,14 @@ class _ArchiveEnd:
         return int(count)
 
 
-def _record_ends(infos: Sequence[zipfile.ZipInfo], directory_at: int, where: str) -> dict[int, int]:
+def _ends_of_members(infos: Sequence[zipfile.ZipInfo], directory_at: int, where: str) -> dict[int, int]:
     """Maps the start of each member's record to its end, for members that are safe to unpack.
     Raises DamagedArchive for unsafe, overlapping or repeated members.
     """
     if not infos:
         raise DamagedArchive(f"{where} is an empty zip archive. Fetch it again.")
     for info in infos:
-        if problem := _why_unsafe(info):
+        if problem := _why_member_is_unsafe(info):
             raise DamagedArchive(f"{where}: {info.orig_filename!r} {problem}")
     starts = sorted(info.header_offset for info in infos)
     stops = dict(zip(starts, [*starts[1:], directory_at], strict=True))
@@ -293,7 +295,7 @@ def _record_ends(infos: Sequence[zipfile.ZipInfo], directory_at: int, where: str
     return stops
 
 
-def _why_unsafe(info: zipfile.ZipInfo) -> str | None:
+def _why_member_is_unsafe(info: zipfile.ZipInfo) -> str | None:
     """Explains why a member must not, or cannot, be unpacked; None if it can."""
     size, packed_size, method = info.file_size, info.compress_size, info.compress_type
     is_bomb = size > _BOMB_BYTES and size > _BOMB_RATIO * packed_size

@@ -107,12 +107,12 @@ def missing_files(
     folder, split_of_coco = _dataset_folder(str(data)), split.removesuffix("2017")
     if not folder.name.lower().startswith("coco") or split_of_coco not in N_IMAGES:
         return None
-    if _holds_other_set(folder, split_of_coco):
+    if _holds_other_dataset(folder, split_of_coco):
         return None
     return coco_missing(folder, split_of_coco, _limit_to_fetch(limit, image_ids))
 
 
-def _split_last_colon(data: str) -> tuple[str, str | None]:
+def _dataset_and_split(data: str) -> tuple[str, str | None]:
     """Splits `coco:test-dev` at the last colon into dataset and split; the split is None if no known one is named."""
     base, colon, last = data.rpartition(":")
     # The text after the colon is a size of shapes, or the colon is part of a path or a Windows drive.
@@ -122,12 +122,12 @@ def _split_last_colon(data: str) -> tuple[str, str | None]:
 
 def without_split(data: str) -> str:
     """Returns the dataset of `--data coco:test-dev`: coco."""
-    return _split_last_colon(data)[0]
+    return _dataset_and_split(data)[0]
 
 
 def split_of(data: str | None) -> str:
     """Returns the split of `--data coco:test-dev`: test-dev; val if none is named."""
-    return (None if data is None else _split_last_colon(data)[1]) or "val"
+    return (None if data is None else _dataset_and_split(data)[1]) or "val"
 
 
 def _check_dataset(name: str, found: object) -> Dataset:
@@ -148,7 +148,7 @@ def _limit_to_fetch(limit: int | None, image_ids: Sequence[int] | None) -> int |
     return limit if image_ids is None else None
 
 
-def _holds_other_set(folder: Path, split: str) -> bool:
+def _holds_other_dataset(folder: Path, split: str) -> bool:
     """True if a folder with COCO's name contains another dataset, which a download would overwrite."""
     gt = coco_paths(folder, split)[0]
     if not gt.is_file():

@@ -33,7 +33,7 @@ class CategoryMap:
     unmapped_target: tuple[str, ...]
 
     @property
-    def predictable(self) -> tuple[Category, ...]:
+    def predictable_categories(self) -> tuple[Category, ...]:
         """The dataset's categories that a mapped prediction can contain. All others have recall 0."""
         reached = set(self.ids.values())
         return tuple(category for category in self.target if category.id in reached)
@@ -42,8 +42,8 @@ class CategoryMap:
     def messages(self) -> tuple[str, ...]:
         """Returns messages for the user on the map: counts, and the name of every unmapped category."""
         messages = [
-            f"{self.name}: {len(self.ids)} categories of the model go to {len(self.predictable)} of the dataset's "
-            f"{len(self.target)}."
+            f"{self.name}: {len(self.ids)} categories of the model go to {len(self.predictable_categories)} of the "
+            f"dataset's {len(self.target)}."
         ]
         if self.unmapped_target:
             messages.append(
@@ -63,7 +63,7 @@ def read_category_map(
     model: the categories of predictions; dataset: those of the ground truth
     Raises BadArgument for a name that one of them lacks (suggesting the nearest), and for a file of another kind.
     """
-    name, document = _read_document(source)
+    name, document = _read_category_map(source)
     pairs = document.get("categories") if isinstance(document, dict) else None
     if not isinstance(pairs, dict):
         raise BadArgument(f'{source} is not a category map: it must hold {{"categories": {{"source": "target"}}}}.')
@@ -78,18 +78,20 @@ def read_category_map(
     dropped = []
     for left, right in pairs.items():
         if left not in by_source:
-            raise BadArgument(f"{source}: the model has no category {left!r}. {_nearest_name_hint(left, by_source)}")
+            raise BadArgument(
+                f"{source}: the model has no category {left!r}. {_nearest_category_hint(left, by_source)}"
+            )
         if right is None:
             dropped.append(left)
         elif right not in by_target:
             raise BadArgument(
-                f"{source}: the dataset has no category {right!r}. {_nearest_name_hint(str(right), by_target)}"
+                f"{source}: the dataset has no category {right!r}. {_nearest_category_hint(str(right), by_target)}"
             )
         else:
             ids[by_source[left].id] = by_target[right].id
     if not ids:
         raise BadArgument(f"{source} maps nothing.")
-    return _make_map(name, ids, dropped, model, dataset)
+    return _make_category_map(name, ids, dropped, model, dataset)
 
 
 def recorded_map(
@@ -97,7 +99,7 @@ def recorded_map(
 ) -> CategoryMap:
     """Rebuilds the map of a run from its record: the dataset's category by the model's; others become void."""
     by_target = {category.name: category.id for category in dataset}
-    return _make_map(
+    return _make_category_map(
         name,
         {category.id: by_target[pairs[category.name]] for category in model if category.name in pairs},
         (),
@@ -147,7 +149,7 @@ def map_segments(
 
 def source_set(source: str | os.PathLike[str]) -> str | None:
     """Returns the dataset that a category map declares as its source, such as "coco"; None if it declares none."""
-    _, document = _read_document(source)
+    _, document = _read_category_map(source)
     name = document.get("from") if isinstance(document, dict) else None
     return name if isinstance(name, str) else None
 
@@ -160,12 +162,12 @@ def shipped_maps() -> tuple[str, ...]:
 
 def shipped_pairs(name: str) -> Mapping[str, str | None]:
     """Returns target names by source name of a map that ships with the package; None for those that become void."""
-    _, document = _read_document(name)
+    _, document = _read_category_map(name)
     pairs: Mapping[str, str | None] = document["categories"]
     return pairs
 
 
-def _make_map(
+def _make_category_map(
     name: str, ids: dict[int, int], dropped: Iterable[str], model: Sequence[Category], dataset: Sequence[Category]
 ) -> CategoryMap:
     """Makes a CategoryMap of a map of ids, and finds the categories that it leaves out."""
@@ -181,7 +183,7 @@ def _make_map(
     )
 
 
-def _read_document(source: str | os.PathLike[str]) -> tuple[str, Any]:
+def _read_category_map(source: str | os.PathLike[str]) -> tuple[str, Any]:
     """Reads a category map, shipped or from a file; returns its name and its content. Raises BadArgument."""
     path = Path(source)
     try:
@@ -199,7 +201,7 @@ def _read_document(source: str | os.PathLike[str]) -> tuple[str, Any]:
         raise BadArgument(f"{source} is not JSON ({error}).") from error
 
 
-def _nearest_name_hint(name: str, known: Iterable[str]) -> str:
+def _nearest_category_hint(name: str, known: Iterable[str]) -> str:
     """Suggests the known category name nearest to a misspelt one."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {close[0]!r}?" if close else "`panbench data check` lists a set's categories."

@@ -176,7 +176,7 @@ def check_set(
     document = read_json(json_path, ("images", "annotations", "categories"))
     png_folder = path_at(pngs) if pngs is not None else png_folder_of(json_path)
     image_folder = path_at(images) if images is not None else _image_folder(json_path)
-    job = _Check(json_path, png_folder, image_folder, progress, threads or default_threads(extra=1))
+    job = _DatasetCheck(json_path, png_folder, image_folder, progress, threads or default_threads(extra=1))
     return job.run(document, limit, images is not None)
 
 
@@ -221,7 +221,7 @@ def measure_segments(ids: IdMap) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
+class _JsonSegment:
     """A segment as its JSON lists it; wrong values are None."""
 
     id: int
@@ -239,7 +239,7 @@ class _ListedImage:
     name: str | None
     size: tuple[int, int] | None
     png: str | None
-    segments: tuple[_Segment, ...]
+    segments: tuple[_JsonSegment, ...]
 
 
 @dataclass
@@ -252,7 +252,7 @@ class _FileFindings:
 
 
 @dataclass
-class _Check:
+class _DatasetCheck:
     """Checks a set; collects the findings of one call of `check_set`."""
 
     json: Path
@@ -268,7 +268,7 @@ class _Check:
         listed_images, n_annotations = self._list_images(document, categories, limit)
         if self.images is None or (not images_named and not self.images.is_dir()):
             where = f" ({self.images})" if self.images is not None else ""
-            self._add("no-images", f"The folder of images was not found{where}; images were not checked.")
+            self._add_finding("no-images", f"The folder of images was not found{where}; images were not checked.")
             self.images = None
         seen = self._check_files_of_all(listed_images)
         if limit is None:
@@ -279,11 +279,11 @@ class _Check:
         counts = tuple(_count_categories(categories, listed_images))
         for count in counts:
             if MANY_CROWDS <= count.segments == count.crowds:
-                self._add("only-crowds", f"All {count.segments:,} segments of {count.name!r} are crowds.")
+                self._add_finding("only-crowds", f"All {count.segments:,} segments of {count.name!r} are crowds.")
         if void and np.mean(void) > 0.5:
             # One finding for the set instead of one per image.
             self.findings = [finding for finding in self.findings if finding.kind != "much-void"]
-            self._add("mostly-void", f"{np.mean(void):.0%} of the ground truth is void.")
+            self._add_finding("mostly-void", f"{np.mean(void):.0%} of the ground truth is void.")
         return CheckReport(
             json=self.json,
             pngs=self.pngs,
@@ -301,7 +301,7 @@ class _Check:
             findings=tuple(self.findings),
         )
 
-    def _add(self, kind: str, message: str, **where: Any) -> None:
+    def _add_finding(self, kind: str, message: str, **where: Any) -> None:
         """Adds a finding on the JSON, or on the file in `where`."""
         self.findings.append(Finding(kind, message, **{"file": self.json.name, **where}))
 
@@ -313,20 +313,20 @@ class _Check:
         names: Counter[str] = Counter()
         for index, record in enumerate(records):
             where = f"categories[{index}]"
-            category_id = _integer_or_none(record, "id")
+            category_id = _json_integer_or_none(record, "id")
             if category_id is None or not 0 <= category_id < 2**31:
-                self._add("bad-record", f"{where} has no integer id in 0…{2**31 - 1}.")
+                self._add_finding("bad-record", f"{where} has no integer id in 0…{2**31 - 1}.")
                 continue
             name = record.get("name")
             if not isinstance(name, str):
-                self._add("bad-record", f"{where} (id {category_id}) has no name.")
+                self._add_finding("bad-record", f"{where} (id {category_id}) has no name.")
                 name = str(category_id)
             isthing = record.get("isthing")
             if isthing not in (0, 1):
                 what = "has no isthing" if isthing is None else f"has isthing {isthing!r}, not 0 or 1"
-                self._add("category-without-isthing", f"Category {category_id} ({name}) {what}.")
+                self._add_finding("category-without-isthing", f"Category {category_id} ({name}) {what}.")
             if category_id in found:
-                self._add(
+                self._add_finding(
                     "duplicate-category", f"Category id {category_id} is both {found[category_id][0]!r} and {name!r}."
                 )
                 continue
@@ -334,7 +334,7 @@ class _Check:
             names[name] += 1
         for name, count in names.items():
             if count > 1:
-                self._add("duplicate-category-name", f"{count} categories are called {name!r}.")
+                self._add_finding("duplicate-category-name", f"{count} categories are called {name!r}.")
         return found
 
     def _list_images(
@@ -344,118 +344,124 @@ class _Check:
         images: dict[int | str, tuple[str | None, tuple[int, int] | None]] = {}
         for index, record in enumerate(document["images"]):
             where = f"images[{index}]"
-            image_id = _image_id(record, "id")
+            image_id = _json_image_id(record, "id")
             if image_id is None:
-                self._add("bad-record", f"{where} has no id.")
+                self._add_finding("bad-record", f"{where} has no id.")
                 continue
             if isinstance(image_id, int) and not -(2**31) <= image_id <= 2**62:
-                self._add("bad-record", f"{where} has the id {image_id}, outside -2^31…2^62.")
+                self._add_finding("bad-record", f"{where} has the id {image_id}, outside -2^31…2^62.")
                 continue
             if image_id in images:
-                self._add("duplicate-image", f"{where} repeats the id {image_id}.", image_id=image_id)
+                self._add_finding("duplicate-image", f"{where} repeats the id {image_id}.", image_id=image_id)
                 continue
             if limit is not None and len(images) >= limit:
                 break
-            height, width = _integer_or_none(record, "height"), _integer_or_none(record, "width")
+            height, width = _json_integer_or_none(record, "height"), _json_integer_or_none(record, "width")
             size = (height, width) if height and width and height > 0 and width > 0 else None
             if size is None:
-                self._add("bad-record", f"{where} has no height and width above 0.", image_id=image_id)
-            images[image_id] = (self._file_name(record, where, image_id), size)
+                self._add_finding("bad-record", f"{where} has no height and width above 0.", image_id=image_id)
+            images[image_id] = (self._checked_file_name(record, where, image_id), size)
 
-        annotations: dict[int | str, tuple[str | None, tuple[_Segment, ...]]] = {}
+        annotations: dict[int | str, tuple[str | None, tuple[_JsonSegment, ...]]] = {}
         for index, record in enumerate(document["annotations"]):
             where = f"annotations[{index}]"
-            image_id = _image_id(record, "image_id")
+            image_id = _json_image_id(record, "image_id")
             if image_id is None:
-                self._add("bad-record", f"{where} has no image_id.")
+                self._add_finding("bad-record", f"{where} has no image_id.")
                 continue
             if image_id not in images:
                 if limit is None:
-                    self._add("unlisted-image", f"{where} is of image {image_id}, not in `images`.", image_id=image_id)
+                    self._add_finding(
+                        "unlisted-image", f"{where} is of image {image_id}, not in `images`.", image_id=image_id
+                    )
                 continue
             if image_id in annotations:
-                self._add("duplicate-annotation", f"{where} is a second one of image {image_id}.", image_id=image_id)
+                self._add_finding(
+                    "duplicate-annotation", f"{where} is a second one of image {image_id}.", image_id=image_id
+                )
                 continue
-            segments = tuple(self._check_segments(record, where, image_id, categories))
-            annotations[image_id] = (self._file_name(record, where, image_id), segments)
+            segments = tuple(self._check_segments_info(record, where, image_id, categories))
+            annotations[image_id] = (self._checked_file_name(record, where, image_id), segments)
 
         listed_images = []
         for image_id, (name, size) in images.items():
             if image_id not in annotations:
-                self._add("image-without-annotation", f"Image {image_id} has no annotation.", image_id=image_id)
+                self._add_finding("image-without-annotation", f"Image {image_id} has no annotation.", image_id=image_id)
             png, segments = annotations.get(image_id, (None, ()))
             listed_images.append(_ListedImage(image_id, name, size, png, segments))
-        self._report_shared("shared-png", "id PNG", ((image.image_id, image.png) for image in listed_images))
-        self._report_shared("shared-image", "photograph", ((image.image_id, image.name) for image in listed_images))
+        self._add_shared_files("shared-png", "id PNG", ((image.image_id, image.png) for image in listed_images))
+        self._add_shared_files("shared-image", "photograph", ((image.image_id, image.name) for image in listed_images))
         return listed_images, len(annotations)
 
-    def _report_shared(self, kind: str, what: str, names: Iterable[tuple[int | str, str | None]]) -> None:
+    def _add_shared_files(self, kind: str, what: str, names: Iterable[tuple[int | str, str | None]]) -> None:
         """Reports images that name the same file. what: the file's kind in words"""
         first: dict[str, int | str] = {}
         for image_id, name in names:
             if name is not None and (other := first.setdefault(name, image_id)) != image_id:
-                self._add(kind, f"Images {other} and {image_id} name one {what}, {name}.", image_id=image_id)
+                self._add_finding(kind, f"Images {other} and {image_id} name one {what}, {name}.", image_id=image_id)
 
-    def _file_name(self, record: dict[str, Any], where: str, image_id: int | str) -> str | None:
+    def _checked_file_name(self, record: dict[str, Any], where: str, image_id: int | str) -> str | None:
         """Returns `file_name` of a record; reports a missing or unsafe one and returns None."""
         name = record.get("file_name")
         if not isinstance(name, str):
-            self._add("bad-record", f"{where} has no file_name.", image_id=image_id)
+            self._add_finding("bad-record", f"{where} has no file_name.", image_id=image_id)
             return None
         if leaves_folder(name):
-            self._add("bad-name", f"{where}.file_name is {name!r}, which leaves its folder.", image_id=image_id)
+            self._add_finding("bad-name", f"{where}.file_name is {name!r}, which leaves its folder.", image_id=image_id)
             return None
         return name
 
-    def _check_segments(
+    def _check_segments_info(
         self, record: dict[str, Any], where: str, image_id: int | str, categories: dict[int, tuple[str, bool]]
-    ) -> Iterator[_Segment]:
+    ) -> Iterator[_JsonSegment]:
         """Checks the `segments_info` of an annotation; yields the segments that can be used."""
         records = record.get("segments_info")
         if not isinstance(records, list):
-            self._add("bad-record", f"{where} has no list segments_info.", image_id=image_id)
+            self._add_finding("bad-record", f"{where} has no list segments_info.", image_id=image_id)
             return
         seen: set[int] = set()
         stuff: Counter[int] = Counter()
         for number, segment in enumerate(records):
-            segment_id = _integer_or_none(segment, "id")
+            segment_id = _json_integer_or_none(segment, "id")
             if segment_id is None or not 0 < segment_id <= MAX_ID:
                 what = f"{where}.segments_info[{number}] has no id in 1…{MAX_ID}."
-                self._add("bad-record", what, image_id=image_id, segment_id=segment_id)
+                self._add_finding("bad-record", what, image_id=image_id, segment_id=segment_id)
                 continue
             fields = {"image_id": image_id, "segment_id": segment_id}
             this = f"Segment {segment_id} of image {image_id}"
             if segment_id in seen:
-                self._add("duplicate-segment", f"{this} is listed twice.", **fields)
+                self._add_finding("duplicate-segment", f"{this} is listed twice.", **fields)
                 continue
             seen.add(segment_id)
-            category_id = _integer_or_none(segment, "category_id")
+            category_id = _json_integer_or_none(segment, "category_id")
             if category_id is None:
-                self._add("bad-record", f"{this} has no category_id.", **fields)
+                self._add_finding("bad-record", f"{this} has no category_id.", **fields)
                 continue
             iscrowd = segment.get("iscrowd", 0) == 1
             if segment.get("iscrowd", 0) not in (0, 1):
-                self._add("bad-record", f"{this} has iscrowd {segment['iscrowd']!r}, not 0 or 1.", **fields)
+                self._add_finding("bad-record", f"{this} has iscrowd {segment['iscrowd']!r}, not 0 or 1.", **fields)
             if category_id not in categories:
-                self._add("unknown-category", f"{this} is of category {category_id}, not in `categories`.", **fields)
+                self._add_finding(
+                    "unknown-category", f"{this} is of category {category_id}, not in `categories`.", **fields
+                )
             elif not categories[category_id][1]:
                 stuff[category_id] += 1
                 if iscrowd:
                     name = categories[category_id][0]
-                    self._add("crowd-on-stuff", f"{this} is a crowd of {name!r}, which is stuff.", **fields)
+                    self._add_finding("crowd-on-stuff", f"{this} is a crowd of {name!r}, which is stuff.", **fields)
             area, box = segment.get("area"), segment.get("bbox")
-            if not _is_finite_number(area):
-                self._add("bad-record", f"{this} has no area.", **fields)
+            if not _is_finite_json_number(area):
+                self._add_finding("bad-record", f"{this} has no area.", **fields)
                 area = None
-            if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite_number, box))):
+            if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite_json_number, box))):
                 if box is not None:
-                    self._add("wrong-box", f"{this} has a bbox that is not four numbers.", **fields)
+                    self._add_finding("wrong-box", f"{this} has a bbox that is not four numbers.", **fields)
                 box = None
-            yield _Segment(segment_id, category_id, area, box, iscrowd)
+            yield _JsonSegment(segment_id, category_id, area, box, iscrowd)
         for category_id, count in stuff.items():
             if count > 1:
                 what = f"Image {image_id} has {count} segments of the stuff {categories[category_id][0]!r}."
-                self._add("several-stuff-segments", what, image_id=image_id)
+                self._add_finding("several-stuff-segments", what, image_id=image_id)
 
     # The JSON against the files
 
@@ -473,12 +479,12 @@ class _Check:
         """Checks the id PNG and the photograph of one image."""
         seen = _FileFindings([], image.size)
         if image.png is not None:
-            self._check_png(image, image.png, seen)
+            self._check_id_png(image, image.png, seen)
         if image.name is not None and self.images is not None:
-            self._check_image(image, image.name, self.images, seen)
+            self._check_photograph(image, image.name, self.images, seen)
         return seen
 
-    def _check_png(self, image: _ListedImage, name: str, seen: _FileFindings) -> None:
+    def _check_id_png(self, image: _ListedImage, name: str, seen: _FileFindings) -> None:
         """Compares the id PNG of an image with its segments."""
         path = self.pngs / name
         file = f"{self.pngs.name}/{name}"
@@ -529,7 +535,7 @@ class _Check:
             if segment.box is not None and segment.box != box:
                 add("wrong-box", f"Segment {segment.id} lies in {box}, the JSON says {segment.box}.", segment.id)
 
-    def _check_image(self, image: _ListedImage, name: str, folder: Path, seen: _FileFindings) -> None:
+    def _check_photograph(self, image: _ListedImage, name: str, folder: Path, seen: _FileFindings) -> None:
         """Checks that the photograph of an image can be decoded and has the size in the JSON."""
         path = folder / name
         file = f"{folder.name}/{name}"
@@ -559,7 +565,7 @@ class _Check:
         for path in sorted(self.pngs.rglob("*.png")):
             name = path.relative_to(self.pngs).as_posix()
             if name not in known and not path.name.startswith("."):
-                self._add("extra-png", "The JSON does not name this PNG.", file=f"{self.pngs.name}/{name}")
+                self._add_finding("extra-png", "The JSON does not name this PNG.", file=f"{self.pngs.name}/{name}")
 
 
 def _image_folder(json_path: Path) -> Path | None:
@@ -586,7 +592,7 @@ def _count_categories(
         yield CategoryCount(one, name, isthing, len(images[one]), segments[one], crowds[one], pixels[one])
 
 
-def _integer_or_none(record: Any, key: str) -> int | None:
+def _json_integer_or_none(record: Any, key: str) -> int | None:
     """Returns an integer field of a record; None if it is missing or of another type."""
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, float) and value.is_integer():
@@ -594,11 +600,11 @@ def _integer_or_none(record: Any, key: str) -> int | None:
     return value if type(value) is int else None
 
 
-def _image_id(record: Any, key: str) -> int | str | None:
+def _json_image_id(record: Any, key: str) -> int | str | None:
     """Returns an image's id, a number or text; None for anything else."""
     value = record.get(key) if isinstance(record, dict) else None
-    return value if isinstance(value, str) else _integer_or_none(record, key)
+    return value if isinstance(value, str) else _json_integer_or_none(record, key)
 
 
-def _is_finite_number(value: Any) -> bool:
+def _is_finite_json_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)

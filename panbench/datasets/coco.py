@@ -76,7 +76,7 @@ def open_folder(
     Raises BadDataset, or its subclass FilesMissing if the JSON or images are not found.
     """
     if not root.is_dir():
-        raise FilesMissing(f"There is no dataset {root}. {_how_to_fetch(root)}")
+        raise FilesMissing(f"There is no dataset {root}. {_dataset_fetch_hint(root)}")
     annotations = root / "annotations"
     chosen: dict[str, Any] = {"limit": limit, "image_ids": image_ids}
     for name in (split, f"{split}2017"):
@@ -92,7 +92,7 @@ def open_folder(
                 except FilesMissing as error:
                     raise error.without("--gt-dir") from None  # the layout names the folder
     found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
-    there = f"It has the splits {', '.join(found)}." if found else _how_to_fetch(root)
+    there = f"It has the splits {', '.join(found)}." if found else _dataset_fetch_hint(root)
     if not is_remote(root) and split in SPLITS and (archives := archives_below(root, split)) is not None:
         line = shlex.join(["panbench", "data", "coco", "--split", split, "--root", str(root), "--from", str(archives)])
         there = f"It has COCO's archives: `{line}` unpacks just {split}."
@@ -220,7 +220,7 @@ def _dataset_name(categories: Sequence[Category], n_images: int, name: str, spli
     return "coco-subset" if is_coco and name == "coco" else name
 
 
-def _how_to_fetch(root: Path) -> str:
+def _dataset_fetch_hint(root: Path) -> str:
     """Returns a hint on how to get a dataset that was not found."""
     if root.name == "coco" and not is_remote(root):
         return f"`panbench data coco --root {root}` fetches COCO."

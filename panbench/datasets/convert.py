@@ -32,7 +32,7 @@ from panbench.base.reporter import Counting
 from panbench.base.text import in_sentence, listed
 from panbench.datasets.check import measure_segments
 from panbench.datasets.instances import MANY_CROWDS, OUTSIDE_PIXELS, instance_mask, read_instances_json, read_json
-from panbench.datasets.label_maps import NOTHING, SemanticMaps, files_in, read_label_png
+from panbench.datasets.label_maps import NOTHING, SemanticMaps, files_with_suffix, read_label_png
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, check_pixels
 from panbench.panoptic.image_ids import image_id_of
@@ -116,7 +116,7 @@ def write_set(
         raise BadArgument(f"{json_path} already exists. Give another folder, or --overwrite.")
     total = len(sources) if isinstance(sources, Sequence) else None
     paths = [source for source in sources if isinstance(source, Path)] if isinstance(sources, Sequence) else []
-    _refuse_own_input([*paths, *reads], pngs, json_path)
+    _refuse_overwriting_input([*paths, *reads], pngs, json_path)
     known = {category.id for category in categories}
     names: dict[str, str] = {}
     names_lock = threading.Lock()
@@ -126,7 +126,7 @@ def write_set(
         labelled = read(source)
         if leaves_folder(labelled.name):
             raise BadDataset(f"The image name {labelled.name!r} leaves its folder.")
-        ids, segments, empty = _drop_undescribed(labelled, known)
+        ids, segments, empty = _void_undescribed_pixels(labelled, known)
         png = str(Path(labelled.name).with_suffix(".png"))
         with names_lock:
             if png in names:
@@ -136,7 +136,7 @@ def write_set(
             names[png] = labelled.name
         _write_new_id_png(pngs / png, ids, overwrite)
         if images != "none" and labelled.image is not None:
-            _place_image(labelled.image, image_folder / labelled.name, copy=images == "copy", overwrite=overwrite)
+            _place_photograph(labelled.image, image_folder / labelled.name, copy=images == "copy", overwrite=overwrite)
         image_id = str(Path(labelled.name).with_suffix("")) if labelled.image_id is None else labelled.image_id
         image = ImageInfo(image_id_of(image_id), labelled.name, ids.shape[0], ids.shape[1])
         return image, Annotation(image.id, png, segments), labelled.left_out + empty
@@ -195,9 +195,9 @@ def convert_two_channel(
         if pixels.ndim != 3:
             raise BadDataset(f"{path} has one channel; two-channel PNGs hold category and instance in the first two.")
         ids, segments = segments_of_labels(pixels[..., 0], pixels[..., 1], by_id, str(path))
-        return images.labelled(path, ids, segments)
+        return images.labelled_image(path, ids, segments)
 
-    return write_set(root, split, categories, files_in(folder, ".png"), read, **options)
+    return write_set(root, split, categories, files_with_suffix(folder, ".png"), read, **options)
 
 
 def convert_arrays(
@@ -225,9 +225,9 @@ def convert_arrays(
                 f"{path}: `labels` and `instances` must be integers, not {labels.dtype}, {instances.dtype}."
             )
         ids, segments = segments_of_labels(labels, instances, by_id, str(path))
-        return images.labelled(path, ids, segments)
+        return images.labelled_image(path, ids, segments)
 
-    return write_set(root, split, categories, files_in(folder, ".npz"), read, **options)
+    return write_set(root, split, categories, files_with_suffix(folder, ".npz"), read, **options)
 
 
 # Instances with masks over a semantic map
@@ -256,10 +256,10 @@ def convert_instances(
         and all are crowds, as CVAT marks everything painted with its brush
     """
     document = read_instances_json(instances_json)
-    all_crowds = len(document["annotations"]) >= MANY_CROWDS and all(map(_is_crowd, document["annotations"]))
+    all_crowds = len(document["annotations"]) >= MANY_CROWDS and all(map(_is_crowd_instance, document["annotations"]))
     crowds_are_instances = crowds == "instances" or (crowds is None and all_crowds)
     if categories is None:
-        categories = _instance_categories(document, str(instances_json))
+        categories = _read_instance_categories(document, str(instances_json))
     by_id = {category.id: category for category in categories}
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for record in document["annotations"]:
@@ -280,7 +280,7 @@ def convert_instances(
         where = f"{instances_json}: annotation {record.get('id')}"
         return instance_mask(record.get("segmentation"), height, width, where)
 
-    def background_of(record: dict[str, Any], name: str) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
+    def stuff_of_image(record: dict[str, Any], name: str) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
         """Returns the id map and segments of an image's stuff; all void without semantic PNGs."""
         try:
             size = record["height"], record["width"]
@@ -297,15 +297,15 @@ def convert_instances(
         """Paints the instances of an image over its stuff."""
         image_id, name = record["id"], str(record["file_name"])
         stem = Path(name).stem
-        ids, segments = background_of(record, name)
+        ids, segments = stuff_of_image(record, name)
         height, width = ids.shape
         found = [(*mask_of(item, height, width), item) for item in by_image.get(image_id, [])]
         clipped = sum(was_clipped for _, was_clipped, _ in found)
         masks = [(mask, item) for mask, _, item in found]
-        masks.sort(key=lambda pair: (crowds_are_instances or not _is_crowd(pair[1]), -int(pair[0].sum())))
+        masks.sort(key=lambda pair: (crowds_are_instances or not _is_crowd_instance(pair[1]), -int(pair[0].sum())))
         for mask, item in masks:
             segment_id = fresh_id(by_id[item["category_id"]], segments)
-            segments[segment_id] = (item["category_id"], _is_crowd(item) and not crowds_are_instances)
+            segments[segment_id] = (item["category_id"], _is_crowd_instance(item) and not crowds_are_instances)
             ids[mask] = segment_id
         left_out = (f"edges of polygons up to {OUTSIDE_PIXELS} pixels outside of their image",) * clipped
         return LabelledImage(name, ids, segments, images.path(stem, name), image_id, left_out)
@@ -320,7 +320,7 @@ def convert_instances(
     return replace(made, notes=(note,))
 
 
-def _is_crowd(record: Any) -> bool:
+def _is_crowd_instance(record: Any) -> bool:
     return isinstance(record, dict) and record.get("iscrowd") == 1
 
 
@@ -329,7 +329,7 @@ def segments_by_id(records: Iterable[dict[str, Any]]) -> dict[int, tuple[int, bo
     return {int(one["id"]): (int(one["category_id"]), one.get("iscrowd", 0) == 1) for one in records}
 
 
-def _instance_categories(document: dict[str, Any], where: str) -> tuple[Category, ...]:
+def _read_instance_categories(document: dict[str, Any], where: str) -> tuple[Category, ...]:
     """Reads the categories of an instance JSON; those without `isthing` are things."""
     records = document.get("categories")
     if not isinstance(records, list) or not records:
@@ -541,7 +541,7 @@ class ImageFolder:
             raise BadDataset(f"{self.folder} has no image {name}.")
         return found
 
-    def labelled(self, path: Path, ids: IdMap, segments: dict[int, tuple[int, bool]]) -> LabelledImage:
+    def labelled_image(self, path: Path, ids: IdMap, segments: dict[int, tuple[int, bool]]) -> LabelledImage:
         """Makes a LabelledImage named after its label file; its id is that name if it is a number."""
         image = self.path(path.stem, f"{path.stem}.jpg")
         name = f"{path.stem}{image.suffix if image is not None else '.jpg'}"
@@ -549,7 +549,9 @@ class ImageFolder:
         return LabelledImage(name, ids, segments, image, number)
 
 
-def _drop_undescribed(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segment, ...], tuple[str, ...]]:
+def _void_undescribed_pixels(
+    labelled: LabelledImage, known: set[int]
+) -> tuple[IdMap, tuple[Segment, ...], tuple[str, ...]]:
     """Sets pixels that no segment describes to void; returns the map, its segments, and notes on what was left out."""
     unknown = {category_id for category_id, _ in labelled.segments.values()} - known
     if unknown:
@@ -574,7 +576,7 @@ def _drop_undescribed(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, 
     return ids, tuple(segments), left_out
 
 
-def _refuse_own_input(read: Iterable[str | os.PathLike[str] | None], pngs: Path, json_path: Path) -> None:
+def _refuse_overwriting_input(read: Iterable[str | os.PathLike[str] | None], pngs: Path, json_path: Path) -> None:
     """Raises BadArgument if a conversion would overwrite what it reads."""
     written = pngs.resolve()
     for path in read:
@@ -594,7 +596,7 @@ def _write_new_id_png(path: Path, ids: IdMap, overwrite: bool) -> None:
     write_id_png(path, ids)
 
 
-def _place_image(source: Path | bytes, target: Path, *, copy: bool, overwrite: bool) -> None:
+def _place_photograph(source: Path | bytes, target: Path, *, copy: bool, overwrite: bool) -> None:
     """Links or copies an image into the new set. Raises BadArgument if another file has its name."""
     if not isinstance(source, bytes) and not source.is_file():
         raise BadDataset(f"{source} was not found.")
@@ -610,6 +612,6 @@ def _place_image(source: Path | bytes, target: Path, *, copy: bool, overwrite: b
         if not overwrite:
             raise BadArgument(f"{target} already exists and differs. Give another folder, or --overwrite.")
         target.unlink()
-        return _place_image(source, target, copy=copy, overwrite=False)
+        return _place_photograph(source, target, copy=copy, overwrite=False)
     with atomic_write(target, durable=False) as handle:
         handle.write(content)

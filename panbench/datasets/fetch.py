@@ -20,9 +20,9 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from panbench.base.download import RangeReader, RangesUnsupported, download, local_path, mirrored
+from panbench.base.download import RangeReader, RangesUnsupported, download, local_path_of_url, mirrored_url
 from panbench.base.errors import WITHOUT_DOWNLOAD, BadArgument, BadDataset, DownloadFailed, Unreachable, Way
-from panbench.base.files import atomic_write, leaves_folder, require_space, what_is_wrong, write_json
+from panbench.base.files import atomic_write, file_mismatch, leaves_folder, require_space, write_json
 from panbench.base.reporter import SILENT, Counting, Reporter, Unit, counter
 from panbench.base.secrets import without_secrets
 from panbench.base.text import in_sentence, size_in_words
@@ -185,7 +185,7 @@ def coco_missing(
     annotation_bytes = COCO.annotations.size / (N_IMAGES["val"] + N_IMAGES["train"])
     json_here = json_path.is_file()
     if json_here:
-        names, pngs = _names_in(json_path, limit)
+        names, pngs = _image_and_png_names(json_path, limit)
         images_missing = _count_missing(image_folder, names)
         pngs_missing = _count_missing(png_folder, pngs) if png_folder else 0
     else:
@@ -266,11 +266,11 @@ def panoptic_categories() -> list[dict[str, Any]]:
     return categories
 
 
-class _FolderState:
-    """What is known of the files in a folder: sizes and CRCs by the archive, and which were verified on disk."""
+class _DatasetFolderState:
+    """Sizes and CRCs of the files of a folder, as in their archive, and which of them were verified on disk."""
 
     def __init__(self, state: Path, folder: Path, archive: Archive) -> None:
-        """Reads what an earlier call stored on the files in `folder`. state: its JSON in `.panbench/`"""
+        """Reads what an earlier call stored on the files in `folder`; `state` is its JSON in `.panbench/`."""
         self.folder = folder
         self._state = state
         self._origin = {"archive": archive.path, "size": archive.size}
@@ -283,15 +283,15 @@ class _FolderState:
                 self.files = {name: (int(size), int(crc)) for name, (size, crc) in record["files"].items()}
                 self._verified = {name: int(time) for name, time in record["verified"].items()}
 
-    def record_members(self, members: Iterable[zipfile.ZipInfo]) -> None:
+    def record_archive_members(self, members: Iterable[zipfile.ZipInfo]) -> None:
         """Records the sizes and CRCs of an archive's members, by file name without folders."""
         self.files.update((PurePosixPath(one.filename).name, (one.file_size, one.CRC)) for one in members)
         self._changed = True
 
-    def missing(self, names: Sequence[str], progress: Counting = lambda done, total: None) -> list[str]:
+    def missing_files(self, names: Sequence[str], progress: Counting = lambda done, total: None) -> list[str]:
         """Returns which files are missing or differ from the archive; only files that changed are read again."""
 
-        def is_wrong(name: str) -> bool:
+        def is_missing_or_changed(name: str) -> bool:
             """True if a file is missing or differs; else marks it as verified."""
             path = self.folder / name
             try:
@@ -310,7 +310,9 @@ class _FolderState:
 
         found = []
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            for number, (name, bad) in enumerate(zip(names, pool.map(is_wrong, names, chunksize=64), strict=True)):
+            for number, (name, bad) in enumerate(
+                zip(names, pool.map(is_missing_or_changed, names, chunksize=64), strict=True)
+            ):
                 if bad:
                     found.append(name)
                 if number % 64 == 0:
@@ -362,16 +364,18 @@ class _Fetch:
         if self.split == "test-dev":
             self._write_test_dev_json(json_path)
         else:
-            self._fetch_json(json_path, archive)
+            self._fetch_dataset_json(json_path, archive)
         if self.instances:
             instances = json_path.parent / f"instances_{self.split}2017.json"
-            self._fetch_json(instances, self.archives[2])
-        names, pngs = _names_in(json_path, self.limit)
+            self._fetch_dataset_json(instances, self.archives[2])
+        names, pngs = _image_and_png_names(json_path, self.limit)
         if png_folder is not None:
-            self._fetch_folder(self._folder_state(png_folder, archive), pngs, self._inner_archive)
-        self._fetch_folder(self._folder_state(image_folder, self.archives[1]), names, self._image_archive)
+            self._fetch_dataset_folder(self._dataset_folder_state(png_folder, archive), pngs, self._inner_archive)
+        self._fetch_dataset_folder(
+            self._dataset_folder_state(image_folder, self.archives[1]), names, self._image_archive
+        )
         fetched = self._downloaded + sum(reader.fetched for reader in self._readers.values())
-        self._clear_temporary()
+        self._clear_temporary_archives()
         n_pngs = len(pngs) if png_folder else 0
         return CocoFolder(
             self.root, self.split, json_path, image_folder, len(names), png_folder, n_pngs, fetched, instances
@@ -391,24 +395,24 @@ class _Fetch:
 
     # The JSONs
 
-    def _fetch_json(self, path: Path, archive: Archive) -> None:
+    def _fetch_dataset_json(self, path: Path, archive: Archive) -> None:
         """Fetches one JSON from an archive, unless it exists and is unchanged."""
-        state = self._folder_state(path.parent, archive, path.name)
+        state = self._dataset_folder_state(path.parent, archive, path.name)
         inside = f"annotations/{path.name}"
         if path.name not in state.files:
-            state.record_members([_member_named(inside, self._open_archive(archive))])
-        if state.missing([path.name]):
+            state.record_archive_members([_member_named(inside, self._open_archive(archive))])
+        if state.missing_files([path.name]):
             opened = self._open_archive(archive)
             member = _member_named(inside, opened)
             require_space(self.root, member.file_size + member.compress_size, str(path))
-            opened.fetch(member, path, self._counter(path.name))
+            opened.fetch(member, path, self._progress_counter(path.name))
             state.mark_verified([path.name])
         state.save()
 
     def _write_test_dev_json(self, path: Path) -> None:
         """Writes the JSON of test-dev: the host's list of images with the panoptic categories."""
         plain = path.parent / "image_info_test-dev2017.json"
-        self._fetch_json(plain, self.host.image_info)
+        self._fetch_dataset_json(plain, self.host.image_info)
         # The host's list has the 80 detection categories; a submission needs the 133 panoptic ones.
         document = {**read_json(plain, ("images",)), "categories": panoptic_categories(), "annotations": []}
         content = json.dumps(document).encode()
@@ -418,11 +422,11 @@ class _Fetch:
 
     # The files of a folder
 
-    def _fetch_folder(
+    def _fetch_dataset_folder(
         self,
-        state: _FolderState,
+        state: _DatasetFolderState,
         names: Sequence[str],
-        archive_for: Callable[[_FolderState, Sequence[str]], ZipArchive],
+        archive_for: Callable[[_DatasetFolderState, Sequence[str]], ZipArchive],
     ) -> None:
         """Fetches the named files of a folder that are missing or differ from the archive."""
         label = state.folder.name
@@ -431,18 +435,18 @@ class _Fetch:
             opened = archive_for(state, ())
             for name in names:
                 _member_named(f"{label}/{name}", opened)
-            state.record_members(
+            state.record_archive_members(
                 one for one in opened.members.values() if str(PurePosixPath(one.filename).parent) == label
             )
             state.save()
-        missing = state.missing(names, self._counter(f"verifying {label}", "files"))
-        _remove_leftovers(state.folder)
+        missing = state.missing_files(names, self._progress_counter(f"verifying {label}", "files"))
+        _remove_old_temporary_files(state.folder)
         if missing:
             opened = archive_for(state, missing)
             if label in self._complete_folders:
-                missing = state.missing(list(state.files))
+                missing = state.missing_files(list(state.files))
             requested = [opened.members[f"{label}/{name}"] for name in missing]
-            size, count = sum(member.file_size for member in requested), self._counter(label)
+            size, count = sum(member.file_size for member in requested), self._progress_counter(label)
             require_space(self.root, size, f"{state.folder} ({len(requested):,} files)")
             opened.extract(
                 requested,
@@ -452,61 +456,64 @@ class _Fetch:
             state.mark_verified(missing)
         state.save()
 
-    def _image_archive(self, state: _FolderState, missing: Sequence[str]) -> ZipArchive:
+    def _image_archive(self, state: _DatasetFolderState, missing: Sequence[str]) -> ZipArchive:
         """Opens the archive of the images; downloads it completely if most images are missing."""
         archive = self.archives[1]
         opened = self._open_archive(archive)
         packed = sum(opened.members[f"{state.folder.name}/{name}"].compress_size for name in missing)
-        if packed < _COMPLETE_SHARE * archive.size or local_path(self._reader(archive).url) is not None:
+        if packed < _COMPLETE_SHARE * archive.size or local_path_of_url(self._archive_reader(archive).url) is not None:
             return opened
         unpacked = sum(state.files[name][0] for name in missing)
-        needed = archive.size - _size_on_disk(self._temporary / f"{archive.name}.part") + unpacked
+        needed = archive.size - _size_on_disk(self._temporary_archives / f"{archive.name}.part") + unpacked
         require_space(self.root, needed, f"{archive.name} with its unpacked files")
         return self._download_archive(archive)
 
-    def _inner_archive(self, state: _FolderState, missing: Sequence[str]) -> ZipArchive:
+    def _inner_archive(self, state: _DatasetFolderState, missing: Sequence[str]) -> ZipArchive:
         """Opens the zip of id PNGs that is inside the zip of annotations; in place if it is stored uncompressed."""
         outer, label = self.archives[0], state.folder.name
         opened = self._open_archive(outer)
         member = _member_named(f"annotations/{label}.zip", opened)
-        local = self._temporary / f"{label}.zip"
-        for path in (self._archives / local.name, local):
+        local = self._temporary_archives / f"{label}.zip"
+        for path in (self._kept_archives / local.name, local):
             if _size_on_disk(path) == member.file_size and crc_of(path) == member.CRC:
                 return self._open_zip(str(path), RangeReader(path))
         if member.compress_type == zipfile.ZIP_STORED:
             inner = self._open_zip(f"{member.filename} in {outer.name}", StoredMember(opened, member))
             packed = sum(inner.members[f"{label}/{name}"].compress_size for name in missing)
-            if packed < _COMPLETE_SHARE * member.file_size or local_path(self._reader(outer).url) is not None:
+            if (
+                packed < _COMPLETE_SHARE * member.file_size
+                or local_path_of_url(self._archive_reader(outer).url) is not None
+            ):
                 return inner
         needed = 2 * member.file_size + member.compress_size
         require_space(self.root, needed, f"{member.filename} with its unpacked files")
-        opened.fetch(member, local, self._counter(local.name))
+        opened.fetch(member, local, self._progress_counter(local.name))
         self._complete_folders.add(label)
         return self._open_zip(str(local), RangeReader(local))
 
     # Archives
 
     @property
-    def _archives(self) -> Path:
+    def _kept_archives(self) -> Path:
         """The folder for archives that the user wants to keep."""
         return self.root / "archives"
 
     @property
-    def _temporary(self) -> Path:
+    def _temporary_archives(self) -> Path:
         """The folder for archives until they are unpacked; a call after an interruption uses them."""
         return self.root / _STATE_FOLDER / "archives"
 
-    def _clear_temporary(self) -> None:
+    def _clear_temporary_archives(self) -> None:
         """Removes the archives that were only needed for unpacking; with `keep`, moves them to <root>/archives."""
-        if not self._temporary.is_dir():
+        if not self._temporary_archives.is_dir():
             return
-        for path in self._temporary.iterdir():
+        for path in self._temporary_archives.iterdir():
             if self.keep and path.suffix == ".zip":
-                self._archives.mkdir(exist_ok=True)
-                os.replace(path, self._archives / path.name)
+                self._kept_archives.mkdir(exist_ok=True)
+                os.replace(path, self._kept_archives / path.name)
             else:
                 path.unlink()
-        self._temporary.rmdir()
+        self._temporary_archives.rmdir()
 
     def _open_zip(self, where: str, source: ByteSource) -> ZipArchive:
         """Opens a zip, or returns it opened before. where: its name in messages, by which it is cached"""
@@ -517,31 +524,36 @@ class _Fetch:
     def _open_archive(self, archive: Archive) -> ZipArchive:
         """Opens an archive of the host by byte ranges; downloads it if the server cannot send ranges."""
         if archive.name not in self._opened:
-            self._counter(f"reading the list of {archive.name}")(0, None)
+            self._progress_counter(f"reading the list of {archive.name}")(0, None)
         try:
-            return self._open_zip(archive.name, self._reader(archive))
+            return self._open_zip(archive.name, self._archive_reader(archive))
         except RangesUnsupported:
             self.reporter.notice(
                 f"{archive.name} cannot be read in parts from this server; fetching the whole archive."
             )
             return self._download_archive(archive)
 
-    def _reader(self, archive: Archive) -> RangeReader:
+    def _archive_reader(self, archive: Archive) -> RangeReader:
         """Opens a reader of an archive's nearest copy: --from, fetched before, a local mirror, or the host."""
         if archive.path in self._readers:
             return self._readers[archive.path]
-        address = mirrored(f"{self.host.base}/{archive.path}")
-        mirror = local_path(address)
+        address = mirrored_url(f"{self.host.base}/{archive.path}")
+        mirror = local_path_of_url(address)
         own = [] if self.archives_from is None else [self.archives_from / archive.name]
-        near = [*own, self._archives / archive.name, self._temporary / archive.name, *([mirror] if mirror else [])]
+        near = [
+            *own,
+            self._kept_archives / archive.name,
+            self._temporary_archives / archive.name,
+            *([mirror] if mirror else []),
+        ]
         for path in near:
             if path.is_file():
-                self._counter(f"verifying {archive.name}", "files")(0, None)
-                problem = what_is_wrong(path, archive.sha256, archive.size)
+                self._progress_counter(f"verifying {archive.name}", "files")(0, None)
+                problem = file_mismatch(path, archive.sha256, archive.size)
                 if problem is None:
                     address = str(path)
                     break
-                if path.parent not in (self._archives, self._temporary):
+                if path.parent not in (self._kept_archives, self._temporary_archives):
                     raise DownloadFailed(
                         f"{path} is not COCO's {archive.name}: {problem}. Fetch it again or remove it."
                     )
@@ -551,7 +563,7 @@ class _Fetch:
                     f"{archive.name} is not in {self.archives_from}; reading it from {without_secrets(address)}."
                 )
         reader = self._readers[archive.path] = RangeReader(address)
-        if local_path(address) is None and reader.size() != archive.size:
+        if local_path_of_url(address) is None and reader.size() != archive.size:
             raise DownloadFailed(
                 f"{without_secrets(address)} has {reader.size():,} bytes where COCO's {archive.name} has "
                 f"{archive.size:,}: not the same file."
@@ -560,10 +572,10 @@ class _Fetch:
 
     def _download_archive(self, archive: Archive) -> ZipArchive:
         """Downloads a complete archive and opens the local copy, which replaces reading the host's by byte ranges."""
-        target = self._temporary / archive.name
+        target = self._temporary_archives / archive.name
         self._downloaded += archive.size - _size_on_disk(target.with_name(f"{target.name}.part"))
         url = f"{self.host.base}/{archive.path}"
-        download(url, target, sha256=archive.sha256, size=archive.size, progress=self._counter(archive.name))
+        download(url, target, sha256=archive.sha256, size=archive.size, progress=self._progress_counter(archive.name))
         if (before := self._readers.pop(archive.path, None)) is not None:
             self._downloaded += before.fetched
             before.close()
@@ -573,12 +585,12 @@ class _Fetch:
 
     # Helpers
 
-    def _folder_state(self, folder: Path, archive: Archive, name: str | None = None) -> _FolderState:
+    def _dataset_folder_state(self, folder: Path, archive: Archive, name: str | None = None) -> _DatasetFolderState:
         """Returns what is stored on the files of a folder: sizes and CRCs, and which were verified."""
         state = self.root / _STATE_FOLDER / f"{name or folder.name}.json"
-        return _FolderState(state, folder, archive)
+        return _DatasetFolderState(state, folder, archive)
 
-    def _counter(self, label: str, unit: Unit = "bytes") -> Counting:
+    def _progress_counter(self, label: str, unit: Unit = "bytes") -> Counting:
         """Returns a function of (done, total) that reports the progress of one task to the Reporter."""
         return counter(self.reporter, label, unit)
 
@@ -596,7 +608,7 @@ def _member_named(name: str, archive: ZipArchive) -> zipfile.ZipInfo:
         raise DownloadFailed(f"{archive.where} has no {name}: not the archive that COCO publishes.") from None
 
 
-def _names_in(path: Path, limit: int | None) -> tuple[list[str], list[str]]:
+def _image_and_png_names(path: Path, limit: int | None) -> tuple[list[str], list[str]]:
     """Reads the file names of the first `limit` images of a panoptic JSON, and of their id PNGs."""
     document = read_json(path, ("images",))
     try:
@@ -622,7 +634,7 @@ def _count_missing(folder: Path, names: Iterable[str]) -> int:
     return sum(name not in here for name in names)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _remove_old_temporary_files(folder: Path) -> None:
     """Removes temporary files of killed calls; those younger than a minute may belong to a running one."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):

@@ -31,12 +31,12 @@ def generated_dataset(
     own = tuple(category["name"] for category in shapes.CATEGORIES)
     folder = root / "annotations" / "panoptic_val"
     if set(own) != set(class_names):
-        gt, folder = _with_categories_of_model(gt, folder, class_names, isthing)
+        gt, folder = _shapes_with_model_categories(gt, folder, class_names, isthing)
     name = f"shapes-{size[0]}x{size[1]}"
     return open_json(gt, root / "val", gt_dir=folder, name=name, split="val")
 
 
-def _with_categories_of_model(
+def _shapes_with_model_categories(
     gt: Path, folder: Path, class_names: Sequence[str], isthing: Sequence[bool]
 ) -> tuple[Path, Path]:
     """Writes a JSON of shapes again with a model's categories, ids 1, 2, … by label; returns it and its id maps.
@@ -58,7 +58,7 @@ def _with_categories_of_model(
             if segment["category_id"] in new_ids
         ]
     if not all(choices.values()):
-        folder = _copy_with_void(folder, "things-only" if choices[1] else "stuff-only", content["annotations"])
+        folder = _copy_id_pngs_with_void(folder, "things-only" if choices[1] else "stuff-only", content["annotations"])
     content["categories"] = [
         {"id": label + 1, "name": name, "isthing": int(isthing[label]), "supercategory": "", "color": [label, 0, 0]}
         for label, name in enumerate(class_names)
@@ -68,7 +68,7 @@ def _with_categories_of_model(
     return path, folder
 
 
-def _copy_with_void(folder: Path, kind: str, annotations: Sequence[dict[str, Any]]) -> Path:
+def _copy_id_pngs_with_void(folder: Path, kind: str, annotations: Sequence[dict[str, Any]]) -> Path:
     """Copies a folder of id maps, setting segments that no annotation lists to void."""
     copy = folder.with_name(f"{folder.name}-{kind}")
     copy.mkdir(exist_ok=True)

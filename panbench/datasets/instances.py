@@ -110,7 +110,7 @@ def instance_mask(shape: Any, height: int, width: int, where: str) -> tuple[npt.
     clipped = False
     # pycocotools' C code trusts its input: refuse what would write outside its memory.
     if isinstance(shape, list):
-        shape, clipped = _checked_polygons(shape, height, width, where)
+        shape, clipped = _clipped_polygons(shape, height, width, where)
     elif isinstance(shape, dict) and shape.get("size") != [height, width]:
         raise BadDataset(f"{where} has a mask of another size than its image.")
     try:
@@ -130,7 +130,7 @@ def instance_mask(shape: Any, height: int, width: int, where: str) -> tuple[npt.
     return mask, clipped
 
 
-def _checked_polygons(polygons: list[Any], height: int, width: int, where: str) -> tuple[list[list[float]], bool]:
+def _clipped_polygons(polygons: list[Any], height: int, width: int, where: str) -> tuple[list[list[float]], bool]:
     """Clips polygons to the image; also returns whether any point had to be moved.
 
     Raises BadDataset for polygons that are not lists of coordinates, not finite, or more than OUTSIDE_PIXELS outside:

@@ -36,7 +36,7 @@ def read_label_png(path: Path) -> npt.NDArray[Any]:
         raise BadDataset(f"{path} cannot be read as PNG ({error}).") from error
 
 
-def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
+def files_with_suffix(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
     """Finds the files with a suffix in a folder and below, sorted. Raises BadDataset if there are none."""
     if not Path(folder).is_dir():
         raise BadDataset(f"{folder} is not a folder.")
@@ -58,26 +58,26 @@ class SemanticMaps:
         Raises BadDataset without PNGs, BadArgument for any other offset.
         """
         self.folder, self.categories, self.offset = folder, tuple(categories), offset
-        files = files_in(folder, ".png")
+        files = files_with_suffix(folder, ".png")
         self._by_name = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
         self._by_stem: dict[str, list[Path]] = {}
         for path in files:
             self._by_stem.setdefault(path.stem, []).append(path)
         self._taken: dict[Path, str] = {}
-        self._lookup = _make_lookup(self.categories, offset)
+        self._lookup = _category_by_pixel_value(self.categories, offset)
 
     def has(self, file_name: str) -> bool:
         """True if an image has a PNG."""
-        return bool(self._candidates(file_name))
+        return bool(self._matching_pngs(file_name))
 
-    def _candidates(self, file_name: str) -> list[Path]:
+    def _matching_pngs(self, file_name: str) -> list[Path]:
         """Returns the PNG that has an image's name including folders, else all that have its stem."""
         exact = self._by_name.get(os.path.splitext(file_name)[0])
         return self._by_stem.get(Path(file_name).stem, []) if exact is None else [exact]
 
     def read(self, file_name: str, size: tuple[int, int]) -> IdMap:
         """Reads the category id of each pixel of an image, (H, W) int32; void is NOTHING. Raises BadDataset."""
-        found = self._candidates(file_name)
+        found = self._matching_pngs(file_name)
         if not found:
             raise BadDataset(f"{self.folder} has no {Path(file_name).stem}.png for the image {file_name}.")
         path = found[0]
@@ -98,17 +98,16 @@ class SemanticMaps:
         ids: IdMap = self._lookup[values.astype(np.uint16)]
         if (ids == _UNKNOWN).any():
             unknown = np.unique(values[ids == _UNKNOWN]).tolist()
-            raise BadDataset(
-                f"{path}: the values {listed(unknown)} are neither a category nor void. {self._hint(np.unique(values))}"
-            )
+            hint = self._offset_hint(np.unique(values))
+            raise BadDataset(f"{path}: the values {listed(unknown)} are neither a category nor void. {hint}")
         return ids
 
-    def _hint(self, values: npt.NDArray[Any]) -> str:
+    def _offset_hint(self, values: npt.NDArray[Any]) -> str:
         """Suggests a value of `--offset` with which every pixel value of a PNG means a category or void."""
         fitting = [
             f"--offset {offset} ({whose})"
             for offset, whose in _COMMON.items()
-            if (_make_lookup(self.categories, offset)[values] != _UNKNOWN).all()
+            if (_category_by_pixel_value(self.categories, offset)[values] != _UNKNOWN).all()
         ]
         return (
             f"All of them would be with {' or '.join(fitting)}."
@@ -117,7 +116,7 @@ class SemanticMaps:
         )
 
 
-def _make_lookup(categories: Sequence[Category], offset: str) -> npt.NDArray[np.int32]:
+def _category_by_pixel_value(categories: Sequence[Category], offset: str) -> npt.NDArray[np.int32]:
     """Returns the category id of every 16-bit value: NOTHING for void, _UNKNOWN if it is neither."""
     table = np.full(_VALUES, _UNKNOWN, np.int32)
     table[255] = NOTHING

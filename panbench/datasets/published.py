@@ -22,7 +22,7 @@ from panbench.datasets.convert import (
     write_set,
 )
 from panbench.datasets.instances import read_json
-from panbench.datasets.label_maps import files_in, read_label_png
+from panbench.datasets.label_maps import files_with_suffix, read_label_png
 from panbench.panoptic.label_arrays import segments_of_labels
 from panbench.panoptic.types import Category
 
@@ -244,7 +244,7 @@ def convert_mapillary(
         name = f"{path.stem}.jpg"
         return LabelledImage(name, ids, segments, images.path(path.stem, name))
 
-    return write_set(root, split, categories, files_in(folder / "instances", ".png"), read, **options)
+    return write_set(root, split, categories, files_with_suffix(folder / "instances", ".png"), read, **options)
 
 
 def _mapillary_labels(config: Path) -> tuple[list[Category], Collection[int]]:

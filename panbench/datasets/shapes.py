@@ -100,17 +100,17 @@ def make_scene(index: int, *, split: str = "val", seed: int = 0, size: tuple[int
             f"shapes scenes are {_SIZE_LIMITS[0]} to {_SIZE_LIMITS[1]} pixels a side, not {height}×{width}."
         )
     dice = _Dice(VERSION, seed, SPLITS[split], index)
-    canvas = _Canvas(height, width)
+    canvas = _SceneCanvas(height, width)
     _paint_background(canvas, dice)
     _paint_things(canvas, dice)
     if dice.chance(0.15):
         _paint_crowd(canvas, dice)
     if dice.chance(0.30):
         _paint_void(canvas, dice)
-    return canvas.finish(dice)
+    return canvas.finish_scene(dice)
 
 
-class _Canvas:
+class _SceneCanvas:
     """A scene while it is painted, back to front; coordinates are in units of the shorter side."""
 
     def __init__(self, height: int, width: int) -> None:
@@ -122,20 +122,22 @@ class _Canvas:
         self.layer: npt.NDArray[np.int32] = np.zeros((height, width), np.int32)
         self.layers: list[tuple[int, bool]] = []  # (category id, iscrowd) of layer 1, 2, …
 
-    def paint(self, window: tuple[slice, slice], mask: BoolMap, color: FloatMap, category_id: int, crowd: bool) -> None:
+    def paint_layer(
+        self, window: tuple[slice, slice], mask: BoolMap, color: FloatMap, category_id: int, crowd: bool
+    ) -> None:
         """Paints a new layer over the pixels of a window under `mask`. color: (h, w, 3) of the window"""
         self.layers.append((category_id, crowd))
         np.copyto(self.layer[window], len(self.layers), where=mask)
         np.copyto(self.color[window], color, where=mask[..., None])
 
-    def window(self, x: float, y: float, radius: float) -> tuple[slice, slice]:
+    def pixel_window(self, x: float, y: float, radius: float) -> tuple[slice, slice]:
         """Returns the slices of the pixels that a disc could cover, clipped to the image."""
         rows, columns = self.layer.shape
         top, left = int(max((y - radius) * self.unit - 1, 0)), int(max((x - radius) * self.unit - 1, 0))
         stop_y, stop_x = int((y + radius) * self.unit + 2), int((x + radius) * self.unit + 2)
         return slice(top, min(max(stop_y, top), rows)), slice(left, min(max(stop_x, left), columns))
 
-    def finish(self, dice: _Dice) -> ShapesScene:
+    def finish_scene(self, dice: _Dice) -> ShapesScene:
         """Adds light and noise, sets slivers to void, numbers the visible layers, and returns the scene."""
         rows, columns = self.layer.shape
         noise = dice.uniforms(rows, columns) + dice.uniforms(rows, columns) - 1.0
@@ -187,30 +189,30 @@ class _Canvas:
 _STUFF_IDS = frozenset(c["id"] for c in _STUFF)
 
 
-def _paint_background(canvas: _Canvas, dice: _Dice) -> None:
+def _paint_background(canvas: _SceneCanvas, dice: _Dice) -> None:
     """Paints sky over one or two grounds with uneven borders, and a brick wall in some scenes."""
     sky, grass, sand, brick = _STUFF
     everything = (slice(None), slice(None))
     everywhere = np.ones(canvas.layer.shape, bool)
     grounds = [grass, sand] if dice.chance(0.5) else [sand, grass]
     horizon = dice.uniform(0.15, 0.6) * canvas.bottom
-    canvas.paint(everything, everywhere, _stuff_texture(canvas, dice, sky), sky["id"], False)
-    below = np.broadcast_to(canvas.ys > horizon + _wobble(canvas, dice, 0.10), canvas.layer.shape)
-    canvas.paint(everything, below, _stuff_texture(canvas, dice, grounds[0]), grounds[0]["id"], False)
+    canvas.paint_layer(everything, everywhere, _stuff_texture(canvas, dice, sky), sky["id"], False)
+    below = np.broadcast_to(canvas.ys > horizon + _uneven_line(canvas, dice, 0.10), canvas.layer.shape)
+    canvas.paint_layer(everything, below, _stuff_texture(canvas, dice, grounds[0]), grounds[0]["id"], False)
     if dice.chance(0.6):
         second = horizon + dice.uniform(0.25, 0.7) * (canvas.bottom - horizon)
-        lower = np.broadcast_to(canvas.ys > second + _wobble(canvas, dice, 0.14), canvas.layer.shape)
-        canvas.paint(everything, lower, _stuff_texture(canvas, dice, grounds[1]), grounds[1]["id"], False)
+        lower = np.broadcast_to(canvas.ys > second + _uneven_line(canvas, dice, 0.14), canvas.layer.shape)
+        canvas.paint_layer(everything, lower, _stuff_texture(canvas, dice, grounds[1]), grounds[1]["id"], False)
     if dice.chance(0.45):
         left = dice.uniform(-0.2, 0.8) * canvas.right
         right = left + dice.uniform(0.25, 0.6) * canvas.right
         top = dice.uniform(0.05, 0.5) * canvas.bottom
         bottom = top + dice.uniform(0.25, 0.6) * canvas.bottom
         wall = (canvas.xs > left) & (canvas.xs < right) & (canvas.ys > top) & (canvas.ys < bottom)
-        canvas.paint(everything, wall, _stuff_texture(canvas, dice, brick), brick["id"], False)
+        canvas.paint_layer(everything, wall, _stuff_texture(canvas, dice, brick), brick["id"], False)
 
 
-def _paint_things(canvas: _Canvas, dice: _Dice) -> None:
+def _paint_things(canvas: _SceneCanvas, dice: _Dice) -> None:
     """Paints two to seven things of random kind, size and position."""
     for _ in range(dice.integer(2, 8)):
         kind = _THINGS[dice.integer(0, len(_THINGS))]
@@ -219,7 +221,7 @@ def _paint_things(canvas: _Canvas, dice: _Dice) -> None:
         _paint_thing(canvas, dice, kind, x, y, radius, crowd_layer=False)
 
 
-def _paint_crowd(canvas: _Canvas, dice: _Dice) -> None:
+def _paint_crowd(canvas: _SceneCanvas, dice: _Dice) -> None:
     """Paints many small things of one kind, close together: one segment with iscrowd=1."""
     kind = _THINGS[dice.integer(0, len(_THINGS))]
     x, y = dice.uniform(0.2, 0.8) * canvas.right, dice.uniform(0.2, 0.8) * canvas.bottom
@@ -232,7 +234,7 @@ def _paint_crowd(canvas: _Canvas, dice: _Dice) -> None:
 
 
 def _paint_thing(
-    canvas: _Canvas,
+    canvas: _SceneCanvas,
     dice: _Dice,
     kind: dict[str, Any],
     x: float,
@@ -243,7 +245,7 @@ def _paint_thing(
     same_layer: bool = False,
 ) -> None:
     """Paints one thing in a random rotation and texture."""
-    window = canvas.window(x, y, radius)
+    window = canvas.pixel_window(x, y, radius)
     cosine, sine = dice.rotation()
     dx, dy = canvas.xs[:, window[1]] - x, canvas.ys[window[0]] - y
     u, v = (cosine * dx + sine * dy) / radius, (cosine * dy - sine * dx) / radius
@@ -253,14 +255,14 @@ def _paint_thing(
         canvas.layer[window][mask] = len(canvas.layers)
         canvas.color[window][mask] = color[mask]
     else:
-        canvas.paint(window, mask, color, kind["id"], crowd_layer)
+        canvas.paint_layer(window, mask, color, kind["id"], crowd_layer)
 
 
-def _paint_void(canvas: _Canvas, dice: _Dice) -> None:
+def _paint_void(canvas: _SceneCanvas, dice: _Dice) -> None:
     """Paints an unlabelled blotch: grey noise over existing segments."""
     x, y = dice.uniform(0, canvas.right), dice.uniform(0, canvas.bottom)
     radius = dice.uniform(0.06, 0.18)
-    window = canvas.window(x, y, radius)
+    window = canvas.pixel_window(x, y, radius)
     dx, dy = (canvas.xs[:, window[1]] - x) / radius, (canvas.ys[window[0]] - y) / radius
     mask = dx * dx + dy * dy < 0.55 + 0.45 * _value_noise(dice, canvas.xs[:, window[1]], canvas.ys[window[0]], 9.0)
     grey = 70.0 + 110.0 * dice.uniforms(*mask.shape)
@@ -271,30 +273,30 @@ def _paint_void(canvas: _Canvas, dice: _Dice) -> None:
 # Outlines: u, v are coordinates in the thing's own frame, 1 = its radius; `variety` in [0, 1) varies the proportions.
 
 
-def _ball(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+def _ball_mask(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
     """Returns the mask of a disc, squashed by `variety`, on coordinates (u, v) within ±1."""
     squash = 1.0 + 0.25 * variety
     return u * u + (v * squash) * (v * squash) < 1.0
 
 
-def _box(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+def _box_mask(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
     """Returns the mask of a rectangle on coordinates (u, v) within ±1."""
     return (np.abs(u) < 0.78) & (np.abs(v) < 0.78 - 0.25 * variety)
 
 
-def _triangle(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+def _triangle_mask(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
     """Returns the mask of a triangle on coordinates (u, v) within ±1."""
     return (v < 0.62) & (v > 2.0 * np.abs(u) * (0.85 + 0.2 * variety) - 0.95)
 
 
-def _ring(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+def _ring_mask(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
     """Returns the mask of a ring on coordinates (u, v) within ±1."""
     square = u * u + v * v
     inner = 0.45 + 0.15 * variety
     return (square < 1.0) & (square > inner * inner)
 
 
-def _star(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+def _star_mask(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
     """Returns the mask of a four-pointed star: |u|^p + |v|^p < 1 with p = 1/2, and a square core."""
     core = 0.38 + 0.08 * variety
     points = np.sqrt(np.abs(u)) + np.sqrt(np.abs(v)) < 1.2
@@ -302,11 +304,11 @@ def _star(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
 
 
 _OUTLINES: dict[str, Callable[[FloatMap, FloatMap, float], BoolMap]] = {
-    "ball": _ball,
-    "box": _box,
-    "triangle": _triangle,
-    "ring": _ring,
-    "star": _star,
+    "ball": _ball_mask,
+    "box": _box_mask,
+    "triangle": _triangle_mask,
+    "ring": _ring_mask,
+    "star": _star_mask,
 }
 
 
@@ -321,7 +323,7 @@ def _thing_texture(dice: _Dice, kind: dict[str, Any], u: FloatMap, v: FloatMap) 
     return shade[..., None] * base
 
 
-def _stuff_texture(canvas: _Canvas, dice: _Dice, kind: dict[str, Any]) -> FloatMap:
+def _stuff_texture(canvas: _SceneCanvas, dice: _Dice, kind: dict[str, Any]) -> FloatMap:
     """Returns the colours (H, W, 3) of stuff: its kind's, varied, with the pattern of its material."""
     base = np.asarray(kind["color"], np.float64) + 36.0 * (dice.uniforms(3) - 0.5)
     coarse = _value_noise(dice, canvas.xs, canvas.ys, 3.0) - 0.5
@@ -347,7 +349,7 @@ def _triangle_wave(t: FloatMap) -> FloatMap:
     return np.abs(2.0 * (t - np.floor(t)) - 1.0)
 
 
-def _wobble(canvas: _Canvas, dice: _Dice, amplitude: float) -> FloatMap:
+def _uneven_line(canvas: _SceneCanvas, dice: _Dice, amplitude: float) -> FloatMap:
     """Returns an uneven line (1, W) around 0, for borders between regions of stuff such as grass and sand."""
     return amplitude * (_value_noise(dice, canvas.xs, np.zeros((1, 1)), 4.0) - 0.5)
 
@@ -390,7 +392,7 @@ def generate(
     image_folder.mkdir(parents=True, exist_ok=True)
     id_folder.mkdir(parents=True, exist_ok=True)
 
-    def draw(index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def write_scene(index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Makes one scene and writes its PNGs; returns its records for `images` and `annotations`."""
         scene = make_scene(index, split=split, seed=seed, size=size)
         image_id, name = index + 1, f"{index + 1:012d}.png"
@@ -403,7 +405,7 @@ def generate(
 
     images, annotations = [], []
     with ThreadPoolExecutor() as pool:
-        for done, (image, annotation) in enumerate(pool.map(draw, range(count)), start=1):
+        for done, (image, annotation) in enumerate(pool.map(write_scene, range(count)), start=1):
             images.append(image)
             annotations.append(annotation)
             if progress is not None:

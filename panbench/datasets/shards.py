@@ -36,7 +36,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ShardImage:
     """One image of a shard with its annotation.
 
     where: its name in messages
@@ -69,8 +69,8 @@ def convert_shards(
     images_from: the folder of the photographs of JSON lines; options: as in `panbench.datasets.convert.write_set`
     Raises BadDataset naming file and image.
     """
-    rows = _read_rows(files, images_from)
-    return write_set(root, split, categories or _find_categories(files), rows, _label_row, reads=files, **options)
+    rows = _read_shard_images(files, images_from)
+    return write_set(root, split, categories or _find_categories(files), rows, _labelled_image, reads=files, **options)
 
 
 def _find_categories(files: Sequence[Path]) -> Sequence[Category]:
@@ -88,7 +88,7 @@ def _find_categories(files: Sequence[Path]) -> Sequence[Category]:
     )
 
 
-def _label_row(row: _Row) -> LabelledImage:
+def _labelled_image(row: _ShardImage) -> LabelledImage:
     """Converts an image of a shard to a LabelledImage: checks its segments and makes its id map."""
     listed = _parse_json(row.segments, row.where) if isinstance(row.segments, str) else row.segments
     if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
@@ -107,11 +107,11 @@ def _label_row(row: _Row) -> LabelledImage:
         ids = _id_map_of_run_lengths(row, listed) if row.png is None else decode_id_png(row.png)
     except ValueError as problem:
         raise BadDataset(f"{row.where}: the id PNG {problem}") from None
-    name = f"{_file_stem(row)}.{row.ending}"
+    name = f"{_new_file_stem(row)}.{row.ending}"
     return LabelledImage(name, ids, segments, row.photograph, row.image_id, scores=scores)
 
 
-def _id_map_of_run_lengths(row: _Row, segments: Sequence[dict[str, Any]]) -> IdMap:
+def _id_map_of_run_lengths(row: _ShardImage, segments: Sequence[dict[str, Any]]) -> IdMap:
     """Makes the id map of an image whose segments have run lengths (`counts` or `segmentation.counts`)."""
     height, width = row.size
     if not (type(height) is type(width) is int and 0 < height * width <= DEFAULT_MAX_PIXELS):
@@ -128,19 +128,19 @@ def _id_map_of_run_lengths(row: _Row, segments: Sequence[dict[str, Any]]) -> IdM
     return ids
 
 
-def _file_stem(row: _Row) -> str:
+def _new_file_stem(row: _ShardImage) -> str:
     """Returns the file name, without suffix, of an image in the new set: its id, numbers with 12 digits."""
     return f"{row.image_id:012}" if type(row.image_id) is int else str(row.image_id)
 
 
-def _read_rows(files: Sequence[Path], images_from: Path | None) -> Iterator[_Row]:
+def _read_shard_images(files: Sequence[Path], images_from: Path | None) -> Iterator[_ShardImage]:
     """Yields the images of all files. Raises BadDataset for an invalid or repeated image id."""
     names: set[str] = set()
     for file in files:
         readers = {
             ".tar": _read_tar(file),
-            ".parquet": _read_parquet(file, len(names)),
-            ".jsonl": _read_json_lines(file, images_from),
+            ".parquet": _read_parquet_shard(file, len(names)),
+            ".jsonl": _read_json_lines_shard(file, images_from),
         }
         if file.suffix not in readers:
             raise BadDataset(f"{file} is not a shard: its name must end in .tar, .parquet or .jsonl.")
@@ -148,17 +148,17 @@ def _read_rows(files: Sequence[Path], images_from: Path | None) -> Iterator[_Row
             for row in readers[file.suffix]:
                 if type(row.image_id) not in (int, str):
                     raise BadDataset(f"{row.where} has the image id {row.image_id!r}, which is none.")
-                if _file_stem(row) in names:
+                if _new_file_stem(row) in names:
                     # Catches 139 and "000000000139" too, whose files would share a name.
                     raise BadDataset(f"{row.where} has the image id {row.image_id!r}, which comes twice.")
-                names.add(_file_stem(row))
+                names.add(_new_file_stem(row))
                 yield row
         except (OSError, tarfile.TarError) as problem:
             why = getattr(problem, "strerror", None) or problem
             raise BadDataset(f"{file} cannot be read, or is truncated or damaged: {why}.") from None
 
 
-def _read_tar(file: Path) -> Iterator[_Row]:
+def _read_tar(file: Path) -> Iterator[_ShardImage]:
     """Yields the images of a tar file, in which files with the same name before the first dot belong together."""
     with tarfile.open(file, "r:*") as archive:
         members = (info for info in archive if info.isfile())
@@ -173,12 +173,14 @@ def _read_tar(file: Path) -> Iterator[_Row]:
                 of_key[info.name.removeprefix("./").removeprefix(f"{key}.").lower()] = content
             if missing := {"json", "png"} - of_key.keys():
                 raise BadDataset(f"{file}: {key} has no {key}.{missing.pop()}; a key needs KEY.json and KEY.png.")
-            record = _parse_object(of_key["json"], f"{file}: {key}.json")
+            record = _parse_json_object(of_key["json"], f"{file}: {key}.json")
             name = PurePosixPath(key).name
             image_id = record.get("image_id", int(name) if name.isascii() and name.isdigit() else name)
             ending = next((each for each in _ENDINGS if each in of_key), "jpg")
             segments = record.get("segments_info")
-            yield _Row(f"{file}: {key}", image_id, segments, of_key["png"], of_key.get(ending), ending.split(".")[-1])
+            yield _ShardImage(
+                f"{file}: {key}", image_id, segments, of_key["png"], of_key.get(ending), ending.split(".")[-1]
+            )
         # tarfile ends silently at a damaged header or a truncated file; only a block of zeros is a real end.
         assert archive.fileobj is not None
         archive.fileobj.seek(archive.offset)
@@ -186,7 +188,7 @@ def _read_tar(file: Path) -> Iterator[_Row]:
             raise BadDataset(f"{file} has no end: it is truncated or damaged.")
 
 
-def _read_parquet(file: Path, before: int) -> Iterator[_Row]:
+def _read_parquet_shard(file: Path, before: int) -> Iterator[_ShardImage]:
     """Yields the images of a Parquet file. before: the number of earlier images, to number rows without `image_id`"""
     import pyarrow as pa
     import pyarrow.parquet
@@ -201,21 +203,23 @@ def _read_parquet(file: Path, before: int) -> Iterator[_Row]:
             requested = [name for name in names if name in ("image_id", "height", "width", *of.values())]
             batches = table.iter_batches(16, columns=requested)
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-                image_id, photograph = row.get("image_id", before + number), _image_bytes(row.get(of["image"]))
+                image_id, photograph = row.get("image_id", before + number), _encoded_image(row.get(of["image"]))
                 ending = "png" if (photograph or b"").startswith(b"\x89PNG") else "jpg"
-                size, png = (row.get("height"), row.get("width")), _image_bytes(row.get(of["png"]))
-                yield _Row(f"{file}: row {number}", image_id, row.get(of["segments"]), png, photograph, ending, size)
+                size, png = (row.get("height"), row.get("width")), _encoded_image(row.get(of["png"]))
+                yield _ShardImage(
+                    f"{file}: row {number}", image_id, row.get(of["segments"]), png, photograph, ending, size
+                )
     except pa.ArrowException as problem:
         raise BadDataset(f"{file} is not a Parquet file, or is damaged ({problem}).") from None
 
 
-def _image_bytes(value: Any) -> bytes | None:
+def _encoded_image(value: Any) -> bytes | None:
     """Returns the bytes of an image in a Parquet column, plain or in a struct; None if there are none."""
     found = value.get("bytes") if isinstance(value, dict) else value
     return found if isinstance(found, bytes) else None
 
 
-def _read_json_lines(file: Path, images_from: Path | None) -> Iterator[_Row]:
+def _read_json_lines_shard(file: Path, images_from: Path | None) -> Iterator[_ShardImage]:
     """Yields the images of a JSON lines file, with their id PNGs and photographs."""
     for where, line in _parse_lines(file):
         if "segments_info" not in line:
@@ -227,17 +231,17 @@ def _read_json_lines(file: Path, images_from: Path | None) -> Iterator[_Row]:
         content = (images_from / photograph).read_bytes() if images_from and photograph else None
         ending = PurePosixPath(photograph).suffix.removeprefix(".") or "jpg"
         id_png = (file.with_suffix("") / png).read_bytes()
-        yield _Row(where, line.get("image_id"), line["segments_info"], id_png, content, ending)
+        yield _ShardImage(where, line.get("image_id"), line["segments_info"], id_png, content, ending)
 
 
 def _parse_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (position in words, record) of each line of a JSON lines file. Raises BadDataset."""
     with open(file, encoding="utf-8-sig", errors="replace") as handle:
         for number, text in enumerate(handle, 1):
-            yield f"{file}: line {number}", _parse_object(text, f"{file}: line {number}")
+            yield f"{file}: line {number}", _parse_json_object(text, f"{file}: line {number}")
 
 
-def _parse_object(text: str | bytes, where: str) -> dict[str, Any]:
+def _parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
     """Parses a JSON object. Raises BadDataset for other values. where: its name in messages"""
     found = _parse_json(text, where)
     if not isinstance(found, dict):

@@ -125,18 +125,18 @@ def _explain_other_ground_truth(first: Run, other: Run) -> str | None:
     left, right = first.info.dataset, other.info.dataset
     if same_ground_truth(left, right):
         return None
-    names = [_dataset_name(left), _dataset_name(right)]
+    names = [_dataset_and_split(left), _dataset_and_split(right)]
     if names[0] != names[1]:
         return f"{first.name} was scored on {names[0]} and {other.name} on {names[1]}"
     versions = f" ({left.gt} and {right.gt})" if left.gt and right.gt else ""
     return f"{first.name} and {other.name} were scored on two versions of {names[0]}{versions}"
 
 
-def _dataset_name(dataset: DatasetRecord) -> str:
+def _dataset_and_split(dataset: DatasetRecord) -> str:
     return " ".join(part for part in (dataset.name, dataset.split) if part) or "data without a name"
 
 
-def _explain_other_files(first: Run, other: Run) -> str | None:
+def _explain_changed_files(first: Run, other: Run) -> str | None:
     """Explains that two runs read different images or id PNGs, by their hashes; None if they did not."""
     images, truths = first.files.differing(other.files)
     if not truths and not images:
@@ -148,7 +148,7 @@ def _explain_other_files(first: Run, other: Run) -> str | None:
 
 _RUN_FACTS: Mapping[str, Callable[[Run, Run], str | None]] = {
     "ground truth": _explain_other_ground_truth,
-    "files": _explain_other_files,
+    "files": _explain_changed_files,
     "definitions": lambda first, other: differing_definitions([first, other]),
 }
 """Facts whose message depends on more than the names of the runs."""
@@ -161,7 +161,7 @@ def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str]
     """
     before, after = settings_of(one, apart_from), settings_of(other, apart_from)
     return [
-        f"{name} was {_shortened_repr(before.get(name))} and is {_shortened_repr(after.get(name))}"
+        f"{name} was {_shortened_setting(before.get(name))} and is {_shortened_setting(after.get(name))}"
         for name in sorted({*before, *after})
         if before.get(name) != after.get(name)
     ]
@@ -194,6 +194,6 @@ def settings_of(info: RunInfo, apart_from: Collection[str] = ()) -> dict[str, An
     return {name: value for name, value in found.items() if name not in apart_from}
 
 
-def _shortened_repr(value: Any) -> str:
+def _shortened_setting(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

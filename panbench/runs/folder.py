@@ -25,7 +25,7 @@ from panbench.runs.hashes import NO_HASHES, FileHashes
 from panbench.runs.lock import is_locked
 from panbench.runs.membership import Membership
 from panbench.runs.record import RunInfo, read_info
-from panbench.runs.replacing import home_of_replacement, interrupted_replacement, where_moved
+from panbench.runs.replacing import explain_interrupted_replacement, explain_moved_run, home_of_replacement
 from panbench.runs.study_tables import StudyTable
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Run:
         return self.info.categories
 
     @cached_property
-    def _parts(self) -> tuple[OverlapTable, tuple[str, ...]]:
+    def _table_and_notices(self) -> tuple[OverlapTable, tuple[str, ...]]:
         """The overlap table of all Parquet files in parts/, and a message for each file that was left out."""
         if self._given_table is not None:
             return self._given_table, ()
@@ -71,7 +71,7 @@ class Run:
         return read_parts(self.path / "parts", self.members.admit)
 
     @cached_property
-    def _large_parts(self) -> LargeParts | None:
+    def _reader_of_large_run(self) -> LargeParts | None:
         """The reader of a run with too many rows to hold in memory; None for smaller runs."""
         if self.path is None or self._given_table is not None or rows_of(self.path / "parts") <= ROWS_AT_ONCE:
             return None
@@ -80,7 +80,7 @@ class Run:
     @property
     def table(self) -> OverlapTable:
         """The overlap table of all images, in memory: gigabytes for a million images; `accumulate` needs far less."""
-        return self._parts[0]
+        return self._table_and_notices[0]
 
     @cached_property
     def members(self) -> Membership:
@@ -101,7 +101,9 @@ class Run:
         """A message for each Parquet file left out: missing, changed, damaged, another run's, or of repeated images."""
         if self.path is None or self._given_table is not None:
             return ()
-        return self.members.missing() + (self._parts[1] if self._large_parts is None else self._large_parts.notices)
+        return self.members.missing() + (
+            self._table_and_notices[1] if self._reader_of_large_run is None else self._reader_of_large_run.notices
+        )
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -135,7 +137,7 @@ class Run:
     @cached_property
     def images(self) -> "npt.NDArray[np.int64]":
         """The ids of the images that were scored, ascending."""
-        return self.table.image_ids if self._large_parts is None else self._large_parts.image_ids
+        return self.table.image_ids if self._reader_of_large_run is None else self._reader_of_large_run.image_ids
 
     def image_ids(self) -> tuple[int, ...]:
         """Returns `images` as a tuple; ids that are text print as such."""
@@ -161,12 +163,14 @@ class Run:
     @property
     def in_chunks(self) -> bool:
         """True if the run has too many images to hold in memory, so that metrics read it chunk by chunk."""
-        return self._large_parts is not None
+        return self._reader_of_large_run is not None
 
     @property
     def has_boundary(self) -> bool:
         """True if boundary overlaps were stored."""
-        return self.table.boundary is not None if self._large_parts is None else self._large_parts.boundary
+        return (
+            self.table.boundary is not None if self._reader_of_large_run is None else self._reader_of_large_run.boundary
+        )
 
     def accumulate(self, *accumulators: "Accumulator[Any]", images: "npt.NDArray[np.int64] | None" = None) -> None:
         """Computes several metrics in one pass: adds the run's images to each of `accumulators`.
@@ -183,10 +187,10 @@ class Run:
             return [one.map_chunk(chosen) for one in accumulators]
 
         with ExitStack() as stack:
-            if self._large_parts is None:
+            if self._reader_of_large_run is None:
                 found, total = iter([map_chunk(self.matched)]), 0
             else:
-                chunks = stack.enter_context(self._large_parts.chunks())
+                chunks = stack.enter_context(self._reader_of_large_run.chunks())
                 found = in_order([partial(lambda read: map_chunk(Matched.of(read())), read) for read in chunks])
                 total = len(chunks)
             for number, parts in enumerate(found, start=1):
@@ -212,11 +216,11 @@ class Run:
 
     def overlaps(self) -> "pd.DataFrame":
         """Returns one row per pair of segments that share pixels: image_id, gt_id, pred_id (0 = void), pixels."""
-        return _overlaps_frame(self.table.overlaps)
+        return _overlap_data_frame(self.table.overlaps)
 
     def boundary(self) -> "pd.DataFrame | None":
         """Returns `overlaps` of the pixels near boundaries; None if the run was made without them."""
-        return None if self.table.boundary is None else _overlaps_frame(self.table.boundary)
+        return None if self.table.boundary is None else _overlap_data_frame(self.table.boundary)
 
     @cached_property
     def matched(self) -> "Matched":
@@ -229,14 +233,14 @@ class Run:
         """Returns the matches of some images; of a large run, only the parts with these images are read."""
         from panbench.metrics.matched import Matched
 
-        if self._large_parts is None or "matched" in vars(self):
+        if self._reader_of_large_run is None or "matched" in vars(self):
             return self.matched.only(image_ids)
         requested = np.unique(np.fromiter(image_ids, np.int64))
         if self._cached_matched is not None and not len(
             np.setdiff1d(requested, self._cached_matched.image_ids, assume_unique=True)
         ):
             return self._cached_matched.only(requested)
-        return Matched.of(self._large_parts.of_images(requested))
+        return Matched.of(self._reader_of_large_run.of_images(requested))
 
     _cached_matched: "Matched | None" = None
 
@@ -265,10 +269,10 @@ class Run:
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
         """Returns PQ, SQ, RQ and n of All, Things and Stuff, computed from the tables (not read from run.json)."""
-        return {group: dict(scores) for group, scores in self._summary.items()}
+        return {group: dict(scores) for group, scores in self._mean_scores.items()}
 
     @cached_property
-    def _summary(self) -> dict[str, dict[str, float | int | None]]:
+    def _mean_scores(self) -> dict[str, dict[str, float | int | None]]:
         """The mean PQ, SQ and RQ of All, Things and Stuff; computed once."""
         from panbench.metrics.pq import CategorySums
 
@@ -293,7 +297,7 @@ def load_run(path: str | os.PathLike[str], only: Collection[str] = ()) -> Run:
     if folder.name == "run.json" and not folder.is_dir():
         folder = folder.parent
     # Reading never renames: the next writer of the run, or `panbench runs finish`, completes the replacement.
-    if message := interrupted_replacement(folder) or where_moved(folder):
+    if message := explain_interrupted_replacement(folder) or explain_moved_run(folder):
         raise BadRun(f"{folder} is being replaced right now. Ask again." if is_locked(folder) else message)
     return Run(read_info(folder, only), folder)
 
@@ -323,7 +327,7 @@ def looks_like_run(folder: Path) -> bool:
     return (folder / "run.json").exists() or next((folder / "parts").glob("*.parquet"), None) is not None
 
 
-def _overlaps_frame(pairs: Pairs) -> "pd.DataFrame":
+def _overlap_data_frame(pairs: Pairs) -> "pd.DataFrame":
     """Converts pixel counts of segment pairs to a DataFrame."""
     import pandas as pd
 

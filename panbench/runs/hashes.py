@@ -57,14 +57,14 @@ class FileHashes:
     @property
     def oriented(self) -> npt.NDArray[np.int64]:
         """The ids of images whose EXIF orientation is not upright."""
-        return self._image_ids((self.rows["photograph"] & _ORIENTATION) > 1)
+        return self._selected_image_ids((self.rows["photograph"] & _ORIENTATION) > 1)
 
     @property
     def extraneous(self) -> npt.NDArray[np.int64]:
         """The ids of images whose JPEG has bytes that belong to no part of the format."""
-        return self._image_ids((self.rows["photograph"] & _EXTRANEOUS) > 0)
+        return self._selected_image_ids((self.rows["photograph"] & _EXTRANEOUS) > 0)
 
-    def _image_ids(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def _selected_image_ids(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Returns the ids of the images that a boolean array selects."""
         found: npt.NDArray[np.int64] = self.rows["image_id"][chosen]
         return found
@@ -169,7 +169,7 @@ def write_recorded(run: Path, name: str, content: bytes) -> Path:
 
     name: the path relative to the run folder
     """
-    _append_line(run / MANIFEST, f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+    _append_manifest_line(run / MANIFEST, f"{hashlib.sha256(content).hexdigest()}  {name}\n")
     path = run / name
     with atomic_write(path) as handle:
         handle.write(content)
@@ -178,7 +178,7 @@ def write_recorded(run: Path, name: str, content: bytes) -> Path:
 
 def copy_recorded(run: Path, name: str, source: Path, digest: str) -> None:
     """Records a hash in the run's manifest, then copies (or hard-links) the file `source` of another run to `name`."""
-    _append_line(run / MANIFEST, f"{digest}  {name}\n")
+    _append_manifest_line(run / MANIFEST, f"{digest}  {name}\n")
     link_or_copy(source, run / name)
     sync_folder((run / name).parent)
 
@@ -217,7 +217,7 @@ def check_recorded(run: Path, name: str, hashes: Mapping[str, str] | None = None
     return True
 
 
-def forget_absent(run: Path) -> None:
+def forget_absent_files(run: Path) -> None:
     """Drops the manifest's lines of files that a killed process never wrote. Lock the run first."""
     lines = recorded(run)
     existing = {name: digest for name, digest in lines.items() if (run / name).is_file()}
@@ -226,7 +226,7 @@ def forget_absent(run: Path) -> None:
             handle.writelines(f"{digest}  {name}\n" for name, digest in existing.items())
 
 
-def _append_line(manifest: Path, line: str) -> None:
+def _append_manifest_line(manifest: Path, line: str) -> None:
     """Appends a line durably; a line that a killed process left incomplete is ended first."""
     make_folders(manifest.parent)
     is_new = not manifest.exists()

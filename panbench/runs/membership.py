@@ -20,7 +20,7 @@ def part_metadata(info: RunInfo, files: FileHashes) -> dict[bytes, bytes]:
     return {_RUN: info.id.encode(), _SETTINGS: _settings_hash(info), _FILES: files.to_bytes()}
 
 
-def without_run(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+def without_run_metadata(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Removes the run's id, settings and hashes from a Parquet file's metadata; the study's own entries remain."""
     return {key: value for key, value in metadata.items() if key not in (_RUN, _SETTINGS, _FILES)}
 
@@ -35,7 +35,7 @@ class Membership:
     """Checks which Parquet files in a folder belong to a run; caches the hash and number of images of each."""
 
     def __init__(self, folder: Path, info: RunInfo, listed: Sequence[PartRecord]) -> None:
-        """Checks the Parquet files in one folder of a run. listed: the files that run.json lists for this folder"""
+        """Checks the Parquet files in one folder of a run; `listed` are those that run.json lists for it."""
         self.folder = folder
         self._info = info
         self._listed = {record.name: record for record in listed}
@@ -64,7 +64,7 @@ class Membership:
         if self._info.status == "running":
             return ()
         missing = set(self._listed) - {part.name for part in part_files(self.folder)}
-        return tuple(map(self._missing_message, sorted(missing)))
+        return tuple(map(self._missing_file_message, sorted(missing)))
 
     def other_sizes(self) -> Iterator[str]:
         """Yields a message for each file that run.json lists and that is missing or has another size; reads none."""
@@ -73,9 +73,9 @@ class Membership:
                 if (self.folder / name).stat().st_size != record.size:
                     yield f"{self.folder / name}, which held {record.images:,} images, has another size than it had."
             except OSError:
-                yield self._missing_message(name)
+                yield self._missing_file_message(name)
 
-    def _missing_message(self, name: str) -> str:
+    def _missing_file_message(self, name: str) -> str:
         """Returns the message that a Parquet file of the run is missing."""
         return f"{self.folder / name}, which held {self._listed[name].images:,} images, is missing."
 
@@ -93,9 +93,9 @@ class Membership:
     @cached_property
     def admitted(self) -> tuple[Path, ...]:
         """The Parquet files in the folder that can be read and belong to the run."""
-        return tuple(part for part in part_files(self.folder) if self._is_admitted(part))
+        return tuple(part for part in part_files(self.folder) if self._belongs_to_run(part))
 
-    def _is_admitted(self, part: Path) -> bool:
+    def _belongs_to_run(self, part: Path) -> bool:
         """True if a Parquet file can be read, belongs to the run and is unchanged."""
         try:
             self._images[part.name] = len(images_of(part))

@@ -70,7 +70,7 @@ def merge_runs(
             f"{_shards_were(missing)} missing: {listed(missing)}. Make the missing part with --shard, or merge without "
             "it by --allow-missing."
         )
-    predictions = _Predictions.of(runs)
+    predictions = _ShardPredictions.of(runs)
     infos = [run.info for run in runs]
     first = _merged_record(infos)
     info = replace(
@@ -89,20 +89,20 @@ def merge_runs(
     )
     writer = RunWriter.create(out, info, overwrite)
     try:
-        for number, run in sorted(zip(_shard_numbers(runs), runs, strict=True), key=lambda pair: pair[0]):
+        for number, run in sorted(zip(_numbers_in_file_names(runs), runs, strict=True), key=lambda pair: pair[0]):
             files = run.members.files()
             if predictions is None and run.info.predictions is None:
                 files = files.without_predictions()
             for part in run.members.admitted:
                 table = read_part(part)
-                copied = () if predictions is None else predictions.copy_pngs(run, table.image_ids, writer.path)
+                copied = () if predictions is None else predictions.copy_id_pngs(run, table.image_ids, writer.path)
                 writer.write_part(table, files.only(table.image_ids), copied, shard=number)
             for name, rows in run.study_tables.items():
                 if rows.table is not None:
                     writer.write_study_rows(name, rows.table, shard=number)
         if predictions is not None:
-            predictions.write_json(writer.path)
-        _copy_candidates(runs, writer.path)
+            predictions.write_merged_json(writer.path)
+        _copy_candidate_masks(runs, writer.path)
         if not missing:
             return writer.finish("done")
         return writer.finish("interrupted", error=f"Merged while {_shards_were(missing)} missing: {listed(missing)}.")
@@ -112,15 +112,15 @@ def merge_runs(
         raise
 
 
-def _shard_of(run: Run) -> Shard | None:
+def _shard_of_run(run: Run) -> Shard | None:
     """Returns which shard I/N a run is; None if it was made without --shard."""
     words = run.info.arguments.get("shard")
     return None if words is None else parse_shard(str(words))
 
 
-def _shard_numbers(runs: Sequence[Run]) -> list[int]:
+def _numbers_in_file_names(runs: Sequence[Run]) -> list[int]:
     """Returns the number that begins each run's file names in the merged run: its shard's, or 1, 2, … by position."""
-    shards = [_shard_of(run) for run in runs]
+    shards = [_shard_of_run(run) for run in runs]
     numbers = [shard.number for shard in shards if shard is not None]
     return numbers if len(set(numbers)) == len(runs) else list(range(1, len(runs) + 1))
 
@@ -129,7 +129,7 @@ def _missing_shards(runs: Sequence[Run]) -> list[str]:
     """Returns which of the N shards of `--shard I/N` are not among the runs; [] for runs without --shard."""
     held: dict[str | None, set[Shard]] = {}
     for run in runs:
-        if (shard := _shard_of(run)) is None:
+        if (shard := _shard_of_run(run)) is None:
             return []
         held.setdefault(run.info.dataset.fingerprint, set()).add(shard)
     missing = []
@@ -152,7 +152,7 @@ def _merged_arguments(first: RunInfo, infos: Sequence[RunInfo]) -> Mapping[str, 
     return {name: value for name, value in first.arguments.items() if name not in SHARD_SETTINGS or name in alike}
 
 
-class _Predictions:
+class _ShardPredictions:
     """The id PNGs and predictions.json that the shards of an evaluation stored; copies them to the merged run."""
 
     def __init__(self, documents: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -161,7 +161,7 @@ class _Predictions:
         self._names = {path: read_png_names(path / PREDICTIONS_JSON) for path in documents}
 
     @classmethod
-    def of(cls, runs: Sequence[Run]) -> "_Predictions | None":
+    def of(cls, runs: Sequence[Run]) -> "_ShardPredictions | None":
         """Reads predictions.json of all runs; None if none has it. Raises BadRun if only some do, or if it changed."""
         paths = [run.path for run in runs if run.path is not None]
         lacking = [path for path in paths if not (path / PREDICTIONS_JSON).is_file()]
@@ -176,7 +176,7 @@ class _Predictions:
             check_recorded(path, PREDICTIONS_JSON)
         return cls({path: json.loads((path / PREDICTIONS_JSON).read_bytes()) for path in paths})
 
-    def copy_pngs(self, run: Run, images: npt.NDArray[np.int64], out: Path) -> list[Path]:
+    def copy_id_pngs(self, run: Run, images: npt.NDArray[np.int64], out: Path) -> list[Path]:
         """Copies the id PNGs of some images into the run folder `out`; returns their paths. Raises BadRun."""
         assert run.path is not None
         copied = []
@@ -189,14 +189,14 @@ class _Predictions:
             copied.append(target)
         return copied
 
-    def write_json(self, out: Path) -> None:
+    def write_merged_json(self, out: Path) -> None:
         """Writes the merged predictions.json."""
         first = next(iter(self._documents.values()))
         annotations = [record for document in self._documents.values() for record in document["annotations"]]
         write_predictions_document(out, annotations, first["categories"])
 
 
-def _copy_candidates(runs: Sequence[Run], out: Path) -> None:
+def _copy_candidate_masks(runs: Sequence[Run], out: Path) -> None:
     """Copies the files of candidate masks into the merged run, if every run with images stored them."""
     linked: dict[str, tuple[Path, str]] = {}
     for run in runs:
@@ -216,7 +216,7 @@ def _copy_candidates(runs: Sequence[Run], out: Path) -> None:
 def _merged_record(infos: Sequence[RunInfo]) -> RunInfo:
     """Returns the first shard's record, with datasets and predictions of all shards if they have separate JSONs."""
     first = infos[0]
-    if not _on_separate_jsons(infos):
+    if not _have_separate_ground_truths(infos):
         return first
     datasets = list({info.dataset.fingerprint: info.dataset for info in infos}.values())
     images = {dataset.images for dataset in datasets}
@@ -224,7 +224,7 @@ def _merged_record(infos: Sequence[RunInfo]) -> RunInfo:
     fingerprint = fingerprint_of_files(dataset.fingerprint for dataset in datasets if dataset.fingerprint)
     dataset = replace(
         first.dataset,
-        name=first.dataset.name if len({one.name for one in datasets}) == 1 else _common_name(gt),
+        name=first.dataset.name if len({one.name for one in datasets}) == 1 else _common_dataset_name(gt),
         gt=gt,
         gt_dir=join_paths(one.gt_dir for one in datasets if one.gt_dir) or None,
         images=images.pop() if len(images) == 1 else None,
@@ -238,7 +238,7 @@ def _merged_record(infos: Sequence[RunInfo]) -> RunInfo:
     return replace(first, dataset=dataset, predictions=_merged_predictions(infos), arguments=arguments)
 
 
-def _common_name(gt: str) -> str:
+def _common_dataset_name(gt: str) -> str:
     """Names a dataset after the common prefix of its JSONs: gt for gt-00.json and gt-01.json."""
     letters = zip(*(path.stem for path in split_paths(gt)), strict=False)
     begin = "".join(each[0] for each in itertools.takewhile(lambda each: len(set(each)) == 1, letters))
@@ -259,12 +259,12 @@ def _merged_predictions(infos: Sequence[RunInfo]) -> PredictionsRecord | None:
     )
 
 
-def _on_separate_jsons(infos: Sequence[RunInfo]) -> bool:
+def _have_separate_ground_truths(infos: Sequence[RunInfo]) -> bool:
     """True if not all shards were scored on the same ground-truth JSON."""
     return len({info.dataset.fingerprint for info in infos}) > 1
 
 
-def _check_separate_jsons(runs: Sequence[Run]) -> None:
+def _check_separate_ground_truths(runs: Sequence[Run]) -> None:
     """Raises BadRun unless every image of each shard's own ground-truth JSON was scored."""
     by_json: dict[str | None, list[Run]] = {}
     for run in runs:
@@ -287,7 +287,7 @@ def _check_separate_jsons(runs: Sequence[Run]) -> None:
 def _check_shards(runs: Sequence[Run]) -> None:
     """Raises BadRun for runs that cannot be merged: unfinished, damaged, of other settings, or with a shared image."""
     first = runs[0]
-    own = _on_separate_jsons([run.info for run in runs])
+    own = _have_separate_ground_truths([run.info for run in runs])
     may_differ = SHARD_SETTINGS | FILE_SETTINGS if own else SHARD_SETTINGS
     for run in runs:
         if run.info.status != "done":
@@ -314,7 +314,7 @@ def _check_shards(runs: Sequence[Run]) -> None:
             )
         known = np.union1d(known, run.images)
     if own:
-        _check_separate_jsons(runs)
+        _check_separate_ground_truths(runs)
 
 
 def _merged_images(runs: Sequence[Run]) -> ImagesRecord:
@@ -324,7 +324,7 @@ def _merged_images(runs: Sequence[Run]) -> ImagesRecord:
     faults = [run.info.images.gt_faults for run in runs if len(run.images)]
     skipped = {image: reason for one in each for image, reason in one.skipped_ids.items()}
     expected = None if None in [one.expected for one in each] else sum(one.expected or 0 for one in each)
-    if not _on_separate_jsons(infos) and each[0].whole is not None:
+    if not _have_separate_ground_truths(infos) and each[0].whole is not None:
         expected = each[0].whole
     scored, missing = sum(len(run.images) for run in runs), sum(one.missing for one in each)
     if infos[0].kind == "eval" and expected is not None:

@@ -359,7 +359,7 @@ class RunInfo:
         try:
             found = dict(content)
             return _parse_record(cls, found, "", study_tables=_pop_study_tables(found))
-        except _WrongValue as wrong:
+        except _WrongRecordValue as wrong:
             raise BadRun(f"{wrong}.") from None
 
 
@@ -371,12 +371,12 @@ def read_info(folder: Path, only: Collection[str] = ()) -> RunInfo:
     path = folder / "run.json"
     try:
         if not folder.exists():
-            raise BadRun(f"There is no run {folder}: no such folder. {_nearby_runs(folder)}")
+            raise BadRun(f"There is no run {folder}: no such folder. {_nearby_runs_hint(folder)}")
         content = json.loads(path.read_bytes(), parse_constant=_refuse_nan_and_infinity)
     except FileNotFoundError:
         raise BadRun(f"{folder} is not a run: {_why_not_a_run(folder)}.") from None
     except NotADirectoryError:
-        raise BadRun(f"{folder} is a file, not the folder of a run.{_how_to_score(folder)}") from None
+        raise BadRun(f"{folder} is a file, not the folder of a run.{_score_command_hint(folder)}") from None
     except OSError as problem:
         raise BadRun(f"{path} cannot be read: {problem.strerror or problem}.") from None
     except RecursionError:
@@ -387,7 +387,7 @@ def read_info(folder: Path, only: Collection[str] = ()) -> RunInfo:
         raise BadRun(f"{path} is not the record of a panbench run: it has no `schema` and `panbench`.")
     if content["schema"] != SCHEMA:
         raise BadRun(
-            f"{path} has schema {content['schema']}, written by panbench {_in_short(content['panbench'])}; this "
+            f"{path} has schema {content['schema']}, written by panbench {_quoted_json(content['panbench'])}; this "
             f"version reads schema {SCHEMA}. Use the version that wrote it, or make the run again."
         )
     try:
@@ -404,14 +404,14 @@ def _why_not_a_run(folder: Path) -> str:
     return f"it holds no run.json, but folders of runs: {listed(runs, most=5)}" if runs else "it holds no run.json"
 
 
-def _how_to_score(file: Path) -> str:
+def _score_command_hint(file: Path) -> str:
     """Suggests `panbench score` if the path is a JSON, which may hold predictions; returns "" for other files."""
     if file.suffix.lower() != ".json":
         return ""
     return f" `panbench score --gt FILE.json --pred {shlex.quote(str(file))} --out DIR` makes a run of predictions."
 
 
-def _nearby_runs(folder: Path) -> str:
+def _nearby_runs_hint(folder: Path) -> str:
     """Suggests the run that was meant by a folder that does not exist, from the runs next to it."""
     runs = sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
     if near := difflib.get_close_matches(folder.name, runs, n=1):
@@ -427,7 +427,7 @@ def category_record(category: Category) -> dict[str, Any]:
     return record
 
 
-class _WrongValue(Exception):
+class _WrongRecordValue(Exception):
     """A value that its field cannot hold."""
 
 
@@ -444,15 +444,15 @@ def _pop_study_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ..
     for name in [name for name in content if name not in fields]:
         value = content.pop(name)
         try:
-            listed = _parse_value(tuple[PartRecord, ...] | None, value, name)
-        except _WrongValue:
+            listed = _parse_json_value(tuple[PartRecord, ...] | None, value, name)
+        except _WrongRecordValue:
             # An unknown key is ignored; study tables of a study that is not installed are retained.
             if name in names_in_studies("tables"):
                 raise
             continue
         if listed:
             if not is_own_name(name) or name in CORE_NAMES:
-                raise _WrongValue(f"{_in_short(name)} is not the name of a study table")
+                raise _WrongRecordValue(f"{_quoted_json(name)} is not the name of a study table")
             found[name] = listed
     return found
 
@@ -470,18 +470,18 @@ def plain(value: Any) -> Any:
 
 
 def _parse_record(cls: type[_Record], value: Any, where: str, **given: Any) -> _Record:
-    """Builds a dataclass from a JSON object, the inverse of `plain`; unknown keys are ignored. Raises _WrongValue."""
+    """Builds a dataclass from a JSON object, the inverse of `plain`; ignores unknown keys. Raises _WrongRecordValue."""
     if not isinstance(value, dict):
-        raise _WrongValue(f"`{where}` must be an object, not {_in_short(value)}")
+        raise _WrongRecordValue(f"`{where}` must be an object, not {_quoted_json(value)}")
     for name, kind, required in _typed_fields(typing.cast(typing.Hashable, cls)):
         field = f"{where}.{name}" if where else name
         if name in value:
-            given[name] = _parse_value(kind, value[name], field)
+            given[name] = _parse_json_value(kind, value[name], field)
         elif required:
-            raise _WrongValue(f"`{field}` is missing")
+            raise _WrongRecordValue(f"`{field}` is missing")
     record = cls(**given)
     if isinstance(record, RunInfo):
-        _check_categories(record.categories)
+        _check_category_records(record.categories)
     return record
 
 
@@ -500,43 +500,43 @@ def _typed_fields(cls: typing.Any) -> tuple[tuple[str, Any, bool], ...]:
 
 
 @cache
-def _origin_and_arguments(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+def _type_and_its_arguments(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     """Splits a type such as `list[int]` into `list` and `(int,)`."""
     return typing.get_origin(kind), typing.get_args(kind)
 
 
-def _parse_value(kind: Any, value: Any, where: str) -> Any:
-    """Converts a JSON value to the type `kind`. Raises _WrongValue with the field `where`."""
+def _parse_json_value(kind: Any, value: Any, where: str) -> Any:
+    """Converts a JSON value to the type `kind`. Raises _WrongRecordValue with the field `where`."""
     if kind in _SCALARS:
         is_valid, what = _SCALARS[kind]
         if not is_valid(value):
-            raise _WrongValue(f"`{where}` must be {what}, not {_in_short(value)}")
+            raise _WrongRecordValue(f"`{where}` must be {what}, not {_quoted_json(value)}")
         return float(value) if kind is float else value
-    origin, arguments = _origin_and_arguments(kind)
+    origin, arguments = _type_and_its_arguments(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         others = [one for one in arguments if one is not type(None)]
         if len(others) == 1:
-            return _parse_value(others[0], value, where)
+            return _parse_json_value(others[0], value, where)
         if type(value) not in others:
-            raise _WrongValue(f"`{where}` must be a single value, not {_in_short(value)}")
-        return _parse_value(type(value), value, where)
+            raise _WrongRecordValue(f"`{where}` must be a single value, not {_quoted_json(value)}")
+        return _parse_json_value(type(value), value, where)
     if origin is Literal:
         if value not in arguments:
-            raise _WrongValue(f"`{where}` must be one of {', '.join(arguments)}, not {_in_short(value)}")
+            raise _WrongRecordValue(f"`{where}` must be one of {', '.join(arguments)}, not {_quoted_json(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise _WrongValue(f"`{where}` must be a list, not {_in_short(value)}")
+            raise _WrongRecordValue(f"`{where}` must be a list, not {_quoted_json(value)}")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise _WrongValue(f"`{where}` must have {len(arguments)} values, not {len(value)}")
-        return tuple(_parse_value(arguments[0], item, f"{where}[{field}]") for field, item in enumerate(value))
+            raise _WrongRecordValue(f"`{where}` must have {len(arguments)} values, not {len(value)}")
+        return tuple(_parse_json_value(arguments[0], item, f"{where}[{field}]") for field, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
-            raise _WrongValue(f"`{where}` must be an object, not {_in_short(value)}")
+            raise _WrongRecordValue(f"`{where}` must be an object, not {_quoted_json(value)}")
         return {
-            _parse_key(arguments[0], key, where): _parse_value(
+            _parse_json_key(arguments[0], key, where): _parse_json_value(
                 arguments[1], item, f"{where}.{json.dumps(key)[1:-1][:40]}"
             )
             for key, item in value.items()
@@ -544,57 +544,57 @@ def _parse_value(kind: Any, value: Any, where: str) -> Any:
     return _parse_record(typing.cast(type, kind), value, where)
 
 
-def _parse_key(kind: Any, key: str, where: str) -> Any:
+def _parse_json_key(kind: Any, key: str, where: str) -> Any:
     """Converts the key of a JSON object to the type `kind`: text or a whole number."""
     if kind is str:
-        return _parse_value(str, key, where)
+        return _parse_json_value(str, key, where)
     try:
         return int(key)
     except ValueError:
-        raise _WrongValue(f"`{where}` has the key {_in_short(key)}, which is not a whole number") from None
+        raise _WrongRecordValue(f"`{where}` has the key {_quoted_json(key)}, which is not a whole number") from None
 
 
-def _is_text(value: Any) -> bool:
+def _is_json_text(value: Any) -> bool:
     """True if a JSON value is text that UTF-8 can encode."""
     return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
 
 
-def _is_whole(value: Any) -> bool:
+def _is_json_integer(value: Any) -> bool:
     """True if a JSON value is an integer of at most 64 bits."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _is_real(value: Any) -> bool:
+def _is_json_number(value: Any) -> bool:
     """True if a JSON value is a finite number, whole or not."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 _SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    str: (_is_text, "text that can be written down"),
+    str: (_is_json_text, "text that can be written down"),
     OwnName: (lambda value: isinstance(value, str) and is_own_name(value), "a name of a-z, 0-9, `.`, `_` and `-`"),
-    int: (_is_whole, "a whole number of at most 64 bits"),
-    Count: (lambda value: _is_whole(value) and value >= 0, "a whole number, at least 0"),
-    float: (_is_real, "a finite number"),
+    int: (_is_json_integer, "a whole number of at most 64 bits"),
+    Count: (lambda value: _is_json_integer(value) and value >= 0, "a whole number, at least 0"),
+    float: (_is_json_number, "a finite number"),
     bool: (lambda value: isinstance(value, bool), "true or false"),
 }
 """For each type of a single value: the check, and in words what the value must be."""
 
 
-def _check_categories(categories: tuple[Category, ...]) -> None:
-    """Raises _WrongValue for category ids that repeat or exceed 31 bits, and for colours beyond 0–255."""
+def _check_category_records(categories: tuple[Category, ...]) -> None:
+    """Raises _WrongRecordValue for category ids that repeat or exceed 31 bits, and for colours beyond 0–255."""
     seen: dict[int, int] = {}
     for field, category in enumerate(categories):
         where = f"categories[{field}]"
         if not 0 <= category.id < 2**31:
-            raise _WrongValue(f"`{where}.id` must lie between 0 and {2**31 - 1}, not be {category.id}")
+            raise _WrongRecordValue(f"`{where}.id` must lie between 0 and {2**31 - 1}, not be {category.id}")
         if category.id in seen:
-            raise _WrongValue(f"`{where}.id` is {category.id}, which categories[{seen[category.id]}] has too")
+            raise _WrongRecordValue(f"`{where}.id` is {category.id}, which categories[{seen[category.id]}] has too")
         if category.color is not None and not all(0 <= part <= 255 for part in category.color):
-            raise _WrongValue(f"`{where}.color` must have values from 0 to 255, not {list(category.color)}")
+            raise _WrongRecordValue(f"`{where}.color` must have values from 0 to 255, not {list(category.color)}")
         seen[category.id] = field
 
 
-def _in_short(value: Any) -> str:
+def _quoted_json(value: Any) -> str:
     """Quotes a JSON value for a message: ASCII, on one line, at most 40 characters."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
         return "a number of more than 30 digits"

@@ -78,7 +78,7 @@ def are_all_done(work: Sharded, count: int) -> bool:
     begun = {home: load_run(home).info.status for home in work.merged_folders if (home / RECORD).exists()}
     for home, *shards in zip(work.merged_folders, *_all_shard_folders(work, count), strict=True):
         # A run that was stopped while it was merged is merged again.
-        if begun.get(home, "done") != "done" and not all(map(_is_done, shards)):
+        if begun.get(home, "done") != "done" and not all(map(_is_done_run, shards)):
             raise BadRun(f"{home} is a run of one process, or lacks shards. Resume it in one process.")
     return [*begun.values()] == ["done"] * len(work.merged_folders)
 
@@ -95,7 +95,7 @@ def _all_shard_folders(work: Sharded, count: int) -> list[list[Path]]:
     return [shard_folders(work, number) for number in range(1, count + 1)]
 
 
-def _is_done(folder: Path) -> bool:
+def _is_done_run(folder: Path) -> bool:
     """True if a folder has a run with status "done"."""
     return (folder / RECORD).exists() and load_run(folder).info.status == "done"
 
@@ -110,7 +110,7 @@ def shards_to_make(work: Sharded, count: int) -> list[int]:
         existing = [folder for folder in folders if (folder / RECORD).exists()]
         if existing and not (work.resume or work.overwrite):
             raise BadRun(f"{existing[0]} already exists. Continue with --resume, or replace it with --overwrite.")
-        if work.resume and all(map(_is_done, folders)):
+        if work.resume and all(map(_is_done_run, folders)):
             continue
         for folder in existing:
             remove_run(folder)
@@ -122,7 +122,7 @@ def merge_shards(work: Sharded, count: int) -> list[Run]:
     """Merges the shards of each run and removes them; returns the runs. Raises BadRun if one is missing or not done."""
     shards = _all_shard_folders(work, count)
     for home, *folders in zip(work.merged_folders, *shards, strict=True):
-        if not (work.resume and _is_done(home)):
+        if not (work.resume and _is_done_run(home)):
             merge_runs(folders, home, overwrite=work.overwrite or work.resume, command=work.command)
     for folder in itertools.chain.from_iterable(shards):
         remove_run(folder)

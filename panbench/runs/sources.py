@@ -35,12 +35,12 @@ def files_exist(text: str | os.PathLike[str]) -> bool:
 
 def read_ground_truth(gt: str | os.PathLike[str], gt_dir: str | os.PathLike[str] | None = None) -> PanopticSet:
     """Reads ground truth from the JSON and the folder of id PNGs in run.json. Raises BadDataset."""
-    return _read_sets(gt, gt_dir, lambda path, folder: read_panoptic_json(path, folder, images_suffice=True))
+    return _read_joined_sets(gt, gt_dir, lambda path, folder: read_panoptic_json(path, folder, images_suffice=True))
 
 
 def read_predictions(json: str | os.PathLike[str], folder: str | os.PathLike[str]) -> PanopticSet:
     """Reads predictions from the JSON and the folder of id PNGs in run.json. Raises BadDataset."""
-    return _read_sets(json, folder, read_predictions_json)
+    return _read_joined_sets(json, folder, read_predictions_json)
 
 
 def png_names(json: str | os.PathLike[str]) -> dict[int, str]:
@@ -52,7 +52,7 @@ def png_names(json: str | os.PathLike[str]) -> dict[int, str]:
     return {image_id: os.path.abspath(folder / name) for folder, of_one in names for image_id, name in of_one.items()}
 
 
-def _read_sets(
+def _read_joined_sets(
     json: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None,
     read: Callable[[Path, Path | None], PanopticSet],

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from panbench.base.files import atomic_write
 from panbench.panoptic.parts import NotAdmitted, opened_part, part_files
-from panbench.runs.membership import Membership, without_run
+from panbench.runs.membership import Membership, without_run_metadata
 from panbench.runs.record import PartRecord, RunInfo
 
 if TYPE_CHECKING:
@@ -31,19 +31,19 @@ class StudyTable:
     """The rows that a study stored for each image of a run; each file is read once, when first needed."""
 
     def __init__(self, run: Path, name: str, info: RunInfo) -> None:
-        """Opens the table that a study stored in the subfolder `name` of a run folder. info: the run's run.json"""
+        """Opens the table that a study stored in the subfolder `name` of a run folder; `info` is its run.json."""
         self.folder = run / name
         self._members = Membership(self.folder, info, info.study_tables.get(name, ()))
 
     @cached_property
     def files(self) -> "tuple[tuple[Path, pa.Table], ...]":
         """Path and rows of each Parquet file of this table; an image that an earlier file has is left out."""
-        return self._read_files[0]
+        return self._files_and_notices[0]
 
     @property
     def notices(self) -> tuple[str, ...]:
         """A message for each file that was left out: missing, changed, damaged or of another run."""
-        return (*self._read_files[1], *self._members.missing())
+        return (*self._files_and_notices[1], *self._members.missing())
 
     @cached_property
     def images(self) -> Int:
@@ -70,7 +70,7 @@ class StudyTable:
         )
 
     @cached_property
-    def _read_files(self) -> "tuple[tuple[tuple[Path, pa.Table], ...], tuple[str, ...]]":
+    def _files_and_notices(self) -> "tuple[tuple[tuple[Path, pa.Table], ...], tuple[str, ...]]":
         """The files that belong to the run, each with its rows, and a message for each other file."""
         import pyarrow as pa
 
@@ -80,7 +80,7 @@ class StudyTable:
         for path in part_files(self.folder):
             try:
                 self._members.admit(path)
-                table = _read_rows(path)
+                table = _read_study_rows(path)
                 if found and not table.schema.equals(found[0][1].schema, check_metadata=True):
                     raise ValueError(f"its columns or settings are not those of {found[0][0].name}")
             except NotAdmitted as problem:
@@ -94,7 +94,7 @@ class StudyTable:
             images = images_of(table)
             new = np.setdiff1d(images, seen)
             seen = np.union1d(seen, new)
-            found.append((path, table if len(new) == len(images) else _rows_of_images(table, new)))
+            found.append((path, table if len(new) == len(images) else _study_rows_of_images(table, new)))
         return tuple(found), tuple(notices)
 
 
@@ -116,16 +116,16 @@ def write_study_file(path: Path, table: "pa.Table", metadata: Mapping[bytes, byt
         pyarrow.parquet.write_table(complete, handle, compression="zstd")
 
 
-def _read_rows(path: Path) -> "pa.Table":
+def _read_study_rows(path: Path) -> "pa.Table":
     """Reads a Parquet file with a study's rows, without the run's metadata. Raises ValueError, OSError."""
     with opened_part(path) as file:
         table = file.read(use_threads=False)
     if table.schema.names.count("image_id") != 1:
         raise ValueError("it has no column image_id, or two")
-    return table.replace_schema_metadata(without_run(table.schema.metadata or {}))
+    return table.replace_schema_metadata(without_run_metadata(table.schema.metadata or {}))
 
 
-def _rows_of_images(table: "pa.Table", images: Int) -> "pa.Table":
+def _study_rows_of_images(table: "pa.Table", images: Int) -> "pa.Table":
     """Selects the rows of some images from a table with a column image_id."""
     import pyarrow as pa
 

@@ -22,24 +22,24 @@ from panbench.base.text import for_file
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, next_number, write_part
 from panbench.runs.folder import Run, load_run
-from panbench.runs.hashes import NO_HASHES, FileHashes, forget_absent
+from panbench.runs.hashes import NO_HASHES, FileHashes, forget_absent_files
 from panbench.runs.layout import CORE_NAMES, MARK, PARTS, RECORD, is_own_name
 from panbench.runs.lock import lock_run
 from panbench.runs.membership import part_metadata
 from panbench.runs.record import STATUSES, RunInfo, SummaryRecord, read_info
 from panbench.runs.removal import not_own_files, remove_run_files
 from panbench.runs.replacing import (
-    abandoned_replacement,
-    active_path,
-    finish_swap,
-    interrupted_replacement,
-    is_replacing,
+    abandoned_new_run,
+    active_run_folder,
+    explain_interrupted_replacement,
+    finish_run_swap,
+    is_replacing_run,
     mark_as_replacement,
-    replaced_path,
+    new_run_path,
+    old_run_path,
     replacement_of,
-    replacement_path,
     run_bytes,
-    swap,
+    swap_runs,
 )
 from panbench.runs.study_tables import write_study_file
 
@@ -83,11 +83,11 @@ class RunWriter:
         check_room(home, overwrite)
         lock = lock_run(home)
         try:
-            finish_swap(home)
+            finish_run_swap(home)
             check_room(home, overwrite)
-            target = home if _is_free(home) else replacement_path(home)
+            target = home if _is_free_for_run(home) else new_run_path(home)
             if target != home:
-                _require_space_for_both(home)
+                _require_space_for_both_runs(home)
                 remove_run_files(target)
             content = replace(
                 info,
@@ -99,14 +99,14 @@ class RunWriter:
                 study_tables={},
                 started=info.started or _utc_now(),
             )
-            _refuse_unreadable(content)
+            _refuse_unreadable_record(content)
             try:
                 make_folders(target)
                 if target != home:
                     mark_as_replacement(target, home)
                 writer = cls(home, target, Run(content, target, table=OverlapTable.empty()), lock)
                 writer.update()
-                writer._write_reserve_file()
+                writer._reserve_disk_space()
                 # Created after run.json: a run that is stopped between the two is still valid.
                 make_folders(target / PARTS)
             except OSError as problem:
@@ -126,21 +126,21 @@ class RunWriter:
         there is no run, it has another schema, or it is being written.
         """
         home = Path(path)
-        load_run(active_path(home))
+        load_run(active_run_folder(home))
         lock = lock_run(home)
         try:
-            finish_swap(home)
-            run = load_run(active_path(home))
+            finish_run_swap(home)
+            run = load_run(active_run_folder(home))
             assert run.path is not None
             writer = cls(home, run.path, run, lock)
             try:
                 make_folders(run.path / PARTS)
-                writer._write_reserve_file()
-                forget_absent(run.path)
+                writer._reserve_disk_space()
+                forget_absent_files(run.path)
             except OSError as problem:
                 raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
             # run.json now lists the files that exist.
-            writer.update(**_file_lists(run), status="running", error=None, finished=None)
+            writer.update(**_file_lists_of_run(run), status="running", error=None, finished=None)
         except BaseException:
             lock.release()
             raise
@@ -159,9 +159,9 @@ class RunWriter:
         for folder in {path.parent for path in pngs}:
             sync_folder(folder)
         metadata = part_metadata(self.info, files or NO_HASHES)
-        return self._write_next(self.path / PARTS, shard, lambda path: write_part(path, table, metadata))
+        return self._write_next_part_file(self.path / PARTS, shard, lambda path: write_part(path, table, metadata))
 
-    def _write_next(self, folder: Path, shard: int, write: Callable[[Path], None]) -> Path:
+    def _write_next_part_file(self, folder: Path, shard: int, write: Callable[[Path], None]) -> Path:
         """Writes a new Parquet file under the next number that no other file has; returns its path."""
         if read_info(self.path).id != self.info.id:
             raise BadRun(f"{self.path} was replaced by another run while this one was being written.")
@@ -188,7 +188,7 @@ class RunWriter:
             # Lists the table when the run is closed, even if its study is not installed here (merged runs).
             self.info = replace(self.info, study_tables={**self.info.study_tables, name: ()})
         metadata = part_metadata(self.info, NO_HASHES)
-        return self._write_next(self.path / name, shard, lambda path: write_study_file(path, table, metadata))
+        return self._write_next_part_file(self.path / name, shard, lambda path: write_study_file(path, table, metadata))
 
     def update(self, **changes: Any) -> None:
         """Sets fields of run.json and writes it."""
@@ -210,14 +210,14 @@ class RunWriter:
             return Run(self.info, self.path if self.path.exists() else self.home)
         try:
             if status == "done":
-                self._compact()
+                self._compact_part_files()
             run = Run(self.info, self.path)
             if "summary" not in updates:
                 updates["summary"] = SummaryRecord.of(run.summary()) if len(run.images) else None
-            self._delete_reserve_file()
-            self.update(**{"status": status, "finished": _utc_now(), **_file_lists(run), **updates})
+            self._release_disk_space()
+            self.update(**{"status": status, "finished": _utc_now(), **_file_lists_of_run(run), **updates})
             if status == "done" and self.path != self.home:
-                swap(self.path, self.home)
+                swap_runs(self.path, self.home)
                 self.path = self.home
         finally:
             self.close()
@@ -233,10 +233,10 @@ class RunWriter:
 
     def close(self) -> None:
         """Releases the lock on the folder; `finish` calls it."""
-        self._delete_reserve_file()
+        self._release_disk_space()
         self._lock.release()
 
-    def _compact(self) -> None:
+    def _compact_part_files(self) -> None:
         """Joins the many small parts of a run into few large ones."""
         members = Run(self.info, self.path).members
         compact(
@@ -245,15 +245,15 @@ class RunWriter:
             metadata=lambda images: part_metadata(self.info, members.files().only(images)),
         )
 
-    def _write_reserve_file(self) -> None:
+    def _reserve_disk_space(self) -> None:
         """Writes a file that keeps disk space free for the last run.json. Raises OSError if the disk is full."""
         try:
             (self.path / _RESERVE).write_bytes(secrets.token_bytes(_RESERVED_BYTES))
         except OSError:
-            self._delete_reserve_file()
+            self._release_disk_space()
             raise
 
-    def _delete_reserve_file(self) -> None:
+    def _release_disk_space(self) -> None:
         """Deletes the file that keeps disk space free for the last run.json."""
         with contextlib.suppress(OSError):
             (self.path / _RESERVE).unlink(missing_ok=True)
@@ -268,7 +268,7 @@ def remove_run(path: str | os.PathLike[str]) -> Sequence[Path]:
     read_info(home)
     refuse_link(home)
     with lock_run(home):
-        finish_swap(home)
+        finish_run_swap(home)
         return remove_run_files(home)
 
 
@@ -285,7 +285,7 @@ def finish_replacement(path: str | os.PathLike[str]) -> bool:
     """
     home = Path(path)
     with lock_run(home):
-        return finish_swap(home)
+        return finish_run_swap(home)
 
 
 def unfinished_run(path: str | os.PathLike[str]) -> Run | None:
@@ -294,8 +294,8 @@ def unfinished_run(path: str | os.PathLike[str]) -> Run | None:
     Raises BadRun if `path` is missing because its replacement was interrupted.
     """
     home = Path(path)
-    target = active_path(home)
-    if target == home and (message := interrupted_replacement(home)):
+    target = active_run_folder(home)
+    if target == home and (message := explain_interrupted_replacement(home)):
         raise BadRun(f"{message} Or start again without --resume.")
     return load_run(target) if (target / RECORD).exists() else None
 
@@ -306,7 +306,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     path = Path(path)
     if os.path.exists(path) and not os.path.isdir(path):
         raise BadRun(f"{path} is a file; give a folder for the run.")
-    if _is_free(path):
+    if _is_free_for_run(path):
         return
     try:
         read_info(path)
@@ -317,21 +317,21 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     refuse_link(path)
     if others := not_own_files(path):
         raise BadRun(f"{others[0]} was not written by panbench, so it is not overwritten; move it away first.")
-    new, old = replacement_path(path), replaced_path(path)
-    ours = (replacement_of(path), old if is_replacing(path, path) else None)
+    new, old = new_run_path(path), old_run_path(path)
+    ours = (replacement_of(path), old if is_replacing_run(path, path) else None)
     for other in (new, old):
         if (
             os.path.lexists(other)
             and other not in ours
-            and not _is_free(other)
-            and abandoned_replacement(path) != other
+            and not _is_free_for_run(other)
+            and abandoned_new_run(path) != other
         ):
             raise BadRun(
                 f"{other} is in the way: the new run is written next to the old one. Move it, or give another --out."
             )
 
 
-def _require_space_for_both(home: Path) -> None:
+def _require_space_for_both_runs(home: Path) -> None:
     """Raises OutOfSpace if a run as large as the one in `home` does not fit next to it."""
     needed = run_bytes(home)
     free = shutil.disk_usage(home.absolute().parent).free
@@ -342,7 +342,7 @@ def _require_space_for_both(home: Path) -> None:
         )
 
 
-def _is_free(path: Path) -> bool:
+def _is_free_for_run(path: Path) -> bool:
     """True if `path` does not exist, or holds only leftovers of a process that was killed before it wrote run.json."""
     if not os.path.isdir(path):
         return True
@@ -353,13 +353,13 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def _file_lists(run: Run) -> dict[str, Any]:
+def _file_lists_of_run(run: Run) -> dict[str, Any]:
     """Returns the fields of run.json that list a run's files: `parts` and `study_tables`."""
     study_tables = {name: rows.records() for name, rows in run.study_tables.items()}
     return {"parts": run.members.records(), "study_tables": {name: rows for name, rows in study_tables.items() if rows}}
 
 
-def _refuse_unreadable(info: RunInfo) -> None:
+def _refuse_unreadable_record(info: RunInfo) -> None:
     """Raises BadRun for a record that could be written but not read again, so that the run would be lost."""
     try:
         RunInfo.from_json(info.to_json())

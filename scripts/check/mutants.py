@@ -156,7 +156,7 @@ MUTANTS = (
         "old_run_replaced_at_once",
         "the old run is there until the new one is done",
         "panbench/runs/writer.py",
-        "            target = home if _is_free(home) else replacement_path(home)",
+        "            target = home if _is_free_for_run(home) else new_run_path(home)",
         "            target = home",
         (f"{RUNS}::TestOverwriting::test_the_old_run_exists_until_the_new_one_is_done",),
     ),
@@ -180,7 +180,7 @@ MUTANTS = (
         "figure_of_user_deleted",
         "a picture of the user's among the predictions stays",
         "panbench/runs/removal.py",
-        "        PREDICTIONS: _own_predictions(path, info),",
+        "        PREDICTIONS: _own_id_pngs(path, info),",
         "        PREDICTIONS: [each.relative_to(path / PREDICTIONS).as_posix() "
         "for each in _entries(path / PREDICTIONS)],",
         ("tests/runs/test_removal.py::test_a_users_file_among_predictions_is_kept_and_named",),

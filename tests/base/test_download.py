@@ -20,9 +20,9 @@ import pytest
 from support import answering, refusal, serve
 
 from panbench.base import download as download_module
-from panbench.base.download import RangeReader, RangesUnsupported, download, mirrored
+from panbench.base.download import RangeReader, RangesUnsupported, download, mirrored_url
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
-from panbench.base.files import what_is_wrong
+from panbench.base.files import file_mismatch
 from panbench.base.locks import Lock
 from scripts.make.coco_mimic import Fault, FaultServer
 
@@ -385,8 +385,8 @@ def test_a_wrong_or_missing_local_source_is_refused(tmp_path, content):
 
 def test_a_mirror_replaces_the_host(server, tmp_path, monkeypatch):
     monkeypatch.setenv("PANBENCH_MIRROR_COCO", server.url + "/")
-    assert mirrored("http://images.cocodataset.org/file.bin") == server.url + "/file.bin"
-    assert mirrored("https://elsewhere.org/file.bin") == "https://elsewhere.org/file.bin"
+    assert mirrored_url("http://images.cocodataset.org/file.bin") == server.url + "/file.bin"
+    assert mirrored_url("https://elsewhere.org/file.bin") == "https://elsewhere.org/file.bin"
     download("http://images.cocodataset.org/file.bin", tmp_path / "file.bin", sha256=SHA256)
 
 
@@ -406,10 +406,10 @@ def test_a_malformed_hash_and_an_unknown_scheme_are_refused(tmp_path):
 
 def test_a_wrong_file_is_reported_with_the_difference(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
-    assert what_is_wrong(tmp_path / "x", size=3) is None
-    assert what_is_wrong(tmp_path / "x", size=4) == "it has 3 bytes, not 4"
-    assert "ba7816bf" in str(what_is_wrong(tmp_path / "x", sha256="00000000"))
-    assert what_is_wrong(tmp_path / "y") == "it does not exist"
+    assert file_mismatch(tmp_path / "x", size=3) is None
+    assert file_mismatch(tmp_path / "x", size=4) == "it has 3 bytes, not 4"
+    assert "ba7816bf" in str(file_mismatch(tmp_path / "x", sha256="00000000"))
+    assert file_mismatch(tmp_path / "y") == "it does not exist"
 
 
 # Ranges.

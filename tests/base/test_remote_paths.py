@@ -173,7 +173,7 @@ def server(monkeypatch) -> Iterator[Server]:
     with answering(found.answer) as found.url:
         yield found
         found.silent.set()
-    remote_paths._client.cache_clear()
+    remote_paths._http_client_of_process.cache_clear()
 
 
 class TestWeb:
@@ -199,7 +199,7 @@ class TestWeb:
 
     def test_waiting_for_a_silent_server_is_bounded(self, server, monkeypatch):
         monkeypatch.setattr(web, "_TIMEOUT_SECONDS", 0.2)
-        remote_paths._client.cache_clear()
+        remote_paths._http_client_of_process.cache_clear()
         server.status["/gt.json"] = 0
         with pytest.raises(OSError, match="no answer after 3 tries"):
             path_at(f"{server.url}/gt.json").read_bytes()

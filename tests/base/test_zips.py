@@ -302,5 +302,5 @@ def test_a_record_can_be_unpacked_without_its_archive():
     archive = ZipArchive(source, "x")
     member = archive.members["three.bin"]
     source.reads.clear()
-    assert archive.unpack(member, source.content[slice(*archive.span(member))]) == FILES["three.bin"]
+    assert archive.unpack(member, source.content[slice(*archive.member_span(member))]) == FILES["three.bin"]
     assert source.reads == []

@@ -35,7 +35,7 @@ def test_every_unmapped_category_is_named(category_map):
     assert category_map.ids == {1: 24, 10: 7, 11: 7}
     assert category_map.unmapped_source == ("cat",)
     assert category_map.unmapped_target == ("pole",)
-    assert [category.name for category in category_map.predictable] == ["person", "building"]
+    assert [category.name for category in category_map.predictable_categories] == ["person", "building"]
     text = " ".join(category_map.messages)
     for words in ("pole", "cat", "2 of the dataset's 3"):
         assert words in text

@@ -280,7 +280,7 @@ def test_parts_compacted_at_the_end_count_once(growing, client, monkeypatch):
         growing.score(image)
     how_far(client)
     # The run is joined to one part and is not done yet, as between two steps of the writer.
-    growing.writer._compact()
+    growing.writer._compact_part_files()
     assert len(list((growing.home / "parts").glob("*.parquet"))) < 23
     growing.score(30)
     assert how_far(client)["images"] == 24

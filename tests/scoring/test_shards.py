@@ -161,7 +161,7 @@ def test_an_unfinished_shard_is_not_merged(data, monkeypatch):
         raise KeyboardInterrupt
 
     score(data, "shard-1", shard=(1, 2))
-    monkeypatch.setattr("panbench.runs.writer.RunWriter._compact", stops)
+    monkeypatch.setattr("panbench.runs.writer.RunWriter._compact_part_files", stops)
     with pytest.raises(KeyboardInterrupt):
         score(data, "shard-2", shard=(2, 2))
     monkeypatch.undo()

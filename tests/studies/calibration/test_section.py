@@ -26,7 +26,10 @@ def test_without_scores_the_page_says_how_to_store_them(make_runs):
     runs = make_runs()
     for run in runs:
         scores = np.full(len(run.table.segments), np.nan, np.float32)
-        run.__dict__["_parts"] = (replace(run.table, segments=replace(run.table.segments, score=scores)), ())
+        run.__dict__["_table_and_notices"] = (
+            replace(run.table, segments=replace(run.table.segments, score=scores)),
+            (),
+        )
     assert "no prediction has a score" in text_of(report_page(runs)).split("Left out")[-1]
 
 
@@ -35,7 +38,7 @@ def test_if_one_model_scores_only_things_all_are_compared_on_things(make_runs):
     things = np.array([category.id for category in runs[1].categories if category.isthing])
     segments = runs[1].table.segments
     scores = np.where(np.isin(segments.category_id, things), segments.score, np.nan).astype(np.float32)
-    runs[1].__dict__["_parts"] = (replace(runs[1].table, segments=replace(segments, score=scores)), ())
+    runs[1].__dict__["_table_and_notices"] = (replace(runs[1].table, segments=replace(segments, score=scores)), ())
     page = report_page(runs)
     drawn = data_of(page)["curves"]["calibration"]
     assert drawn["title"] == "How often things of a score are right"
