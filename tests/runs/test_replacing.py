@@ -135,13 +135,13 @@ class TestMark:
 class TestLastMoment:
     @pytest.fixture
     def a_signal_after_the_swap(self, monkeypatch):
-        swap = writer.swap
+        swap = writer.swap_runs
 
         def interrupted(new, home):
             swap(new, home)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(writer, "swap", interrupted)
+        monkeypatch.setattr(writer, "swap_runs", interrupted)
 
     @pytest.mark.usefixtures("a_signal_after_the_swap")
     @pytest.mark.parametrize("what", ["score", "merge"])
