@@ -56,7 +56,7 @@ class Answer:
         return "\n".join(map(as_latex, self.grids))
 
     def json(self) -> str:
-        """Returns `record` as JSON."""
+        """Returns the answer as indented JSON text, with absent values as null."""
         return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def csv(self, *, raw: bool = False) -> str:

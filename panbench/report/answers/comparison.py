@@ -147,7 +147,7 @@ def compare(
     shared = np.zeros(0, np.int64) if mixed or not held else shared_images(list(held.values()))
 
     def compared_by(sample: Callable[[Run], Sample | ImageStatistics]) -> Comparison:
-        """Tests the differences between the runs on what `sample` reads of each run."""
+        """Tests whether the runs' PQs differ; `sample` is the function that reads a run's contributions per image."""
         return compare_runs({key: sample(run) for key, run in held.items()}, baseline=base, reporter=reporter)
 
     grids: list[Grid] = []
@@ -201,7 +201,7 @@ def _open_runs(given: Any, reporter: Reporter) -> list[Run]:
 
 
 def _baseline_key(name: str, runs: Sequence[Run], rows: Sequence[ComparisonRow]) -> str:
-    """Returns the key of the one run that a path or a name means. Raises BadArgument unless it is exactly one."""
+    """Returns the baseline's name in the table, found by path or name. Raises BadArgument unless one run matches."""
     index = os.path.realpath(name)
     keys = [row.run for row in rows]
     matches = [key for run, key in zip(runs, keys, strict=True) if run.path and os.path.realpath(run.path) == index]
@@ -222,7 +222,7 @@ def sample_of(run: Run, shared: npt.NDArray[np.int64], by: str | None = None) ->
 
 
 def _statistics_by_slice(run: Run, slices: ImageSlices) -> ImageStatistics:
-    """Returns each image's contributions to PQ, by the user's slices."""
+    """Returns each image's contributions to PQ, grouped by the user's slices (subsets of images, such as night)."""
     statistics = StatisticsAccumulator(run.categories)
     run.accumulate(statistics)
     return slice_by_images(statistics.result(), slices)

@@ -90,7 +90,7 @@ def _to_csv(run: Run, out: Path) -> list[Path]:
 
 
 def _to_parquet(run: Run, out: Path) -> list[Path]:
-    """Writes a Parquet file per table; what the export lacks is in its metadata."""
+    """Writes each exported table as a Parquet file; its metadata lists lost parts and missing images, if any."""
     lacks = shortcomings(run)
     notice = {NOTICE: for_file("\n".join(lacks)).encode()} if lacks else {}
     paths = []
@@ -131,7 +131,7 @@ def _to_coco_results(run: Run, out: Path) -> list[Path]:
 
 
 def _to_fiftyone(run: Run, out: Path) -> list[Path]:
-    """Writes truth and predictions with verdicts as COCO JSON files, and a script that opens them in FiftyOne."""
+    """Writes true and predicted segments, marked TP, FP or FN, as COCO JSON, and a script that opens FiftyOne."""
     dataset = run.info.dataset
     if not dataset.gt or not files_exist(dataset.gt):
         raise BadRun(f"{run.name}: its ground truth {dataset.gt} is not here, and an export to FiftyOne shows it.")

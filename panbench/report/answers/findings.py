@@ -158,7 +158,7 @@ def error_findings(
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
     def cell(cause: str, group: str, column: str) -> float | None:
-        """Returns a value of a cause in a group; None if nothing is lost to the cause there."""
+        """Returns a number (a column of `lost`) for a cause of error on All, Things or Stuff; None without a row."""
         return float(groups.loc[(cause, group), column]) if (cause, group) in groups.index else None
 
     # The costliest first; a cause can cost PQ without an error of its own.

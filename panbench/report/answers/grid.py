@@ -180,7 +180,7 @@ def _select_columns(grid: Grid, indices: Sequence[int]) -> Grid:
     moved = {old: new for new, old in enumerate(indices)}
 
     def cells(marked: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
-        """Returns highlighted cells by their new column; those of dropped columns are left out."""
+        """Returns (row, new column) for each highlighted cell whose column is still in the table."""
         return frozenset((row, moved[column]) for row, column in marked if column in moved)
 
     return replace(
@@ -265,7 +265,7 @@ def _with_letters(grid: Grid) -> Grid:
     letters = {name: letter(index) for index, name in reversed(list(enumerate(grid.names)))}
 
     def short(cell: str) -> str:
-        """Returns the letter of a name; other text is unchanged."""
+        """Returns the letter that stands for a cell's text if that is the name of a model or run; else the text."""
         return letters.get(cell, cell)
 
     rows = tuple((*map(short, cells[: grid.words]), *cells[grid.words :]) for cells in grid.rows)
@@ -359,7 +359,10 @@ def percent(fraction: float | None, digits: int = 2) -> str:
 
 
 def format_p(p: float, digits: int, chance: float = 0.05, rounding: Callable[[float], int] = round) -> str:
-    """Formats a p-value with as many digits as distinguish it from the level `chance`: 0.0496, not 0.05."""
+    """Formats a p-value with enough digits to tell it from the level of significance: 0.0496, not 0.05.
+
+    chance: the level of significance
+    """
     for more in range(digits, 8):
         shown = rounding(round(p * 10**more, 6)) / 10**more
         if (shown < chance) == (p < chance) and (shown > chance) == (p > chance):

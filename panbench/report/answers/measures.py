@@ -52,7 +52,10 @@ class Question:
         slices: Sequence[ImageSlices] = (),
         reporter: Reporter = SILENT,
     ) -> None:
-        """Takes a run, slicings (keys of SLICINGS), whether to add a table by category, and the user's slices."""
+        """Takes a run and the requested tables of PQ: by size or the like, by category, by the user's image sets.
+
+        by: keys of SLICINGS
+        """
         self.run, self.by, self.per_category, self.slices, self.reporter = run, by, per_category, slices, reporter
         self._accumulators: dict[Callable[[Question], Accumulator[Any] | None], Accumulator[Any] | None] = {}
 
@@ -63,23 +66,29 @@ class Question:
         self.run.accumulate(*(accumulator for accumulator in self._accumulators.values() if accumulator is not None))
 
     def accumulated(self, make: "Callable[[Question], Made]") -> Made:
-        """Returns the accumulator that one of a measure's `accumulators` has made, with the sums over all images."""
+        """Returns the accumulator that the function `make` created, now with the sums over all images of the run."""
         return cast(Made, self._accumulators[make])
 
     @cached_property
     def pq(self) -> pd.DataFrame:
-        """Returns the table of PQ by category, for a measure with `category_sums` among its `accumulators`."""
+        """Returns the table of PQ, SQ, RQ, TP, FP and FN by category.
+
+        Only for a measure with `category_sums` among its `accumulators`.
+        """
         return self.accumulated(category_sums).table()
 
     @cached_property
     def semantic(self) -> SemanticScores:
-        """Returns the mIoU family of the fused map, for a measure with `pixels` among its `accumulators`."""
+        """Returns mIoU, pixel accuracy and related scores of the predicted map, its segments merged by category.
+
+        Only for a measure with `pixels` among its `accumulators`.
+        """
         return self.accumulated(pixels).scores()
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one measure answers: lines of the main table, notes, further tables, and keys of the JSON.
+    """The result of one measure, such as boundary PQ: table lines, notes, further tables, and keys of the JSON.
 
     rows: lines of the table "Measure": a name, then All, Things and Stuff in percent, "" for an absent number
     notes: sentences below that table; grids: further tables; record: keys of the JSON, fractions 0–1
@@ -105,58 +114,58 @@ class Measure:
 
 
 def measured(question: Question, measures: Sequence[Measure]) -> list[Measured]:
-    """Returns the answers of the measures, in their order, from one pass over the run."""
+    """Computes measures of a run, such as boundary PQ and mIoU, in one pass over its images; returns their results."""
     question.run_accumulators(measures)
     return [measure.found(question) for measure in measures]
 
 
 def category_sums(question: Question) -> CategorySums:
-    """Returns an accumulator that sums TP, FP, FN and IoU by category, at all THRESHOLDS, for PQ."""
+    """Returns an empty accumulator of TP, FP, FN and IoU by category, at each IoU threshold of a match, for PQ."""
     return CategorySums(question.run.categories, THRESHOLDS)
 
 
 def boundary_sums(question: Question) -> CategorySums | None:
-    """Returns an accumulator that sums what boundary PQ needs; None for a run that stored no boundaries."""
+    """Returns an empty accumulator of the counts behind boundary PQ; None for a run that stored no boundaries."""
     return CategorySums(question.run.categories, boundary=True) if question.run.has_boundary else None
 
 
 def pixels(question: Question) -> PixelAccumulator:
-    """Returns an accumulator that sums pixels by true and predicted category, for the mIoU family."""
+    """Returns an empty accumulator of pixel counts by true and predicted category, for mIoU and related scores."""
     return PixelAccumulator(question.run.categories)
 
 
 def stuff_pixels(question: Question) -> DaggerAccumulator:
-    """Returns an accumulator that sums what PQ† and weighted PQ need."""
+    """Returns an empty accumulator of the IoUs and pixel counts behind PQ† and weighted PQ."""
     return DaggerAccumulator(question.run.categories)
 
 
 def _sample_accumulator(question: Question) -> SampleAccumulator:
-    """Returns an accumulator that collects each image's contributions to PQ, for intervals."""
+    """Returns an empty accumulator of each image's contributions to PQ, for intervals."""
     return SampleAccumulator(question.run.categories, question.run.images)
 
 
 def _deviation_accumulator(question: Question) -> DeviationAccumulator:
-    """Returns an accumulator that sums what conventions other than PQ's count."""
+    """Returns an empty accumulator for scores that differ from PQ in one convention, such as void as an error."""
     return DeviationAccumulator(question.run.categories)
 
 
 def _slicing_accumulators(question: Question) -> SeveralAccumulators[SliceAccumulator]:
-    """Returns an accumulator for PQ by slice, for each requested slicing."""
+    """Returns empty accumulators for PQ by size, by number of segments and the like, one for each requested table."""
     return SeveralAccumulators([SliceAccumulator(question.run.categories, name) for name in question.by])
 
 
 def _statistics_accumulator(question: Question) -> StatisticsAccumulator | None:
-    """Returns an accumulator that collects each image's sums, for the user's slices; None if there are none."""
+    """Returns an empty accumulator of each image's counts for PQ, or None if the user defined no subsets of images."""
     return StatisticsAccumulator(question.run.categories) if question.slices else None
 
 
 def _summary(question: Question) -> Measured:
-    """Answers with PQ, SQ and RQ of all, things and stuff, for the JSON."""
+    """Reports PQ, SQ and RQ of all categories, things and stuff in the JSON."""
     return Measured(record={"summary": summarise(question.pq)})
 
 
 def _boundary(question: Question) -> Measured:
-    """Answers with boundary PQ, null in the JSON if the run stored no boundaries."""
+    """Reports boundary PQ in the table and the JSON; null there if the run stored no boundaries."""
     sums = question.accumulated(boundary_sums)
     if sums is None:
         return Measured(record={"boundary": None})
@@ -166,14 +175,14 @@ def _boundary(question: Question) -> Measured:
 
 
 def _intervals(question: Question) -> Measured:
-    """Answers with 95 % intervals of PQ, SQ and RQ."""
+    """Reports PQ, SQ and RQ with their 95 % intervals, as a table and in the JSON."""
     sure = intervals(question.accumulated(_sample_accumulator).result())
     grid = _interval_grid(question.run, sure, summarise(question.pq))
     return Measured(grids=(grid,), record={"intervals": as_records(sure)})
 
 
 def _dagger(question: Question) -> Measured:
-    """Answers with PQ†, for which stuff needs no threshold of IoU."""
+    """Reports PQ†, for which stuff needs no IoU above 0.5 to match, in the table and the JSON."""
     table = question.accumulated(stuff_pixels).dagger(question.pq)
     members = in_groups(table["isthing"].to_numpy(bool))
     found = {group: _mean_or_none(table[own]["PQ_dagger"]) for group, own in members.items()}
@@ -182,7 +191,7 @@ def _dagger(question: Question) -> Measured:
 
 
 def _weighted(question: Question) -> Measured:
-    """Answers with PQ weighted by the categories' pixels, and by their segments."""
+    """Reports PQ weighted by the categories' pixels, and by their segments, in the table and the JSON."""
     accumulator = question.accumulated(stuff_pixels)
     found = {name: accumulator.weighted(question.pq, name) for name in ("pixels", "segments")}
     rows = tuple((f"PQ weighted by {name}", percent(value), "", "") for name, value in found.items())
@@ -190,12 +199,12 @@ def _weighted(question: Question) -> Measured:
 
 
 def _semantic(question: Question) -> Measured:
-    """Answers with the mIoU family of the fused map."""
+    """Reports mIoU, pixel accuracy and related scores of the predicted map in the table and the JSON."""
     return _semantic_measured(question.semantic)
 
 
 def semantic_answer(run: Run) -> Measured:
-    """Returns the mIoU family of a run of semantic maps, with a note that such a run has no PQ."""
+    """Returns mIoU and related scores of a run of semantic maps, with a note that such a run has no PQ."""
     accumulator = PixelAccumulator(run.categories)
     run.accumulate(accumulator)
     found = _semantic_measured(accumulator.scores())
@@ -204,7 +213,7 @@ def semantic_answer(run: Run) -> Measured:
 
 
 def _semantic_measured(found: SemanticScores) -> Measured:
-    """Returns scores of the mIoU family as lines of the main table and keys of the JSON."""
+    """Reports given semantic scores (mIoU, pixel accuracy, …) as lines of the table and keys of the JSON."""
     rows = (
         ("mIoU", percent(found.mIoU), percent(found.mIoU_th), percent(found.mIoU_st)),
         ("frequency-weighted IoU", percent(found.fwIoU), "", ""),
@@ -217,7 +226,7 @@ def _semantic_measured(found: SemanticScores) -> Measured:
 
 
 def _deviations(question: Question) -> Measured:
-    """Answers with the scores that conventions other than PQ's would give."""
+    """Reports the scores that conventions other than PQ's would give, as a table and in the JSON."""
     found = question.accumulated(_deviation_accumulator).record()
     if not question.run.info.dataset.has_ground_truth:
         # If nothing is labelled, "void counts as wrong" would score predictions that nobody can judge.
@@ -231,13 +240,13 @@ def _deviations(question: Question) -> Measured:
 
 
 def _thresholds(question: Question) -> Measured:
-    """Answers with PQ, SQ and RQ by the IoU that a match needs."""
+    """Reports PQ, SQ and RQ by the IoU that a match needs, as a table and in the JSON."""
     curve = curve_of(question.accumulated(category_sums))
     return Measured(grids=(_curve_grid(curve),), record={"thresholds": as_records(curve)})
 
 
 def _sliced(question: Question) -> Measured:
-    """Answers with PQ by slice, for each requested slicing."""
+    """Reports PQ by slice (a part of the data, such as small segments), a table for each requested way to slice."""
     accumulators = question.accumulated(_slicing_accumulators).accumulators
     tables = {name: accumulator.table() for name, accumulator in zip(question.by, accumulators, strict=True)}
     return Measured(
@@ -247,7 +256,7 @@ def _sliced(question: Question) -> Measured:
 
 
 def _own_slices(question: Question) -> Measured:
-    """Answers with PQ by slice, for each of the user's slicings."""
+    """Reports PQ by the user's slices (subsets of images, such as night), a table for each grouping in their file."""
     statistics = question.accumulated(_statistics_accumulator)
     tables = {}
     if statistics is not None:
@@ -259,7 +268,7 @@ def _own_slices(question: Question) -> Measured:
 
 
 def _per_category(question: Question) -> Measured:
-    """Answers with PQ, PQ† and IoU by category, as a table only if one was requested."""
+    """Reports PQ, PQ† and IoU of each category in the JSON, and as a table if one was requested."""
     dagger = question.accumulated(stuff_pixels).dagger(question.pq)
     merged = question.pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
         question.semantic.per_category.drop(columns=["name", "isthing"]), on="category_id"

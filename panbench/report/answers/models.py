@@ -205,7 +205,7 @@ def models_record(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _published_record(result: PublishedResult) -> dict[str, Any]:
-    """Returns a system that is only published, with the keys of a model; None for what it lacks."""
+    """Returns the JSON entry of a system that no model here runs; it has the keys of a model, None where unknown."""
     keys = (*(field.name for field in dataclasses.fields(ModelSpec)), *_FOUND)
     return {
         **dict.fromkeys(keys),

@@ -27,7 +27,7 @@ MOST_SLICES = 100
 
 
 def slices_for(path: str | os.PathLike[str] | None, runs: Iterable[Run]) -> list[ImageSlices]:
-    """Returns the slices of a file, checked against the images of some runs; none without a file.
+    """Returns the user's subsets of images from a --slices file, checked against the runs; [] without a file.
 
     Raises BadArgument when a slice names an image that no run has scored, or has no image.
     """
@@ -55,7 +55,7 @@ def images_of_slice(slices: Iterable[ImageSlices], name: str) -> frozenset[int]:
 
 
 def read_slices(path: str | os.PathLike[str]) -> list[ImageSlices]:
-    """Returns the slicings in a JSON or CSV file. Raises BadArgument, naming the file, for anything else."""
+    """Reads groupings of images into slices, such as day and night, from JSON or CSV. Raises BadArgument."""
     path = Path(path)
     try:
         text = path.read_text("utf-8-sig")
@@ -70,7 +70,10 @@ def read_slices(path: str | os.PathLike[str]) -> list[ImageSlices]:
 
 
 def _slicings_of_json(path: Path, text: str) -> list[ImageSlices]:
-    """Reads slicings from JSON: an object of slices, or one object of slices per slicing. Raises BadArgument."""
+    """Reads groupings of images from JSON: {slice: image ids}, or several as {name: {slice: image ids}}.
+
+    Raises BadArgument.
+    """
     try:
         document = json.loads(text)
     except ValueError as error:
@@ -83,7 +86,7 @@ def _slicings_of_json(path: Path, text: str) -> list[ImageSlices]:
 
 
 def _image_slices(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
-    """Returns a slicing made from its lists of image ids. Raises BadArgument for anything but lists of ids."""
+    """Returns one grouping of images, given as {slice: list of image ids}. Raises BadArgument for anything else."""
     for slice_name, images in slices.items():
         if not isinstance(images, list) or not all(type(image) in (int, str) for image in images):
             raise BadArgument(f"--slices {path}: the slice {slice_name!r} of {name} must be a list of image ids.")
@@ -93,7 +96,7 @@ def _image_slices(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
 
 
 def _slicings_of_csv(path: Path, text: str, delimiter: str) -> list[ImageSlices]:
-    """Reads a slicing from each column of a CSV file besides image_id. Raises BadArgument."""
+    """Reads groupings of images from a CSV file: each column besides image_id is one. Raises BadArgument."""
     try:
         table = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, index_col=False)
     except ValueError:

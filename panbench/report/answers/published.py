@@ -13,9 +13,9 @@ from panbench.report.answers.tables import ComparisonRow
 
 
 def with_published(standing: Standing, words: Sequence[str]) -> Standing:
-    """Adds published results below the rows of a comparison, those that `words` name (see `published.choose`).
+    """Adds published results of the models or backbones named in `words` as rows below a comparison of runs.
 
-    Takes only results on the dataset and split of the runs, and none that its authors superseded.
+    See `published.choose`. Takes only results on the dataset and split of the runs, and none that were superseded.
     Raises BadArgument if the runs use several datasets, or if nothing that matches is published on theirs.
     """
     rows = (*standing.rows, *map(published_row, published_claims(standing.rows, words)))
@@ -24,9 +24,9 @@ def with_published(standing: Standing, words: Sequence[str]) -> Standing:
 
 
 def published_claims(rows: Sequence[ComparisonRow], words: Sequence[str]) -> list[PublishedResult]:
-    """Returns the published results that `words` name on the data of some rows, without superseded ones.
+    """Returns the published results of models or backbones named in `words`, on the same dataset as the rows.
 
-    Raises BadArgument if the rows use several datasets, or if nothing that matches is published on theirs.
+    Superseded ones are left out. Raises BadArgument if the rows use several datasets, or if nothing matches on theirs.
     """
     held = sorted({(row.dataset or "", row.split or "") for row in rows if row.status != "published"})
     if len(held) != 1:

@@ -39,7 +39,7 @@ def command_with_predictions(run: Run) -> str | None:
 
 
 def awaits_predictions(run: Run) -> bool:
-    """True if an interrupted run stores predictions: they can be read once it is complete."""
+    """Returns whether a run is unfinished and stores predictions, which can be read only once it is complete."""
     return run.info.status != "done" and bool(run.info.arguments.get("save_predictions"))
 
 

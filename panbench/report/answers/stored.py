@@ -155,7 +155,7 @@ def _resolved(path: str | Path) -> Path:
 
 
 def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Verification:
-    """Checks a run's parts, summary and input files against its own record.
+    """Checks whether a run's tables, summary and input files are still as its run.json recorded them.
 
     progress: called with (images whose files were hashed, images)
     """
@@ -257,7 +257,7 @@ def _check_inputs(run: Run, progress: Callable[[int, int], None] | None) -> Iter
 
 
 def check_stored_files(run: Run, progress: Callable[[int, int], None] | None = None) -> Iterator[Found]:
-    """Checks the predictions, candidates and oracle that a run stored, and yields a sentence on each.
+    """Checks the predictions, candidate masks and `fuse --oracle` results that a run stored; yields a sentence on each.
 
     progress: called with (id PNGs that were hashed, id PNGs)
     """

@@ -486,7 +486,10 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
 
 
 def rows_table(rows: Sequence[ComparisonRow]) -> "pd.DataFrame":
-    """Returns a table with a typed column per field of the rows, for CSV and Parquet; without tests against others."""
+    """Returns the rows of a comparison as a DataFrame with typed columns, for CSV and Parquet.
+
+    Tests against other runs (`versus`) are left out.
+    """
     import pandas as pd
     import pyarrow as pa
 
@@ -516,7 +519,7 @@ def _flat_scores(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, A
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
-    """Raises BadRun if the ground truth, its files or panbench's definitions differ between the runs."""
+    """Raises BadRun if the runs differ in ground truth, or in the versions of computations that panbench defines."""
     if reason := why_incomparable(runs, "ground truth"):
         raise BadRun(f"{reason}: their numbers cannot be compared.", ways=[_ALL_THE_SAME])
     if reason := why_incomparable(runs, "files"):
@@ -673,7 +676,7 @@ def sentences_above(run: Run) -> tuple[str, ...]:
 
 
 def notes_below(run: Run) -> list[str]:
-    """Returns the other notes on a run, as sentences to stand below its numbers."""
+    """Returns the notes to print below a run's table, as sentences: all but the warnings printed above it."""
     first = warnings(run)
     return [capitalised(note) for note in comparison_row(run).notes if note not in first]
 

@@ -36,7 +36,7 @@ SAMPLED = 10_000
 
 
 class Totals:
-    """Sums over some images of a run, each computed when it is first requested, and cached.
+    """Sums over images of a run that give its PQ, error causes and tests, each computed on first request.
 
     images: their ids, ascending
     """
@@ -55,12 +55,15 @@ class Totals:
         return run
 
     def read(self) -> None:
-        """Computes all sums of a run that is read in chunks, in one pass; does nothing for a run in memory."""
+        """Reads a run that is too large for memory once, and computes everything; does nothing for a smaller run."""
         if self.run.in_chunks:
             self._accumulator(SampleAccumulator)
 
     def _accumulator(self, make: Callable[[Sequence[Category], Int], Made]) -> Made:
-        """Returns the accumulator that `make` makes, with its sums; a run read in chunks computes all at once."""
+        """Returns the accumulator that `make` creates, filled with the sums over the images, and cached.
+
+        A run that is read in chunks fills all accumulators in the same pass.
+        """
         if make not in self._accumulators:
             requested = _ACCUMULATORS if self.run.in_chunks else (make,)
             made = {make: make(self.run.categories, self.images) for make in requested}
@@ -92,12 +95,15 @@ class Totals:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """Returns the kinds of error (cause, size) with the gain of fixing each: the `cells_to_fix` of the images."""
+        """Returns a table of kinds of error (cause and segment size), with the PQ that fixing each would gain.
+
+        It is the `cells_to_fix` of the images.
+        """
         return self._accumulator(_fix_accumulator).cells()
 
     @property
     def errors(self) -> int:
-        """Returns how many single errors the images have."""
+        """Returns the number of errors in the images: false positives, misses, and matches with an inexact mask."""
         return self._accumulator(_fix_accumulator).errors()
 
     @property
@@ -107,7 +113,7 @@ class Totals:
 
     @cached_property
     def slices(self) -> dict[str, pd.DataFrame]:
-        """Returns PQ by slice for each of SLICINGS, by its name."""
+        """Returns tables of PQ by segment size, by number of segments and the like: one for each key of SLICINGS."""
         return {
             name: accumulator.table()
             for name, accumulator in zip(SLICINGS, self._accumulator(_slice_accumulators).accumulators, strict=True)
@@ -125,7 +131,7 @@ class Totals:
 
     @property
     def absent(self) -> AbsentAccumulator:
-        """Returns the counts of what is never predicted; all are 0 for a large run that was not read yet."""
+        """Returns counts of categories and images without any prediction; all 0 for a large run not read yet."""
         return (
             AbsentAccumulator(self.run.categories)
             if self.run.in_chunks and not self._accumulators
@@ -134,7 +140,7 @@ class Totals:
 
     @property
     def rest(self) -> "Rest":
-        """Returns the sums that belong to no metric, such as the number of true segments by category."""
+        """Returns what the report shows besides metrics, such as the number of true segments by category."""
         return self._accumulator(Rest)
 
 
@@ -142,7 +148,10 @@ _known: weakref.WeakKeyDictionary[Run, dict[bytes, Totals]] = weakref.WeakKeyDic
 
 
 def totals_of(run: Run, images: Int | None = None) -> Totals:
-    """Returns the sums of a run over some images (ascending; None: all), shared by all callers."""
+    """Returns the sums behind PQ, error causes and tests of a run over some images; cached for all callers.
+
+    images: their ids, ascending; None: all
+    """
     requested = run.images if images is None else images
     return _known.setdefault(run, {}).setdefault(requested.tobytes(), Totals(run, requested))
 
@@ -164,9 +173,9 @@ def sample_of(images: Int) -> Int:
 
 
 class Rest:
-    """An `Accumulator` of sums that belong to no metric: segments, PQ of single images, a sample, wrong categories.
+    """Accumulates what the report shows besides metrics: true segments, PQ of single images, a sample of images.
 
-    segments: (categories,) true segments, crowds left out; rows: the tables of the images of `sample_of`
+    segments: (categories,) true segments, crowds left out
     """
 
     def __init__(self, categories: Sequence[Category], images: Int) -> None:
@@ -178,7 +187,7 @@ class Rest:
         self._mistaken: list[pd.DataFrame] = []
 
     def map_chunk(self, matched: Matched) -> tuple[Int, Float, OverlapTable, pd.DataFrame]:
-        """Returns the sums of one chunk of images, for `add`."""
+        """Returns, for a chunk of images, the true segments, PQ by image, sampled overlaps and wrong categories."""
         segments = matched.segments
         true = segments.category_id[segments.is_gt & ~segments.iscrowd]
         number = np.bincount(positions(true, self.categories), minlength=len(self.categories))
@@ -198,7 +207,7 @@ class Rest:
         )
 
     def add(self, part: tuple[Int, Float, OverlapTable, pd.DataFrame]) -> None:
-        """Adds the sums of one chunk, as `map_chunk` returns them."""
+        """Adds the results that `map_chunk` returned for one chunk of images to those of all images."""
         number, scores, rows, mistaken_ones = part
         self.segments += number
         self._scores.append(scores)
@@ -212,7 +221,7 @@ class Rest:
 
     @property
     def rows(self) -> OverlapTable:
-        """Returns the overlap tables of the sampled images."""
+        """Returns the segments, and the overlaps of true and predicted ones, in the images drawn by `sample_of`."""
         return concat(self._rows)
 
     @cached_property
@@ -223,27 +232,27 @@ class Rest:
 
 
 def _category_accumulator(categories: Sequence[Category], images: Int) -> CategorySums:
-    """Makes an accumulator that sums PQ by category at all THRESHOLDS."""
+    """Returns an empty accumulator of TP, FP, FN and IoU by category, at each IoU threshold of a match, for PQ."""
     return CategorySums(categories, THRESHOLDS)
 
 
 def _fix_accumulator(categories: Sequence[Category], images: Int) -> FixAccumulator:
-    """Makes an accumulator that sums errors by cause, and what fixing them would gain."""
+    """Returns an empty accumulator of errors by cause and segment size, and of the PQ that fixing them would gain."""
     return FixAccumulator(categories, images, of_images=False)
 
 
 def _slice_accumulators(categories: Sequence[Category], images: Int) -> SeveralAccumulators[SliceAccumulator]:
-    """Makes an accumulator of PQ by slice for each of SLICINGS."""
+    """Returns empty accumulators for PQ by segment size, number of segments and the like: one per key of SLICINGS."""
     return SeveralAccumulators([SliceAccumulator(categories, name) for name in SLICINGS])
 
 
 def _pixel_accumulator(categories: Sequence[Category], images: Int) -> PixelAccumulator:
-    """Makes an accumulator that sums pixels by true and predicted category."""
+    """Returns an empty accumulator of pixel counts by true and predicted category."""
     return PixelAccumulator(categories)
 
 
 def _absent_accumulator(categories: Sequence[Category], images: Int) -> AbsentAccumulator:
-    """Makes an accumulator that counts what is never predicted."""
+    """Returns an empty accumulator of counts of categories and images without any prediction."""
     return AbsentAccumulator(categories)
 
 

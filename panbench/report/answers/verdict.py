@@ -77,7 +77,7 @@ class Verdict:
 
     @property
     def clauses(self) -> tuple[Clause, ...]:
-        """Returns all clauses, in reading order."""
+        """Returns the statements about runs that the sentences consist of, in reading order."""
         return tuple(clause for message in self.messages for clause in message)
 
     def text(self) -> str:
@@ -236,7 +236,10 @@ def _best_against_others(facts: _Facts, order: Sequence[str]) -> list[list[Claus
 
 
 def _clauses_with_words(kind: str, words: str, tests: Sequence[tuple[str, str, Difference]]) -> list[Clause]:
-    """Returns a clause for each test (a, b, a − b); only the first has the words, which are for all of them."""
+    """Returns one statement for each test of two runs; one text speaks of all, so only the first has a text.
+
+    tests: run a, run b, and the test of a − b
+    """
     return [
         Clause(kind, "" if index else words, a, b, values=test.values, p=test.p)
         for index, (a, b, test) in enumerate(tests)
@@ -244,7 +247,7 @@ def _clauses_with_words(kind: str, words: str, tests: Sequence[tuple[str, str, D
 
 
 def _unequal_certainty(facts: _Facts, best: str, tests: Mapping[str, Difference]) -> list[list[Clause]]:
-    """Returns a sentence on why the best run beats one but cannot be told apart from another further behind."""
+    """Explains how a run can be significantly worse than the best while one with even lower PQ is not."""
     alike = [run for run, test in tests.items() if not test.significant]
     behind = [run for run, test in tests.items() if test.better]
     if not alike or not behind:
@@ -284,7 +287,7 @@ def _better_than(facts: _Facts, top: Sequence[str], behind: Sequence[str], befor
 
 
 def _against_baseline(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
-    """Returns sentences on the tests of each run against the baseline, as there are beyond a few runs."""
+    """Returns sentences on which runs are better or worse than the baseline, if not all pairs were tested."""
     best = order[0]
     first = f"{facts.names[best]} has the highest PQ ({_pc(facts.value(best))})."
     messages = [[Clause("highest", first, best, values=(facts.value(best),))]]

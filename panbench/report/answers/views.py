@@ -209,7 +209,7 @@ def causes(members: Sequence[Compared], group: str = "All") -> pd.DataFrame:
 
 
 def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
-    """Returns a table with a row per run and slice: its scores and counts.
+    """Returns a table of PQ by run and slice (part of the data, such as small segments), with SQ, RQ and counts.
 
     Columns: run, slice, PQ, SQ, RQ, n (categories), TP, FP, FN; slices that no run has are left out.
     by: a key of metrics.slices.SLICINGS.
@@ -249,7 +249,7 @@ def per_image(members: Sequence[Compared], also: Iterable[int] = ()) -> pd.DataF
 
 
 def _worst_images(members: Sequence[Compared]) -> list[int]:
-    """Returns the WORST images of all by mean PQ if `matched` is only a sample; else none."""
+    """Returns the images with the lowest mean PQ, which are shown besides a random sample; [] if all are shown."""
     images = members[0].totals.images
     if len(members[0].matched.image_ids) == len(images):
         return []

@@ -58,12 +58,15 @@ class Style:
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """Returns the colour and the marker as arguments of matplotlib's plot."""
+        """Returns this style's colour and marker as arguments of matplotlib's plot."""
         return {"color": LIGHT[self.color], "marker": MARKERS[self.marker]}
 
 
 def error_kind(verdict: str | None, cause: str | None) -> str:
-    """Returns the key of ERRORS for a segment with this verdict and cause; "" if it was not judged."""
+    """Returns how a segment is drawn: "found", "missed", "false", "confused", "bad mask", or "" if unscored.
+
+    verdict: "TP", "FP", "FN" or "ignored"; cause: the cause of its error. A result is a key of ERRORS.
+    """
     if verdict in ("FP", "FN"):
         drawn = {"wrong category": "confused", "thing/stuff confusion": "confused", "bad mask": "bad mask"}
         return drawn.get(cause or "", "missed" if verdict == "FN" else "false")
@@ -71,7 +74,7 @@ def error_kind(verdict: str | None, cause: str | None) -> str:
 
 
 def model_key(run: Run) -> str:
-    """Returns the name that determines a run's colour: the model's if it has one, and the run's."""
+    """Returns the text that decides a run's colour: its model's name (if any) followed by the run's name."""
     return f"{(run.info.model and run.info.model.name) or run.name}\0{run.name}"
 
 

@@ -74,7 +74,7 @@ def draw_crop(axes: Axes, crop: Crop, title: str = "", note: str = "", answer: A
 
 
 def errors_of(table: pd.DataFrame) -> Iterator[PricedError]:
-    """Yields the rows of a table of `priced_errors` as `PricedError`, in their order."""
+    """Yields the errors in a table of errors with the PQ lost to each, as `PricedError`, in the same order."""
     return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False, name=None))
 
 
@@ -152,7 +152,7 @@ def fitting_errors(
     size: str | None = None,
     images: Collection[int] | None = None,
 ) -> pd.DataFrame:
-    """Returns the rows of `priced_errors` of a run that meet some conditions, the costliest first.
+    """Returns a run's errors of a given cause, category, size and images, those that cost most PQ first.
 
     Only errors of a cause, category (its name) and size, and in some images. Raises BadArgument for an unknown cause,
     category or size.

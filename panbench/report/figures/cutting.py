@@ -77,7 +77,7 @@ class Crop:
 
     @property
     def kind(self) -> str:
-        """Returns the key of ERRORS that says how the prediction is drawn; "bad mask" if found but inexact."""
+        """Returns how the prediction is drawn: "missed", "false", "confused" or, if found but inexact, "bad mask"."""
         drawn = error_kind("FP", self.error.cause)
         return "bad mask" if self.error.cause == IMPERFECT_MASK.name else drawn
 
@@ -92,9 +92,9 @@ class Cutter:
         self.sources, self.pictures = tuple(sources), pictures
 
     def cut(self, errors: Sequence[tuple[int, PricedError]]) -> tuple[list[Crop | None], list[str]]:
-        """Returns a crop for each (index of its run, error), None if unreadable, and sentences on unreadable images.
+        """Cuts errors, each given as (index of run, error), out of their images; returns crops and failure messages.
 
-        Each image is read once.
+        The crop of an error in an unreadable image is None. Each image is read once.
         """
         found: list[Crop | None] = [None] * len(errors)
         faults = []
@@ -133,7 +133,7 @@ class _JudgedImage:
 
     @staticmethod
     def load(image_id: int, sources: Sequence[RunPictures | None], pictures: Pictures) -> _JudgedImage:
-        """Reads the photograph and the ground truth of an image, and each run's prediction with verdicts."""
+        """Reads an image, its ground truth, and each run's prediction with its true and false positives."""
         truths: list[Mapping[int, LayerSegment] | None] = []
         layers: list[Layer | None] = []
         for source in sources:
@@ -183,7 +183,7 @@ class _JudgedImage:
 
 
 def _words_on_objects(objects: Sequence[LayerSegment]) -> str:
-    """Describes a run's prediction for the true objects of another run's error, as "found, IoU 0.81"."""
+    """Describes in words how a run predicted some true segments: "found, IoU 0.81", "missed", "1 of 2 found"."""
     hits = [one for one in objects if one.verdict == "TP"]
     if len(objects) > 1 and len(hits) < len(objects):
         return f"{len(hits)} of {len(objects)} found"

@@ -69,7 +69,7 @@ STROKES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class LayerSegment:
-    """A segment of a layer: its verdict ("TP", "FP", "FN" or "ignored"), IoU, the matched id and the cause of error.
+    """A segment to be drawn: "TP", "FP", "FN" or "ignored", its IoU, the matched segment, and the cause of its error.
 
     verdict, iou and cause are None without anything to compare with; matched_id is 0 without a match.
     shade: index of the shade of its category's colour, shared with the segment that it matches; None: by its area
@@ -90,13 +90,13 @@ class LayerSegment:
 
     @property
     def kind(self) -> str:
-        """Returns the key of ERRORS that says how the segment is drawn; "" if it was not judged."""
+        """Returns how the segment is drawn: "found", "missed", "false", "confused", "bad mask"; "" if unscored."""
         return error_kind(self.verdict, self.cause)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """An image's segments to be drawn, of the ground truth or of a model.
+    """A segment map to be drawn, with its segments: the ground truth of an image, or what a model predicts.
 
     ids: (H, W) int32 at the image's size, 0 = void
     model: the key of the model, which determines its colour (colors.py); "" for the ground truth
@@ -112,11 +112,11 @@ class Layer:
 
     @staticmethod
     def of(title: str, ids: IdMap, segments: Sequence[Segment]) -> "Layer":
-        """Returns a layer made from an id map and its segments, without verdicts."""
+        """Returns a segment map to be drawn, made from an id map; its segments are not marked as TP, FP or FN."""
         return Layer(title, ids, tuple(LayerSegment(s.id, s.category_id, s.area, s.score, s.iscrowd) for s in segments))
 
     def with_missed(self, truth: "Layer") -> "Layer":
-        """Returns a copy that includes the segments that the model missed, from a ground truth with verdicts."""
+        """Returns a copy of this prediction that also has the true segments marked "FN", for drawing misses."""
         missed = tuple(segment for segment in truth.segments if segment.verdict == "FN")
         return replace(self, missed=missed, truth=truth.ids if missed else None)
 
@@ -134,7 +134,10 @@ VIEWS = ("panoptic", "instance", "semantic")
 
 
 def viewed(layer: Layer, view: str, categories: Sequence[Category]) -> Layer:
-    """Returns a layer in a view of VIEWS; the semantic view has neither verdicts nor misses. Raises BadArgument."""
+    """Reduces a segment map to a view: "instance" (things only), "semantic" (merged by category) or "panoptic".
+
+    The semantic view has neither verdicts nor misses. Raises BadArgument for a view that is not in VIEWS.
+    """
     if view not in VIEWS:
         raise BadArgument(f"There is no view {view!r}. Choose one of {', '.join(VIEWS)}.")
     if view == "panoptic":
@@ -166,7 +169,7 @@ def _cached_for_last_image(read: Callable[..., _Read]) -> Callable[..., _Read]:
 
     @wraps(read)
     def cached(self: "Pictures", image_id: int, *others: Any) -> _Read:
-        """Returns what the method read of the image, calling it unless its result is cached."""
+        """Returns the decorated method's result for an image, from the cache if this thread has read it last."""
         if getattr(self.last, "image_id", None) != image_id:
             self.last.image_id, self.last.found = image_id, {}
         found: dict[tuple[Any, ...], _Read] = self.last.found
@@ -220,7 +223,7 @@ class Pictures(DataFiles):
 
     @_cached_for_last_image
     def truth(self, image_id: int) -> Layer:
-        """Returns the ground truth of an image, without verdicts. Raises BadDataset."""
+        """Reads the ground truth of an image as a segment map to be drawn, unscored. Raises BadDataset."""
         self.file_name(image_id)
         if image_id not in self.panoptic.annotations:
             raise BadDataset(f"{self.panoptic.path} has no annotation of image {own_id(image_id)}.")
@@ -237,7 +240,7 @@ class Pictures(DataFiles):
 
 
 class RunPictures:
-    """The stored predictions of a run as layers, with verdicts, IoUs and causes from the run's tables."""
+    """Reads a run's stored predictions as segment maps to be drawn, with TPs, FPs, FNs and causes of error."""
 
     def __init__(self, run: Run, title: str | None = None) -> None:
         self.run = run
@@ -267,11 +270,11 @@ class RunPictures:
         return self.run.files.predictions()
 
     def judge(self, image_ids: Iterable[int]) -> None:
-        """Computes the verdicts on all segments of some images, for `judged`: much faster than one by one."""
+        """Finds TPs, FPs and FNs in several images at once, which is much faster than image by image; see `judged`."""
         self._judged = self._verdicts(image_ids)
 
     def judged(self, image_id: int) -> Sides:
-        """Returns the ground-truth and predicted segments of an image with their verdicts."""
+        """Returns the true and the predicted segments of an image, each marked as TP, FP, FN or ignored."""
         judged = self._judged
         if image_id not in judged:
             judged = self._judged = self._verdicts([image_id])
@@ -317,12 +320,12 @@ class RunPictures:
         return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
-        """Returns a layer with the judged segments of one side ("gt" or "pred") of an image."""
+        """Returns the ground truth ("gt") or prediction ("pred") of an image to be drawn, with TPs, FPs and FNs."""
         return Layer(title, ids, self.judged(image_id)[side], model_key(self.run) if side == "pred" else "")
 
 
 def _segments_by_side(records: Sequence[dict[str, Any]]) -> Sides:
-    """Returns the segments of an image by side ("gt", "pred"), from its rows of `explained_segments`."""
+    """Returns the true ("gt") and the predicted ("pred") segments of an image, from rows of `explained_segments`."""
     shades = _shades(records)
     category = {(record["side"], record["id"]): record["category_id"] for record in records}
     found: dict[str, list[LayerSegment]] = {"gt": [], "pred": []}
@@ -337,7 +340,10 @@ def _segments_by_side(records: Sequence[dict[str, Any]]) -> Sides:
 
 
 def _shades(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
-    """Returns the shade of each (side, id): ordered by area; matches have that of their truth."""
+    """Returns a shade of its category's colour for each segment: by area, and the same one for both of a match.
+
+    Keys are ("gt" or "pred", segment id); a shade is an index, 0 for the category's own colour.
+    """
     shades: dict[tuple[str, int], int] = {}
     taken: dict[int, int] = {}
     for record in sorted(records, key=lambda record: (record["side"], -record["area"])):
@@ -417,9 +423,9 @@ def disagreement(a: Layer, b: Layer) -> npt.NDArray[np.uint8]:
 def overlay_figure(
     photo: Photo, layer: Layer, categories: Sequence[Category], *, opacity: float = 0.5, **style: Any
 ) -> "Figure":
-    """Returns a figure of one layer over the photograph. style: as for `side_by_side_figure`.
+    """Returns a figure of one segment map, of the ground truth or a model, over the photograph.
 
-    If the layer was judged, a title counts its missed and false segments.
+    If the layer was judged, a title counts its missed and false segments. style: as for `side_by_side_figure`.
     """
     return side_by_side_figure(photo, [layer], categories, with_photo=False, opacity=opacity, **style)
 
@@ -437,8 +443,9 @@ def side_by_side_figure(
     scores: bool = False,
     coloring: str = "errors",
 ) -> "Figure":
-    """Returns a figure of the photograph and each layer with its title, in rows of `columns` (default: up to four).
+    """Returns a figure of the photograph and, next to it, segment maps of the ground truth and of models, with titles.
 
+    columns: panels in a row; default: up to four
     with_photo: False leaves out the photograph alone, and titles if nothing was judged
     coloring: of COLORINGS, for judged layers; width: in inches
     """
@@ -464,7 +471,7 @@ def side_by_side_figure(
 def diff_figure(
     photo: Photo, a: Layer, b: Layer, categories: Sequence[Category], *, width: float = 7.0, names: bool = True
 ) -> "Figure":
-    """Returns a figure of two layers and, between them, where they disagree, by kind, over the greyed photograph."""
+    """Returns a figure of two segment maps of an image and, between them, the pixels where they disagree, by kind."""
     from matplotlib.patches import Patch
 
     kinds = disagreement(a, b)
@@ -532,7 +539,7 @@ def label_spots(layer: Layer) -> dict[int, tuple[float, float, float]]:
 def named_spots(
     layer: Layer, categories: Sequence[Category], scores: bool
 ) -> Iterator[tuple[LayerSegment, str, float, float, float]]:
-    """Yields each segment, its category's name ("book → clock" for a wrong one), and x, y and room for the name."""
+    """Yields for each segment its label, "book → clock" for a wrong category, and where to write it: x, y, radius."""
     by_id = {category.id: category.name for category in categories}
     spots = label_spots(layer)
     for segment in layer.segments:
@@ -576,7 +583,7 @@ def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo
 
 
 def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Returns the run-length encoding of a layer at another size (width, height): values in row order, and lengths.
+    """Returns a segment map, resized to (width, height), as run-length encoding: segments in row order, and lengths.
 
     A run's value is 1 + the index of its segment in `segments`, 0 without one.
     """
@@ -669,7 +676,7 @@ def _show_layer(
     scores: bool,
     errors: bool,
 ) -> None:
-    """Draws a layer over the photograph, or only its errors, with names of categories if requested."""
+    """Draws a segment map over the photograph, or only its errors, with names of categories if requested."""
     from matplotlib.collections import LineCollection
 
     if layer.ids.shape != photo.shape[:2]:
@@ -702,7 +709,7 @@ def _show_layer(
 
 
 def _show_errors(axes: "Axes", photo: Photo, layer: Layer, opacity: float) -> None:
-    """Draws the photograph and the errors of a layer, each kind in its style of ERRORS."""
+    """Draws the photograph and a prediction's errors on it, each kind of error in its own colour and line style."""
     false = np.isin(layer.ids, [one.id for one in layer.segments if one.kind == "false"])
     filled = photo.astype(np.float32)
     filled[false] += opacity * (np.array(_rgb(ERRORS["false"])) - filled[false])

@@ -282,7 +282,7 @@ def _pq_by(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], Non
     """Returns a function that draws PQ against a column, such as params, on a logarithmic axis."""
 
     def draw(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
-        """Draws PQ against the column: a marker per run, and published claims as hollow circles."""
+        """Draws PQ against a number such as parameters: a marker per run, and published results as hollow circles."""
         from matplotlib.ticker import NullLocator
 
         measured = table[~table["claimed"].astype(bool)] if "claimed" in table else table
@@ -335,7 +335,7 @@ class _Spot:
 
 
 def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, ys: pd.Series) -> None:
-    """Writes names next to points, a point smaller than ticks, each where it covers the fewest points and names."""
+    """Writes a name next to each point of a plot, where it covers the fewest other points and names."""
     size = look.small - 1
     figure = cast("Figure", axes.figure)
     # Constrained layout moves the axes only a little afterwards, and only neighbours matter here.
@@ -497,7 +497,7 @@ def _draw_confusion(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
 
 
 def _most_confused(members: Sequence[Compared]) -> pd.DataFrame:
-    """Returns the rows of views.confusion for the MOST_CONFUSED categories with the most confusion."""
+    """Returns the confusion of pixels between categories, for the MOST_CONFUSED categories that are confused most."""
     table = views.confusion(members)
     wrong = table[(table["true"] != table["predicted"]) & (table["predicted"] != "void")]
     weight = wrong.groupby("true")["share"].sum().add(wrong.groupby("predicted")["share"].sum(), fill_value=0)
@@ -510,7 +510,7 @@ def _most_confused(members: Sequence[Compared]) -> pd.DataFrame:
 
 
 def _known(column: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
-    """Returns a function for the rows of views.overview in which PQ and a column are known."""
+    """Returns a function that makes the table of runs whose PQ and another value, such as "params", are known."""
     return lambda members: views.overview(members).dropna(subset=["PQ", column]).reset_index(drop=True)
 
 
@@ -528,7 +528,7 @@ def _height_by_rows(column: str) -> "Callable[[pd.DataFrame, Look], float]":
     """Returns a function for the height in inches of a plot with a row per value of a column."""
 
     def height(table: pd.DataFrame, look: Look) -> float:
-        """Returns the height in inches for a table's values; rows of slices are higher for more runs."""
+        """Returns a plot's height in inches: a row for each category or size, with space for all runs' markers."""
         runs, names = runs_of(table), list(dict.fromkeys(table[column].astype(str)))
         a_row = max(1.0, 0.75 * len(runs)) if column == "slice" else 1.0
         return _total_height(look, runs, max(1.0, a_row * look.rows(names)))
