@@ -7,12 +7,12 @@ from support import refusal
 from panbench.base.errors import BadArgument
 from panbench.catalog import load_catalog, origin
 from panbench.published import published_results
-from panbench.report.answers.models import Listing, list_models
+from panbench.report.answers.models import ModelListing, list_models
 
 SPECS = list(load_catalog().values())
 
 
-def shown(listing: Listing) -> str:
+def shown(listing: ModelListing) -> str:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     for text in listing.texts():
         console.print(text)

@@ -8,7 +8,7 @@ from support import panbench, ran, refusal
 
 from panbench.base.errors import BadRun
 from panbench.report.answers.options import CompareOptions, Comparing, ScoreOptions, Scoring, given_options
-from panbench.report.answers.patterns import spelled_out
+from panbench.report.answers.patterns import expanded_run_folders
 from panbench.report.answers.tables import find_runs
 
 
@@ -35,13 +35,13 @@ def test_a_pattern_names_each_run_once_and_plain_names_do_not_change(tmp_path, m
     for name in ("a@1", "a@2", "b"):
         finished(tmp_path / "results" / name, 1)
     folder = tmp_path / "results"
-    assert spelled_out([folder / "b", folder / "b"]) == [folder / "b", folder / "b"]
-    assert spelled_out([folder / "a@2", folder / "a@*", folder / "b"]) == [
+    assert expanded_run_folders([folder / "b", folder / "b"]) == [folder / "b", folder / "b"]
+    assert expanded_run_folders([folder / "a@2", folder / "a@*", folder / "b"]) == [
         folder / name for name in ("a@2", "a@1", "b")
     ]
     monkeypatch.chdir(tmp_path)
-    assert spelled_out([Path("a@*")]) == [Path("results/a@1"), Path("results/a@2")]
-    assert "No run fits the pattern 'c@*'" in refusal(BadRun, spelled_out, [Path("c@*")])
+    assert expanded_run_folders([Path("a@*")]) == [Path("results/a@1"), Path("results/a@2")]
+    assert "No run fits the pattern 'c@*'" in refusal(BadRun, expanded_run_folders, [Path("c@*")])
 
 
 def test_every_command_that_takes_runs_takes_patterns(tmp_path):

@@ -16,7 +16,7 @@ from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, Segment
 from panbench.report.answers.answer import as_csv
 from panbench.report.answers.grid import as_latex, as_markdown, count
-from panbench.report.answers.models import models_record, models_text
+from panbench.report.answers.models import model_json_entry, models_table_text
 from panbench.report.answers.tables import (
     ComparisonRow,
     comparison_grid,
@@ -364,10 +364,10 @@ def test_the_list_of_models_fits_80_columns():
     from panbench.catalog import load_catalog
 
     specs = list(load_catalog().values())
-    lines = text_of(models_text(specs)).splitlines()
+    lines = text_of(models_table_text(specs)).splitlines()
     assert {spec.name for spec in specs} <= {line.split(" ")[0] for line in lines}
     assert max(map(len, lines)) <= 80
-    json.dumps([models_record(spec) for spec in specs], allow_nan=False)
+    json.dumps([model_json_entry(spec) for spec in specs], allow_nan=False)
 
 
 def stored_run(path: Path, hits: dict[int, bool]) -> Path:

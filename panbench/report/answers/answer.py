@@ -88,11 +88,11 @@ def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Returns the rows of a table as Python's own types, floats to the last bit; None for absent values."""
     # pandas' to_json rounds to 15 decimals, so the same number would differ between places of the record.
     return [
-        {str(name): None if _is_absent(value) else value for name, value in row.items()}
+        {str(name): None if _is_null_in_json(value) else value for name, value in row.items()}
         for row in table.to_dict("records")
     ]
 
 
-def _is_absent(value: Any) -> bool:
+def _is_null_in_json(value: Any) -> bool:
     """Returns whether a value is None, NA, NaN or infinite, which JSON writes as null."""
     return value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value))

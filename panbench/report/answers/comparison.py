@@ -143,7 +143,7 @@ def compare(
     if by is not None and by not in SLICINGS:
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
     first = rows[0].run if len(rows) > MOST_PAIRS else None
-    base = first if baseline is None else _baseline_key(baseline, runs, rows)
+    base = first if baseline is None else _baseline_row_name(baseline, runs, rows)
     shared = np.zeros(0, np.int64) if mixed or not held else shared_images(list(held.values()))
 
     def compared_by(sample: Callable[[Run], Sample | ImageStatistics]) -> Comparison:
@@ -178,7 +178,9 @@ def compare(
     if own:
         details["slices"] = pd.concat(own, ignore_index=True)
     tests = comparison if intervals else None
-    return Standing(tuple(rows), (first_grid(rows, tests, digits, notes), *grids), details, digits, tests, words, notes)
+    return Standing(
+        tuple(rows), (ranked_comparison_grid(rows, tests, digits, notes), *grids), details, digits, tests, words, notes
+    )
 
 
 def _open_runs(given: Any, reporter: Reporter) -> list[Run]:
@@ -200,7 +202,7 @@ def _open_runs(given: Any, reporter: Reporter) -> list[Run]:
     return found
 
 
-def _baseline_key(name: str, runs: Sequence[Run], rows: Sequence[ComparisonRow]) -> str:
+def _baseline_row_name(name: str, runs: Sequence[Run], rows: Sequence[ComparisonRow]) -> str:
     """Returns the baseline's name in the table, found by path or name. Raises BadArgument unless one run matches."""
     index = os.path.realpath(name)
     keys = [row.run for row in rows]
@@ -259,7 +261,7 @@ def _with_tests(row: ComparisonRow, comparison: Comparison) -> ComparisonRow:
     )
 
 
-def first_grid(
+def ranked_comparison_grid(
     rows: Sequence[ComparisonRow], comparison: Comparison | None, digits: int, notes: tuple[str, ...] = ()
 ) -> Grid:
     """Returns the main table, best run first: PQ with its interval, the range of ranks, and p against the best.
@@ -282,7 +284,7 @@ def first_grid(
         p = ABSENT if test is None else corrected_p(test.p, test.at_floor)
         return interval_text(rows[position].PQ_low, rows[position].PQ_high, digits), rows[position].ranks or ABSENT, p
 
-    def moved_cells(cells: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    def moved_table_cells(cells: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
         """Returns the positions of cells after rows were sorted and three columns inserted."""
         return frozenset((order.index(row), column + 3 * (column >= at)) for row, column in cells)
 
@@ -294,8 +296,8 @@ def first_grid(
         rows=tuple(
             (*grid.rows[position][:at], *interval_cells(position), *grid.rows[position][at:]) for position in order
         ),
-        best=moved_cells(grid.best),
-        second=moved_cells(grid.second),
+        best=moved_table_cells(grid.best),
+        second=moved_table_cells(grid.second),
         marks=tuple(grid.marks[position] for position in order) if grid.marks else (),
         notes=(*grid.notes, *notes, *((note,) if note and len(tested) > 1 else ())),
     )

@@ -27,9 +27,9 @@ class DataFiles:
         self.moved = images, gt, gt_dir
         self._run = run.name
         self._turned = run.info.arguments.get("exif") != "ignore"
-        self._images = path_at(images) if images else path_of(dataset.images)
-        self._gt = path_at(gt) if gt else path_of(dataset.gt)
-        self._gt_dir = path_at(gt_dir) if gt_dir else None if gt else path_of(dataset.gt_dir)
+        self._images = path_at(images) if images else path_in_run_json(dataset.images)
+        self._gt = path_at(gt) if gt else path_in_run_json(dataset.gt)
+        self._gt_dir = path_at(gt_dir) if gt_dir else None if gt else path_in_run_json(dataset.gt_dir)
 
     @cached_property
     def panoptic(self) -> PanopticSet:
@@ -56,6 +56,6 @@ class DataFiles:
         return path_at(self._images / name)
 
 
-def path_of(value: Any) -> Path | None:
+def path_in_run_json(value: Any) -> Path | None:
     """Returns the path that a value of run.json holds; None if it holds none."""
     return recorded_path(value) if isinstance(value, (str, os.PathLike)) and str(value) else None

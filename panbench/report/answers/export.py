@@ -34,7 +34,7 @@ NOTICE = b"panbench.notice"
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """An export format. `write` puts its files into a folder and returns their paths."""
 
     description: str
@@ -77,7 +77,7 @@ def _export_tables(run: Run) -> dict[str, pd.DataFrame]:
     }
 
 
-def _to_csv(run: Run, out: Path) -> list[Path]:
+def _export_csv(run: Run, out: Path) -> list[Path]:
     """Writes a CSV file per table; text that a spreadsheet would run as a formula gets an apostrophe."""
     paths = []
     for name, table in _export_tables(run).items():
@@ -89,7 +89,7 @@ def _to_csv(run: Run, out: Path) -> list[Path]:
     return paths
 
 
-def _to_parquet(run: Run, out: Path) -> list[Path]:
+def _export_parquet(run: Run, out: Path) -> list[Path]:
     """Writes each exported table as a Parquet file; its metadata lists lost parts and missing images, if any."""
     lacks = shortcomings(run)
     notice = {NOTICE: for_file("\n".join(lacks)).encode()} if lacks else {}
@@ -109,7 +109,7 @@ def shortcomings(run: Run) -> list[str]:
     return [*run.faults, *([run.shortfall] if run.shortfall is not None else [])]
 
 
-def _to_coco_results(run: Run, out: Path) -> list[Path]:
+def _export_coco_results(run: Run, out: Path) -> list[Path]:
     """Writes the predicted things as COCO instance results, which pycocotools reads."""
     isthing = {category.id: category.isthing for category in run.categories}
     results = [
@@ -121,7 +121,7 @@ def _to_coco_results(run: Run, out: Path) -> list[Path]:
             # pycocotools ranks by score; without one all rank equally.
             "score": 1.0 if segment["score"] is None else segment["score"],
         }
-        for image_id, segments in _segments_with_masks(_require_predictions(run), run)
+        for image_id, segments in _segments_to_export(_predictions_to_export(run), run)
         for segment in segments
         if isthing[segment["category_id"]]
     ]
@@ -130,7 +130,7 @@ def _to_coco_results(run: Run, out: Path) -> list[Path]:
     return [path]
 
 
-def _to_fiftyone(run: Run, out: Path) -> list[Path]:
+def _export_fiftyone(run: Run, out: Path) -> list[Path]:
     """Writes true and predicted segments, marked TP, FP or FN, as COCO JSON, and a script that opens FiftyOne."""
     dataset = run.info.dataset
     if not dataset.gt or not files_exist(dataset.gt):
@@ -156,9 +156,9 @@ def _to_fiftyone(run: Run, out: Path) -> list[Path]:
         if image.id in held
     ]
     paths = []
-    for name, panoptic, side in (("ground_truth", truth, "gt"), ("predictions", _require_predictions(run), "pred")):
+    for name, panoptic, side in (("ground_truth", truth, "gt"), ("predictions", _predictions_to_export(run), "pred")):
         annotations: list[dict[str, Any]] = []
-        for image_id, segments in _segments_with_masks(panoptic, run):
+        for image_id, segments in _segments_to_export(panoptic, run):
             for segment in segments:
                 known = verdicts.get((side, image_id, segment["id"]), {})
                 own = {key: value for key, value in {**segment, **known}.items() if value is not None}
@@ -204,7 +204,7 @@ fo.launch_app(dataset).wait()
 '''
 
 
-def _to_card(run: Run, out: Path) -> list[Path]:
+def _export_model_card(run: Run, out: Path) -> list[Path]:
     """Writes a model card for the Hugging Face hub with the scores of the run."""
     info, row = run.info, comparison_row(run)
     summary = summarise(pq_table(run.matched, run.categories))
@@ -237,16 +237,20 @@ def _to_card(run: Run, out: Path) -> list[Path]:
     return [path]
 
 
-FORMATS: Mapping[str, Format] = {
-    "parquet": Format("segments with their verdicts, overlaps, images and categories as Parquet tables", _to_parquet),
-    "csv": Format("the same tables as CSV", _to_csv),
-    "coco-results": Format("the predicted things as COCO results for pycocotools", _to_coco_results),
-    "fiftyone": Format("truth and predictions with verdicts, as COCO JSON that FiftyOne imports", _to_fiftyone),
-    "huggingface-card": Format("a model card with the numbers as its model-index", _to_card),
+FORMATS: Mapping[str, ExportFormat] = {
+    "parquet": ExportFormat(
+        "segments with their verdicts, overlaps, images and categories as Parquet tables", _export_parquet
+    ),
+    "csv": ExportFormat("the same tables as CSV", _export_csv),
+    "coco-results": ExportFormat("the predicted things as COCO results for pycocotools", _export_coco_results),
+    "fiftyone": ExportFormat(
+        "truth and predictions with verdicts, as COCO JSON that FiftyOne imports", _export_fiftyone
+    ),
+    "huggingface-card": ExportFormat("a model card with the numbers as its model-index", _export_model_card),
 }
 
 
-def _require_predictions(run: Run) -> PanopticSet:
+def _predictions_to_export(run: Run) -> PanopticSet:
     """Returns a run's predictions in COCO's panoptic format. Raises BadRun if none were stored."""
     if (found := stored_predictions(run)) is not None:
         return found
@@ -256,7 +260,7 @@ def _require_predictions(run: Run) -> PanopticSet:
     )
 
 
-def _segments_with_masks(panoptic: PanopticSet, run: Run) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def _segments_to_export(panoptic: PanopticSet, run: Run) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yields for each image of the run its id and its segments, each with run-length mask, box and area."""
     from pycocotools import mask as rle_masks
 

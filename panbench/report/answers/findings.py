@@ -17,10 +17,10 @@ from panbench.metrics.pq import ImageAccumulator
 from panbench.metrics.slices import SLICINGS, ImageSlices
 from panbench.panoptic.image_ids import own_id, with_own_ids
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.fixes import fix_grid, fix_record
+from panbench.report.answers.fixes import fix_first_grid, fix_first_json
 from panbench.report.answers.grid import ABSENT, Grid, adding_up, percent
 from panbench.report.answers.measures import AFTER_STUDIES, MEASURES, Question, as_records, measured
-from panbench.report.answers.remaking import awaits_predictions
+from panbench.report.answers.remaking import predictions_are_pending
 from panbench.report.answers.tables import comparison_row, headline, notes_below, sentences_above
 from panbench.report.answers.totals import totals_of
 from panbench.runs import Run, predictions_paths
@@ -63,7 +63,7 @@ def metric_findings(
         notes=tuple(note for one in found for note in one.notes),
     )
     first, *others = (grid for one in found for grid in one.grids)
-    record = _run_identity(run)
+    record = _run_fields_of_answer(run)
     for one in found:
         record.update(one.record)
     if per_image:
@@ -112,11 +112,11 @@ def _cause_notes(lacking: float, unused: Sequence[str]) -> list[str]:
     ]
 
 
-def _show_command(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
+def _note_on_pictures(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
     """Returns a note with the command that displays the costliest errors; empty if no error was found."""
     if not len(worst) or not run.path:
         return ()
-    if predictions_paths(run) is None and awaits_predictions(run):
+    if predictions_paths(run) is None and predictions_are_pending(run):
         return ("Pictures need predictions, and this run is not complete. `panbench eval … --resume` completes it.",)
     if predictions_paths(run) is None:
         how = "`panbench score` of their files" if run.info.kind == "score" else "`panbench eval … --save-predictions`"
@@ -157,26 +157,26 @@ def error_findings(
     cells = cells if chosen else cells.head(0)
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
-    def cell(cause: str, group: str, column: str) -> float | None:
+    def cause_value(cause: str, group: str, column: str) -> float | None:
         """Returns a number (a column of `lost`) for a cause of error on All, Things or Stuff; None without a row."""
         return float(groups.loc[(cause, group), column]) if (cause, group) in groups.index else None
 
     # The costliest first; a cause can cost PQ without an error of its own.
     names = sorted(
-        (one.name for one in CAUSES if any(cell(one.name, "All", key) for key in ("lost", "FP", "FN", "TP"))),
-        key=lambda name: -(cell(name, "All", "lost") or 0.0),
+        (one.name for one in CAUSES if any(cause_value(one.name, "All", key) for key in ("lost", "FP", "FN", "TP"))),
+        key=lambda name: -(cause_value(name, "All", "lost") or 0.0),
     )
     total = lost[lost["group"] == "All"]
     pq = float(total["PQ"].iloc[0]) if len(total) else None
     lacking = 0.0 if pq is None else 100 - float(percent(pq))
-    parts = dict(zip(names, adding_up([cell(name, "All", "lost") for name in names], lacking, 2), strict=True))
+    parts = dict(zip(names, adding_up([cause_value(name, "All", "lost") for name in names], lacking, 2), strict=True))
     unused = [cause.name for cause in CAUSES if cause.name not in names]
     gains = tuple(
         (
             name,
-            *(percent(cell(name, group, "gain")) for group in GROUPS),
+            *(percent(cause_value(name, group, "gain")) for group in GROUPS),
             parts[name],
-            *(str(int(cell(name, "All", column) or 0)) for column in ("FP", "FN", "TP")),
+            *(str(int(cause_value(name, "All", column) or 0)) for column in ("FP", "FN", "TP")),
         )
         for name in names
     )
@@ -192,9 +192,14 @@ def error_findings(
             lead=sentences_above(run),
             notes=(*notes_below(run), *(_cause_notes(lacking, unused) if pq is not None else ())),
         ),
-        *([fix_grid(cells, run.categories)] if chosen else []),
+        *([fix_first_grid(cells, run.categories)] if chosen else []),
         Grid(("Cause", "What it means"), tuple((name, _MEANING[name]) for name in names), words=2),
-        Grid(("Cause", "Images where it costs most"), tuple(indices.items()), words=2, notes=_show_command(run, worst)),
+        Grid(
+            ("Cause", "Images where it costs most"),
+            tuple(indices.items()),
+            words=2,
+            notes=_note_on_pictures(run, worst),
+        ),
     ]
     if per_category:
         grids.append(_costliest_grid(lost))
@@ -205,13 +210,13 @@ def error_findings(
     of_slices = {name: {part: one.lost() for part, one in parts.items()} for name, parts in own.items()}
     grids.extend(_gains_by_slice(name, tables) for name, tables in of_slices.items())
     record = {
-        **_run_identity(run),
+        **_run_fields_of_answer(run),
         **{key: value for one in further for key, value in one.record.items()},
         "causes": [{"name": cause.name, "description": cause.description, "fix": cause.fix} for cause in CAUSES],
         "lost": as_records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
         "per_category": as_records(lost[lost["group"].isna()].drop(columns=["group"])),
         "worst_images": as_records(worst),
-        "fix_first": fix_record(cells, run.categories),
+        "fix_first": fix_first_json(cells, run.categories),
         "slices": {
             name: {
                 part: as_records(table[table["group"].notna()].drop(columns=["category_id", "name"]))
@@ -243,7 +248,7 @@ def _gains_by_slice(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
     return Grid(("Cause", *heads), rows, title=f"PQ gained if a cause alone were fixed, by {name}")
 
 
-def _run_identity(run: Run) -> dict[str, Any]:
+def _run_fields_of_answer(run: Run) -> dict[str, Any]:
     """Returns the keys of a record that say which run it is of: name, model, data, damage, notes."""
     row = comparison_row(run)
     return {

@@ -24,7 +24,7 @@ _NOT_ADDED = (
 )
 
 
-def fix_grid(cells: pd.DataFrame, categories: Sequence[Category]) -> Grid:
+def fix_first_grid(cells: pd.DataFrame, categories: Sequence[Category]) -> Grid:
     """Returns the table "Fix first": kinds of error (cause, size) by the points of PQ that fixing them would gain."""
     names = {category.id: category.name for category in categories}
     rows = tuple(
@@ -42,7 +42,7 @@ def fix_grid(cells: pd.DataFrame, categories: Sequence[Category]) -> Grid:
     return Grid(heads, rows, notes=(_NOT_ADDED if rows else NOTHING,), spare=("images", "most in"))
 
 
-def fix_record(cells: pd.DataFrame, categories: Sequence[Category]) -> list[dict[str, Any]]:
+def fix_first_json(cells: pd.DataFrame, categories: Sequence[Category]) -> list[dict[str, Any]]:
     """Returns the kinds of error to fix first for JSON: fractions, and the categories in which PQ rises."""
     names = {category.id: category.name for category in categories}
     rows = as_records(cells.drop(columns="categories"))

@@ -110,10 +110,10 @@ class _TextTable:
     explained: set[tuple[str, ...]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        grid, room = _drop_spare(self.grid, options.max_width), options.max_width
+        grid, room = _drop_spare_columns(self.grid, options.max_width), options.max_width
         key: tuple[str, ...] = ()
-        if grid.names and _table_width(_column_widths(grid)) > room:
-            key = _letter_key(grid.names)
+        if grid.names and _table_width(_unwrapped_column_widths(grid)) > room:
+            key = _letter_legend(grid.names)
             grid = _with_letters(grid)
         if grid.title:
             yield _Sentence(grid.title, "bold")
@@ -136,12 +136,12 @@ class _TextTable:
             is_words = index < grid.words
             gap = index < len(widths) - 1 if is_words else index > grid.words
             justify: Literal["left", "right"] = "left" if is_words else "right"
-            head = Text(_wrapped(plain(name), width))
+            head = Text(_wrapped_cell(plain(name), width))
             table.add_column(head, min_width=width + GAP // 2 * gap, justify=justify, no_wrap=True)
         for row, cells in enumerate(grid.shown):
             shown = (
                 Text(
-                    _wrapped(plain(cell), widths[column]) if column < grid.words else plain(cell),
+                    _wrapped_cell(plain(cell), widths[column]) if column < grid.words else plain(cell),
                     style="bold" if (row, column) in grid.best else "",
                 )
                 for column, cell in enumerate(cells)
@@ -156,11 +156,11 @@ def _table_width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _drop_spare(grid: Grid, room: int) -> Grid:
+def _drop_spare_columns(grid: Grid, room: int) -> Grid:
     """Drops as many of the spare columns as do not fit, and adds a note that names them."""
     left_out: list[str] = []
     for name in grid.spare:
-        if _table_width(_column_widths(grid)) <= room:
+        if _table_width(_unwrapped_column_widths(grid)) <= room:
             break
         grid = _without_column(grid, grid.columns.index(name))
         left_out.append(name)
@@ -179,7 +179,7 @@ def _select_columns(grid: Grid, indices: Sequence[int]) -> Grid:
     """Returns the table with only the columns of these indices."""
     moved = {old: new for new, old in enumerate(indices)}
 
-    def cells(marked: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    def kept_highlights(marked: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
         """Returns (row, new column) for each highlighted cell whose column is still in the table."""
         return frozenset((row, moved[column]) for row, column in marked if column in moved)
 
@@ -189,8 +189,8 @@ def _select_columns(grid: Grid, indices: Sequence[int]) -> Grid:
         marks=grid.marks if 0 in indices else (),
         rows=tuple(tuple(row[index] for index in indices) for row in grid.rows),
         words=sum(index < grid.words for index in indices),
-        best=cells(grid.best),
-        second=cells(grid.second),
+        best=kept_highlights(grid.best),
+        second=kept_highlights(grid.second),
     )
 
 
@@ -206,7 +206,7 @@ def _split_columns(grid: Grid, room: int) -> list[Grid]:
     return [_select_columns(grid, [*words, *block]) for block in blocks]
 
 
-def _column_widths(grid: Grid) -> list[int]:
+def _unwrapped_column_widths(grid: Grid) -> list[int]:
     """Returns the width of each column of a table when nothing is wrapped."""
     return [
         max(cell_len(plain(row[index])) for row in (grid.columns, *grid.shown)) for index in range(len(grid.columns))
@@ -218,14 +218,20 @@ def _fitting_widths(grid: Grid, room: int, *, cut: bool = True) -> list[int]:
 
     cut: allow breaks inside words if wrapping between them is not enough
     """
-    widths = _column_widths(grid)
+    widths = _unwrapped_column_widths(grid)
     for index in range(grid.words, len(widths)):
         if _table_width(widths) > room:
-            heading = max(map(cell_len, (piece.rstrip() for piece in _pieces(plain(grid.columns[index])))), default=0)
+            heading = max(
+                map(cell_len, (piece.rstrip() for piece in _breakable_pieces(plain(grid.columns[index])))), default=0
+            )
             widths[index] = max([heading, *(cell_len(plain(row[index])) for row in grid.rows)])
     words = range(min(grid.words, len(widths)))
     pieces = [
-        max(cell_len(piece) for row in (grid.columns, *grid.shown) for piece in _pieces(plain(row[index])) or [""])
+        max(
+            cell_len(piece)
+            for row in (grid.columns, *grid.shown)
+            for piece in _breakable_pieces(plain(row[index])) or [""]
+        )
         for index in words
     ]
     between = [max(LEAST_WORD, piece) for piece in pieces]
@@ -238,15 +244,15 @@ def _fitting_widths(grid: Grid, room: int, *, cut: bool = True) -> list[int]:
     return widths
 
 
-def _pieces(text: str) -> list[str]:
+def _breakable_pieces(text: str) -> list[str]:
     """Splits `text` where a line may end: behind spaces and behind the / _ - of paths and names."""
     return re.findall(r"[^\s/_-]*[\s/_-]+|[^\s/_-]+", text)
 
 
-def _wrapped(text: str, width: int) -> str:
+def _wrapped_cell(text: str, width: int) -> str:
     """Wraps `text` into lines of at most `width`."""
     lines = [""]
-    for piece in _pieces(text):
+    for piece in _breakable_pieces(text):
         while cell_len(lines[-1] + piece.rstrip()) > width:
             if lines[-1]:
                 lines.append("")
@@ -264,15 +270,15 @@ def _with_letters(grid: Grid) -> Grid:
     """Returns the table with letters in place of the names of models or runs."""
     letters = {name: letter(index) for index, name in reversed(list(enumerate(grid.names)))}
 
-    def short(cell: str) -> str:
+    def name_or_letter(cell: str) -> str:
         """Returns the letter that stands for a cell's text if that is the name of a model or run; else the text."""
         return letters.get(cell, cell)
 
-    rows = tuple((*map(short, cells[: grid.words]), *cells[grid.words :]) for cells in grid.rows)
-    return replace(grid, columns=tuple(map(short, grid.columns)), rows=rows, names=())
+    rows = tuple((*map(name_or_letter, cells[: grid.words]), *cells[grid.words :]) for cells in grid.rows)
+    return replace(grid, columns=tuple(map(name_or_letter, grid.columns)), rows=rows, names=())
 
 
-def _letter_key(names: Sequence[str]) -> tuple[str, ...]:
+def _letter_legend(names: Sequence[str]) -> tuple[str, ...]:
     """Returns for each letter the line "A: name" with the name that it replaces."""
     return tuple(f"{letter(index)}: {name}" for index, name in enumerate(names) if names.index(name) == index)
 
@@ -312,7 +318,7 @@ def as_latex(grid: Grid) -> str:
     for row, cells in enumerate(grid.rows):
         shown = []
         for column, cell in enumerate(cells):
-            text, how_sure = _split_number(cell) if column >= grid.words else (cell, "")
+            text, how_sure = _number_and_uncertainty(cell) if column >= grid.words else (cell, "")
             text = _latex_number(text) if column >= grid.words else _latex_text(text)
             if column == 0 and grid.marks:
                 text += _latex_marks(*grid.marks[row])
@@ -337,7 +343,7 @@ def pipe_table(head: Sequence[str], body: Sequence[Sequence[str]], words: int = 
     """
     widths = [max(3, *(len(row[index]) for row in (head, *body))) for index in range(len(head))]
 
-    def line(cells: Sequence[str]) -> str:
+    def table_line(cells: Sequence[str]) -> str:
         """Returns a line of the table, its cells padded to the widths of the columns."""
         aligned = [
             cell.ljust(width) if index < words else cell.rjust(width)
@@ -347,7 +353,7 @@ def pipe_table(head: Sequence[str], body: Sequence[Sequence[str]], words: int = 
 
     dashes = ["-" * (width - 1) for width in widths]
     rules = [ruler + dash if index < words else dash + ruler for index, dash in enumerate(dashes)]
-    return [line(head), line(rules), *map(line, body)]
+    return [table_line(head), table_line(rules), *map(table_line, body)]
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
@@ -460,7 +466,7 @@ def _latex_marks(*numbers: int) -> str:
     return f"$^{{{','.join(map(str, numbers))}}}$" if numbers else ""
 
 
-def _split_number(cell: str) -> tuple[str, str]:
+def _number_and_uncertainty(cell: str) -> tuple[str, str]:
     """Splits a cell into its number and, as LaTeX, its uncertainty: ± half a width, or [both ends]."""
     number, sign, half = cell.partition(" ± ")
     if sign:

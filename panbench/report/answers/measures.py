@@ -159,12 +159,12 @@ def _statistics_accumulator(question: Question) -> StatisticsAccumulator | None:
     return StatisticsAccumulator(question.run.categories) if question.slices else None
 
 
-def _summary(question: Question) -> Measured:
+def _report_summary(question: Question) -> Measured:
     """Reports PQ, SQ and RQ of all categories, things and stuff in the JSON."""
     return Measured(record={"summary": summarise(question.pq)})
 
 
-def _boundary(question: Question) -> Measured:
+def _report_boundary_pq(question: Question) -> Measured:
     """Reports boundary PQ in the table and the JSON; null there if the run stored no boundaries."""
     sums = question.accumulated(boundary_sums)
     if sums is None:
@@ -174,14 +174,14 @@ def _boundary(question: Question) -> Measured:
     return Measured((row,), record={"boundary": found})
 
 
-def _intervals(question: Question) -> Measured:
+def _report_intervals(question: Question) -> Measured:
     """Reports PQ, SQ and RQ with their 95 % intervals, as a table and in the JSON."""
     sure = intervals(question.accumulated(_sample_accumulator).result())
     grid = _interval_grid(question.run, sure, summarise(question.pq))
     return Measured(grids=(grid,), record={"intervals": as_records(sure)})
 
 
-def _dagger(question: Question) -> Measured:
+def _report_pq_dagger(question: Question) -> Measured:
     """Reports PQ†, for which stuff needs no IoU above 0.5 to match, in the table and the JSON."""
     table = question.accumulated(stuff_pixels).dagger(question.pq)
     members = in_groups(table["isthing"].to_numpy(bool))
@@ -190,7 +190,7 @@ def _dagger(question: Question) -> Measured:
     return Measured((row,), record={"PQ_dagger": found})
 
 
-def _weighted(question: Question) -> Measured:
+def _report_weighted_pq(question: Question) -> Measured:
     """Reports PQ weighted by the categories' pixels, and by their segments, in the table and the JSON."""
     accumulator = question.accumulated(stuff_pixels)
     found = {name: accumulator.weighted(question.pq, name) for name in ("pixels", "segments")}
@@ -198,21 +198,21 @@ def _weighted(question: Question) -> Measured:
     return Measured(rows, record={"weighted_PQ": found})
 
 
-def _semantic(question: Question) -> Measured:
+def _report_semantic(question: Question) -> Measured:
     """Reports mIoU, pixel accuracy and related scores of the predicted map in the table and the JSON."""
-    return _semantic_measured(question.semantic)
+    return _report_semantic_scores(question.semantic)
 
 
 def semantic_answer(run: Run) -> Measured:
     """Returns mIoU and related scores of a run of semantic maps, with a note that such a run has no PQ."""
     accumulator = PixelAccumulator(run.categories)
     run.accumulate(accumulator)
-    found = _semantic_measured(accumulator.scores())
+    found = _report_semantic_scores(accumulator.scores())
     grid = Grid(("Measure", *GROUPS), found.rows, notes=(NO_INSTANCES,))
     return Measured(grids=(grid,), record={**found.record, "note": NO_INSTANCES})
 
 
-def _semantic_measured(found: SemanticScores) -> Measured:
+def _report_semantic_scores(found: SemanticScores) -> Measured:
     """Reports given semantic scores (mIoU, pixel accuracy, …) as lines of the table and keys of the JSON."""
     rows = (
         ("mIoU", percent(found.mIoU), percent(found.mIoU_th), percent(found.mIoU_st)),
@@ -225,7 +225,7 @@ def _semantic_measured(found: SemanticScores) -> Measured:
     return Measured(rows, record={"semantic": {name: getattr(found, name) for name in names}})
 
 
-def _deviations(question: Question) -> Measured:
+def _report_deviations(question: Question) -> Measured:
     """Reports the scores that conventions other than PQ's would give, as a table and in the JSON."""
     found = question.accumulated(_deviation_accumulator).record()
     if not question.run.info.dataset.has_ground_truth:
@@ -239,13 +239,13 @@ def _deviations(question: Question) -> Measured:
     return Measured(grids=(grid,), record={"deviations": record})
 
 
-def _thresholds(question: Question) -> Measured:
+def _report_thresholds(question: Question) -> Measured:
     """Reports PQ, SQ and RQ by the IoU that a match needs, as a table and in the JSON."""
     curve = curve_of(question.accumulated(category_sums))
     return Measured(grids=(_curve_grid(curve),), record={"thresholds": as_records(curve)})
 
 
-def _sliced(question: Question) -> Measured:
+def _report_slices(question: Question) -> Measured:
     """Reports PQ by slice (a part of the data, such as small segments), a table for each requested way to slice."""
     accumulators = question.accumulated(_slicing_accumulators).accumulators
     tables = {name: accumulator.table() for name, accumulator in zip(question.by, accumulators, strict=True)}
@@ -255,7 +255,7 @@ def _sliced(question: Question) -> Measured:
     )
 
 
-def _own_slices(question: Question) -> Measured:
+def _report_user_slices(question: Question) -> Measured:
     """Reports PQ by the user's slices (subsets of images, such as night), a table for each grouping in their file."""
     statistics = question.accumulated(_statistics_accumulator)
     tables = {}
@@ -267,7 +267,7 @@ def _own_slices(question: Question) -> Measured:
     )
 
 
-def _per_category(question: Question) -> Measured:
+def _report_per_category(question: Question) -> Measured:
     """Reports PQ, PQ† and IoU of each category in the JSON, and as a table if one was requested."""
     dagger = question.accumulated(stuff_pixels).dagger(question.pq)
     merged = question.pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
@@ -281,21 +281,21 @@ def _per_category(question: Question) -> Measured:
 
 
 MEASURES = (
-    Measure(_summary, (category_sums,)),
-    Measure(_boundary, (boundary_sums,)),
-    Measure(_intervals, (category_sums, _sample_accumulator)),
-    Measure(_dagger, (category_sums, stuff_pixels)),
-    Measure(_weighted, (category_sums, stuff_pixels)),
-    Measure(_semantic, (pixels,)),
+    Measure(_report_summary, (category_sums,)),
+    Measure(_report_boundary_pq, (boundary_sums,)),
+    Measure(_report_intervals, (category_sums, _sample_accumulator)),
+    Measure(_report_pq_dagger, (category_sums, stuff_pixels)),
+    Measure(_report_weighted_pq, (category_sums, stuff_pixels)),
+    Measure(_report_semantic, (pixels,)),
 )
 """The core's measures listed before those of studies: PQ and the measures of the fused map, one line each."""
 
 AFTER_STUDIES = (
-    Measure(_deviations, (_deviation_accumulator,)),
-    Measure(_thresholds, (category_sums,)),
-    Measure(_sliced, (_slicing_accumulators,)),
-    Measure(_own_slices, (_statistics_accumulator,)),
-    Measure(_per_category, (category_sums, stuff_pixels, pixels)),
+    Measure(_report_deviations, (_deviation_accumulator,)),
+    Measure(_report_thresholds, (category_sums,)),
+    Measure(_report_slices, (_slicing_accumulators,)),
+    Measure(_report_user_slices, (_statistics_accumulator,)),
+    Measure(_report_per_category, (category_sums, stuff_pixels, pixels)),
 )
 """The core's measures listed after those of studies: other conventions, and PQ by threshold, slice and category."""
 

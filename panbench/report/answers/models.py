@@ -30,7 +30,7 @@ _FOUND = ("published_PQ", "multiply_adds", "weights_here", "from", "address", "r
 
 
 @dataclass(frozen=True)
-class Listing:
+class ModelListing:
     """The rows of `panbench models`: models, and systems of published.csv that no model runs."""
 
     specs: tuple[ModelSpec, ...]
@@ -46,7 +46,7 @@ class Listing:
         """Returns the terminal output: models, systems that are only published, and the numbered sources."""
         parts: list[RenderableType] = []
         if self.specs:
-            parts.append(models_text(self.specs))
+            parts.append(models_table_text(self.specs))
         if self.published_only:
             parts.append(as_text(self._published_grid()))
         notes = [f"[{number}] {source}" for number, source in enumerate(self.sources, start=1)]
@@ -75,12 +75,12 @@ class Listing:
     def records(self) -> list[dict[str, Any]]:
         """Returns the rows as `panbench models --json` lists them; runnable models first."""
         return [
-            *(models_record(spec) for spec in self.specs),
-            *(_published_record(result) for result in self.published_only),
+            *(model_json_entry(spec) for spec in self.specs),
+            *(_published_json_entry(result) for result in self.published_only),
         ]
 
 
-def list_models(specs: Sequence[ModelSpec], words: str = "", data: str | None = None) -> Listing:
+def list_models(specs: Sequence[ModelSpec], words: str = "", data: str | None = None) -> ModelListing:
     """Returns the models and published systems whose text contains all words, ignoring case.
 
     The text is name, family, backbone, licence, origin, …
@@ -95,7 +95,7 @@ def list_models(specs: Sequence[ModelSpec], words: str = "", data: str | None = 
             there = in_sentence(sorted(map(str, sets)))
             raise BadArgument(f"No model and no published result is on --data {data!r}. There are some on {there}.")
         specs = [spec for spec in specs if spec.trained_on == data]
-    chosen = tuple(spec for spec in specs if _has_all(_searched_text(spec), requested))
+    chosen = tuple(spec for spec in specs if _contains_all_words(_searched_text(spec), requested))
     runnable = {spec.system for spec in specs}
     best: dict[str, PublishedResult] = {}
     for result in published_results():
@@ -110,13 +110,13 @@ def list_models(specs: Sequence[ModelSpec], words: str = "", data: str | None = 
         known = best.get(result.title)
         if known is None or (result.split == "val2017", result.PQ) > (known.split == "val2017", known.PQ):
             best[result.title] = result
-    only = tuple(result for result in best.values() if _has_all(f"{result.title} published only", requested))
+    only = tuple(result for result in best.values() if _contains_all_words(f"{result.title} published only", requested))
     if not chosen and not only:
         raise BadArgument(f"No model fits --filter {words!r}. `panbench models` lists all {len(specs)}.")
-    return Listing(chosen, only)
+    return ModelListing(chosen, only)
 
 
-def models_text(specs: Sequence[ModelSpec]) -> RenderableType:
+def models_table_text(specs: Sequence[ModelSpec]) -> RenderableType:
     """Returns the models as tables for a terminal, one for each training set, with the columns one chooses by."""
     sources = tuple(dict.fromkeys(spec.published.source for spec in specs if spec.published))
     sets = dict.fromkeys(spec.trained_on for spec in specs)
@@ -134,7 +134,7 @@ def _training_set_table(name: str | None, specs: Sequence[ModelSpec], sources: S
             spec.name,
             str(YEARS.get(spec.family or "", ABSENT)),
             count(spec.params),
-            _short_multiply_adds(_multiply_adds_of(spec)),
+            _short_multiply_adds(_shipped_multiply_adds(spec)),
             spec.input_size or ABSENT,
             percent(spec.published.PQ, 1) if spec.published else ABSENT,
             str(1 + sources.index(spec.published.source)) if spec.published else ABSENT,
@@ -149,7 +149,7 @@ def _training_set_table(name: str | None, specs: Sequence[ModelSpec], sources: S
     return as_text(Grid(columns, rows))
 
 
-def _multiply_adds_of(spec: ModelSpec) -> int | None:
+def _shipped_multiply_adds(spec: ModelSpec) -> int | None:
     """Returns the multiply-adds of a model that panbench ships; None for any other."""
     return multiply_adds().get(spec.name) if is_shipped(spec) else None
 
@@ -168,12 +168,12 @@ def _column_notes(specs: Sequence[ModelSpec]) -> list[str]:
     on = sorted({f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published})
     published = f"PQ as published on {on[0] if len(on) == 1 else 'the val of its data'}. " if on else ""
     commercial = ["NC: the weights are not for commercial use."] if any("NC" in str(s.license) for s in specs) else []
-    counted = ", MACs: multiply-adds of a photograph of 480×640" if any(map(_multiply_adds_of, specs)) else ""
+    counted = ", MACs: multiply-adds of a photograph of 480×640" if any(map(_shipped_multiply_adds, specs)) else ""
     here = f"{published}Size: parameters{counted}. Here: the weights are on this machine."
-    return [here, *commercial, *_missing_extras(specs)]
+    return [here, *commercial, *_missing_extra_notes(specs)]
 
 
-def _missing_extras(specs: Sequence[ModelSpec]) -> list[str]:
+def _missing_extra_notes(specs: Sequence[ModelSpec]) -> list[str]:
     """Returns a note for each extra that a starred model needs and that is not installed, with the install command."""
     indices: dict[str, list[str]] = {}
     for spec in specs:
@@ -186,7 +186,7 @@ def _missing_extras(specs: Sequence[ModelSpec]) -> list[str]:
     ]
 
 
-def models_record(spec: ModelSpec) -> dict[str, Any]:
+def model_json_entry(spec: ModelSpec) -> dict[str, Any]:
     """Returns a model as `panbench models --json` lists it: paths as text, `weights_here` a path or None."""
     here, repository = weights_here(spec), repository_of(spec)
     return {
@@ -194,7 +194,7 @@ def models_record(spec: ModelSpec) -> dict[str, Any]:
         "config": None if spec.config is None else str(spec.config),
         "aliases": list(spec.aliases),
         "published_PQ": spec.published.PQ if spec.published else None,
-        "multiply_adds": _multiply_adds_of(spec),
+        "multiply_adds": _shipped_multiply_adds(spec),
         "weights_here": str(here) if here else None,
         "from": origin(spec),
         "address": address_of(spec),
@@ -204,7 +204,7 @@ def models_record(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _published_record(result: PublishedResult) -> dict[str, Any]:
+def _published_json_entry(result: PublishedResult) -> dict[str, Any]:
     """Returns the JSON entry of a system that no model here runs; it has the keys of a model, None where unknown."""
     keys = (*(field.name for field in dataclasses.fields(ModelSpec)), *_FOUND)
     return {
@@ -232,6 +232,6 @@ def _searched_text(spec: ModelSpec) -> str:
     return " ".join(word for word in words if word)
 
 
-def _has_all(text: str, words: Sequence[str]) -> bool:
+def _contains_all_words(text: str, words: Sequence[str]) -> bool:
     """Returns whether a text contains all of some words, which are in lower case."""
     return all(word in text.casefold() for word in words)

@@ -33,7 +33,7 @@ def slices_for(path: str | os.PathLike[str] | None, runs: Iterable[Run]) -> list
     """
     if path is None:
         return []
-    found = read_slices(path)
+    found = read_slices_file(path)
     known = frozenset(image for run in runs for image in run.images.tolist())
     for slices in found:
         slices.check(known)
@@ -54,7 +54,7 @@ def images_of_slice(slices: Iterable[ImageSlices], name: str) -> frozenset[int]:
     raise BadArgument(f"There is no slice {name!r}. Choose from {listed(list(known), 20)}.")
 
 
-def read_slices(path: str | os.PathLike[str]) -> list[ImageSlices]:
+def read_slices_file(path: str | os.PathLike[str]) -> list[ImageSlices]:
     """Reads groupings of images into slices, such as day and night, from JSON or CSV. Raises BadArgument."""
     path = Path(path)
     try:
@@ -81,11 +81,11 @@ def _slicings_of_json(path: Path, text: str) -> list[ImageSlices]:
     if not isinstance(document, dict) or not document:
         raise BadArgument(f'--slices {path} must be an object of slices, as {{"night": [139, 285]}}.')
     if all(isinstance(value, dict) for value in document.values()):
-        return [_image_slices(path, name, slices) for name, slices in document.items()]
-    return [_image_slices(path, path.stem, document)]
+        return [_slices_from_id_lists(path, name, slices) for name, slices in document.items()]
+    return [_slices_from_id_lists(path, path.stem, document)]
 
 
-def _image_slices(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
+def _slices_from_id_lists(path: Path, name: str, slices: dict[str, Any]) -> ImageSlices:
     """Returns one grouping of images, given as {slice: list of image ids}. Raises BadArgument for anything else."""
     for slice_name, images in slices.items():
         if not isinstance(images, list) or not all(type(image) in (int, str) for image in images):

@@ -28,7 +28,7 @@ def folders_named(argument: Path) -> list[Path]:
     raise BadRun(f"No run fits the pattern {str(argument)!r}. A pattern names run folders, as 'results/a@*'.")
 
 
-def spelled_out(arguments: Sequence[Path]) -> list[Path]:
+def expanded_run_folders(arguments: Sequence[Path]) -> list[Path]:
     """Returns the folders that arguments name, patterns expanded, each once; results/ is searched, too.
 
     Raises BadRun for a pattern that no run matches.

@@ -7,7 +7,7 @@ from typing import Any
 
 from panbench.base.errors import BadArgument
 from panbench.published import PublishedResult, choose
-from panbench.report.answers.comparison import Standing, first_grid
+from panbench.report.answers.comparison import Standing, ranked_comparison_grid
 from panbench.report.answers.grid import ABSENT, Grid, count, percent
 from panbench.report.answers.tables import ComparisonRow
 
@@ -19,7 +19,7 @@ def with_published(standing: Standing, words: Sequence[str]) -> Standing:
     Raises BadArgument if the runs use several datasets, or if nothing that matches is published on theirs.
     """
     rows = (*standing.rows, *map(published_row, published_claims(standing.rows, words)))
-    grid = first_grid(rows, standing.comparison, standing.digits, standing.notes)
+    grid = ranked_comparison_grid(rows, standing.comparison, standing.digits, standing.notes)
     return dataclasses.replace(standing, rows=rows, grids=(grid, *standing.grids[1:]))
 
 

@@ -21,9 +21,9 @@ def command_with_predictions(run: Run) -> str | None:
     made from Python and scored folders have none. For a run whose predictions are only incomplete it is the command
     that resumes it.
     """
-    if awaits_predictions(run):
+    if predictions_are_pending(run):
         return resuming_command(run)
-    recorded = _arguments_of_eval(run)
+    recorded = _recorded_eval_arguments(run)
     if recorded is None:
         return None
     words = [word for word in recorded if word not in _CHANGED]
@@ -32,13 +32,13 @@ def command_with_predictions(run: Run) -> str | None:
         if name not in ("--out", "-o"):
             continue
         if value:
-            words[index] = f"{name}={_present_out(value, run)}"
+            words[index] = f"{name}={_current_out_option(value, run)}"
         elif index + 1 < len(words):
-            words[index + 1] = _present_out(words[index + 1], run)
+            words[index + 1] = _current_out_option(words[index + 1], run)
     return shlex.join(["panbench", "eval", *words, "--save-predictions", "--overwrite"])
 
 
-def awaits_predictions(run: Run) -> bool:
+def predictions_are_pending(run: Run) -> bool:
     """Returns whether a run is unfinished and stores predictions, which can be read only once it is complete."""
     return run.info.status != "done" and bool(run.info.arguments.get("save_predictions"))
 
@@ -48,14 +48,14 @@ def resuming_command(run: Run) -> str | None:
 
     It is the recorded command, to be run in the same folder. Only `eval` resumes a run.
     """
-    recorded = _arguments_of_eval(run)
+    recorded = _recorded_eval_arguments(run)
     if recorded is None:
         return None
     words = [word for word in recorded if word not in ("--overwrite", "--resume")]
     return shlex.join(["panbench", "eval", *words, "--resume"])
 
 
-def _arguments_of_eval(run: Run) -> Sequence[str] | None:
+def _recorded_eval_arguments(run: Run) -> Sequence[str] | None:
     """Returns the arguments of `panbench eval` in the recorded command; None if it is another command.
 
     Words with control characters are rejected: a terminal would interpret them as keys when pasted.
@@ -68,7 +68,7 @@ def _arguments_of_eval(run: Run) -> Sequence[str] | None:
     return tuple(after) if next(after, None) == "eval" else None
 
 
-def _present_out(out: str, run: Run) -> str:
+def _current_out_option(out: str, run: Run) -> str:
     """Returns a value of --out that writes to where the run is now: its folder, or that of runs made together."""
     if run.path is None:
         return out

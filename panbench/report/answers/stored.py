@@ -58,7 +58,7 @@ class StoredRun:
 
 
 @dataclass(frozen=True)
-class Verification:
+class RunVerification:
     """The result of checking a run against its own record.
 
     state: verified, or damaged if something differs
@@ -126,27 +126,27 @@ def refuse_inputs(target: Path, runs: Sequence[Run]) -> None:
     """Raises BadArgument if an output file belongs to one of the runs or their inputs: these are never overwritten."""
     if not target.is_file():
         return
-    index = _resolved(target)
+    index = _resolved_path(target)
     for run in runs:
         dataset, predictions = run.info.dataset, run.info.predictions
         own = [] if run.path is None else [run.path / name for name in deletable_names()]
         read = [Path(file) for file in (dataset.gt, predictions and predictions.json) if file]
-        inside = [_resolved(folder) for folder in (dataset.gt_dir, predictions and predictions.folder) if folder]
-        mine = {_resolved(path) for path in (*own, *read)}
+        inside = [_resolved_path(folder) for folder in (dataset.gt_dir, predictions and predictions.folder) if folder]
+        mine = {_resolved_path(path) for path in (*own, *read)}
         if not mine.isdisjoint((index, *index.parents)) or (
             index.suffix == ".png" and not set(inside).isdisjoint(index.parents)
         ):
             raise BadArgument(
                 f"{target} is a file of the run {run.name}, or one that it was made from. Give another name."
             )
-        if dataset.images and _resolved(dataset.images) in index.parents:
+        if dataset.images and _resolved_path(dataset.images) in index.parents:
             with contextlib.suppress(BadDataset):
                 images = DataFiles(run).panoptic.images
-                if index in (_resolved(Path(dataset.images) / image.file_name) for image in images.values()):
+                if index in (_resolved_path(Path(dataset.images) / image.file_name) for image in images.values()):
                     raise BadArgument(f"{target} is a photograph of the data of {run.name}. Give another name.")
 
 
-def _resolved(path: str | Path) -> Path:
+def _resolved_path(path: str | Path) -> Path:
     """Returns a path with links resolved; unchanged if it is not valid, as in a run.json from another system."""
     try:
         return Path(path).resolve()
@@ -154,7 +154,7 @@ def _resolved(path: str | Path) -> Path:
         return Path(path)
 
 
-def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Verification:
+def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> RunVerification:
     """Checks whether a run's tables, summary and input files are still as its run.json recorded them.
 
     progress: called with (images whose files were hashed, images)
@@ -174,9 +174,9 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
         else:
             stored, found = run.info.summary.All.PQ, run.summary()["All"]["PQ"]
             problems.append(f"run.json says PQ {percent(stored)}, but the parts give {percent(found)}.")
-    for message, is_problem in (*_check_inputs(run, progress), *check_stored_files(run, progress)):
+    for message, is_problem in (*_check_input_files(run, progress), *check_stored_files(run, progress)):
         (problems if is_problem else checked).append(message)
-    return Verification(run.name, DAMAGED if problems else VERIFIED, tuple(checked), tuple(problems))
+    return RunVerification(run.name, DAMAGED if problems else VERIFIED, tuple(checked), tuple(problems))
 
 
 def run_places(folder: Path) -> Iterator[Path]:
@@ -220,7 +220,7 @@ def stored_run(path: Path) -> StoredRun:
         return StoredRun(str(path), problem=str(problem))
 
 
-def _check_inputs(run: Run, progress: Callable[[int, int], None] | None) -> Iterator[Found]:
+def _check_input_files(run: Run, progress: Callable[[int, int], None] | None) -> Iterator[Found]:
     """Checks the images and id PNGs that the run read, and yields sentences on changed and absent ones."""
     files, data = run.files, DataFiles(run)
     if not len(files):
@@ -284,10 +284,12 @@ def check_stored_files(run: Run, progress: Callable[[int, int], None] | None = N
         yield f"No hashes were recorded for {listed(unknown, 3)}.", False
     if removed:
         yield f"{listed(sorted(removed), 3)} was stored and no longer exists.", False
-    yield from _check_outputs(run, hashes, progress)
+    yield from _check_stored_predictions(run, hashes, progress)
 
 
-def _check_outputs(run: Run, hashes: dict[str, str], progress: Callable[[int, int], None] | None) -> Iterator[Found]:
+def _check_stored_predictions(
+    run: Run, hashes: dict[str, str], progress: Callable[[int, int], None] | None
+) -> Iterator[Found]:
     """Checks the predictions that a run stored or scored, and yields sentences on the result."""
     assert run.path is not None
     index, digests = predictions_paths(run), run.files.predictions()
@@ -308,12 +310,12 @@ def _check_outputs(run: Run, hashes: dict[str, str], progress: Callable[[int, in
             yield f"The predictions could not be checked: {problem}", False
             return
     if digests:
-        yield from _check_pngs(run, None if index is None else index[0], folder, digests, progress)
+        yield from _check_prediction_pngs(run, None if index is None else index[0], folder, digests, progress)
     elif folder.is_dir():
         yield f"No hashes were recorded for the id PNGs in {folder}.", False
 
 
-def _check_pngs(
+def _check_prediction_pngs(
     run: Run, json: Path | None, folder: Path, digests: dict[int, bytes], progress: Callable[[int, int], None] | None
 ) -> Iterator[Found]:
     """Checks the id PNGs of predictions against their recorded hashes, and yields sentences on the result."""

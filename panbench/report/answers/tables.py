@@ -35,7 +35,7 @@ from panbench.report.answers.grid import (
     signed,
     three_digits,
 )
-from panbench.report.answers.patterns import spelled_out
+from panbench.report.answers.patterns import expanded_run_folders
 from panbench.runs import (
     CategoryMapRecord,
     DatasetRecord,
@@ -161,7 +161,7 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILE
 
 def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
     """Returns the runs in these folders, and sentences on what was left out. Raises as `find_runs`."""
-    given = spelled_out([Path(path) for path in paths])
+    given = expanded_run_folders([Path(path) for path in paths])
     files = [path for path in given if path.is_file() and path.name != "run.json"]
     # What a shell's `results/*` names may be passed over; a file that was typed is refused by `load_run`.
     passed = [file for file in files if _is_beside_runs(file, given)]
@@ -299,7 +299,7 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
         model=model.name,
         dataset=info.dataset.name,
         images=scored if images is None or not narrowed else len(images),
-        **_flat_scores(summary),
+        **_row_score_fields(summary),
         params=model.params,
         images_per_second=info.images_per_second if timed else None,
         loop_seconds=info.seconds.wall if timed else None,
@@ -327,7 +327,7 @@ def failed_row(name: str, title: str, reason: str, dataset: str | None = None) -
 
 def check_comparable(runs: Sequence[Run]) -> None:
     """Raises BadRun, naming the difference, unless the runs have the same ground truth and the same images."""
-    _check_groups(runs)
+    _check_same_images(runs)
     _check_alike(runs)
     first, *others = runs
     for run in others:
@@ -378,7 +378,7 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
     marked = tuple(dict.fromkeys(note for row in rows for note in row.notes))
     notes = []
     if with_intervals and any(row.PQ_low is not None for row in rows):
-        skewed = any(map(_is_skewed, rows))
+        skewed = any(map(_has_skewed_interval, rows))
         columns = [_with_interval(column, digits, skewed) if column.name == "PQ" else column for column in columns]
         notes.append("In brackets: the 95 % interval." if skewed else "±: half the width of the 95 % interval.")
     indices = [column.best(rows) for column in columns]
@@ -436,7 +436,7 @@ class _Column:
         return first, second if len(values) > 2 else frozenset()
 
 
-def _is_skewed(row: ComparisonRow) -> bool:
+def _has_skewed_interval(row: ComparisonRow) -> bool:
     """Returns whether the ends of PQ's interval are so unequally far away that "±" would mislead."""
     if row.PQ is None or row.PQ_low is None or row.PQ_high is None:
         return False
@@ -461,17 +461,17 @@ def _with_interval(column: _Column, digits: int, both_ends: bool) -> _Column:
 def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
     """Returns the columns of a comparison: PQ, SQ and RQ, and others that hold any value."""
 
-    def score(name: str) -> _Column:
+    def score_column(name: str) -> _Column:
         """Returns the column of a score, in percent; its printed value decides which row is best."""
 
-        def key(row: ComparisonRow) -> float | None:
+        def printed_score(row: ComparisonRow) -> float | None:
             """Returns the score of a row, rounded as it is printed."""
             value = getattr(row, name)
             return None if value is None else round(value, digits + 2)
 
-        return _Column(name, lambda row: percent(getattr(row, name), digits), key)
+        return _Column(name, lambda row: percent(getattr(row, name), digits), printed_score)
 
-    columns = [score(name) for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")]
+    columns = [score_column(name) for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")]
     if any(row.params is not None for row in rows):
         columns.append(_Column("params", lambda row: count(row.params)))
     if any(row.gflops is not None for row in rows):
@@ -509,7 +509,7 @@ def row_record(row: ComparisonRow) -> dict[str, Any]:
     return {**dataclasses.asdict(row), "notes": list(row.notes), "versus": [dict(other) for other in row.versus]}
 
 
-def _flat_scores(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+def _row_score_fields(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
     """Returns scores by group as fields of a row: PQ, PQ_th, PQ_st, SQ, …; None for absent ones."""
     return {
         f"{name}{suffix}": ((summary or {}).get(group) or {}).get(name)
@@ -529,7 +529,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
         raise BadRun(f"{reason}.", ways=["make the older ones again", _ALL_THE_SAME])
 
 
-def _check_groups(runs: Sequence[Run]) -> None:
+def _check_same_images(runs: Sequence[Run]) -> None:
     """Raises BadRun if three or more runs are of different images, and says which can be compared."""
     groups = comparable_groups(runs)
     if len(runs) < 3 or len(groups) < 2:
@@ -631,7 +631,7 @@ def _run_notes(run: Run, is_complete: bool, selected: bool, common: int | None) 
     if not info.dataset.has_ground_truth:
         notes.append("no ground truth: predictions only, nothing is scored")
     if info.category_map is not None:
-        notes.append(_mapping_note(info.category_map, len(info.categories)))
+        notes.append(_category_map_note(info.category_map, len(info.categories)))
     if status == "failed":
         notes.append(f"failed: {_failure_reason(info.error)}")
     if not is_complete and status != "failed":
@@ -655,11 +655,11 @@ def warnings(run: Run) -> list[str]:
     """Returns what to know before reading a run's numbers: what is never predicted, and a void ground truth."""
     if not (len(run.images) and run.info.dataset.has_ground_truth):
         return []
-    lacking = _absence_counts(run)
-    return list(lacking.messages("" if lacking.has_predictions else _why_no_segments(run)))
+    lacking = _unpredicted_counts(run)
+    return list(lacking.messages("" if lacking.has_predictions else _no_segments_reason(run)))
 
 
-def _absence_counts(run: Run) -> AbsentAccumulator:
+def _unpredicted_counts(run: Run) -> AbsentAccumulator:
     """Returns the counts of categories and images without a prediction, and of void in the ground truth."""
     if run.in_chunks:
         from panbench.report.answers.totals import totals_of
@@ -681,7 +681,7 @@ def notes_below(run: Run) -> list[str]:
     return [capitalised(note) for note in comparison_row(run).notes if note not in first]
 
 
-def _why_no_segments(run: Run) -> str:
+def _no_segments_reason(run: Run) -> str:
     """Explains why a run without any segment has none: what its fusion rule dropped, as far as recorded."""
     rule, best = run.info.rule, float(run.files.rows["dropped"].max(initial=0.0))
     if rule is None:
@@ -695,7 +695,7 @@ def _why_no_segments(run: Run) -> str:
     return f"{scored}{', and ' if scored else ''}what scores less than the thresholds of the rule {rule} is dropped"
 
 
-def _mapping_note(mapped: CategoryMapRecord, categories: int) -> str:
+def _category_map_note(mapped: CategoryMapRecord, categories: int) -> str:
     """Says by which map the model's categories became the dataset's, and how many it cannot predict."""
     lost = len(mapped.unmapped_dataset)
     note = f"the model's categories were mapped to the dataset's by {mapped.name}"
@@ -712,13 +712,13 @@ def labels(rows: Sequence[ComparisonRow]) -> list[str]:
         if titles[title] == 1:
             names.append(title)
         elif row.rule is not None and None not in same and len(set(same)) == len(same):
-            names.append(f"{title} [{_rule_among(row.rule, [rule for rule in same if rule is not None])}]")
+            names.append(f"{title} [{_short_rule_name(row.rule, [rule for rule in same if rule is not None])}]")
         else:
             names.append(row.run)
     return names
 
 
-def _rule_among(rule: str, rules: Sequence[str]) -> str:
+def _short_rule_name(rule: str, rules: Sequence[str]) -> str:
     """Returns a short distinguishing name for a rule: its name, and thresholds that differ among rules of that name."""
     name, _, thresholds = rule.partition(":")
     namesakes = [other.partition(":")[2].split(",") for other in rules if other.partition(":")[0] == name]

@@ -94,7 +94,7 @@ class Totals:
         return self._accumulator(_fix_accumulator).explained.lost()
 
     @cached_property
-    def cells(self) -> pd.DataFrame:
+    def kinds_to_fix(self) -> pd.DataFrame:
         """Returns a table of kinds of error (cause and segment size), with the PQ that fixing each would gain.
 
         It is the `cells_to_fix` of the images.
@@ -139,9 +139,9 @@ class Totals:
         )
 
     @property
-    def rest(self) -> "Rest":
+    def report_sums(self) -> "ReportSums":
         """Returns what the report shows besides metrics, such as the number of true segments by category."""
-        return self._accumulator(Rest)
+        return self._accumulator(ReportSums)
 
 
 _known: weakref.WeakKeyDictionary[Run, dict[bytes, Totals]] = weakref.WeakKeyDictionary()
@@ -172,7 +172,7 @@ def sample_of(images: Int) -> Int:
     return images[np.sort(np.random.default_rng(0).choice(len(images), SAMPLED, replace=False))]
 
 
-class Rest:
+class ReportSums:
     """Accumulates what the report shows besides metrics: true segments, PQ of single images, a sample of images.
 
     segments: (categories,) true segments, crowds left out
@@ -220,12 +220,12 @@ class Rest:
         return np.concatenate(self._scores)
 
     @property
-    def rows(self) -> OverlapTable:
+    def sampled_overlaps(self) -> OverlapTable:
         """Returns the segments, and the overlaps of true and predicted ones, in the images drawn by `sample_of`."""
         return concat(self._rows)
 
     @cached_property
-    def mistaken(self) -> pd.DataFrame:
+    def wrong_category_counts(self) -> pd.DataFrame:
         """Returns how many segments have the right mask and the wrong category, by the pair of categories."""
         keys = ["category_id", "predicted"]
         return pd.concat(self._mistaken).groupby(keys, as_index=False)["objects"].sum()
@@ -263,5 +263,5 @@ _ACCUMULATORS: tuple[Callable[[Sequence[Category], Int], Accumulator[Any]], ...]
     _pixel_accumulator,
     _absent_accumulator,
     SampleAccumulator,
-    Rest,
+    ReportSums,
 )

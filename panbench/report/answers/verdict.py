@@ -91,25 +91,25 @@ def verdict(comparison: Comparison, names: Mapping[str, str], lost: Lost) -> Ver
     The first sentence orders the runs, the second says on which kinds of category the two best differ, the third why.
     names: display name of each run of the comparison; lost: called only for the two best runs
     """
-    facts = _Facts(comparison, names, lost)
+    facts = _VerdictFacts(comparison, names, lost)
     order = facts.order
     if not order:
         return None
     if len(order) == 1:
-        return Verdict(tuple(map(tuple, _single_run(facts, order[0]))))
+        return Verdict(tuple(map(tuple, _single_run_sentences(facts, order[0]))))
     if comparison.images < FEWEST_IMAGES:
         best = order[0]
         words = f"{names[best]} has the highest PQ ({_pc(facts.value(best))}), "
         words += f"but {comparison.images} images are too few to tell runs apart."
         return Verdict(((Clause("highest", words, best, values=(facts.value(best),)),),))
-    messages = [*_best_against_others(facts, order), *_things_and_stuff(facts, order[0], order[1])]
+    messages = [*_best_against_others(facts, order), *_things_and_stuff_sentences(facts, order[0], order[1])]
     if len(order) > 2 and any(clause.p is not None and clause.p < 1 for message in messages for clause in message):
-        messages.append([_correction(facts, order[0])])
+        messages.append([_correction_clause(facts, order[0])])
     return Verdict(tuple(tuple(message) for message in messages if message))
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _VerdictFacts:
     """What the verdict is made from: the tests, the runs' names, and the PQ that a run loses to causes."""
 
     comparison: Comparison
@@ -117,12 +117,12 @@ class _Facts:
     lost: Lost
 
     @property
-    def images(self) -> str:
+    def images_text(self) -> str:
         """Returns on how many images the runs were compared, as "5,000 images"."""
         return f"{self.comparison.images:,} images"
 
     @cached_property
-    def least_p(self) -> float:
+    def least_possible_p(self) -> float:
         """Returns the smallest corrected p of PQ possible with these images: for a run that is ahead on every image.
 
         2 of the 2^n swaps of n images differ as much, and the smallest of all p-values is multiplied by their number.
@@ -130,13 +130,13 @@ class _Facts:
         return min(1.0, float(self.comparisons()) * 2.0 ** (1 - self.comparison.images))
 
     @property
-    def none_could(self) -> str:
+    def too_few_images_clause(self) -> str:
         """Explains that no difference can be significant with so few images; "" if one can."""
-        if self.least_p < 1 - self.comparison.level:
+        if self.least_possible_p < 1 - self.comparison.level:
             return ""
         return (
-            f"with {self.images} and {self.comparisons()} comparisons no difference could be significant, not even of "
-            "a run that is ahead on every image"
+            f"with {self.images_text} and {self.comparisons()} comparisons no difference could be significant, not "
+            "even of a run that is ahead on every image"
         )
 
     @cached_property
@@ -159,7 +159,7 @@ class _Facts:
         found = self.comparison.between(a, b, group, metric)
         return None if found is None or math.isnan(found.p) else found
 
-    def p_value(self, test: Difference) -> str:
+    def p_value_text(self, test: Difference) -> str:
         """Formats the p-value of a test, and the uncorrected one if only the correction makes it large."""
         if test.significant or test.alone >= 1 - self.comparison.level:
             return _p_text(test.p)
@@ -171,7 +171,7 @@ class _Facts:
         return sum(not pd.isna(row.p) for row in own)
 
 
-def _single_run(facts: _Facts, run: str) -> list[list[Clause]]:
+def _single_run_sentences(facts: _VerdictFacts, run: str) -> list[list[Clause]]:
     """Returns sentences on a single run: its PQ, and the cause to which it loses most."""
     name, pq = facts.names[run], facts.value(run)
     own = facts.comparison.scores[run, "All", "PQ"]
@@ -191,7 +191,7 @@ def _single_run(facts: _Facts, run: str) -> list[list[Clause]]:
     return messages
 
 
-def _best_against_others(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
+def _best_against_others(facts: _VerdictFacts, order: Sequence[str]) -> list[list[Clause]]:
     """Returns sentences that compare the best run with each other run or, with a baseline, each run with it."""
     best, *others = order
     tests = {other: test for other in others if (test := facts.test(best, other))}
@@ -201,26 +201,27 @@ def _best_against_others(facts: _Facts, order: Sequence[str]) -> list[list[Claus
     alike = [other for other, test in tests.items() if not test.significant]
     behind = [other for other, test in tests.items() if test.better]
     found: list[Clause] = []
-    if len(alike) == len(others) and all(_is_equal(facts, best, other) for other in others):
-        words = f"There is no difference between {_names(facts, order)} (PQ {_pc(facts.value(best))})"
-        found = _clauses_with_words("alike", words, [(best, other, tests[other]) for other in alike])
+    if len(alike) == len(others) and all(_have_equal_scores(facts, best, other) for other in others):
+        words = f"There is no difference between {_joined_run_names(facts, order)} (PQ {_pc(facts.value(best))})"
+        found = _clauses_of_one_text("alike", words, [(best, other, tests[other]) for other in alike])
     elif alike:
         top = [best, *alike]
         values = tuple(facts.value(run) for run in top)
         between = [test for a, b in combinations(top, 2) if (test := facts.test(a, b))]
         if any(test.significant for test in between):
             # No run can be told apart from the best, yet some differ from each other.
-            words = f"{names[best]} ({_pc(values[0])}) cannot be told apart with {facts.images} from "
-            words += f"{_names(facts, alike)} ({', '.join(map(_pc, values[1:]))}; "
+            words = f"{names[best]} ({_pc(values[0])}) cannot be told apart with {facts.images_text} from "
+            words += f"{_joined_run_names(facts, alike)} ({', '.join(map(_pc, values[1:]))}; "
             words += f"{_p_text(min(tests[other].p for other in alike), 'p ≥ ')})"
-        elif facts.none_could:
-            words = f"{_names(facts, top)} ({', '.join(map(_pc, values))}) cannot be told apart: {facts.none_could}"
+        elif facts.too_few_images_clause:
+            words = f"{_joined_run_names(facts, top)} ({', '.join(map(_pc, values))}) cannot be told apart: "
+            words += facts.too_few_images_clause
         else:
             # With several runs only the smallest p-value is stated: the others are larger.
             sign = "p = " if len(alike) == 1 else "p ≥ "
-            words = f"{_names(facts, top)} cannot be told apart with {facts.images} "
+            words = f"{_joined_run_names(facts, top)} cannot be told apart with {facts.images_text} "
             words += f"({', '.join(map(_pc, values))}; {_p_text(min(test.p for test in between), sign)})"
-        found = _clauses_with_words("alike", words, [(best, other, tests[other]) for other in alike])
+        found = _clauses_of_one_text("alike", words, [(best, other, tests[other]) for other in alike])
         behind_all = [run for run in behind if all(_is_better(facts, one, run) for one in top)]
         if behind_all:
             subject = "both" if len(top) == 2 else "all of them"
@@ -232,10 +233,10 @@ def _best_against_others(facts: _Facts, order: Sequence[str]) -> list[list[Claus
         value = f" ({_pc(facts.value(best))})" if len(others) > 1 else ""
         word = f"{names[best]} is best{value}: better than " if len(others) > 1 else f"{names[best]} is better than "
         found.extend(_better_than(facts, [best], behind, word))
-    return [[*found[:-1], _with_full_stop(found[-1])], *_unequal_certainty(facts, best, tests)]
+    return [[*found[:-1], _clause_with_full_stop(found[-1])], *_unequal_certainty_sentence(facts, best, tests)]
 
 
-def _clauses_with_words(kind: str, words: str, tests: Sequence[tuple[str, str, Difference]]) -> list[Clause]:
+def _clauses_of_one_text(kind: str, words: str, tests: Sequence[tuple[str, str, Difference]]) -> list[Clause]:
     """Returns one statement for each test of two runs; one text speaks of all, so only the first has a text.
 
     tests: run a, run b, and the test of a − b
@@ -246,7 +247,7 @@ def _clauses_with_words(kind: str, words: str, tests: Sequence[tuple[str, str, D
     ]
 
 
-def _unequal_certainty(facts: _Facts, best: str, tests: Mapping[str, Difference]) -> list[list[Clause]]:
+def _unequal_certainty_sentence(facts: _VerdictFacts, best: str, tests: Mapping[str, Difference]) -> list[list[Clause]]:
     """Explains how a run can be significantly worse than the best while one with even lower PQ is not."""
     alike = [run for run, test in tests.items() if not test.significant]
     behind = [run for run, test in tests.items() if test.better]
@@ -269,7 +270,7 @@ def _gap_text(test: Difference) -> str:
     return f"{signed(test.difference, 1)} ({signed(test.low, 1)} to {signed(test.high, 1)})"
 
 
-def _better_than(facts: _Facts, top: Sequence[str], behind: Sequence[str], before: str) -> list[Clause]:
+def _better_than(facts: _VerdictFacts, top: Sequence[str], behind: Sequence[str], before: str) -> list[Clause]:
     """Returns clauses "… better than B (62.5; p < 0.001) and C (…)", one for each run in `behind`."""
     found = []
     for index, run in enumerate(behind):
@@ -282,11 +283,11 @@ def _better_than(facts: _Facts, top: Sequence[str], behind: Sequence[str], befor
         else:
             numbers = _pc(facts.value(run))
         words = f"{between}{facts.names[run]} ({numbers}; {_p_text(p, sign)})"
-        found += _clauses_with_words("better", words, [(one, run, test) for one, test in zip(top, tests, strict=True)])
+        found += _clauses_of_one_text("better", words, [(one, run, test) for one, test in zip(top, tests, strict=True)])
     return found
 
 
-def _against_baseline(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
+def _against_baseline(facts: _VerdictFacts, order: Sequence[str]) -> list[list[Clause]]:
     """Returns sentences on which runs are better or worse than the baseline, if not all pairs were tested."""
     best = order[0]
     first = f"{facts.names[best]} has the highest PQ ({_pc(facts.value(best))})."
@@ -305,21 +306,22 @@ def _against_baseline(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]
     for kind, members in kinds.items():
         if not members:
             continue
-        text = f"{'; ' if found else start}{_names(facts, [run for run, _ in members])} {words[kind][len(members) > 1]}"
+        subject = _joined_run_names(facts, [run for run, _ in members])
+        text = f"{'; ' if found else start}{subject} {words[kind][len(members) > 1]}"
         if kind == "worse":
             tests = [(base, run, test) for run, _ in members if (test := facts.test(base, run))]
-            found += _clauses_with_words("better", text, tests)
+            found += _clauses_of_one_text("better", text, tests)
         else:
-            text += f" with {facts.images}" if kind == "alike" else ""
-            found += _clauses_with_words(kind, text, [(run, base, test) for run, test in members])
-    return [*messages, [*found[:-1], _with_full_stop(found[-1])]] if found else messages
+            text += f" with {facts.images_text}" if kind == "alike" else ""
+            found += _clauses_of_one_text(kind, text, [(run, base, test) for run, test in members])
+    return [*messages, [*found[:-1], _clause_with_full_stop(found[-1])]] if found else messages
 
 
-def _things_and_stuff(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
+def _things_and_stuff_sentences(facts: _VerdictFacts, a: str, b: str) -> list[list[Clause]]:
     """Returns sentences on which run is better on things and on stuff, and why."""
     names = facts.names
     tests = {group: facts.test(a, b, group) for group in ("Things", "Stuff")}
-    if _is_equal(facts, a, b):
+    if _have_equal_scores(facts, a, b):
         return []
     known = {group: test for group, test in tests.items() if test}
     if len(known) < 2:
@@ -341,18 +343,18 @@ def _things_and_stuff(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
             parts.append(Clause("better", f"{before}{where} ({by})", winner, loser, group, values=values, p=test.p))
             last = winner
         else:
-            numbers = f"({', '.join(map(_pc, test.values))}; {facts.p_value(test)})"
+            numbers = f"({', '.join(map(_pc, test.values))}; {facts.p_value_text(test)})"
             before = f"{names[a]} and {names[b]} cannot be told apart on " if not parts else "; not told apart on "
             before = " and on " if parts and not last else before
             parts.append(Clause("alike", f"{before}{where} {numbers}", a, b, group, values=test.values, p=test.p))
-    messages = [[*parts[:-1], _with_full_stop(parts[-1])]]
+    messages = [[*parts[:-1], _clause_with_full_stop(parts[-1])]]
     for clause in parts:
         if clause.kind == "better":
-            messages.extend(_reasons(facts, clause.a, clause.b, clause.group))
+            messages.extend(_reason_sentence(facts, clause.a, clause.b, clause.group))
     return messages
 
 
-def _reasons(facts: _Facts, winner: str, loser: str, group: str) -> list[list[Clause]]:
+def _reason_sentence(facts: _VerdictFacts, winner: str, loser: str, group: str) -> list[list[Clause]]:
     """Returns a sentence on why a run is better in a group: causes to which it loses less, and finer masks."""
     own, other = facts.lost(winner, group), facts.lost(loser, group)
     less = {cause: other[cause] - own[cause] for cause in own if cause != IMPERFECT_MASK.name and cause in other}
@@ -369,15 +371,15 @@ def _reasons(facts: _Facts, winner: str, loser: str, group: str) -> list[list[Cl
     masks = facts.test(winner, loser, group, MATCHED_IOU)
     if masks is not None:
         kind = "finer" if masks.better else "coarser" if masks.worse else "no coarser"
-        numbers = f"(mean IoU of matches {' against '.join(map(_pc, masks.values))}; {facts.p_value(masks)})"
+        numbers = f"(mean IoU of matches {' against '.join(map(_pc, masks.values))}; {facts.p_value_text(masks)})"
         joined = ", but its masks are " if kind == "coarser" else ", and its masks are "
         before = joined if clauses else f"On {group.lower()} the masks of {facts.names[winner]} are "
         words = f"{before}{kind} {numbers}"
         clauses.append(Clause(kind, words, winner, loser, group, MATCHED_IOU, "", masks.values, masks.p))
-    return [[*clauses[:-1], _with_full_stop(clauses[-1])]] if clauses else []
+    return [[*clauses[:-1], _clause_with_full_stop(clauses[-1])]] if clauses else []
 
 
-def _correction(facts: _Facts, best: str) -> Clause:
+def _correction_clause(facts: _VerdictFacts, best: str) -> Clause:
     """Returns a sentence on why a pair's p-value is larger here than among fewer runs."""
     number = facts.comparisons()
     words = (
@@ -386,25 +388,25 @@ def _correction(facts: _Facts, best: str) -> Clause:
     return Clause("corrected", words, best, values=(float(number),))
 
 
-def _is_better(facts: _Facts, a: str, b: str) -> bool:
+def _is_better(facts: _VerdictFacts, a: str, b: str) -> bool:
     """Returns whether run a is significantly better than run b."""
     test = facts.test(a, b)
     return test is not None and test.better
 
 
-def _is_equal(facts: _Facts, a: str, b: str) -> bool:
+def _have_equal_scores(facts: _VerdictFacts, a: str, b: str) -> bool:
     """Returns whether two runs have equal PQ, SQ and RQ over all, things and stuff."""
     tests = [facts.test(a, b, group, metric) for group in GROUPS for metric in ("PQ", "SQ", "RQ")]
     return tests[0] is not None and all(test is None or test.difference == 0 for test in tests)
 
 
-def _names(facts: _Facts, runs: Sequence[str]) -> str:
+def _joined_run_names(facts: _VerdictFacts, runs: Sequence[str]) -> str:
     """Joins the names of runs as in a sentence; of many it names only the first."""
     names = [facts.names[run] for run in runs]
     return in_sentence(names, NAMED_RUNS if len(names) > NAMED_RUNS + 1 else len(names))
 
 
-def _with_full_stop(clause: Clause) -> Clause:
+def _clause_with_full_stop(clause: Clause) -> Clause:
     """Returns the clause with a full stop."""
     return Clause(**{**vars(clause), "text": clause.text + "."})
 

@@ -75,7 +75,7 @@ class Compared:
     def to_fix(self) -> pd.DataFrame:
         """Returns what to fix first: causes by size, with the PQ that fixing them would gain."""
         # Without predictions there is nothing to choose from: every segment is missed.
-        return self.totals.cells if self.totals.absent.has_predictions else self.totals.cells.head(0)
+        return self.totals.kinds_to_fix if self.totals.absent.has_predictions else self.totals.kinds_to_fix.head(0)
 
     @cached_property
     def sliced(self) -> dict[str, ImageStatistics]:
@@ -105,7 +105,7 @@ def members_of(runs: Sequence[Run], rows: Sequence[ComparisonRow], reporter: Rep
         run.reporter = reporter
         totals = totals_of(run, shared)
         if too_many:
-            matched = Matched.of(totals.rest.rows)
+            matched = Matched.of(totals.report_sums.sampled_overlaps)
             run.cache_matched(matched)
         else:
             matched = run.matched if len(shared) == len(run.images) else run.matched_of(shared)
@@ -130,14 +130,14 @@ def sampled(members: Sequence[Compared]) -> str:
 def best_first(runs: Sequence[Run], reporter: Reporter = SILENT) -> list[Run]:
     """Returns the runs by PQ, best first; equal ones in the order given, and those without a PQ last."""
 
-    def key(run: Run) -> tuple[bool, float]:
+    def descending_pq(run: Run) -> tuple[bool, float]:
         """Returns a key that sorts by descending PQ, with runs without a PQ last."""
         run.reporter = reporter
         totals_of(run).read()
         pq = totals_of(run).summary["All"]["PQ"] if len(run.images) else None
         return (pq is None, -(pq or 0.0))
 
-    return sorted(runs, key=key)
+    return sorted(runs, key=descending_pq)
 
 
 def overview(members: Sequence[Compared]) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
                 "low": member.row.PQ_low,
                 "high": member.row.PQ_high,
                 "params": member.row.params,
-                "gflops": gflops_of(_system_of(member.run, catalog)),
+                "gflops": gflops_of(_published_system_name(member.run, catalog)),
                 "images_per_second": member.row.images_per_second,
                 "device": member.row.device,
                 "precision": member.row.precision,
@@ -165,7 +165,7 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
     ).astype(dict.fromkeys(("PQ", "low", "high", "params", "gflops", "images_per_second"), float))
 
 
-def _system_of(run: Run, catalog: Mapping[str, ModelSpec]) -> str:
+def _published_system_name(run: Run, catalog: Mapping[str, ModelSpec]) -> str:
     """Returns model and backbone as published results name them; the run's title if the catalogue has no entry."""
     model = run.info.model
     spec = None if model is None else catalog.get(model.name or "")
@@ -183,12 +183,12 @@ def per_category(members: Sequence[Compared]) -> pd.DataFrame:
         table = member.totals.table.copy()
         counted = (table["TP"] + table["FP"] + table["FN"]) > 0
         table[["PQ", "SQ", "RQ"]] = table[["PQ", "SQ", "RQ"]].where(counted)
-        table["segments"] = member.totals.rest.segments
+        table["segments"] = member.totals.report_sums.segments
         tables.append(table.drop(columns="iou_sum"))
-    return _join_tables(members, tables)
+    return _join_run_tables(members, tables)
 
 
-def _join_tables(members: Sequence[Compared], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _join_run_tables(members: Sequence[Compared], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Joins the tables of the runs, one below the other, with the column `run` before the others."""
     table = pd.concat(tables, ignore_index=True)
     runs = [member.label for member, own in zip(members, tables, strict=True) for _ in range(len(own))]
@@ -203,7 +203,7 @@ def causes(members: Sequence[Compared], group: str = "All") -> pd.DataFrame:
     """
     columns = ["cause", "lost", "gain", "FP", "FN", "TP"]
     of_runs = (member.totals.lost for member in members)
-    table = _join_tables(members, [lost.loc[lost["group"] == group, columns] for lost in of_runs])
+    table = _join_run_tables(members, [lost.loc[lost["group"] == group, columns] for lost in of_runs])
     table["cause"] = pd.Categorical(table["cause"], [cause.name for cause in CAUSES])
     return table
 
@@ -214,7 +214,7 @@ def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
     Columns: run, slice, PQ, SQ, RQ, n (categories), TP, FP, FN; slices that no run has are left out.
     by: a key of metrics.slices.SLICINGS.
     """
-    table = _join_tables(members, [member.totals.slices[by] for member in members])
+    table = _join_run_tables(members, [member.totals.slices[by] for member in members])
     held = set(table["slice"][table["n"] > 0])
     columns = ["run", "slice", "PQ", "SQ", "RQ", "n", "TP", "FP", "FN"]
     return table.loc[table["slice"].isin(held), columns].reset_index(drop=True)
@@ -224,7 +224,7 @@ def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
     """Returns a table with a row per run and IoU threshold: run, threshold, PQ, SQ, RQ of all categories."""
     curves = [member.totals.curve for member in members]
     columns = ["threshold", "PQ", "SQ", "RQ"]
-    return _join_tables(members, [curve.loc[curve["group"] == "All", columns] for curve in curves])
+    return _join_run_tables(members, [curve.loc[curve["group"] == "All", columns] for curve in curves])
 
 
 def per_image(members: Sequence[Compared], also: Iterable[int] = ()) -> pd.DataFrame:
@@ -241,7 +241,10 @@ def per_image(members: Sequence[Compared], also: Iterable[int] = ()) -> pd.DataF
             found = member.run.matched_of(further.tolist())
             chunks.append(found)
             # Their pictures are drawn next; read together with the sample, no part is read again.
-            tables = [member.totals.rest.rows, OverlapTable(found.segments, found.overlaps, found.boundary)]
+            tables = [
+                member.totals.report_sums.sampled_overlaps,
+                OverlapTable(found.segments, found.overlaps, found.boundary),
+            ]
             member.run.cache_matched(Matched.of(concat(tables).in_order_of_images()))
         scores = pd.concat([scores_of_images(matched) for matched in chunks], ignore_index=True)
         of_members.append(scores.sort_values("image_id", kind="stable").assign(run=member.label))
@@ -253,7 +256,7 @@ def _worst_images(members: Sequence[Compared]) -> list[int]:
     images = members[0].totals.images
     if len(members[0].matched.image_ids) == len(images):
         return []
-    mean = np.mean([member.totals.rest.scores for member in members], axis=0)
+    mean = np.mean([member.totals.report_sums.scores for member in members], axis=0)
     order = np.argsort(mean, kind="stable")[:WORST]
     return images[order[~np.isnan(mean[order])]].tolist()
 
@@ -279,11 +282,11 @@ def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
     """Returns how many segments have the right mask and the wrong category: run, true, predicted, objects."""
     tables = []
     for member in members:
-        number = member.totals.rest.mistaken
+        number = member.totals.report_sums.wrong_category_counts
         names = {category.id: category.name for category in member.categories}
         true, predicted = number["category_id"].map(names), number["predicted"].map(names)
         tables.append(pd.DataFrame({"true": true, "predicted": predicted, "objects": number["objects"]}))
-    table = _join_tables(members, tables)
+    table = _join_run_tables(members, tables)
     return table.sort_values("objects", ascending=False, kind="stable", ignore_index=True)
 
 

@@ -62,7 +62,7 @@ class Style:
         return {"color": LIGHT[self.color], "marker": MARKERS[self.marker]}
 
 
-def error_kind(verdict: str | None, cause: str | None) -> str:
+def drawing_kind(verdict: str | None, cause: str | None) -> str:
     """Returns how a segment is drawn: "found", "missed", "false", "confused", "bad mask", or "" if unscored.
 
     verdict: "TP", "FP", "FN" or "ignored"; cause: the cause of its error. A result is a key of ERRORS.

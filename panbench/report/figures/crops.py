@@ -19,7 +19,7 @@ from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import ERRORS
 from panbench.report.figures.cutting import Answer, Crop, Cutter, Polygon, PricedError
-from panbench.report.figures.pictures import STROKES, Pictures, RunPictures, key_to_errors
+from panbench.report.figures.pictures import STROKES, Pictures, RunPictures, draw_error_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +123,7 @@ def errors_figure(
     height = -(-len(cut) // across) * (cell + head + foot) + above + below
     figure = Figure(figsize=(width, height))
     figure.text(0.01, 1 - 0.18 / height, heading, fontsize=8, parse_math=False)
-    key_to_errors(figure)
+    draw_error_legend(figure)
     for index, (crop, (title, note)) in enumerate(zip(cut, titles, strict=True)):
         row, column = divmod(index, across)
         for side, member in enumerate(members):

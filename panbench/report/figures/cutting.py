@@ -18,7 +18,7 @@ from panbench.metrics.errors import IMPERFECT_MASK
 from panbench.panoptic import pixels
 from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import IdMap
-from panbench.report.figures.colors import error_kind
+from panbench.report.figures.colors import drawing_kind
 from panbench.report.figures.pictures import Layer, LayerSegment, Photo, Pictures, RunPictures
 
 SIDE = 256
@@ -78,7 +78,7 @@ class Crop:
     @property
     def kind(self) -> str:
         """Returns how the prediction is drawn: "missed", "false", "confused" or, if found but inexact, "bad mask"."""
-        drawn = error_kind("FP", self.error.cause)
+        drawn = drawing_kind("FP", self.error.cause)
         return "bad mask" if self.error.cause == IMPERFECT_MASK.name else drawn
 
 
@@ -115,12 +115,12 @@ class Cutter:
 
     def cut_image(self, image_id: int, errors: Sequence[tuple[int, PricedError]]) -> list[Crop]:
         """Returns a crop for each (index of its run, error) of one image. Raises BadDataset, BadRun."""
-        picture = _JudgedImage.load(image_id, self.sources, self.pictures)
+        picture = _ImageToCrop.load(image_id, self.sources, self.pictures)
         return [picture.crop(run, error) for run, error in errors]
 
 
 @dataclass(frozen=True)
-class _JudgedImage:
+class _ImageToCrop:
     """An image with its ground truth and the predictions of all runs.
 
     truths: true segments with each run's verdicts, by id
@@ -132,7 +132,7 @@ class _JudgedImage:
     layers: tuple[Layer | None, ...]
 
     @staticmethod
-    def load(image_id: int, sources: Sequence[RunPictures | None], pictures: Pictures) -> _JudgedImage:
+    def load(image_id: int, sources: Sequence[RunPictures | None], pictures: Pictures) -> _ImageToCrop:
         """Reads an image, its ground truth, and each run's prediction with its true and false positives."""
         truths: list[Mapping[int, LayerSegment] | None] = []
         layers: list[Layer | None] = []
@@ -141,7 +141,7 @@ class _JudgedImage:
             truths.append(None if truth is None else {segment.id: segment for segment in truth})
             layers.append(None if source is None else source.prediction(image_id, pictures, missed=False))
         ids = pictures.truth(image_id).ids
-        return _JudgedImage(pictures.photo(image_id), ids, tuple(truths), tuple(layers))
+        return _ImageToCrop(pictures.photo(image_id), ids, tuple(truths), tuple(layers))
 
     def crop(self, run: int, error: PricedError) -> Crop:
         """Returns the crop of one error of a run."""
@@ -149,7 +149,7 @@ class _JudgedImage:
         assert own is not None
         region = _mask_of(self.ids, error.gt_ids) if error.gt_ids else _mask_of(own.ids, error.pred_ids)
         both = region | _mask_of(own.ids, error.pred_ids) if error.gt_ids and error.pred_ids else region
-        box = _box_around(both)
+        box = _crop_box(both)
         x, y, width, height = box
         part = np.s_[y : y + height, x : x + width]
         scale = min(1.0, SIDE / max(width, height))
@@ -178,11 +178,11 @@ class _JudgedImage:
         there = _segments_in(layer, region, part)
         objects = [truth[one] for one in error.gt_ids if one in truth]
         ids = {segment.id for segment in there} | {one.matched_id for one in objects if one.matched_id}
-        words = _words_on_objects(objects) if objects else _words_on_false_positive(there, error)
+        words = _text_on_true_segments(objects) if objects else _text_on_false_positive(there, error)
         return Answer(words, _outlines(layer.ids[part], tuple(ids), size))
 
 
-def _words_on_objects(objects: Sequence[LayerSegment]) -> str:
+def _text_on_true_segments(objects: Sequence[LayerSegment]) -> str:
     """Describes in words how a run predicted some true segments: "found, IoU 0.81", "missed", "1 of 2 found"."""
     hits = [one for one in objects if one.verdict == "TP"]
     if len(objects) > 1 and len(hits) < len(objects):
@@ -193,7 +193,7 @@ def _words_on_objects(objects: Sequence[LayerSegment]) -> str:
     return "missed" if cause in (None, "missed") else f"missed ({cause})"
 
 
-def _words_on_false_positive(there: Sequence[LayerSegment], error: PricedError) -> str:
+def _text_on_false_positive(there: Sequence[LayerSegment], error: PricedError) -> str:
     """Says whether a run has a false positive where another run has one."""
     same = any(one.verdict == "FP" and one.category_id == error.category_id for one in there)
     return "false, too" if same else "no such error"
@@ -218,7 +218,7 @@ def _segments_in(layer: Layer, region: Mask, part: tuple[slice, slice]) -> list[
     return [one for one in layer.segments if 2 * inside.get(one.id, 0) > min(one.area, total)]
 
 
-def _box_around(mask: Mask) -> Box:
+def _crop_box(mask: Mask) -> Box:
     """Returns a square around a mask, AROUND times its extent, clipped to the image: x, y, width, height."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -36,10 +36,10 @@ def overlay_picture(
     times = max(1, -(-SIDE // max(layer.ids.shape)))
     pixels = blend(photo, paint(layer, segment_colors(layer, categories)), opacity)
     pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
-    pixels[_edges(layer.ids.repeat(times, axis=0).repeat(times, axis=1))] = 255
+    pixels[_segment_edges(layer.ids.repeat(times, axis=0).repeat(times, axis=1))] = 255
     picture = Image.fromarray(pixels)
     if names:
-        _write_names(picture, layer, categories, scores, times)
+        _draw_category_names(picture, layer, categories, scores, times)
     return picture
 
 
@@ -49,7 +49,7 @@ def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
         picture.save(handle, "PNG", compress_level=3)
 
 
-def _edges(ids: IdMap) -> npt.NDArray[np.bool_]:
+def _segment_edges(ids: IdMap) -> npt.NDArray[np.bool_]:
     """Marks (H, W) the pixels whose segment differs from that of the pixel above or to the left."""
     found = np.zeros(ids.shape, bool)
     found[1:] |= ids[1:] != ids[:-1]
@@ -57,7 +57,9 @@ def _edges(ids: IdMap) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _write_names(picture: Image.Image, layer: Layer, categories: Sequence[Category], scores: bool, times: int) -> None:
+def _draw_category_names(
+    picture: Image.Image, layer: Layer, categories: Sequence[Category], scores: bool, times: int
+) -> None:
     """Writes each segment's category at its roomiest spot, white on a dark box, if there is space for it."""
     point = max(picture.width, SIDE) / FIGURE_POINTS
     canvas = ImageDraw.Draw(picture, "RGBA")

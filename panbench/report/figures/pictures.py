@@ -28,7 +28,7 @@ from panbench.panoptic.image_ids import own_id
 from panbench.panoptic.photo import decode_rgb
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
 from panbench.report.answers.data_files import DataFiles
-from panbench.report.figures.colors import ERRORS, LIGHT, MARKERS, error_kind, model_key, styles_of
+from panbench.report.figures.colors import ERRORS, LIGHT, MARKERS, drawing_kind, model_key, styles_of
 from panbench.runs import PREDICTIONS, Run, check_predictions_json, predictions_paths
 from panbench.runs.sources import png_names, split_paths
 
@@ -91,7 +91,7 @@ class LayerSegment:
     @property
     def kind(self) -> str:
         """Returns how the segment is drawn: "found", "missed", "false", "confused", "bad mask"; "" if unscored."""
-        return error_kind(self.verdict, self.cause)
+        return drawing_kind(self.verdict, self.cause)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Layer:
         """Returns a segment map to be drawn, made from an id map; its segments are not marked as TP, FP or FN."""
         return Layer(title, ids, tuple(LayerSegment(s.id, s.category_id, s.area, s.score, s.iscrowd) for s in segments))
 
-    def with_missed(self, truth: "Layer") -> "Layer":
+    def with_missed_segments(self, truth: "Layer") -> "Layer":
         """Returns a copy of this prediction that also has the true segments marked "FN", for drawing misses."""
         missed = tuple(segment for segment in truth.segments if segment.verdict == "FN")
         return replace(self, missed=missed, truth=truth.ids if missed else None)
@@ -170,9 +170,9 @@ def _cached_for_last_image(read: Callable[..., _Read]) -> Callable[..., _Read]:
     @wraps(read)
     def cached(self: "Pictures", image_id: int, *others: Any) -> _Read:
         """Returns the decorated method's result for an image, from the cache if this thread has read it last."""
-        if getattr(self.last, "image_id", None) != image_id:
-            self.last.image_id, self.last.found = image_id, {}
-        found: dict[tuple[Any, ...], _Read] = self.last.found
+        if getattr(self._thread_cache, "image_id", None) != image_id:
+            self._thread_cache.image_id, self._thread_cache.found = image_id, {}
+        found: dict[tuple[Any, ...], _Read] = self._thread_cache.found
         key = read.__name__, *others
         if key not in found:
             found[key] = read(self, image_id, *others)
@@ -185,7 +185,7 @@ class Pictures(DataFiles):
     """The photographs and the ground truth that a run was scored on; each thread caches those of its last image."""
 
     @cached_property
-    def last(self) -> threading.local:
+    def _thread_cache(self) -> threading.local:
         """Returns the thread's cache: the id of its last image, and what was read of it."""
         return threading.local()
 
@@ -232,7 +232,7 @@ class Pictures(DataFiles):
         return Layer.of("Ground truth", ids, self.panoptic.annotations[image_id].segments)
 
     @_cached_for_last_image
-    def predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
+    def prediction_ids(self, image_id: int, path: Path, digest: bytes) -> IdMap:
         """Reads the id map of a prediction from its PNG. Raises BadRun if the SHA-256 (b"": unknown) differs."""
         info = self.panoptic.images.get(image_id)
         assert info is not None
@@ -256,7 +256,7 @@ class RunPictures:
         return next((one for one in (inside, index and split_paths(index[1])[0]) if one and one.is_dir()), None)
 
     @cached_property
-    def _names(self) -> dict[int, str]:
+    def _png_names_by_image(self) -> dict[int, str]:
         """Returns the names of id PNGs in the run's predictions JSON, by image id; {} if there is no JSON."""
         index = predictions_paths(self.run)
         if index is None:
@@ -265,7 +265,7 @@ class RunPictures:
         return png_names(index[0])
 
     @cached_property
-    def _digests(self) -> dict[int, bytes]:
+    def _png_digests(self) -> dict[int, bytes]:
         """Returns the recorded SHA-256 of the id PNGs of predictions, by image id."""
         return self.run.files.predictions()
 
@@ -296,7 +296,7 @@ class RunPictures:
 
     def truth(self, image_id: int, pictures: Pictures) -> Layer:
         """Returns the ground truth of an image, each segment with its verdict in this run."""
-        return self._layer(image_id, "gt", "Ground truth", pictures.truth(image_id).ids)
+        return self._judged_layer(image_id, "gt", "Ground truth", pictures.truth(image_id).ids)
 
     def png_path(self, image_id: int, pictures: Pictures) -> Path:
         """Returns the id PNG of the run's prediction for an image. Raises BadRun if none was stored."""
@@ -306,7 +306,7 @@ class RunPictures:
                 "`panbench eval … --save-predictions --overwrite`."
             )
         default = Path(pictures.file_name(image_id)).with_suffix(".png").as_posix()
-        name = self._names.get(image_id, default)
+        name = self._png_names_by_image.get(image_id, default)
         return self.folder / name
 
     def prediction(self, image_id: int, pictures: Pictures, *, missed: bool = True) -> Layer:
@@ -315,31 +315,31 @@ class RunPictures:
         Raises BadRun if its PNG was not stored or is not found, BadDataset if the ground truth cannot be read.
         """
         path = self.png_path(image_id, pictures)
-        ids = pictures.predicted(image_id, path, self._digests.get(image_id, b""))
-        layer = self._layer(image_id, "pred", self.title, ids)
-        return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
+        ids = pictures.prediction_ids(image_id, path, self._png_digests.get(image_id, b""))
+        layer = self._judged_layer(image_id, "pred", self.title, ids)
+        return layer.with_missed_segments(self.truth(image_id, pictures)) if missed else layer
 
-    def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
+    def _judged_layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
         """Returns the ground truth ("gt") or prediction ("pred") of an image to be drawn, with TPs, FPs and FNs."""
         return Layer(title, ids, self.judged(image_id)[side], model_key(self.run) if side == "pred" else "")
 
 
 def _segments_by_side(records: Sequence[dict[str, Any]]) -> Sides:
     """Returns the true ("gt") and the predicted ("pred") segments of an image, from rows of `explained_segments`."""
-    shades = _shades(records)
+    shades = _segment_shades(records)
     category = {(record["side"], record["id"]): record["category_id"] for record in records}
     found: dict[str, list[LayerSegment]] = {"gt": [], "pred": []}
     for record in records:
         side, other = record.pop("side"), record.pop("partner_id")
         taken = None
-        if error_kind(record["verdict"], record["cause"]) == "confused":
+        if drawing_kind(record["verdict"], record["cause"]) == "confused":
             true, predicted = (record["id"], other) if side == "gt" else (other, record["id"])
             taken = category["gt", true], category["pred", predicted]
         found[side].append(LayerSegment(**record, shade=shades[side, record["id"]], taken=taken))
     return {side: tuple(segments) for side, segments in found.items()}
 
 
-def _shades(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
+def _segment_shades(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
     """Returns a shade of its category's colour for each segment: by area, and the same one for both of a match.
 
     Keys are ("gt" or "pred", segment id); a shade is an index, 0 for the category's own colour.
@@ -382,7 +382,7 @@ def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rg
         nth = seen.get(segment.category_id, 0)
         seen[segment.category_id] = nth + 1
         by_area = nth if category is None or category.isthing else 0
-        colors[segment.id] = _varied(base, by_area if segment.shade is None else segment.shade)
+        colors[segment.id] = _varied_color(base, by_area if segment.shade is None else segment.shade)
     return colors
 
 
@@ -401,8 +401,8 @@ def disagreement(a: Layer, b: Layer) -> npt.NDArray[np.uint8]:
     """
     if a.ids.shape != b.ids.shape:
         raise BadArgument(f"{a.title} is {a.ids.shape} and {b.title} {b.ids.shape}: maps of one image have one size.")
-    partner = _partners(a, b)
-    number_a, number_b = _index_map(a), _index_map(b)
+    partner = _matching_segments(a, b)
+    number_a, number_b = _segment_index_map(a), _segment_index_map(b)
     category_a = np.array([VOID, *(segment.category_id for segment in a.segments)])
     category_b = np.array([VOID, *(segment.category_id for segment in b.segments)])
     index_a = {segment.id: position + 1 for position, segment in enumerate(a.segments)}
@@ -460,11 +460,11 @@ def side_by_side_figure(
         panels[0].set_title("Image", fontsize=8, pad=3)
     shown = panels[with_photo:]
     for axes, layer, errors in zip(shown, layers, by_errors, strict=True):
-        _show_layer(axes, photo, layer, categories, opacity, names, scores, errors)
+        _draw_layer(axes, photo, layer, categories, opacity, names, scores, errors)
     if titled:
         _title_layers(shown, layers)
     if any(by_errors):
-        key_to_errors(figure)
+        draw_error_legend(figure)
     return figure
 
 
@@ -477,7 +477,7 @@ def diff_figure(
     kinds = disagreement(a, b)
     figure, panels = _panels(photo, 3, 3, width, titled=True, below=0.5)
     for axes, layer in ((panels[0], a), (panels[2], b)):
-        _show_layer(axes, photo, layer, categories, 0.6, names, False, False)
+        _draw_layer(axes, photo, layer, categories, 0.6, names, False, False)
     _title_layers((panels[0], panels[2]), (a, b))
     grey = np.repeat((photo.mean(axis=2, keepdims=True) * 0.5 + 127).astype(np.uint8), 3, axis=2)
     painted = grey.copy()
@@ -571,7 +571,7 @@ def paint(layer: Layer, colors: Mapping[int, Rgb]) -> npt.NDArray[np.uint8]:
     table = np.zeros((len(layer.segments) + 1, 4), np.uint8)
     for position, segment in enumerate(layer.segments):
         table[position + 1] = (*colors[segment.id], 255)
-    return table[_index_map(layer)]
+    return table[_segment_index_map(layer)]
 
 
 def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo:
@@ -592,10 +592,10 @@ def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64],
         ids = pixels.nearest(ids, size)
     flat = ids.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    return _index_map(layer, flat[starts]), np.diff(np.append(starts, len(flat)))
+    return _segment_index_map(layer, flat[starts]), np.diff(np.append(starts, len(flat)))
 
 
-def _index_map(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
+def _segment_index_map(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
     """Returns 1 + the index of the segment of each id (default: of each pixel), 0 without a segment."""
     requested = layer.ids if given is None else given
     ids = np.array([segment.id for segment in layer.segments], np.int64)
@@ -606,10 +606,12 @@ def _index_map(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64
     return np.where(ids[order][index] == requested, order[index] + 1, 0)
 
 
-def _partners(a: Layer, b: Layer) -> dict[int, int]:
+def _matching_segments(a: Layer, b: Layer) -> dict[int, int]:
     """Maps each segment of `a` to the one of `b` with the same category and IoU > 0.5; there is at most one."""
     width = len(b.segments) + 1
-    counts = np.bincount((_index_map(a) * width + _index_map(b)).ravel(), minlength=(len(a.segments) + 1) * width)
+    counts = np.bincount(
+        (_segment_index_map(a) * width + _segment_index_map(b)).ravel(), minlength=(len(a.segments) + 1) * width
+    )
     shared = counts.reshape(-1, width)
     area_a, area_b = shared.sum(axis=1), shared.sum(axis=0)
     union = area_a[:, None] + area_b[None, :] - shared
@@ -666,7 +668,7 @@ def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
         )  # fmt: skip
 
 
-def _show_layer(
+def _draw_layer(
     axes: "Axes",
     photo: Photo,
     layer: Layer,
@@ -682,7 +684,7 @@ def _show_layer(
     if layer.ids.shape != photo.shape[:2]:
         raise BadArgument(f"{layer.title} is {layer.ids.shape} but the image is {photo.shape[:2]} (height, width).")
     if errors:
-        _show_errors(axes, photo, layer, opacity)
+        _draw_errors(axes, photo, layer, opacity)
     else:
         axes.imshow(blend(photo, paint(layer, segment_colors(layer, categories)), opacity))
         axes.add_collection(LineCollection(outlines(layer.ids), colors="white", linewidths=0.7, capstyle="projecting"))
@@ -708,7 +710,7 @@ def _show_layer(
         )
 
 
-def _show_errors(axes: "Axes", photo: Photo, layer: Layer, opacity: float) -> None:
+def _draw_errors(axes: "Axes", photo: Photo, layer: Layer, opacity: float) -> None:
     """Draws the photograph and a prediction's errors on it, each kind of error in its own colour and line style."""
     false = np.isin(layer.ids, [one.id for one in layer.segments if one.kind == "false"])
     filled = photo.astype(np.float32)
@@ -735,7 +737,7 @@ def _stroke(axes: "Axes", mask: npt.NDArray[np.bool_], kind: str, broken: bool =
     )
 
 
-def key_to_errors(figure: "Figure") -> None:
+def draw_error_legend(figure: "Figure") -> None:
     """Draws a legend of the kinds of errors at the bottom of a figure, with their own outlines."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
@@ -762,7 +764,7 @@ def key_to_errors(figure: "Figure") -> None:
     )
 
 
-def _varied(base: Rgb, nth: int) -> Rgb:
+def _varied_color(base: Rgb, nth: int) -> Rgb:
     """Returns a colour for each index: `base` for 0, then alternately lighter and darker ones."""
     if nth == 0:
         return base

@@ -127,7 +127,7 @@ def draw_plot(
         raise BadArgument(f"Text of {font_size:g} points cannot be read or does not fit. Give --font-size 4 to 72.")
     table = plot.table(members)
     if published:
-        table = _with_claims(kind, table, published)
+        table = _with_published_claims(kind, table, published)
     if table.empty and kind in CLAIMED and kind not in PLOTS:
         raise BadArgument(
             f"Nothing is known for the plot {kind}: {plot.description}. It shows published results (--published NAME) "
@@ -171,7 +171,7 @@ def check_kind(kind: str, with_claims: bool = False) -> None:
         )
 
 
-def _with_claims(kind: str, table: pd.DataFrame, published: Sequence[PublishedResult]) -> pd.DataFrame:
+def _with_published_claims(kind: str, table: pd.DataFrame, published: Sequence[PublishedResult]) -> pd.DataFrame:
     """Adds rows of published claims that have the plot's values to a table of runs; `claimed` marks them."""
     rows = [
         {"run": f"{result.title} (claimed)", "PQ": result.PQ, kind: getattr(result, kind), "source": result.source}
@@ -306,7 +306,7 @@ def _pq_by(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], Non
                 claims[column], 100 * claims["PQ"], linestyle="", marker="o", markerfacecolor="none",
                 color=_CLAIM, label="claimed, not measured here",
             )  # fmt: skip
-            _name_points(axes, look, list(claims["run"]), claims[column], 100 * claims["PQ"])
+            _label_points(axes, look, list(claims["run"]), claims[column], 100 * claims["PQ"])
         add_legend(axes, look, [*measured["run"], *(["claimed, not measured here"] if len(claims) else [])])
 
     return draw
@@ -327,14 +327,14 @@ class _Spot:
     across: str
     up: str
 
-    def box(self, x: float, y: float, wide: float, high: float) -> Box:
+    def label_box(self, x: float, y: float, wide: float, high: float) -> Box:
         """Returns left, low, right, top of a text of this size next to the point (x, y)."""
         left = x + self.dx - {"left": 0.0, "right": wide, "center": wide / 2}[self.across]
         low = y + self.dy - {"bottom": 0.0, "top": high, "center": high / 2}[self.up]
         return left, low, left + wide, low + high
 
 
-def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, ys: pd.Series) -> None:
+def _label_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, ys: pd.Series) -> None:
     """Writes a name next to each point of a plot, where it covers the fewest other points and names."""
     size = look.small - 1
     figure = cast("Figure", axes.figure)
@@ -351,8 +351,8 @@ def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, 
     for name, (x, y), at in zip(names, points, zip(xs, ys, strict=True), strict=True):
         text = _escape_tex(name.removesuffix(" (claimed)"))
         wide = 0.56 * size * len(text)
-        boxes = {spot: spot.box(x, y, wide, high) for spot in spots}
-        best = min(spots, key=lambda spot: _overlap(boxes[spot], taken, edges))
+        boxes = {spot: spot.label_box(x, y, wide, high) for spot in spots}
+        best = min(spots, key=lambda spot: _label_overlap(boxes[spot], taken, edges))
         taken.append(boxes[best])
         axes.annotate(
             text, at, (best.dx, best.dy), textcoords="offset points", ha=best.across, va=best.up, fontsize=size,
@@ -360,7 +360,7 @@ def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, 
         )  # fmt: skip
 
 
-def _overlap(box: Box, taken: Sequence[Box], edges: Box) -> float:
+def _label_overlap(box: Box, taken: Sequence[Box], edges: Box) -> float:
     """Returns how much a box overlaps other boxes, in square points; lying outside the edges is far worse."""
     left, low, right, top = box
     outside = max(0.0, edges[0] - left, right - edges[2], edges[1] - low, top - edges[3])
@@ -471,7 +471,7 @@ def _draw_images(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.grid()
 
 
-def _pq_of_both(members: Sequence[Compared]) -> pd.DataFrame:
+def _image_pq_of_two_runs(members: Sequence[Compared]) -> pd.DataFrame:
     """Returns the PQ of each image in two runs: image_id, and a column per run."""
     table = views.per_image(members).pivot(index="image_id", columns="run", values="PQ")
     return table[[member.label for member in members]].dropna().rename_axis(columns=None).reset_index()
@@ -509,7 +509,7 @@ def _most_confused(members: Sequence[Compared]) -> pd.DataFrame:
     return shown.sort_values("true", kind="stable", ignore_index=True).astype({"true": str})
 
 
-def _known(column: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
+def _runs_with_known(column: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
     """Returns a function that makes the table of runs whose PQ and another value, such as "params", are known."""
     return lambda members: views.overview(members).dropna(subset=["PQ", column]).reset_index(drop=True)
 
@@ -536,7 +536,7 @@ def _height_by_rows(column: str) -> "Callable[[pd.DataFrame, Look], float]":
     return height
 
 
-def _landscape(table: pd.DataFrame, look: Look) -> float:
+def _landscape_plot_height(table: pd.DataFrame, look: Look) -> float:
     """Returns the height in inches of a plot that is wider than high."""
     return _total_height(look, runs_of(table), 0.46 * look.width)
 
@@ -571,11 +571,16 @@ PLOTS: Mapping[str, Plot] = {
     "intervals": Plot("PQ of each run with its 95 % interval", views.overview, _draw_intervals, _height_by_runs),
     "speed": Plot(
         "PQ against images a second",
-        _known("images_per_second"),
+        _runs_with_known("images_per_second"),
         _pq_by("images_per_second", "Images a second"),
-        _landscape,
+        _landscape_plot_height,
     ),
-    "params": Plot("PQ against the number of parameters", _known("params"), _pq_by("params", "Parameters"), _landscape),
+    "params": Plot(
+        "PQ against the number of parameters",
+        _runs_with_known("params"),
+        _pq_by("params", "Parameters"),
+        _landscape_plot_height,
+    ),
     "categories": Plot(
         f"PQ by category: the {MOST_BARS} in which the runs differ most, or of one run the lowest",
         _shown_categories,
@@ -592,7 +597,7 @@ PLOTS: Mapping[str, Plot] = {
         name: Plot(f"PQ by {slicing.title}", partial(views.slices, by=name), _draw_slices, _height_by_rows("slice"))
         for name, slicing in SLICINGS.items()
     },
-    "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds, _landscape),
+    "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds, _landscape_plot_height),
     "confusion": Plot(
         "which categories' pixels are given to which",
         _most_confused,
@@ -601,7 +606,11 @@ PLOTS: Mapping[str, Plot] = {
         runs=(1, 1),
     ),
     "images": Plot(
-        "PQ of two runs, image by image", _pq_of_both, _draw_images, lambda table, look: 0.95 * look.width, runs=(2, 2)
+        "PQ of two runs, image by image",
+        _image_pq_of_two_runs,
+        _draw_images,
+        lambda table, look: 0.95 * look.width,
+        runs=(2, 2),
     ),
 }
 """The core's plots for `panbench show plot`, by name; studies add more (`kinds`)."""
@@ -609,7 +618,10 @@ PLOTS: Mapping[str, Plot] = {
 CLAIMED: Mapping[str, Plot] = {
     "params": PLOTS["params"],
     "gflops": Plot(
-        "PQ against published GFLOPs", _known("gflops"), _pq_by("gflops", "GFLOPs, as published"), _landscape
+        "PQ against published GFLOPs",
+        _runs_with_known("gflops"),
+        _pq_by("gflops", "GFLOPs, as published"),
+        _landscape_plot_height,
     ),
 }
 """Plots that can include published results; those not in PLOTS need one for each run's model, or --published."""

@@ -9,7 +9,7 @@ from little_runs import scored, store
 from support import edit, one_sentence, panbench, ran, refusal, refused
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.report.answers.own_slices import read_slices, slices_for
+from panbench.report.answers.own_slices import read_slices_file, slices_for
 from panbench.runs import Run, load_run
 from panbench.studies.gate.answer import gate
 
@@ -176,13 +176,13 @@ def test_runs_of_other_data_or_images_are_refused(made, tmp_path):
 class TestSliceFiles:
     def test_each_column_of_a_csv_is_a_slicing(self, tmp_path):
         (tmp_path / "meta.csv").write_text("image_id,camera,night\n1,front,yes\n2,rear,no\n3,front,\n")
-        camera, night = read_slices(tmp_path / "meta.csv")
+        camera, night = read_slices_file(tmp_path / "meta.csv")
         assert (camera.name, dict(camera.images)) == ("camera", {"front": {1, 3}, "rear": {2}})
         assert dict(night.images) == {"no": {2}, "yes": {1}}
 
     def test_a_json_may_have_several_slicings(self, tmp_path):
         (tmp_path / "own.json").write_text('{"site": {"a": [1], "b": [2]}, "night": {"yes": [1, 2]}}')
-        assert [slices.name for slices in read_slices(tmp_path / "own.json")] == ["site", "night"]
+        assert [slices.name for slices in read_slices_file(tmp_path / "own.json")] == ["site", "night"]
 
     @pytest.mark.parametrize(
         ("name", "text", "message"),
@@ -199,7 +199,7 @@ class TestSliceFiles:
     def test_a_file_of_another_kind_is_refused(self, tmp_path, name, text, message):
         (tmp_path / name).write_text(text)
         with pytest.raises(BadArgument, match=message):
-            read_slices(tmp_path / name)
+            read_slices_file(tmp_path / name)
 
     @pytest.mark.parametrize(
         ("slices", "message"),
