@@ -158,7 +158,7 @@ def error_findings(
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
     def cause_value(cause: str, group: str, column: str) -> float | None:
-        """Returns a number (a column of `lost`) for a cause of error on All, Things or Stuff; None without a row."""
+        """Returns a cause's lost PQ, gain or number of errors (the column) on All, Things or Stuff; None if absent."""
         return float(groups.loc[(cause, group), column]) if (cause, group) in groups.index else None
 
     # The costliest first; a cause can cost PQ without an error of its own.

@@ -74,7 +74,7 @@ def draw_crop(axes: Axes, crop: Crop, title: str = "", note: str = "", answer: A
 
 
 def errors_of(table: pd.DataFrame) -> Iterator[PricedError]:
-    """Yields the errors in a table of errors with the PQ lost to each, as `PricedError`, in the same order."""
+    """Yields the rows of a table of errors, each with the PQ that fixing it gains, as `PricedError` tuples."""
     return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False, name=None))
 
 

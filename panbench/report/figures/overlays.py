@@ -32,7 +32,7 @@ def overlay_picture(
     names: bool = True,
     scores: bool = False,
 ) -> Image.Image:
-    """Draws a segment map over the photograph, enlarged by a whole number until its longer side has 1,000 pixels."""
+    """Draws a segment map over the photograph, enlarged by a whole factor if its longer side is under 1,000 pixels."""
     times = max(1, -(-SIDE // max(layer.ids.shape)))
     pixels = blend(photo, paint(layer, segment_colors(layer, categories)), opacity)
     pixels = pixels.repeat(times, axis=0).repeat(times, axis=1)
