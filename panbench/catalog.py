@@ -329,7 +329,7 @@ def refuse_unfit_rules(rules: Iterable[str], specs: Iterable[ModelSpec]) -> None
     for spec in specs:
         boxes = spec.family in WITHOUT_QUERIES
         fitting = [name for name in RULES if name in THRESHOLDS and name != "given" and (name in _TAKE_BOXES) == boxes]
-        if spec.adapter == FAMILIES.get(spec.family) and (unfit := sorted(named.difference(fitting, ["given"]))):
+        if spec.adapter == FAMILIES.get(spec.family or "") and (unfit := sorted(named.difference(fitting, ["given"]))):
             raise BadArgument(
                 f"The rule {unfit[0]} takes {kinds[not boxes]}, and {spec.title} gives {kinds[boxes]}. "
                 f"Rules that fit it: {', '.join(fitting)}."
