@@ -44,7 +44,10 @@ def evaluate(
 def evaluate_with_further(
     model: Model, dataset: Dataset, folders: Mapping[Rule, Path], options: EvaluateOptions, reporter: Reporter
 ) -> list[Run]:
-    """Evaluates a model by several rules, with the studies' extra runs in the same pass and further runs after it.
+    """Evaluates a model by several fusion rules, and makes the extra runs that the chosen studies ask for.
+
+    Those of earlier decoder layers share the forward pass (`StudyOptions.beside`); others, such as on corrupted images,
+    follow after it (`run_further`).
 
     model: from `wrap_model`. Returns the runs of `folders` in order, then the extra runs of the pass.
     """

@@ -60,6 +60,7 @@ def _single_threaded_pool(count: int, name: str) -> ThreadPoolExecutor:
     together = threading.Barrier(count)
 
     def start() -> None:
+        """Runs first in each new thread: makes it adopt torch's number of threads, then waits for the others."""
         torch.get_num_threads()
         together.wait()
 
@@ -100,7 +101,10 @@ class _Batch:
     """A batch after the forward pass; for each image, the work that each sink left to host threads, or None."""
 
     def __init__(self, images: Sequence[LoadedImage], work: Sequence[Sequence[Later | None]], *marks: Mark) -> None:
-        """marks: start and end of the forward pass, and the moment when everything is on the host"""
+        """Takes a batch's images, the pending work for each image, and three timestamps.
+
+        marks: start and end of the forward pass, and the moment when everything is on the host
+        """
         self.images, self.work = images, work
         self.began, self.ended, self.last = marks
         self.left = len(images)
@@ -131,7 +135,7 @@ class Loop:
         self._seconds_lock = threading.Lock()
 
     def report(self) -> Report:
-        """Returns the results so far."""
+        """Returns the loop's duration, speed and peak memory so far, and the images that were skipped."""
         device = self.model.device
         return Report(
             seconds={**self.seconds, "wall": self.pace.wall},
@@ -277,7 +281,7 @@ class Loop:
             yield predicted
 
     def _predict_at_once(self, batch: list[LoadedImage]) -> _Batch:
-        """Runs the model on a whole batch, and passes the outputs to the sinks that lack these images."""
+        """Runs the model on a whole batch; passes each output to every sink (scoring, storing) that needs the image."""
         began = Mark(self.model.device)
         try:
             outputs = self.model.candidates(batch)
@@ -312,7 +316,7 @@ class Loop:
         ]
 
     def _finish(self, batch: _Batch, index: int) -> _Found:
-        """Runs the work that the sinks left to the host on one image, in a host thread."""
+        """Does the work on one image that follows the forward pass, such as scoring it, in a CPU thread."""
         batch.last.wait()
         image = batch.images[index]
         seen = SeenImage(image, self._image_digests.pop(image.scene.image.id, b""))

@@ -64,7 +64,7 @@ class Mark:
                 self._event.record(torch.cuda.current_stream(device))
 
     def wait(self) -> None:
-        """Waits until the device has reached this mark; copies to the host before it are then complete."""
+        """Waits until the GPU has done everything that was queued before this timestamp, such as copies to the CPU."""
         if self._event is not None:
             with current(self._device):
                 self._event.synchronize()
@@ -98,6 +98,7 @@ def steady_rate(moments: Sequence[tuple[float, int]]) -> Rate | None:
         return None
 
     def rate(first: int, last: int) -> float:
+        """Returns the images per second between two of the moments, given by their indices."""
         return (moments[last][1] - moments[first][1]) / (moments[last][0] - moments[first][0])
 
     # Stretches of equally many batches, at least two each: single batches differ by their images.
@@ -121,7 +122,10 @@ class Pace:
     """Measures the duration of a loop and its rate of images; batches may be reported from several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock: seconds from any origin, as `time.monotonic`."""
+        """Makes a timer for one loop; call `start` when the loop begins.
+
+        clock: seconds from any origin, as `time.monotonic`.
+        """
         self._clock = clock
         self._began = self._ended = clock()
         self._guard = threading.Lock()

@@ -36,8 +36,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Joined:
-    """What a study adds to one pass of a model, determined before anything is written.
+    """Holds what a study adds to the evaluation of a model: settings, a consumer of its outputs, run.json fields.
 
+    Determined before anything is written.
     settings: stored in `arguments` of run.json; a resumed run must have the same ones. Values are None if the
         study is not requested: then runs from before the study can still be resumed.
     sink: makes the sink of the model's outputs from the writers of the pass's runs
@@ -67,7 +68,7 @@ class StudyOptions:
         return 0
 
     def settled(self, options: "EvaluateOptions") -> "EvaluateOptions":
-        """Called by `panbench eval`: returns the core's options with the changes that this study needs."""
+        """Called by `panbench eval`: returns the evaluation's options, with the values that the study requires."""
         return options
 
     @property
@@ -96,14 +97,14 @@ class StudyOptions:
     def beside(
         self, model: "Model", folders: "Mapping[Rule, Path]", options: "EvaluateOptions"
     ) -> "Mapping[Rule, Path]":
-        """Called before a pass: returns the folders of extra runs to make in it, by the study's own rules.
+        """Called before the model runs: returns run folders for extra fusion rules to apply to the same outputs.
 
         model: as `wrapped` by all studies; folders: of the requested runs, by rule; options: of these runs
         """
         return {}
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """Called before a pass: returns what the study adds to it. Raises BadArgument for an unfit model.
+        """Called before the model runs: returns what the study adds to its evaluation. Raises BadArgument.
 
         Nothing is written yet.
         """
@@ -117,7 +118,7 @@ class StudyOptions:
         options: "EvaluateOptions",
         reporter: Reporter,
     ) -> None:
-        """Called after the requested runs are done: makes further runs of the model.
+        """Called after the requested runs: evaluates the model again if the study needs it, as on corrupted images.
 
         model: as `wrapped` by all studies; folders: of the requested runs, by rule; options: of these runs
         """
@@ -191,18 +192,21 @@ class Runtime(Protocol):
         ...
 
     def of(self, model: "Model") -> "Model":
-        """Returns the model computed by this runtime, which `settings` records. Raises BadModel if it cannot be."""
+        """Returns the model with its network computed by this runtime instead of PyTorch. Raises BadModel.
+
+        The model's `settings` record the runtime.
+        """
         ...
 
 
 def runtime_named(name: str) -> Runtime:
-    """Returns the runtime that a study adds by this name."""
+    """Returns the runtime of this name, such as OpenVINO's, which computes networks instead of PyTorch."""
     found: Runtime = load(names_in_studies("runtimes")[name])
     return found
 
 
 def computing_of(precision: str, device: str, *, on_cards: bool = False) -> dict[str, Any]:
-    """Parses `--precision`; returns the fields of `Opening` for device, precision and runtime.
+    """Parses `--precision`; returns device, precision and runtime as keyword arguments of `Opening`.
 
     Raises BadArgument for an unknown value, and for a device or precision that a study's runtime lacks.
     on_cards: each process gets a GPU of its own (`--gpus`)

@@ -237,7 +237,7 @@ def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
 
 
 def _speed_fields(report: Report) -> dict[str, float]:
-    """Returns run.json's fields for the mean, lowest and highest rate; {} for a session too short for one."""
+    """Returns run.json's fields for images per second (mean, lowest, highest); {} after too few batches."""
     if report.rate is None:
         return {}
     names = {"mean": "images_per_second", "low": "images_per_second_low", "high": "images_per_second_high"}

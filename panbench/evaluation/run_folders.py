@@ -161,7 +161,7 @@ class RunFolders:
             self._reporter.notice(message)
 
     def run(self, loop: Loop, plan: Sequence[Sequence[Scene]], scores: Sequence[ScoreSink]) -> None:
-        """Runs the loop over the plan and closes the runs as done; call it inside `writing`.
+        """Evaluates the planned batches and closes the run folders as done; call it in the block of `writing`.
 
         scores: the loop's sink of each writer
         """
@@ -201,7 +201,7 @@ class RunFolders:
         return left
 
     def all(self) -> list[Run]:
-        """Returns all runs, complete earlier ones too, in the order of the folders."""
+        """Returns the run in each folder, in order, whether it was evaluated now or already complete before."""
         if not self.unfinished:
             return [self._earlier[rule] for rule in self.folders]
         return [load_run(out) for out in self.folders.values()]

@@ -204,6 +204,7 @@ def evaluate_models(
     ahead = _open_ahead(work) if work.sharding is None else {}
 
     def evaluate(index: int, spec: ModelSpec) -> list[Run]:
+        """Opens one model and evaluates it by each rule; returns its runs in the order of the rules."""
         own = tuple(work.folders[index * of_each : (index + 1) * of_each])
         with reporters() as reporter:
             if work.sharding is not None:

@@ -130,6 +130,7 @@ class _Process:
     """A child process that evaluates a shard, or chooses the batch size if `shard` is None."""
 
     def __init__(self, work: Sharded, shard: Shard | None, card: str) -> None:
+        """Starts a child process on GPU `card` that evaluates a shard, or chooses the batch size if there is none."""
         self.shard, self.done = shard, 0
         self.total: int | None = None
         """The number of the shard's images, once it has begun."""
@@ -223,12 +224,15 @@ class _PipeReporter(Silent):
     """A Reporter in a child process: sends progress and notices to the parent process."""
 
     def __init__(self, wire: Any) -> None:
+        """Takes the child process's end of the pipe to the parent process."""
         self._wire = wire
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+        """Sends the number of finished images to the parent process."""
         self._wire.send(("progress", done, total or 0))
 
     def notice(self, message: str) -> None:
+        """Sends a message for the user to the parent process."""
         self._wire.send(("notice", message))
 
 

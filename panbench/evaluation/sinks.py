@@ -42,7 +42,10 @@ CHUNK_SECONDS = 10.0
 
 
 def chunk_is_full(images: int, since: float) -> bool:
-    """True if a chunk has enough images, or was started long enough ago (time.monotonic), to be written."""
+    """Returns whether scored images should be written now: there are many, or the first one waits too long.
+
+    since: when the first was kept, by time.monotonic
+    """
     return images >= CHUNK_IMAGES or time.monotonic() - since >= CHUNK_SECONDS
 
 
@@ -89,7 +92,7 @@ class Sink:
         return ()
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
-        """Called with one output, on the device: returns a function that does the rest of the work in a host thread.
+        """Receives a model's output for an image on the GPU; returns a function that does the rest in a CPU thread.
 
         Called from several threads; return quickly, as the device waits. An image may be passed again: a batch that
         does not fit into the device's memory is repeated in halves.
@@ -101,8 +104,9 @@ class Sink:
         return [self.on_output(*pair) for pair in zip(batch, outputs, strict=True)]
 
     def keep(self, found: Sequence[Any]) -> None:
-        """Called from one thread with a batch's results, each image once, in the plan's order: stores them.
+        """Stores the results of a batch's images; called from one thread, with the batches in their planned order.
 
+        Each image comes once.
         Sinks that store chunks store complete batches, so that those of a resumed evaluation are the same.
         """
 
@@ -135,7 +139,10 @@ class ScoreSink(Sink):
     """Fuses the outputs by one rule, and writes overlap tables, and maps if requested, into a run."""
 
     def __init__(self, writer: RunWriter, model: Model, rule: Rule, ids: CategoryIds, *, keep_maps: bool) -> None:
-        """ids: the dataset category for each model label"""
+        """Prepares to score a model's outputs, fused by one rule, into an open run.
+
+        ids: the dataset category for each model label
+        """
         self.done = writer.done
         self.seconds = dict.fromkeys(_SINK_STAGES, 0.0)
         """Seconds by stage of this run alone."""
@@ -145,12 +152,16 @@ class ScoreSink(Sink):
         self._since = time.monotonic()
 
     def on_outputs(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> Sequence[Later]:
-        """Fuses a batch in one call, so that a rule waits for the device once; returns the scoring of each image."""
+        """Fuses the outputs of a batch; returns for each image a function that scores its map.
+
+        One call for the batch, so that a rule waits for the device once.
+        """
         began = Mark(self._model.device)
         maps = fuse(outputs, self._rule)
         ended = Mark(self._model.device)
 
         def score(fused: Fused, best: float, seen: SeenImage) -> _Scored:
+            """Scores one fused map in a CPU thread; `seen` is its image."""
             return self._score_image(fused, best, seen, ended.since(began) / len(maps))
 
         return [functools.partial(score, *pair) for pair in zip(maps, map(best_score, outputs), strict=True)]
@@ -179,7 +190,7 @@ class ScoreSink(Sink):
         )
 
     def keep(self, found: Sequence[_Scored]) -> None:
-        """Adds a batch of scored images to the open chunk, which becomes a part when it is full."""
+        """Collects scored images in memory, and writes them as a Parquet part file once there are enough."""
         self._chunk.extend(found)
         for stage in self.seconds:
             self.seconds[stage] += sum(image.seconds[stage] for image in found)
@@ -187,7 +198,7 @@ class ScoreSink(Sink):
             self.close()
 
     def close(self) -> None:
-        """Writes the open chunk as a part."""
+        """Writes the scored images that are still in memory as the run's next Parquet part file."""
         began = time.perf_counter()
         if chunk := self._chunk:
             files = FileHashes.of(
@@ -207,7 +218,7 @@ class CandidateSink(Sink):
     """Writes the network's output for each image into a file of a run, for `panbench fuse` and ensembles."""
 
     def __init__(self, run: Path, rule: Rule, about: Mapping[str, Any], *, half: bool = False) -> None:
-        """Resumes with the candidate files that are in the run folder.
+        """Continues with the network outputs stored in a run folder; starts anew if there are none.
 
         about: what distinguishes these candidates from others, as {"weights_sha256": …}; half: store float16
         Raises BadRun if the folder holds candidates of another run, or a damaged file.
@@ -224,7 +235,7 @@ class CandidateSink(Sink):
 
     @classmethod
     def for_model(cls, model: Model, dataset: Dataset, run: Path, half: bool, reporter: Reporter) -> "CandidateSink":
-        """Makes the sink of a model, and checks that the disk has space for the candidates.
+        """Makes a CandidateSink for a model, and checks that the disk has space for all its outputs.
 
         Reports the expected disk space, measured on three images. Raises OutOfSpace if there is not enough.
         """
@@ -252,9 +263,10 @@ class CandidateSink(Sink):
         return encode(output, self._rule, self.about, half=self._half)
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
-        """Returns a function that encodes the output in a host thread."""
+        """Returns a function that encodes the output as the bytes of its file; a CPU thread calls it."""
 
         def encoded(seen: SeenImage) -> tuple[int, bytes]:
+            """Returns the image's id and the bytes of its file."""
             return seen.scene.image.id, self.encoded(output)
 
         return encoded

@@ -105,7 +105,7 @@ class Adapter:
         return self.resize.padded(*self.resize.size_of(height, width))
 
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> Sequence[Output]:
-        """Runs the network; returns Candidates, Instances or a FinishedMap for each image.
+        """Runs the network; returns each image's masks (Candidates), boxes (Instances) or id map (FinishedMap).
 
         pixels: (B, 3, H, W) float32 on the device, normalised and padded
         """
@@ -135,7 +135,7 @@ class Adapter:
         return dataclasses.replace(image, inputs=image.inputs.flip(-1))
 
     def read(self, scene: Scene) -> LoadedImage:
-        """Decodes the image file of a scene and prepares it for the network. Raises BadDataset."""
+        """Reads the image file of a dataset's image and prepares it for the network. Raises BadDataset."""
         rgb, facts = read_photograph(scene)
         inputs, frame = self.prepare(rgb)
         return LoadedImage(scene, inputs, frame, facts)
@@ -154,7 +154,7 @@ class Adapter:
         return LoadedImage(scene, inputs, frame)
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> Sequence[Output]:
-        """Copies images of one padded size to the device, normalises them, and calls `candidates`."""
+        """Normalises images of one padded size on the device, and runs the network; returns an output for each."""
         return self.candidates(module, *self.batched(batch, device))
 
     def batched(self, batch: Sequence[LoadedImage], device: torch.device) -> tuple[Tensor, list[Frame]]:

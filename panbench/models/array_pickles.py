@@ -75,6 +75,7 @@ class _BoundedFile:
     """Wraps a file so that no read exceeds its size: a pickle can claim any length for a string."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
+        """Takes an open file and its size in bytes."""
         self._file, self._size = file, size
         self.readline, self.tell = file.readline, file.tell
 
@@ -89,11 +90,13 @@ class _DType:
     __slots__ = ("code", "order")
 
     def __init__(self, code: Any, *_: Any) -> None:
+        """Takes the code of a number type, such as f4. Raises NotWeights for any other type."""
         if code not in _TYPES:
             raise NotWeights(f"values of the type {str(code)[:40]!r} would have to be made")
         self.code, self.order = str(code), "="
 
     def __setstate__(self, state: Any) -> None:
+        """Sets the byte order that the pickle gives. Raises NotWeights for types with fields."""
         if not isinstance(state, tuple) or any(part is not None for part in state[2:5]) or state[1] not in "<>=|":
             raise NotWeights("values with fields would have to be made")
         self.order = state[1]
@@ -105,9 +108,11 @@ class _RawArray:
     __slots__ = ("fortran", "raw", "shape", "type")
 
     def __init__(self, shape: Any, type_: Any, fortran: bool, raw: Any) -> None:
+        """Takes an array's shape, type, memory order and bytes."""
         self.shape, self.type, self.fortran, self.raw = shape, type_, fortran, raw
 
     def __setstate__(self, state: Any) -> None:
+        """Sets the array's shape, type, memory order and bytes, as the pickle gives them."""
         _, shape, type_, fortran, raw = state
         self.__init__(shape, type_, bool(fortran), raw)  # type: ignore[misc]
 
@@ -140,17 +145,23 @@ class _Replacement:
     __slots__ = ("_make",)
 
     def __init__(self, make: Callable[..., Any]) -> None:
+        """Takes the function to call in place of the one that the pickle names."""
         self._make = make
 
     def __call__(self, *arguments: Any) -> Any:
+        """Calls the replacement with the arguments that the pickle gives."""
         return self._make(*arguments)
 
     def __setstate__(self, _: Any) -> None:
+        """Raises NotWeights, as functions have no state that a pickle may set."""
         raise NotWeights("the state of a function would have to be set")
 
 
 def _latin1_text(text: Any, encoding: Any = "latin1") -> str:
-    """Replaces codecs.encode: returns the text, which is encoded later, as a pickle may request it 100,000 times."""
+    """Replaces codecs.encode in pickles: returns the text itself; `_RawArray.tensor` encodes it.
+
+    A pickle may request the same text 100,000 times.
+    """
     if not isinstance(text, str) or encoding != "latin1":
         raise NotWeights(f"text would have to be encoded as {str(encoding)[:40]!r}")
     return text

@@ -94,7 +94,7 @@ def layers_by_level(
 
 
 class NamedModel(Protocol):
-    """Lists the members of a model that choosing queries needs."""
+    """Describes what selecting queries needs of a model: category names, and a rule with a score threshold."""
 
     class_names: tuple[str, ...]
     rule: Rule
@@ -135,6 +135,7 @@ def record_calls(modules: Mapping[Any, nn.Module]) -> "Iterator[dict[Any, list[M
     calls: dict[Any, list[ModuleCall]] = {key: [] for key in modules}
 
     def call_recorder(key: Any) -> Any:
+        """Returns a forward hook that appends a module's calls to the list of `key`."""
         return lambda _, positional, named, output: calls[key].append(ModuleCall(positional, named, output))
 
     hooks = [module.register_forward_hook(call_recorder(key), with_kwargs=True) for key, module in modules.items()]

@@ -215,7 +215,9 @@ def pixel_boxes(fractions: Tensor, height: float, width: float) -> Tensor:
 
 
 def scores_of_pairs(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Returns `class_scores` and `class_weights` of candidates that have one class each, as Panoptic SegFormer's.
+    """Returns two (K, classes) tensors for masks with one class each: scores of things, and weights of all.
+
+    They are the fields `class_scores` and `class_weights` of Candidates, for Panoptic SegFormer.
 
     labels, scores: (K,) on the device. The class scores of stuff are 0, because stuff is no instance and must not
     displace things; its weights are not.

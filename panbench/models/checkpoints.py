@@ -135,6 +135,7 @@ def apply_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:
     unknown: list[str] = []
 
     def collect_misfits(_: nn.Module, incompatible: Any) -> None:
+        """Collects the parameters that the checkpoint lacks, and those that the model does not know."""
         missing.extend(name for name in incompatible.missing_keys if not name.endswith("num_batches_tracked"))
         unknown.extend(incompatible.unexpected_keys)
 
@@ -185,6 +186,7 @@ class _Unneeded:
     """Replaces objects in a pickle that are not needed, such as training logs; none of the file's code runs."""
 
     def __new__(cls, *_: object, **__: object) -> "_Unneeded":
+        """Makes a placeholder, and ignores the arguments that the pickle gives."""
         return super().__new__(cls)
 
     def __setstate__(self, _: object) -> None:

@@ -16,7 +16,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Part:
-    """Names a method of a network to time; its calls up to decoder layer k do not depend on later layers."""
+    """Names a method of a network, such as the forward of its backbone, whose time is measured by itself.
+
+    Its calls up to decoder layer k do not depend on later layers.
+    """
 
     owner: Any
     method: str = "forward"

@@ -158,6 +158,7 @@ def _set_tf32(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[
     older_before = _read_tf32(older, before)
 
     def restore() -> None:
+        """Sets the older and newer TF32 settings back to their former values."""
         older.allow_tf32 = older_before
         for each, value in zip(newer, before, strict=True):
             # "none" inherits from a more general setting, and reads as that one: keep it where it says the same.

@@ -106,7 +106,7 @@ def code_of_packages(packages: Collection[str], scenes: Sequence[Scene] = ()) ->
 
 
 def raise_as_model_failure(error: BaseException, packages: Collection[str], scenes: Sequence[Scene] = ()) -> None:
-    """Raises ModelFailed if code of the packages is in an exception's traceback or in that of one of its causes."""
+    """Raises ModelFailed if an exception, or one of its causes, comes from code of the given packages."""
     found = None
     for cause in causes(error):
         modules = [module for module in cause.modules if module.partition(".")[0] in packages]
@@ -179,7 +179,7 @@ class External(Wrapped):
             _check_model_members(self._name, inner)
 
     def describe(self) -> ModelRecord:
-        """Returns the inner model's entry in run.json, checked."""
+        """Returns the run.json entry that the wrapped model gives. Raises ModelFailed for another type."""
         with external_code(self._name):
             found: Any = self.inner.describe()
         with checked_results_of(self.inner.describe):
@@ -189,7 +189,7 @@ class External(Wrapped):
         return found
 
     def load(self, scene: Scene) -> LoadedImage:
-        """Returns the scene's image as the inner model loads it, checked."""
+        """Loads a dataset's image by the wrapped model, and checks the result. Raises ModelFailed."""
         with external_code(self._name, [scene]):
             found = self.inner.load(scene)
         with checked_results_of(self.inner.load):
@@ -198,12 +198,12 @@ class External(Wrapped):
         return found
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """Returns the given pixels as the inner model prepares them."""
+        """Prepares the given pixels by the wrapped model. Raises ModelFailed."""
         with external_code(self._name, [scene]):
             return self.inner.load_pixels(scene, rgb)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """Returns the inner model's outputs for a batch, checked."""
+        """Runs the wrapped model on a batch, and checks its outputs. Raises ModelFailed."""
         with external_code(self._name, [image.scene for image in batch]):
             found = self.inner.candidates(batch)
             found = list(found) if not isinstance(found, (list, tuple)) and hasattr(found, "__next__") else found

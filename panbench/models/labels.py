@@ -181,7 +181,10 @@ def _spell_alike(class_names: Sequence[str], categories: Sequence[Category]) -> 
 def refuse_other_names(
     title: str, class_names: Sequence[str], categories: Sequence[Category]
 ) -> tuple[list[str], dict[str, Category]]:
-    """Returns the labels, and the dataset's categories by name, spelt alike. Raises BadModel if names differ."""
+    """Raises BadModel unless model and dataset have the same category names, in any publication's spelling.
+
+    Returns the model's labels, and the dataset's categories by name, both in one spelling.
+    """
     class_names, names = _spell_alike(class_names, categories)
     lacking = [name for name in class_names if name not in names]
     unknown = [name for name in names if name not in class_names]

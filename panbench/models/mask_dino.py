@@ -86,6 +86,7 @@ class MaskDINO(nn.Module):
     """Joins backbone and head to the complete network."""
 
     def __init__(self, layout: Layout) -> None:
+        """Builds backbone and head in the sizes of `layout`."""
         super().__init__()
         self.layout = layout
         self.backbone = MODELS.build({**layout.backbone})
@@ -101,6 +102,7 @@ class MaskDINOHead(nn.Module):
     """Predicts queries from the backbone's maps: pixel decoder, query selection, decoder and prediction heads."""
 
     def __init__(self, layout: Layout) -> None:
+        """Builds the layers of pixel decoder, query selection, decoder and predictions, in the sizes of `layout`."""
         super().__init__()
         width = layout.width
         self.layout = layout
@@ -304,7 +306,10 @@ def _first_shared_name(name: str) -> str | None:
 
 
 class MaskDINOAdapter(Adapter):
-    """Runs Mask DINO; settings: `backbone` (an mmdet config), `channels`, and other fields of Layout."""
+    """Runs Mask DINO on an mmdet backbone.
+
+    settings: `backbone` (an mmdet config), `channels`, and other fields of Layout
+    """
 
     resize = Resize(short=800, long=1333, way="pil", divisor=SIZE_DIVISOR)
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -329,7 +334,10 @@ class MaskDINOAdapter(Adapter):
         return speedups.speed_up_parts(module, device)
 
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
-        """Returns a candidate per query: the gate is a sigmoid; label and weight come from sharpened class scores."""
+        """Runs the network; returns for each image a mask, a confidence and a label per query.
+
+        The gate is the sigmoid of the best class; label and weight come from sharpened class scores.
+        """
         outputs = module(pixels)
         found = sigmoid_candidates(
             outputs.class_logits, outputs.mask_logits, frames, self.isthing, temperature=MASK_DINO_TEMPERATURE

@@ -84,7 +84,10 @@ class Model(ABC):
         return {}
 
     def as_its_processor(self) -> "Model":
-        """Returns the model with images resized as by its own image processor; itself if that is its paper's way."""
+        """Returns the model with images resized by its Hugging Face image processor instead of as in its paper.
+
+        Returns itself if both resize alike.
+        """
         return self
 
     @abstractmethod
@@ -96,7 +99,7 @@ class Model(ABC):
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """Prepares the given (H, W, 3) pixels in place of the scene's image file.
+        """Prepares the given (H, W, 3) pixels of an image, instead of reading its file.
 
         Raises BadModel if the model can only read files.
         """
@@ -134,7 +137,9 @@ class Model(ABC):
         raise self._not_a_network()
 
     def with_copied_network(self) -> "tuple[Model, Decoder | None]":
-        """Returns the model on a copy of its network that shares the weights, and the copy's decoder, which can be cut.
+        """Returns the model on a copy of its network that shares the weights, and the copy's decoder.
+
+        The decoder's last layers can be cut off without changing the original.
 
         Raises BadArgument if that is impossible.
         """
@@ -166,16 +171,17 @@ _FORWARDED = (
 
 
 def _forwarding_property(name: str) -> property:
-    """Makes a property of Wrapped that reads the inner model's member, or Model's default if it has none."""
+    """Makes a property of Wrapped that reads the wrapped model's member, or Model's default if it has none."""
 
     def read(model: "Wrapped") -> Any:
+        """Returns the wrapped model's value of the member, or Model's default if it has none."""
         inner: Any = model.inner
         # A class that does not inherit from Model may lack the member: use Model's default.
         if isinstance(inner, Model) or hasattr(inner, name):
             return getattr(inner, name)
         return Model.__dict__[name].__get__(model)
 
-    return property(read, doc=f"The inner model's {name}.")
+    return property(read, doc=f"The wrapped model's {name}.")
 
 
 class Wrapped(Model):
@@ -191,15 +197,15 @@ class Wrapped(Model):
                 setattr(self, name, getattr(inner, name))
 
     def describe(self) -> ModelRecord:
-        """Returns the inner model's entry in run.json."""
+        """Returns the wrapped model's entry in run.json."""
         return self.inner.describe()
 
     def load(self, scene: Scene) -> LoadedImage:
-        """Returns the scene's image as the inner model loads it."""
+        """Loads a dataset's image as the wrapped model does."""
         return self.inner.load(scene)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """Returns the inner model's outputs for a batch."""
+        """Returns the wrapped model's output for each image of a batch."""
         return self.inner.candidates(batch)
 
 

@@ -57,7 +57,7 @@ def is_faster() -> bool:
 
 
 def _cpu_seconds(work: Callable[[], Any]) -> float:
-    """Returns the CPU time of one call."""
+    """Returns the CPU time in seconds that calling `work` takes."""
     began = time.process_time()
     work()
     return time.process_time() - began
@@ -99,6 +99,7 @@ def _packed_linear(part: Any) -> Callable[[Tensor], Tensor]:
     weight: list[Tensor] = []
 
     def run(values: Tensor) -> Tensor:
+        """Computes the linear layer by oneDNN; packs its weights at the first call."""
         if not weight:
             weight.append(torch.ops.mkldnn._reorder_linear_weight(part.weight, values.numel() // values.shape[-1]))
         return torch.ops.mkldnn._linear_pointwise(values, weight[0], part.bias, "none", [], "")  # type: ignore[no-any-return]
@@ -110,6 +111,7 @@ def _packed_convolution(part: Any) -> Callable[[Tensor], Tensor]:
     """Returns a forward for a 1×1 convolution by oneDNN."""
 
     def run(values: Tensor) -> Tensor:
+        """Computes the 1×1 convolution by oneDNN, also on one thread."""
         if torch.get_num_threads() > 1:  # PyTorch takes oneDNN itself
             return F.conv2d(values, part.weight, part.bias)
         return torch.mkldnn_convolution(values, part.weight, part.bias, [0, 0], [1, 1], [1, 1], 1)

@@ -98,6 +98,7 @@ class _Attention(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, has_values: bool = True) -> None:
+        """Builds the layers for `heads` attention heads; without values the module predicts masks only."""
         super().__init__()
         self.heads = heads
         self.q, self.k = nn.Linear(width, width), nn.Linear(width, width)
@@ -143,12 +144,14 @@ class _SelfAttention(nn.Module):
     """Attends among the queries."""
 
     def __init__(self, width: int, heads: int) -> None:
+        """Builds the layers for queries of `width` channels."""
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, query: Tensor) -> Tensor:
+        """Returns queries (n, queries, width) after self-attention."""
         n, count, width = query.shape
         q, k, v = self.qkv(query).reshape(n, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         weights = ((q @ k.transpose(-2, -1)) * (width // self.heads) ** -0.5).softmax(dim=-1)
@@ -159,6 +162,7 @@ class _Block(nn.Module):
     """Refines queries in one layer of a mask head; the layers for its own masks are used in training only."""
 
     def __init__(self, width: int, heads: int, self_attention: bool) -> None:
+        """Builds one layer of a mask head; heads of stuff have self-attention."""
         super().__init__()
         self.head_norm1, self.head_norm2 = (nn.LayerNorm(width, eps=_LAYER_NORM_EPS) for _ in range(2))
         self.attn = _Attention(width, heads)
@@ -170,6 +174,7 @@ class _Block(nn.Module):
             self.norm3 = nn.LayerNorm(width, eps=_LAYER_NORM_EPS)
 
     def forward(self, query: Tensor, memory: Tensor) -> Tensor:
+        """Returns the queries refined by attention to `memory`, the encoder's output, and a feed-forward network."""
         if self.self_attention is not None:
             query = self.norm3(query + self.self_attention(query))
         query = self.head_norm1(query + self.attn.attend(query, memory))
@@ -180,6 +185,7 @@ class MaskHead(nn.Module):
     """Refines queries by attending to the encoder's output, and predicts their masks. Names are the authors'."""
 
     def __init__(self, width: int, heads: int, layers: int, self_attention: bool = False) -> None:
+        """Builds a mask head of some layers, and the attention that predicts its masks."""
         super().__init__()
         self.blocks = nn.ModuleList(_Block(width, heads, self_attention) for _ in range(layers))
         self.attnen = _Attention(width, heads, has_values=False)
@@ -197,9 +203,13 @@ class MaskHead(nn.Module):
 
 
 class PanopticSegFormer(DeformableDETR):
-    """Joins deformable DETR and two mask heads: `forward` runs the network, `choose` selects an image's candidates."""
+    """Joins deformable DETR and two mask heads, for things and for stuff, to the complete network.
+
+    `forward` runs the network, `choose` selects an image's candidates.
+    """
 
     def __init__(self, layout: Layout) -> None:
+        """Builds deformable DETR and the two mask heads in the sizes of `layout`."""
         width = layout.width
         attention = {"embed_dims": width, "num_levels": 4, "batch_first": True}
         feed_forward = {"embed_dims": width, "feedforward_channels": layout.feedforward}
@@ -428,7 +438,10 @@ class PanopticSegFormerAdapter(Adapter):
         return Decoder.of_layers(module.decoder.layers, *map(Part, before))
 
     def attention_of(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
-        """Returns the cross-attention of thing queries in the decoder; stuff queries are in a mask head only."""
+        """Returns the decoder's cross-attention, for queries of things only.
+
+        Stuff queries attend in their mask head instead.
+        """
         outputs, layers = module.forward_with_attention(lambda: module(pixels, [frame.resized]))
         scores, labels = outputs.thing_logits[0].float().sigmoid().max(dim=-1)
         # Masks are not logits: a pixel belongs to a mask from 0.5 on.

@@ -69,7 +69,10 @@ def encode(output: Output, rule: Rule, about: Mapping[str, Any], *, half: bool =
 
 
 def decode(content: bytes, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Candidates | Instances]:
-    """Decodes a stored output's file; returns `about` and the output. Raises ValueError and others for other files."""
+    """Decodes the file of a stored output; returns facts on the run, and the output. Raises ValueError.
+
+    Other exceptions come from files that are no Parquet of panbench.
+    """
     file = pq.ParquetFile(pa.BufferReader(content))
     if file.metadata.num_rows > MOST_VALUES:
         raise ValueError(f"it declares {file.metadata.num_rows:,} values, more than {MOST_VALUES:,}")
@@ -102,7 +105,10 @@ class StoredOutputs:
     """Reads the network outputs that a run has stored, by image id."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the first file for the facts on the run. Raises BadRun if there is none or it is damaged."""
+        """Opens a run's folder of stored outputs and reads one. Raises BadRun if there is none or it is damaged.
+
+        `about` holds its facts on the run, which all others must share.
+        """
         self.folder = folder
         self._hashes = recorded(folder.parent)
         self._files = {int(path.stem): path for path in candidate_files(folder.parent)}
@@ -163,7 +169,7 @@ def _reduced_output(output: Candidates | Instances, rule: Rule, half: bool) -> C
 
 
 def _json_value(value: Any) -> Any:
-    """Converts arrays of labels and Frame to JSON values."""
+    """Converts to JSON what it has no type for: arrays of labels, and the image's sizes."""
     return value.tolist() if isinstance(value, np.ndarray) else astuple(value)
 
 
@@ -173,7 +179,7 @@ def _crc32(header_text: str, values: npt.NDArray[Any]) -> int:
 
 
 def _read_image_sizes(given: Any) -> Frame:
-    """Reads an image's sizes (Frame) from the header of a stored output. Raises ValueError for impossible ones."""
+    """Reads an image's padded, resized and original size from a stored output's header. Raises ValueError."""
     *pairs, one_step = given
     for pair in pairs:
         if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):

@@ -129,6 +129,7 @@ def plant_instances(model: Any, count: int) -> Callable[[], None]:
     handle = head.mask_head.register_forward_hook(lambda module, inputs, output: torch.full_like(output, SURE))
 
     def undo() -> None:
+        """Removes the replacements, so that the heads give their own outputs again."""
         handle.remove()
         del head._bbox_forward
 

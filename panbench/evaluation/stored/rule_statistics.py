@@ -49,12 +49,12 @@ class ChunkCache:
     of: str
 
     def path(self, names: Sequence[str], image_ids: Sequence[int]) -> Path:
-        """Returns the path of the file for a chunk of images."""
+        """Returns the path of the file that caches the statistics of some images, for rules of these names."""
         key = hashlib.sha256(json.dumps([self.of, list(names), list(image_ids)]).encode()).hexdigest()
         return self.folder / f"{key[:20]}.parquet"
 
     def clear(self) -> None:
-        """Deletes the cached chunks and their folder; call it once the statistics are stored elsewhere."""
+        """Deletes all files of the cache and its folder; call it once the complete result is stored elsewhere."""
         for chunk in self.folder.glob("*.parquet"):
             chunk.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -99,6 +99,7 @@ def rule_statistics(
         groups.setdefault((type(rule), *first_step.items()), []).append(rule)
 
     def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
+        """Returns an image's overlap table under each rule; the names are the rules' texts."""
         output, truth = stored.read(scene.image.id), ground_truth_of(scene)
         found = []
         for alike in groups.values():
@@ -124,13 +125,15 @@ def chunk_statistics(
     cache: ChunkCache | None,
     reporter: Reporter,
 ) -> dict[str, ImageStatistics]:
-    """Computes statistics by name (of a rule, say) chunk by chunk, so memory holds only a few rows per image.
+    """Computes TP, FP, FN and IoU by image and category under each name (a rule, say), 50 images at a time.
 
+    So memory holds only a few rows per image.
     tables: returns the overlap tables of an image by name; it is called in threads
     """
     parts: dict[str, list[ImageStatistics]] = {name: [] for name in names}
 
     def counted(start: int, of_chunk: Sequence[Scene]) -> dict[str, ImageStatistics]:
+        """Computes the statistics of one chunk of images under each name, from the images' overlap tables."""
         chunk: dict[str, list[OverlapTable]] = {name: [] for name in names}
         for done, by_name in enumerate(pool.map(tables, of_chunk), start + 1):
             for name, table in by_name:
@@ -157,7 +160,7 @@ def chunk_statistics(
 
 
 def _write_chunk(file: Path, found: Mapping[str, ImageStatistics]) -> None:
-    """Caches the statistics of a chunk of images, by name, in one Parquet file."""
+    """Caches a chunk's TP, FP, FN and IoU by image, under each rule's name, in one Parquet file."""
     table = pd.concat([one.table.assign(place=number) for number, one in enumerate(found.values())], ignore_index=True)
     with atomic_write(file) as handle:
         table.drop(columns="slice").to_parquet(handle, index=False)
@@ -166,7 +169,7 @@ def _write_chunk(file: Path, found: Mapping[str, ImageStatistics]) -> None:
 def _read_chunk(
     file: Path, names: Sequence[str], scenes: Sequence[Scene], categories: Sequence[Category]
 ) -> dict[str, ImageStatistics] | None:
-    """Reads a cached chunk of statistics; None if it is missing or unreadable."""
+    """Reads a chunk's TP, FP, FN and IoU by image from the cache; None if they are missing or unreadable."""
     ids = np.sort(np.array([scene.image.id for scene in scenes], np.int64))
     try:
         table = pd.read_parquet(file)

@@ -65,7 +65,7 @@ class StoredModel(Model):
 
     @property
     def paper(self) -> Rule:
-        """The rule that the run was evaluated with."""
+        """The rule that `--rule paper` means for a stored run: the one that it was evaluated with."""
         return self._paper
 
     def with_rule(self, rule: Rule) -> "StoredModel":
@@ -95,7 +95,7 @@ class StoredModel(Model):
         return {"candidates": str(self.stored.folder.absolute())}
 
     def describe(self) -> ModelRecord:
-        """Returns the model record of the run that stored the candidates."""
+        """Returns run.json's entry of the model that gave the stored outputs."""
         return self.record
 
     def load(self, scene: Scene) -> LoadedImage:
@@ -131,7 +131,7 @@ def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
 
 
 def as_evaluated(run: Run, options: EvaluateOptions) -> EvaluateOptions:
-    """Adds the study options of the run's own evaluation that matter for fusing it again, such as a category map."""
+    """Returns the options plus the stored run's own study options that fusing needs, such as its category map."""
     again = [
         each for kind in load_from_studies("options", "eval").values() if (each := kind.of_run(run.info)) is not None
     ]

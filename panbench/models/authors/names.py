@@ -133,7 +133,7 @@ MASK2FORMER = NameMap(
 
 
 def _maskformer_names(smallest: str) -> NameMap:
-    """Makes the NameMap of MaskFormer for one of its two pixel decoders.
+    """Returns the table from MaskFormer's parameter names to mmdet's, for one of its two pixel decoders.
 
     smallest: mmdet's name of the convolution of the map of stride 32
     """

@@ -99,7 +99,7 @@ class MmdetAdapter(Adapter):
         return self._padded[height, width]
 
     def read(self, scene: Scene) -> LoadedImage:
-        """Runs the config's test pipeline on a scene's image file; returns (3, h, w) uint8 and mmdet's sample."""
+        """Runs the config's test pipeline on an image file; returns (3, h, w) uint8 pixels and mmdet's sample."""
         image, pipeline = scene.image, self._pipeline
         # mmdet's own loader decodes damaged JPEGs without an error, and any size before it is checked.
         size = (image.height, image.width)

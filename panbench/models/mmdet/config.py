@@ -171,6 +171,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
     """Runs torch.linspace on the CPU while a model is built: layers read its values, which a meta tensor lacks."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by PyTorch for each function: runs torch.linspace on the CPU, and all others unchanged."""
         if function is torch.linspace:
             kwargs = {"device": "cpu", **(kwargs or {})}
         return function(*args, **(kwargs or {}))
@@ -222,7 +223,7 @@ def custom_packages(config: Config) -> frozenset[str]:
 
 
 def imported_packages(error: BaseException) -> frozenset[str]:
-    """Returns the packages that a config's `custom_imports` was importing when the error was raised."""
+    """Returns the packages in an exception's traceback that a config's `custom_imports` was importing."""
     found: set[str] = set()
     for cause in causes(error):
         packages = [module.partition(".")[0] for module in cause.modules]

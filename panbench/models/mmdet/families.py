@@ -154,7 +154,7 @@ class MaskFormer(Family):
         return rule(score=test.get("object_mask_thr", 0.8), overlap=test.get("iou_thr", 0.8))
 
     def outputs(self, module: Any, batch: Batch, isthing: tuple[bool, ...]) -> list[Output]:
-        """Returns the candidates of the last decoder layer's queries."""
+        """Runs the network; returns each image's masks and class scores, one per query of the last decoder layer."""
         class_logits, mask_logits = module.panoptic_head(module.extract_feat(batch.inputs), batch.samples)
         most = module.panoptic_fusion_head.test_cfg.get("max_per_image", 100)
         return list(softmax_candidates(class_logits[-1], mask_logits[-1], batch.frames, isthing, most_instances=most))

@@ -85,6 +85,7 @@ class _ReplacedExtension(types.ModuleType):
     failure: str | None
 
     def __getattr__(self, name: str) -> "_UnavailableOperator":
+        """Returns a placeholder, which raises when called, for an operator that this file does not implement."""
         # Python probes modules for dunder names, which are not operators.
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -98,6 +99,7 @@ class _UnavailableOperator:
     name: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises MissingOperator, which says how to install compiled mmcv."""
         raise MissingOperator(
             f"{self.name} is an operator of mmcv that exists only compiled, and this mmcv has no compiled operators. "
             "Install compiled mmcv (pip uninstall -y mmcv-lite, then pip install mmcv==2.1.0, which needs a compiler)."
@@ -379,7 +381,10 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Runs `deformable_attention` under mmcv's name and arguments; `im2col_step` is ignored, as blocks bound memory."""
+    """Runs `deformable_attention` under the name and arguments of mmcv's operator, for mmcv to call.
+
+    Ignores `im2col_step`, mmcv's bound on memory: `deformable_attention` has a bound of its own.
+    """
     return deformable_attention(value, value_spatial_shapes, sampling_locations, attention_weights)
 
 
@@ -399,7 +404,7 @@ def deformable_attention(
     locations = sampling_locations.flatten(0, 1)
 
     def sampled_cells(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the sampled x and y of some rows in feature map cells."""
+        """Returns x and y, in cells of each level, of the points that some (image, query) pairs sample."""
         x, y = locations[rows].to(size.dtype).movedim(-1, 0).contiguous()
         return x * size[:, None, 0] - 0.5, y * size[:, None, 1] - 0.5
 
@@ -419,7 +424,7 @@ def deformable_attention_around(
     steps = offsets.flatten(0, 1)
 
     def sampled_cells(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the sampled x and y of some rows in feature map cells, from reference points and offsets."""
+        """Returns x and y, in cells of each level, of the points that some (image, query) pairs sample."""
         centre = (around[rows, :, :2].to(size.dtype) * size - 0.5)[:, None, :, None]
         step = steps[rows].to(size.dtype)
         if around.shape[-1] == 4:

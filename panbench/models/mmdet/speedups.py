@@ -40,7 +40,7 @@ def speed_up(module: nn.Module, device: torch.device, of_family: Callable[[Any, 
 
 
 def speed_up_parts(module: nn.Module, device: torch.device) -> nn.Module:
-    """Makes mmdet's modules in a network with a head of panbench faster, in place, and returns the network.
+    """Makes mmdet's modules faster, in place, in a network that is partly mmdet's (Mask DINO); returns it.
 
     Folds batch norm, fuses attention, gathers deformable attention, and runs feed-forward modules in blocks of keys.
     """

@@ -23,7 +23,7 @@ SegmentedMap = tuple[npt.NDArray[np.int32], tuple[LabelledSegment, ...]]
 
 @dataclass(frozen=True)
 class FusedMap:
-    """Holds the winning candidate of each pixel of an image, and what selecting and numbering its segments needs."""
+    """Holds which of the network's masks won each pixel of an image, and the masks' labels, scores and areas."""
 
     codes: Tensor
     """(H, W) uint8 or int16: the index of each pixel's winning candidate, or the code for nothing."""
@@ -49,7 +49,10 @@ class FusedMap:
         claimed: Tensor | None = None,
         mask_areas: Tensor | None = None,
     ) -> "FusedMap":
-        """Makes the FusedMap of the candidates `rows` of an output, and checks that `masks` are finite."""
+        """Makes an image's FusedMap from the index of each pixel's mask; `rows` are the masks that competed.
+
+        `finite` says whether all of `masks` are finite.
+        """
         labels = tuple(output.labels[rows].tolist())
         scores = tuple(output.gate[rows].tolist() if scores is None else scores)
         things = tuple(output.isthing[label] for label in labels)
@@ -104,7 +107,7 @@ class Rule:
     """False if its paper's masks cover the image without padding, so that nothing is cropped."""
 
     def fuse(self, output: Any) -> Fused:
-        """Fuses the output for one image, on its device, to a map of winning candidates."""
+        """Fuses the network's output for one image, on its device, to a map of the mask that won each pixel."""
         raise NotImplementedError
 
     def fuse_batch(self, outputs: Sequence[Any]) -> Iterable[Fused]:
@@ -130,7 +133,10 @@ class Rule:
         return {}
 
     def describe(self, model: ModelRecord) -> ModelRecord:
-        """Returns the model's entry in run.json; changed by rules that fuse another output than the final one."""
+        """Returns what run.json records of the model in a run of this rule; unchanged by default.
+
+        Rules that fuse another output than the final one change it.
+        """
         return model
 
     @property
@@ -169,7 +175,7 @@ def choice(*names: str) -> Any:
 
 
 def code_type(count: int) -> torch.dtype:
-    """Returns the smallest integer type that holds the indices of `count` candidates and a code for none."""
+    """Returns the smallest integer type for the indices of `count` masks and one value that means no mask."""
     return torch.uint8 if count < NOTHING else torch.int16
 
 
@@ -205,7 +211,7 @@ def stuff_together(fused: FusedMap, accepted: Sequence[int]) -> list[list[int]]:
 
 
 def number_segments(fused: FusedMap, groups: Sequence[Sequence[int]]) -> SegmentedMap:
-    """Turns groups of candidates into numbered segments, in order, from 1; all other pixels are void.
+    """Makes an id map: each group of masks becomes a segment, numbered in order from 1; the rest is void.
 
     A look-up table with an entry for every possible code maps codes to ids in one pass; candidates in no group, and the
     code for nothing, have 0 in it. int16 codes are read as uint16, so that -1 is a valid index (the last one).

@@ -89,7 +89,7 @@ def compete(
 def _update_winners(
     probabilities: Tensor, sure: Tensor, start: int, best: Tensor | None, winner: Tensor, sure_of_winner: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Updates each pixel's best value, winner and certainty by a further block of candidates, numbered from `start`."""
+    """Lets further masks, numbered from `start`, compete with the best value, winner and certainty so far."""
     highest, query = probabilities.max(dim=0)  # of equals the first
     sure_here = sure.gather(0, query[None])[0]
     codes = (query + start).to(winner.dtype)
@@ -136,7 +136,7 @@ class MaskFormer(Rule):
     """The least mask probability of a pixel in the mask."""
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """Lets the candidates whose gate is above `score` compete for the pixels."""
+        """Gives each pixel to the mask of largest weight × probability, among masks of confidence above `score`."""
         return compete(output, rows_above(output, self.score), mask=self.mask, certain=self.certain)
 
     def to_segments(self, fused: FusedMap) -> SegmentedMap:
@@ -189,7 +189,7 @@ class EoMT(Mask2Former):
 
 @dataclass(frozen=True)
 class MaskDINO(Mask2Former):
-    """Works as Mask2Former's rule, but candidates compete with a sharper score than the one that admits them."""
+    """Works as Mask2Former's rule, but selects masks by sigmoid scores and compares them by a sharp softmax."""
 
     name: ClassVar[str] = "maskdino"
     summary: ClassVar[str] = (
@@ -220,5 +220,5 @@ class PixelArgmax(Rule):
     """Whether mask probabilities are multiplied by the candidates' weights before they are compared."""
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """Lets the candidates whose gate is above `score` compete for the pixels."""
+        """Gives each pixel to the mask of largest weight × probability, among masks of confidence above `score`."""
         return compete(output, rows_above(output, self.score), mask=0.5, certain=False, weighted=self.weighted)

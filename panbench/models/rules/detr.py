@@ -42,7 +42,7 @@ class DETR(Rule):
         return fused
 
     def fuse_batch(self, outputs: Sequence[Candidates]) -> list[FusedMap]:
-        """Fuses several images at once; each round of the competition synchronises once for all."""
+        """Fuses several images together, and waits for the device once per round of dropping tiny segments."""
         competitions = [self._compete_in_rounds(output) for output in outputs]
         fused: dict[int, FusedMap] = {}
         answers: dict[int, list[int] | None] = dict.fromkeys(range(len(outputs)))
@@ -58,7 +58,7 @@ class DETR(Rule):
         return [fused[image] for image in range(len(outputs))]
 
     def _compete_in_rounds(self, output: Candidates) -> Generator[Tensor, list[int] | None, FusedMap]:
-        """Lets one image's queries compete; in each round yields their pixel counts, and expects these on the host."""
+        """Fuses one image in rounds, as a generator: yields each query's pixel count, and is sent it on the CPU."""
         frame, rows = output.frame, rows_above(output, self.score)
         masks, count = take_rows(output.masks, rows), len(rows)
         labels = output.labels[rows].tolist()

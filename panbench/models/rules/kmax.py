@@ -64,7 +64,7 @@ class KMaX(Rule):
         return torch.cat(where), torch.cat(mean)
 
     def _paint_masks(self, codes: Tensor, inside: Tensor, mean: Tensor, gate: npt.NDArray[np.float32]) -> None:
-        """Paints masks into the map `codes`, in place, in order of gate × mean share."""
+        """Paints masks, as their indices, into the map `codes`, in order of confidence × mean probability."""
         order = np.argsort(-(gate * mean.cpu().numpy()), kind="stable")
         free = torch.ones_like(codes, dtype=torch.bool)
         for index in order.tolist():

@@ -39,11 +39,14 @@ class MaskWise(Rule):
 
     @property
     def least_gate(self) -> float:
-        """The threshold `quality`: a candidate's quality is its gate times a factor of at most 1."""
+        """The least confidence that matters: the threshold `quality`, as no mask's quality exceeds its confidence."""
         return self.quality
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """Paints the masks of sufficient quality in order; synchronises for the qualities."""
+        """Paints the masks of sufficient quality, the best first, each on free pixels.
+
+        Synchronises with the device once, to read the qualities.
+        """
         (fused,) = self.fuse_batch([output])
         return fused
 
@@ -57,7 +60,7 @@ class MaskWise(Rule):
         return map(self._paint_image, outputs, rows, own)
 
     def _quality_scores(self, output: Candidates, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Returns each mask's quality on the device: gate × squared mean of the mask's values above 0.5."""
+        """Returns each mask's quality, on the device: confidence × squared mean of its values above 0.5."""
         masks = take_rows(output.masks, rows)
         areas, sums = [], []
         for _, upsampled in upsampled_blocks(masks, output.frame):
@@ -73,7 +76,10 @@ class MaskWise(Rule):
     def _paint_image(
         self, output: Candidates, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
     ) -> FusedMap:
-        """Paints one image's masks of sufficient quality in order, with their bounds for things and stuff."""
+        """Paints one image's masks, the best first, except those of which too much is covered already.
+
+        Things and stuff have limits of their own.
+        """
         order = np.argsort(-scores, kind="stable")
         # NaN is not below the threshold, and is detected after painting.
         order = order[~(scores[order] < np.float32(self.quality))]
@@ -85,7 +91,7 @@ class MaskWise(Rule):
         )
 
     def _possible_rows(self, output: Candidates) -> npt.NDArray[np.int64]:
-        """Returns the candidates whose quality could suffice, as if their masks had the peak value everywhere.
+        """Returns the masks whose quality may reach the threshold, judged by each mask's highest value.
 
         Upsampled values never exceed the peak, so most of Panoptic SegFormer's 153 masks need not be upsampled. On an
         asynchronous device this would synchronise, so all candidates with a label are returned.

@@ -51,7 +51,10 @@ class PanopticFPN(Rule):
     """The least probability of a pixel in a pasted mask."""
 
     def fuse(self, output: Instances) -> FusedMap:
-        """Paints instances over the argmax of the semantic logits; codes count semantic channels, then instances."""
+        """Paints instances over the semantic class of highest logit at each pixel.
+
+        Codes count semantic channels, then instances.
+        """
         count = self.count_instances(output)
         first = len(output.semantic_labels)
         codes = semantic_argmax(output.semantic_logits, output.frame).to(code_type(first + count))
@@ -103,7 +106,7 @@ class PanopticFPN(Rule):
 
 @dataclass(frozen=True)
 class Combine(PanopticFPN):
-    """Works as PanopticFPN, as in panopticapi's script for two models: scores and shares are compared in float64."""
+    """Works as PanopticFPN, but compares scores and covered fractions in float64, as panopticapi's script does."""
 
     name: ClassVar[str] = "combine"
     summary: ClassVar[str] = (

@@ -81,7 +81,7 @@ def semantic_argmax(logits: Tensor, frame: Frame) -> Tensor:
 
 
 def argmax(blocks: Iterable[tuple[int, Tensor]], size: tuple[int, int], device: torch.device) -> Tensor:
-    """Returns (H, W) int64: the index of the highest map at each pixel, from maps in blocks; ties go to the first.
+    """Returns (H, W) int64: the index of the map of highest value at each pixel; ties go to the first map.
 
     blocks: (index of the first map, (K, H, W) maps)
     """

@@ -78,7 +78,7 @@ class Transformers(Rule):
         return FusedMap.of_candidates(output, rows, winner, logits, claimed=claimed, mask_areas=torch.cat(mask_areas))
 
     def to_segments(self, fused: FusedMap) -> SegmentedMap:
-        """Numbers segments as upstream does: a later one may get an earlier one's id, and then sets its label."""
+        """Numbers segments with upstream's fault: two may share an id, with the label of the later one."""
         check_finite(fused, "mask logits")
         assert fused.claimed is not None
         assert fused.mask_areas is not None

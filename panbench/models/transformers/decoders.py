@@ -50,12 +50,14 @@ def _eager_attention(module: Any) -> Iterator[None]:
 
 
 def _layers_of_mask2former(module: Any) -> Decoder:
+    """Returns Mask2Former's decoder, which can be cut after any layer."""
     decoder = module.model.transformer_module.decoder
     # Masks are predicted before the first layer and after each, so a cut decoder needs no other head.
     return Decoder.of_layers(decoder.layers, Part(module.model.pixel_level_module), Part(decoder.mask_predictor))
 
 
 def _attention_of_mask2former(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[LayerAttention]]:
+    """Runs Mask2Former by `forward`; returns its outputs and each decoder layer's cross-attention."""
     transformer = module.model.transformer_module
     layers = list(transformer.decoder.layers)
     attentions = {number: layer.cross_attn for number, layer in enumerate(layers)}
@@ -68,12 +70,14 @@ def _attention_of_mask2former(module: Any, forward: Callable[[], Any]) -> tuple[
 
 
 def _layers_of_oneformer(module: Any) -> Decoder:
+    """Returns OneFormer's decoder, which can be cut after any layer."""
     model, decoder = module.model, module.model.transformer_module.decoder
     before = [Part(model.pixel_level_module), Part(model.task_encoder), Part(decoder.query_transformer)]
     return Decoder.of_layers(decoder.layers, *before, Part(decoder, "forward_prediction_heads"))
 
 
 def _attention_of_oneformer(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[LayerAttention]]:
+    """Runs OneFormer by `forward`; returns its outputs and each decoder layer's cross-attention."""
     transformer = module.model.transformer_module
     decoder = transformer.decoder
     attentions = {number: layer.cross_attn.multihead_attn for number, layer in enumerate(decoder.layers)}
@@ -91,10 +95,12 @@ def _map_sizes(transformer: ModuleCall) -> list[Size]:
 
 
 def _layers_of_maskformer(module: Any) -> Decoder:
+    """Returns MaskFormer's decoder, which can be cut after any layer."""
     return Decoder.of_layers(module.model.transformer_module.decoder.layers, Part(module.model.pixel_level_module))
 
 
 def _attention_of_maskformer(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[LayerAttention]]:
+    """Runs MaskFormer by `forward`; returns its outputs and each decoder layer's cross-attention."""
     transformer = module.model.transformer_module
     attentions = {number: layer.encoder_attn for number, layer in enumerate(transformer.decoder.layers)}
     with record_calls({**attentions, "maps": transformer}) as calls:
@@ -104,11 +110,13 @@ def _attention_of_maskformer(module: Any, forward: Callable[[], Any]) -> tuple[A
 
 
 def _layers_of_detr(module: Any) -> Decoder:
+    """Returns DETR's decoder, which can be cut after any layer."""
     network = module.detr.model
     return Decoder.of_layers(network.decoder.layers, Part(network.backbone), Part(network.encoder))
 
 
 def _attention_of_detr(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[LayerAttention]]:
+    """Runs DETR by `forward`; returns its outputs and each decoder layer's cross-attention."""
     network = module.detr.model
     attentions = {number: layer.encoder_attn for number, layer in enumerate(network.decoder.layers)}
     with record_calls({**attentions, "maps": network.input_projection}) as calls:
@@ -126,6 +134,7 @@ def _whole_map_layers(
 
 
 def _layers_of_eomt(module: Any) -> Decoder:
+    """Returns EoMT's last layers, in which queries join the patches, as a decoder that can be cut after any layer."""
     blocks, other = module.config.num_blocks, len(module.layers) - module.config.num_blocks
 
     def set_layer_count(left: int) -> None:
@@ -137,6 +146,7 @@ def _layers_of_eomt(module: Any) -> Decoder:
 
 
 def _attention_of_eomt(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[LayerAttention]]:
+    """Runs EoMT by `forward`; returns its outputs and the queries' attention to patches in the last layers."""
     config = module.config
     blocks = list(module.layers)[len(module.layers) - config.num_blocks :]
     attentions = {number: block.attention for number, block in enumerate(blocks)}
