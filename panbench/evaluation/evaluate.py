@@ -11,8 +11,8 @@ from pathlib import Path
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.loop import Loop
-from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, with_all_studies
-from panbench.evaluation.plan import chosen_batch_size, plan_batches, without_images
+from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, with_all_study_options
+from panbench.evaluation.plan import chosen_batch_size, plan_batches, without_finished_images
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.run_folders import RunFolders
 from panbench.evaluation.sinks import CandidateSink, ScoreSink, Sink
@@ -38,10 +38,10 @@ def evaluate(
     """
     dataset = with_model_categories(dataset, model)
     model = wrap_model(model, dataset, options)
-    return evaluate_with_further(model, dataset, {model.rule: Path(out)}, options, reporter)[0]
+    return evaluate_with_study_runs(model, dataset, {model.rule: Path(out)}, options, reporter)[0]
 
 
-def evaluate_with_further(
+def evaluate_with_study_runs(
     model: Model, dataset: Dataset, folders: Mapping[Rule, Path], options: EvaluateOptions, reporter: Reporter
 ) -> list[Run]:
     """Evaluates a model by several fusion rules, and makes the extra runs that the chosen studies ask for.
@@ -69,13 +69,13 @@ def evaluate_rules(
     """Runs a model once and fuses its outputs by several rules, each into a separate run; returns the runs in order.
 
     folders: the run folder of each rule; other arguments and errors as in `evaluate`. Does not wrap the model or make
-    further runs: see `wrap_model`, `evaluate_with_further`.
+    further runs: see `wrap_model`, `evaluate_with_study_runs`.
     With `options.resume`, complete runs are left alone and the others are resumed.
     """
     dataset = with_model_categories(dataset, model)
     check_fits(model, dataset, folders, options)
     evaluation = Evaluation(model, dataset, options, reporter)
-    joined = [study.join(evaluation) for study in with_all_studies(options.studies)]
+    joined = [study.join(evaluation) for study in with_all_study_options(options.studies)]
     settings = {rule: resume_settings(model, dataset, options, rule, joined) for rule in folders}
     runs = RunFolders(folders, settings, options, reporter)
     size = chosen_batch_size(runs.batch_size, model, dataset, options, reporter)
@@ -88,13 +88,13 @@ def evaluate_rules(
     if not runs.unfinished:
         return runs.all()
 
-    def new_record(rule: Rule) -> RunInfo:
+    def new_run_record(rule: Rule) -> RunInfo:
         record = first_record(model, dataset, {**settings[rule], "batch_size": size}, options.command, rule)
         further = {name: value for each in joined for name, value in each.record.items()}
         total = None if options.shard is None else len(dataset.scenes)
         return replace(record, images=ImagesRecord(expected=len(scenes), whole=total), **further)
 
-    with runs.writing(new_record) as writers:
+    with runs.writing(new_run_record) as writers:
         ids = model.category_ids(dataset.categories)
         scores = [
             ScoreSink(writer, model, rule, ids, keep_maps=options.save_predictions)
@@ -105,5 +105,5 @@ def evaluate_rules(
             sinks.append(CandidateSink.for_model(model, dataset, writers[0].path, options.half_precision, reporter))
         sinks += [each.sink(writers) for each in joined if each.sink is not None]
         done = frozenset.intersection(*(frozenset(sink.done) for sink in sinks))
-        runs.run(Loop(model, sinks, options, reporter, len(scenes)), without_images(plan, done), scores)
+        runs.run(Loop(model, sinks, options, reporter, len(scenes)), without_finished_images(plan, done), scores)
     return runs.all()

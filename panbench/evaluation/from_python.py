@@ -16,7 +16,7 @@ from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation import evaluate as loop
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.functions import FunctionModel
-from panbench.models.model import REQUIRED, Model, adopted
+from panbench.models.model import REQUIRED, Model, as_model
 from panbench.models.opening import load_model, spec_of
 from panbench.runs import Run
 
@@ -61,7 +61,7 @@ def model_of(given: Any, reporter: Reporter = SILENT) -> Model:
     if isinstance(given, type):
         raise BadArgument(f"model is the class {given.__name__}, not an object of it.")
     if all(hasattr(given, name) for name in REQUIRED):
-        return adopted(given)
+        return as_model(given)
     if isinstance(given, nn.Module) and not hasattr(given, "categories"):
         raise BadModel(
             f"A {type(given).__name__} is a network, and panbench does not know its inputs and outputs.",

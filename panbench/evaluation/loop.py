@@ -21,7 +21,14 @@ from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.program import default_threads
 from panbench.base.reporter import SILENT, Reporter
-from panbench.evaluation.measuring import Mark, Pace, Rate, batches_before_rate, forget_device_peak, free_memory
+from panbench.evaluation.measuring import (
+    DeviceTimestamp,
+    ImageRate,
+    LoopTimer,
+    batches_before_rate,
+    forget_device_peak,
+    free_memory,
+)
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.sinks import Later, SeenImage, Sink
 from panbench.models.candidates import NonFiniteOutput, check_classes
@@ -59,13 +66,13 @@ def _single_threaded_pool(count: int, name: str) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(count, name)
     together = threading.Barrier(count)
 
-    def start() -> None:
+    def wait_for_others() -> None:
         """Runs first in each new thread: makes it adopt torch's number of threads, then waits for the others."""
         torch.get_num_threads()
         together.wait()
 
     try:
-        for started in [pool.submit(start) for _ in range(count)]:
+        for started in [pool.submit(wait_for_others) for _ in range(count)]:
             started.result()
     except BaseException:
         # Ctrl-C between two starts: threads that wait for the others must not wait for ever.
@@ -78,7 +85,7 @@ def _single_threaded_pool(count: int, name: str) -> ThreadPoolExecutor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class LoopResult:
     """What one pass of the loop gives: its duration, speed and peak memory, and the images that were skipped.
 
     seconds: by stage, shared by all sinks; skipped: reasons by image id; host_memory, device_memory: peaks in bytes
@@ -87,7 +94,7 @@ class Report:
 
     seconds: dict[str, float]
     images: int
-    rate: Rate | None
+    rate: ImageRate | None
     skipped: dict[int, str]
     host_memory: int | None
     device_memory: int | None
@@ -100,7 +107,9 @@ _Found = list[list[Any]]
 class _Batch:
     """A batch after the forward pass; for each image, the work that each sink left to host threads, or None."""
 
-    def __init__(self, images: Sequence[LoadedImage], work: Sequence[Sequence[Later | None]], *marks: Mark) -> None:
+    def __init__(
+        self, images: Sequence[LoadedImage], work: Sequence[Sequence[Later | None]], *marks: DeviceTimestamp
+    ) -> None:
         """Takes a batch's images, the pending work for each image, and three timestamps.
 
         marks: start and end of the forward pass, and the moment when everything is on the host
@@ -125,7 +134,7 @@ class Loop:
         self.expected = expected
         self.workers = worker_threads(options.workers)
         self.seconds = {"load": 0.0, "forward": 0.0}
-        self.pace = Pace()
+        self.timer = LoopTimer()
         self.done_now = 0
         self.skipped: dict[int, str] = {}
         self._done_before = 0
@@ -134,19 +143,19 @@ class Loop:
         self._largest: int | None = None
         self._seconds_lock = threading.Lock()
 
-    def report(self) -> Report:
+    def result(self) -> LoopResult:
         """Returns the loop's duration, speed and peak memory so far, and the images that were skipped."""
         device = self.model.device
-        return Report(
-            seconds={**self.seconds, "wall": self.pace.wall},
+        return LoopResult(
+            seconds={**self.seconds, "wall": self.timer.wall_seconds},
             images=self.done_now,
-            rate=self.pace.rate(lanes=self._lanes, before=self._before_rate),
+            rate=self.timer.rate(lanes=self._lanes, before=self._before_rate),
             skipped=self.skipped,
             host_memory=provenance.peak_host_memory(),
             device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         )
 
-    def run(self, plan: Sequence[Sequence[Scene]]) -> Report:
+    def run(self, plan: Sequence[Sequence[Scene]]) -> LoopResult:
         """Evaluates the batches in order; stores the finished batches before it re-raises a stage's exception."""
         try:
             with contextlib.ExitStack() as stack:
@@ -156,12 +165,12 @@ class Loop:
                     stack.callback(sink.close)
                 self._run_stages(plan)
         finally:
-            self.pace.stop()
-        return self.report()
+            self.timer.stop()
+        return self.result()
 
     def _run_stages(self, plan: Sequence[Sequence[Scene]]) -> None:
         """Loads, predicts and scores concurrently, in threads for each, with few images waiting in between."""
-        self.pace.start()
+        self.timer.start()
         forget_device_peak(self.model.device)
         loaders, hosts = _single_threaded_pool(self.workers, "load"), _single_threaded_pool(self.workers, "score")
         threads = torch.get_num_threads()
@@ -181,7 +190,9 @@ class Loop:
                 else:
                     for batch in self._predict(loaded):
                         indices = range(len(batch.images))
-                        behind.append((len(indices), [hosts.submit(self._finish, batch, index) for index in indices]))
+                        behind.append(
+                            (len(indices), [hosts.submit(self._finish_image, batch, index) for index in indices])
+                        )
                 images_behind += len(loaded)
                 # Bound the images that wait for the host; always allow a batch per lane and one more.
                 while behind and (
@@ -204,7 +215,7 @@ class Loop:
                     self._collect(pending)
             raise
         finally:
-            self.pace.stop()
+            self.timer.stop()
             for pool in (loaders, hosts, models):
                 if pool is not None:
                     pool.shutdown(wait=True, cancel_futures=True)
@@ -282,13 +293,13 @@ class Loop:
 
     def _predict_at_once(self, batch: list[LoadedImage]) -> _Batch:
         """Runs the model on a whole batch; passes each output to every sink (scoring, storing) that needs the image."""
-        began = Mark(self.model.device)
+        began = DeviceTimestamp(self.model.device)
         try:
             outputs = self.model.candidates(batch)
             check_classes(outputs, self.model.class_names, self.model.spec.title)
         except NonFiniteOutput as error:
             raise self._non_finite_error(batch, error) from error
-        ended = Mark(self.model.device)
+        ended = DeviceTimestamp(self.model.device)
         work: list[list[Later | None]] = [[] for _ in batch]
         for sink in self.sinks:
             lacking = [index for index, image in enumerate(batch) if image.scene.image.id not in sink.done]
@@ -296,7 +307,7 @@ class Loop:
             by_index = dict(zip(lacking, sink.on_outputs(*chosen) if lacking else (), strict=True))
             for index, of_image in enumerate(work):
                 of_image.append(by_index.get(index))
-        return _Batch(batch, work, began, ended, Mark(self.model.device))
+        return _Batch(batch, work, began, ended, DeviceTimestamp(self.model.device))
 
     def _non_finite_error(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
         """Makes the error for a model that gives NaN or infinity on these images."""
@@ -312,10 +323,10 @@ class Loop:
             found
             for batch in self._predict(loaded)
             for index in range(len(batch.images))
-            for found in self._finish(batch, index)
+            for found in self._finish_image(batch, index)
         ]
 
-    def _finish(self, batch: _Batch, index: int) -> _Found:
+    def _finish_image(self, batch: _Batch, index: int) -> _Found:
         """Does the work on one image that follows the forward pass, such as scoring it, in a CPU thread."""
         batch.last.wait()
         image = batch.images[index]
@@ -327,8 +338,8 @@ class Loop:
         with self._seconds_lock:
             batch.left -= 1
             if not batch.left:
-                self.pace.batch_done(len(batch.images))
-                self.seconds["forward"] += batch.ended.since(batch.began)
+                self.timer.batch_done(len(batch.images))
+                self.seconds["forward"] += batch.ended.seconds_since(batch.began)
         return [found]
 
     def _collect(self, batch: Sequence[Future[_Found]]) -> None:

@@ -50,7 +50,7 @@ def host_peak() -> int | None:
     return provenance.peak_host_memory()
 
 
-class Mark:
+class DeviceTimestamp:
     """A timestamp; on CUDA, of the moment when the device reaches it in its queue."""
 
     def __init__(self, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class Mark:
             with current(self._device):
                 self._event.synchronize()
 
-    def since(self, earlier: "Mark") -> float:
+    def seconds_since(self, earlier: "DeviceTimestamp") -> float:
         """Returns the seconds since an earlier mark; call `wait` first."""
         if self._event is not None and earlier._event is not None:
             return float(earlier._event.elapsed_time(self._event)) / 1000
@@ -81,7 +81,7 @@ _MOST_MOMENTS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
+class ImageRate:
     """Images per second after warm-up, and the lowest and highest rate of several stretches of the run."""
 
     mean: float
@@ -89,7 +89,7 @@ class Rate:
     high: float
 
 
-def steady_rate(moments: Sequence[tuple[float, int]]) -> Rate | None:
+def steady_rate(moments: Sequence[tuple[float, int]]) -> ImageRate | None:
     """Returns the rate of images from the first of `moments` to the last; None for fewer than two.
 
     moments: (time in seconds, number of images done), ascending
@@ -97,15 +97,17 @@ def steady_rate(moments: Sequence[tuple[float, int]]) -> Rate | None:
     if len(moments) < 2 or moments[-1][0] <= moments[0][0]:
         return None
 
-    def rate(first: int, last: int) -> float:
+    def images_per_second(first: int, last: int) -> float:
         """Returns the images per second between two of the moments, given by their indices."""
         return (moments[last][1] - moments[first][1]) / (moments[last][0] - moments[first][0])
 
     # Stretches of equally many batches, at least two each: single batches differ by their images.
     stretches = min(_STRETCHES, (len(moments) - 1) // 2) or 1
     borders = [round(index * (len(moments) - 1) / stretches) for index in range(stretches + 1)]
-    rates = [rate(*pair) for pair in itertools.pairwise(borders) if moments[pair[1]][0] > moments[pair[0]][0]]
-    return Rate(rate(0, len(moments) - 1), min(rates), max(rates))
+    rates = [
+        images_per_second(*pair) for pair in itertools.pairwise(borders) if moments[pair[1]][0] > moments[pair[0]][0]
+    ]
+    return ImageRate(images_per_second(0, len(moments) - 1), min(rates), max(rates))
 
 
 def batches_before_rate(batches: int, images: int, *, lanes: int, workers: int) -> int:
@@ -118,7 +120,7 @@ def batches_before_rate(batches: int, images: int, *, lanes: int, workers: int) 
     return -(-begun_at_once // lanes) * lanes
 
 
-class Pace:
+class LoopTimer:
     """Measures the duration of a loop and its rate of images; batches may be reported from several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -142,7 +144,7 @@ class Pace:
         self._ended = self._clock()
 
     @property
-    def wall(self) -> float:
+    def wall_seconds(self) -> float:
         """Seconds from start to stop."""
         return self._ended - self._began
 
@@ -159,7 +161,7 @@ class Pace:
                 self._every *= 2
                 self._moments = [moment for moment in self._moments if moment[0] % self._every == 0]
 
-    def rate(self, *, lanes: int, before: int) -> Rate | None:
+    def rate(self, *, lanes: int, before: int) -> ImageRate | None:
         """Returns the steady rate; None if there are too few batches.
 
         lanes: batches that run concurrently and end together, so that only every last one is a moment

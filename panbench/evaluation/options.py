@@ -171,7 +171,7 @@ SHARD_BATCH_SIZE = 4
 """The default batch size of shards on a GPU: a timed size could differ between shards, which could not be merged."""
 
 
-def with_all_studies(given: Sequence[StudyOptions]) -> list[StudyOptions]:
+def with_all_study_options(given: Sequence[StudyOptions]) -> list[StudyOptions]:
     """Adds the default options of each installed study that is not among `given`, in the order of the studies.
 
     So a run records the same settings whether a study was disabled or not mentioned.

@@ -30,7 +30,7 @@ def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list
     return [[scenes[index] for index in batch.tolist()] for batch in batches]
 
 
-def without_images(plan: Sequence[Sequence[Scene]], done: Set[int]) -> list[list[Scene]]:
+def without_finished_images(plan: Sequence[Sequence[Scene]], done: Set[int]) -> list[list[Scene]]:
     """Removes finished images from their batches, and drops empty batches."""
     left = ([scene for scene in batch if scene.image.id not in done] for batch in plan)
     return [batch for batch in left if batch]

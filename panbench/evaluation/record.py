@@ -12,7 +12,7 @@ from panbench.base import provenance
 from panbench.base.addresses import is_remote
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
-from panbench.evaluation.loop import Report
+from panbench.evaluation.loop import LoopResult
 from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.models.model import Model, running_settings
 from panbench.models.rules import Rule
@@ -124,7 +124,7 @@ def check_settings(run: Run, settings: Mapping[str, Any], batch_size: int | str 
     refuse_other_settings(run.path or run.name, different)
 
 
-def changed_files(run: Run, dataset: Dataset) -> list[str]:
+def changed_input_files(run: Run, dataset: Dataset) -> list[str]:
     """Returns the images and id PNGs that changed since a stored run read them; absent files do not count."""
     stored = run.files.rows
     row_of = {image_id: row for row, image_id in enumerate(stored["image_id"].tolist())}
@@ -151,7 +151,7 @@ def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
     return [str(path) for path, digest in paths if digest is not None and digest_of(path) != digest]
 
 
-def changed_candidates(run: Run) -> list[str]:
+def changed_candidate_files(run: Run) -> list[str]:
     """Returns the candidate files that changed since a stored run wrote them; absent files do not count."""
     if run.path is None:
         return []
@@ -165,7 +165,7 @@ def changed_candidates(run: Run) -> list[str]:
 
 def close_run(
     writer: RunWriter,
-    report: Report,
+    result: LoopResult,
     own: Mapping[str, float],
     dataset: Dataset | None,
     reporter: Reporter,
@@ -179,11 +179,11 @@ def close_run(
     """
     run = Run(writer.info, writer.path)
     scored, expected = len(run.images), writer.info.images.expected or 0
-    before, spent_now = writer.info.seconds, {**report.seconds, **own}
+    before, spent_now = writer.info.seconds, {**result.seconds, **own}
     seconds = {stage: (getattr(before, stage) or 0.0) + spent for stage, spent in spent_now.items()}
     # An image that could not be read earlier may have been repaired and scored since.
     scored_ids = frozenset(run.images.tolist())
-    skipped = {**writer.info.images.skipped_ids, **report.skipped}
+    skipped = {**writer.info.images.skipped_ids, **result.skipped}
     skipped = {image_id: reason for image_id, reason in skipped.items() if image_id not in scored_ids}
     faults = run.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
@@ -207,8 +207,8 @@ def close_run(
             gt_faults=faults,
         ),
         seconds=SecondsRecord(**{stage: round(spent, 4) for stage, spent in seconds.items()}),
-        **_speed_fields(report),
-        memory=MemoryRecord(host_peak_bytes=report.host_memory, device_peak_bytes=report.device_memory),
+        **_speed_fields(result),
+        memory=MemoryRecord(host_peak_bytes=result.host_memory, device_peak_bytes=result.device_memory),
     )
 
 
@@ -236,9 +236,9 @@ def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
     return messages
 
 
-def _speed_fields(report: Report) -> dict[str, float]:
+def _speed_fields(result: LoopResult) -> dict[str, float]:
     """Returns run.json's fields for images per second (mean, lowest, highest); {} after too few batches."""
-    if report.rate is None:
+    if result.rate is None:
         return {}
     names = {"mean": "images_per_second", "low": "images_per_second_low", "high": "images_per_second_high"}
-    return {name: round(getattr(report.rate, part), 4) for part, name in names.items()}
+    return {name: round(getattr(result.rate, part), 4) for part, name in names.items()}

@@ -13,8 +13,8 @@ from panbench.datasets import Dataset
 from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.record import (
-    changed_candidates,
-    changed_files,
+    changed_candidate_files,
+    changed_input_files,
     changed_predictions,
     check_settings,
     close_run,
@@ -99,7 +99,7 @@ class RunFolders:
         # A complete run next to its target was killed just before it replaced the target.
         if not is_done or run.faults or run.path != self.folders[rule]:
             return False
-        lacking = self._count_unreadable(model, run)
+        lacking = self._count_unreadable_images(model, run)
         if lacking is None:
             return False
         but = f" but for {lacking} images that still cannot be read" if lacking else ""
@@ -110,19 +110,19 @@ class RunFolders:
         """Returns a message and a remedy for each kind of file that changed: inputs, predictions, candidates."""
         found = []
         anew = "Restore them, or evaluate all images again with --overwrite."
-        if changed := changed_files(run, self._dataset):
+        if changed := changed_input_files(run, self._dataset):
             found.append((f"{len(changed):,} files changed since {run.path} read them: {listed(changed, 5)}.", anew))
         # Users may delete all predictions of a finished run to free disk space.
         is_kept = run.info.status != "done" or (run.path is not None and (run.path / PREDICTIONS).is_dir())
         if self._options.save_predictions and is_kept and (changed := changed_predictions(run, self._dataset)):
             message = f"{len(changed):,} predictions are missing or are not what {run.path} wrote"
             found.append((f"{message}: {listed(changed, 5)}.", anew))
-        if self._options.keep_candidates and (changed := changed_candidates(run)):
+        if self._options.keep_candidates and (changed := changed_candidate_files(run)):
             message = f"{len(changed):,} files of candidates are not what {run.path} wrote: {listed(changed, 5)}."
             found.append((message, "Restore or delete them; --resume recreates missing ones."))
         return found
 
-    def _count_unreadable(self, model: Model, run: Run) -> int | None:
+    def _count_unreadable_images(self, model: Model, run: Run) -> int | None:
         """Counts a finished run's unreadable images; None if one is readable now, so that it can be scored."""
         scored = frozenset(run.images.tolist())
         lacking = [scene for scene in self._scenes if scene.image.id not in scored]
@@ -143,7 +143,7 @@ class RunFolders:
             self._open_writers(first_record)
             yield self._writers
         except BaseException as error:
-            left = self._close_after_error(error)
+            left = self._close_runs_after_error(error)
             if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
                 folders = in_sentence(self.unfinished.values())
                 error.stays = f"Scored images are saved in {folders}; the same command with --resume continues."
@@ -180,18 +180,18 @@ class RunFolders:
         if self._loop is None:
             return writer.finish(status, error=error)
         position = self._writers.index(writer)
-        report = self._loop.report()
+        result = self._loop.result()
         if len(self._writers) > 1:
             # Several rules that share a forward pass have no speed of their own.
-            report = replace(report, rate=None)
+            result = replace(result, rate=None)
         # Notices on photographs are reported once.
         dataset = self._dataset if position == 0 else None
-        return close_run(writer, report, self._scores[position].seconds, dataset, self._reporter, status, error)
+        return close_run(writer, result, self._scores[position].seconds, dataset, self._reporter, status, error)
 
-    def _close_after_error(self, error: BaseException) -> list[Run]:
+    def _close_runs_after_error(self, error: BaseException) -> list[Run]:
         """Closes all runs that are not done, with the status that the error implies, and returns them."""
         left = []
-        status, reason = _how_it_ended(error)
+        status, reason = _status_after_error(error)
         for writer in self._writers:
             if writer.info.status == "done":
                 continue
@@ -207,7 +207,7 @@ class RunFolders:
         return [load_run(out) for out in self.folders.values()]
 
 
-def _how_it_ended(error: BaseException) -> tuple[str, str]:
+def _status_after_error(error: BaseException) -> tuple[str, str]:
     """Returns the final status and the reason, for run.json, of a run that an error ends."""
     if isinstance(error, Terminated):
         return "interrupted", str(error)

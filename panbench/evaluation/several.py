@@ -87,7 +87,11 @@ def run_folders(
     keep: raise BadRun, before anything is run, if one of the folders already holds a run
     The folders of the first model come first, in the order of the rules.
     """
-    names = [spec.name if not rule else f"{spec.name}-{rule_slug(rule)}" for spec in specs for rule in rules or [""]]
+    names = [
+        spec.name if not rule else f"{spec.name}-{folder_name_of_rule(rule)}"
+        for spec in specs
+        for rule in rules or [""]
+    ]
     if out is None:
         end = "" if shard is None else f".{shard.number}"
         folders = [Path("results") / f"{dataset}-{name}{end}" for name in names]
@@ -119,7 +123,7 @@ def check_before(work: Prepared) -> None:
     Checks device, precision, rules, purpose and disk space.
     """
     with program.importing():
-        from panbench.evaluation.wrapping import refuse_without_purpose
+        from panbench.evaluation.wrapping import refuse_useless_evaluation
         from panbench.models.devices import check_precision, choose_device
         from panbench.models.rules import PAPER, parse_rule
 
@@ -129,7 +133,7 @@ def check_before(work: Prepared) -> None:
         # The meaning of `paper` is known once the model is open.
         if rule.partition(":")[0].strip() != PAPER:
             parse_rule(rule)
-    refuse_without_purpose(work.dataset, options.save_predictions or options.unscored)
+    refuse_useless_evaluation(work.dataset, options.save_predictions or options.unscored)
     pixels = sum(scene.image.height * scene.image.width for scene in scenes) if options.save_predictions else 0
     needed = len(scenes) * _BYTES_AN_IMAGE + pixels // _PIXELS_A_BYTE
     n_runs = len(work.folders) * (1 + sum(study.further_runs for study in options.studies))
@@ -196,25 +200,25 @@ def evaluate_models(
     reporters: makes the reporter of one evaluation; finished: called with each outcome
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
-    from panbench.evaluation.evaluate import evaluate_with_further
-    from panbench.evaluation.wrapping import as_requested
+    from panbench.evaluation.evaluate import evaluate_with_study_runs
+    from panbench.evaluation.wrapping import rules_and_wrapped_model
 
     dataset, opening, options, rules = work.dataset, work.opening, work.options, tuple(work.rules)
     of_each = len(rules) or 1
     ahead = _open_ahead(work) if work.sharding is None else {}
 
-    def evaluate(index: int, spec: ModelSpec) -> list[Run]:
+    def evaluate_model(index: int, spec: ModelSpec) -> list[Run]:
         """Opens one model and evaluates it by each rule; returns its runs in the order of the rules."""
         own = tuple(work.folders[index * of_each : (index + 1) * of_each])
         with reporters() as reporter:
             if work.sharding is not None:
                 return work.sharding(ShardedEvaluation(spec, dataset, own, opening, options, rules), reporter)
             opened = ahead.pop(spec) if spec in ahead else opened_model(spec, opening, reporter)
-            chosen, model = as_requested(opened, dataset, rules, options)
+            chosen, model = rules_and_wrapped_model(opened, dataset, rules, options)
             del opened
-            return evaluate_with_further(model, dataset, dict(zip(chosen, own, strict=True)), options, reporter)
+            return evaluate_with_study_runs(model, dataset, dict(zip(chosen, own, strict=True)), options, reporter)
 
-    return evaluate_in_turn(work.specs, evaluate, finished)
+    return evaluate_in_turn(work.specs, evaluate_model, finished)
 
 
 def _open_ahead(work: Prepared) -> "dict[ModelSpec, Model]":
@@ -270,6 +274,6 @@ def evaluate_in_turn(
     return outcomes
 
 
-def rule_slug(rule: str) -> str:
+def folder_name_of_rule(rule: str) -> str:
     """Returns a rule as part of a folder's name: `mask2former-score-0.7` for `mask2former:score=0.7`."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", rule).strip("-")

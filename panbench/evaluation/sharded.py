@@ -66,9 +66,11 @@ class ShardedEvaluation:
     def best_size(self, reporter: Reporter) -> int:
         """Returns the batch size that a single process would choose on this device."""
         from panbench.evaluation.plan import chosen_batch_size
-        from panbench.evaluation.wrapping import as_requested
+        from panbench.evaluation.wrapping import rules_and_wrapped_model
 
-        _, model = as_requested(opened_model(self.spec, self.opening), self.dataset, self.rules, self.options)
+        _, model = rules_and_wrapped_model(
+            opened_model(self.spec, self.opening), self.dataset, self.rules, self.options
+        )
         return chosen_batch_size(self.options.batch_size, model, self.dataset, self.options, reporter)
 
     def with_size(self, size: int) -> "ShardedEvaluation":
@@ -82,10 +84,10 @@ class ShardedEvaluation:
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
         """Evaluates one shard's batches into `folders`, one per rule."""
         from panbench.evaluation.evaluate import evaluate_rules
-        from panbench.evaluation.wrapping import as_requested
+        from panbench.evaluation.wrapping import rules_and_wrapped_model
 
         opened = opened_model(self.spec, self.opening, reporter)
-        rules, model = as_requested(opened, self.dataset, self.rules, self.options)
+        rules, model = rules_and_wrapped_model(opened, self.dataset, self.rules, self.options)
         options = replace(self.options, shard=shard)
         evaluate_rules(model, self.dataset, dict(zip(rules, folders, strict=True)), options, reporter)
 
@@ -118,7 +120,7 @@ def run_on_cards(work: Sharded, reporter: Reporter, cards: Sequence[str]) -> lis
         work = work.with_size(chooser.size)
     shards = [_Process(work, Shard(number, len(cards)), card) for number, card in enumerate(cards, start=1)]
     _follow_processes(shards, reporter)
-    if dead := [process for process in shards if not process.is_done]:
+    if dead := [process for process in shards if not process.exited_cleanly]:
         raise BadRun(
             f"Of {in_sentence(work.merged_folders)}, shard {in_sentence(each.shard for each in dead)} died {ATTEMPTS} "
             f"times ({dead[0].end}). The other shards are saved; the same command with --resume continues."
@@ -153,11 +155,11 @@ class _Process:
         theirs.close()
 
     @property
-    def is_done(self) -> bool:
+    def exited_cleanly(self) -> bool:
         """True if the process ended without an error."""
         return self._process.exitcode == 0
 
-    def ended(self, reporter: Reporter) -> bool:
+    def wait_or_restart(self, reporter: Reporter) -> bool:
         """Waits for the end and restarts a process that died; True if it ended for good. Raises its error."""
         self._process.join()
         code = self._process.exitcode or 0
@@ -197,7 +199,7 @@ def _follow_processes(processes: Sequence[_Process], reporter: Reporter) -> None
                     kind, *words = process.wire.recv()
                 except (EOFError, OSError):
                     del running[wire]  # type: ignore[arg-type]
-                    if not process.ended(reporter):
+                    if not process.wait_or_restart(reporter):
                         running[process.wire] = process
                     continue
                 if kind == "progress":

@@ -15,7 +15,7 @@ from panbench.base.errors import BadRun
 from panbench.base.files import require_space
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
-from panbench.evaluation.measuring import Mark
+from panbench.evaluation.measuring import DeviceTimestamp
 from panbench.models.candidates import Output, best_score
 from panbench.models.labels import CategoryIds
 from panbench.models.model import LoadedImage, Model, running_settings
@@ -118,7 +118,7 @@ _SINK_STAGES = STAGES[2:]
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _ScoredImage:
     """The result for one image: overlap table, SHA-256 of its files, and seconds by stage.
 
     dropped: the best score among dropped candidates if the rule dropped all; else 0
@@ -148,7 +148,7 @@ class ScoreSink(Sink):
         """Seconds by stage of this run alone."""
         self._writer, self._model, self._rule, self._ids = writer, model, rule, ids
         self._folder = writer.path / PREDICTIONS if keep_maps else None
-        self._chunk: list[_Scored] = []
+        self._chunk: list[_ScoredImage] = []
         self._since = time.monotonic()
 
     def on_outputs(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> Sequence[Later]:
@@ -156,17 +156,17 @@ class ScoreSink(Sink):
 
         One call for the batch, so that a rule waits for the device once.
         """
-        began = Mark(self._model.device)
+        began = DeviceTimestamp(self._model.device)
         maps = fuse(outputs, self._rule)
-        ended = Mark(self._model.device)
+        ended = DeviceTimestamp(self._model.device)
 
-        def score(fused: Fused, best: float, seen: SeenImage) -> _Scored:
+        def score_fused_map(fused: Fused, best: float, seen: SeenImage) -> _ScoredImage:
             """Scores one fused map in a CPU thread; `seen` is its image."""
-            return self._score_image(fused, best, seen, ended.since(began) / len(maps))
+            return self._score_image(fused, best, seen, ended.seconds_since(began) / len(maps))
 
-        return [functools.partial(score, *pair) for pair in zip(maps, map(best_score, outputs), strict=True)]
+        return [functools.partial(score_fused_map, *pair) for pair in zip(maps, map(best_score, outputs), strict=True)]
 
-    def _score_image(self, fused: Fused, best: float, seen: SeenImage, fusing: float) -> _Scored:
+    def _score_image(self, fused: Fused, best: float, seen: SeenImage, fusing: float) -> _ScoredImage:
         """Counts one image's overlap table, and writes its id PNG if requested, in a host thread."""
         began = time.perf_counter()
         scene = seen.scene
@@ -179,7 +179,7 @@ class ScoreSink(Sink):
         png = None if self._folder is None else self._folder / png_name(scene)
         digest = b"" if png is None else write_id_png(png, prediction.ids, durable=True)
         written = time.perf_counter()
-        return _Scored(
+        return _ScoredImage(
             table,
             (scene.image.id, seen.sha256, seen.truth_sha256),
             0 if seen.facts is None else photograph_code(seen.facts.orientation, seen.facts.extraneous),
@@ -189,7 +189,7 @@ class ScoreSink(Sink):
             {"fusion": fusing + mapped - began, "overlap": counted - mapped, "write": written - counted},
         )
 
-    def keep(self, found: Sequence[_Scored]) -> None:
+    def keep(self, found: Sequence[_ScoredImage]) -> None:
         """Collects scored images in memory, and writes them as a Parquet part file once there are enough."""
         self._chunk.extend(found)
         for stage in self.seconds:
@@ -247,7 +247,8 @@ class CandidateSink(Sink):
         }
         sink = cls(run, model.rule, about, half=half)
         samples = dataset.scenes[:: max(1, len(dataset.scenes) // 3)][:3]
-        size = sum(len(sink.encoded(model.candidates([model.load(scene)])[0])) for scene in samples) // len(samples)
+        sizes = [len(sink.encode_output(model.candidates([model.load(scene)])[0])) for scene in samples]
+        size = sum(sizes) // len(samples)
         needed = size * len(dataset.scenes)
         require_space(run, needed, "Keeping the candidates")
         reporter.notice(
@@ -258,18 +259,18 @@ class CandidateSink(Sink):
         return sink
 
     @torch.inference_mode()
-    def encoded(self, output: Output) -> bytes:
+    def encode_output(self, output: Output) -> bytes:
         """Encodes a network output as the content of its file."""
         return encode(output, self._rule, self.about, half=self._half)
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
         """Returns a function that encodes the output as the bytes of its file; a CPU thread calls it."""
 
-        def encoded(seen: SeenImage) -> tuple[int, bytes]:
+        def encode_image(seen: SeenImage) -> tuple[int, bytes]:
             """Returns the image's id and the bytes of its file."""
-            return seen.scene.image.id, self.encoded(output)
+            return seen.scene.image.id, self.encode_output(output)
 
-        return encoded
+        return encode_image
 
     def keep(self, found: Sequence[tuple[int, bytes]]) -> None:
         """Writes the encoded output of each image to its file."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets import Dataset
-from panbench.evaluation.options import EvaluateOptions, with_all_studies
+from panbench.evaluation.options import EvaluateOptions, with_all_study_options
 from panbench.evaluation.plan import check_batch_size
 from panbench.models.model import Model
 from panbench.models.predict import model_categories
@@ -17,7 +17,7 @@ from panbench.models.rules.base import rule_takes
 from panbench.runs.predictions import shared_name
 
 
-def as_requested(
+def rules_and_wrapped_model(
     model: Model, dataset: Dataset, names: Sequence[str], options: EvaluateOptions
 ) -> tuple[list[Rule], Model]:
     """Returns the rules that `--rule` names, and the model wrapped for studies and for these rules."""
@@ -30,7 +30,7 @@ def as_requested(
 
 def wrap_model(model: Model, dataset: Dataset, options: EvaluateOptions) -> Model:
     """Wraps the model for the options' studies, for example with several views of an image."""
-    for study in with_all_studies(options.studies):
+    for study in with_all_study_options(options.studies):
         model = study.wrapped(model, dataset)
     return model
 
@@ -51,7 +51,7 @@ def rules_of(model: Model, names: Sequence[str]) -> list[Rule]:
 def check_fits(model: Model, dataset: Dataset, rules: Iterable[Rule], options: EvaluateOptions) -> None:
     """Raises BadArgument or BadDataset if rules or options do not fit the model or the dataset."""
     check_batch_size(options)
-    refuse_without_purpose(dataset, options.save_predictions or options.unscored)
+    refuse_useless_evaluation(dataset, options.save_predictions or options.unscored)
     for rule in rules:
         refuse_unfit(rule, model)
     for study in options.studies:
@@ -73,7 +73,7 @@ def refuse_unfit(rule: Rule, model: Model) -> None:
         )
 
 
-def refuse_without_purpose(dataset: Dataset, save_predictions: bool) -> None:
+def refuse_useless_evaluation(dataset: Dataset, save_predictions: bool) -> None:
     """Raises BadArgument for an evaluation without a result: no ground truth, and no predictions stored.
 
     Raises BadDataset if predictions are stored and those of two images would have the same name.

@@ -18,7 +18,7 @@ from panbench.models.candidates import Frame, Output
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.decoders import Decoder
 from panbench.models.model import LoadedImage
-from panbench.models.preprocess import Resize, normalised, on_device, read_photograph, sizes_of
+from panbench.models.preprocess import Resize, image_sizes_of, normalised, on_device, read_photograph
 from panbench.models.rules import Rule
 from panbench.panoptic.types import Scene
 
@@ -155,18 +155,18 @@ class Adapter:
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> Sequence[Output]:
         """Normalises images of one padded size on the device, and runs the network; returns an output for each."""
-        return self.candidates(module, *self.batched(batch, device))
+        return self.candidates(module, *self.normalised_batch(batch, device))
 
-    def batched(self, batch: Sequence[LoadedImage], device: torch.device) -> tuple[Tensor, list[Frame]]:
+    def normalised_batch(self, batch: Sequence[LoadedImage], device: torch.device) -> tuple[Tensor, list[Frame]]:
         """Copies images of one padded size to the device; returns normalised (B, 3, H, W) pixels and image sizes."""
         frames = [cast(Frame, image.sample) for image in batch]
         images = [image.inputs for image in batch]
         mean, std = constant((tuple(self.mean), tuple(self.std)), device)[..., None, None]
-        return normalised(on_device(images, frames[0].padded, device), mean, std, sizes_of(images)), frames
+        return normalised(on_device(images, frames[0].padded, device), mean, std, image_sizes_of(images)), frames
 
     def attend(self, module: Any, image: LoadedImage, device: torch.device) -> Attention:
         """Returns the queries' cross-attention in an image, by decoder layer. Raises BadModel without queries."""
-        pixels, (frame,) = self.batched([image], device)
+        pixels, (frame,) = self.normalised_batch([image], device)
         return self.attention_of(module, pixels, frame)
 
     def attention_of(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:

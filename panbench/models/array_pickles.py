@@ -44,20 +44,20 @@ _MOST_INSTRUCTIONS = 300_000
 _TYPES = frozenset("f2 f4 f8 i1 i2 i4 i8 u1 b1".split())
 
 
-def load_arrays(path: Path) -> Any:
+def load_array_pickle(path: Path) -> Any:
     """Loads a pickle of plain data; NumPy arrays in it, down to the second level of dicts, become tensors.
 
     Raises NotWeights if it needs anything but arrays; other exceptions if it is cut off or damaged.
     """
     with open(path, "rb") as file:
-        bounded = _BoundedFile(file, path.stat().st_size)
-        _check_instructions(bounded)
+        bounded = _BoundedPickleFile(file, path.stat().st_size)
+        _check_pickle_instructions(bounded)
         file.seek(0)
         content = _Unpickler(bounded, encoding="latin1").load()
-    return _TensorConverter(path.stat().st_size).convert(content)
+    return _ArraysToTensors(path.stat().st_size).convert(content)
 
 
-def _check_instructions(file: "_BoundedFile") -> None:
+def _check_pickle_instructions(file: "_BoundedPickleFile") -> None:
     """Raises NotWeights for pickle instructions that plain data never needs, and for too large indices of its memo."""
     count = 0
     for count, (instruction, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", file)), 1):
@@ -68,10 +68,10 @@ def _check_instructions(file: "_BoundedFile") -> None:
         if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= cast(int, argument) <= count:
             raise NotWeights(f"memory for {argument:,} values would have to be taken")
         if instruction.name == "GLOBAL":
-            _replacement_of(*cast(str, argument).split(" ", 1))
+            _pickle_replacement_of(*cast(str, argument).split(" ", 1))
 
 
-class _BoundedFile:
+class _BoundedPickleFile:
     """Wraps a file so that no read exceeds its size: a pickle can claim any length for a string."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -139,7 +139,7 @@ class _PlainDict(dict[Any, Any]):
         """Ignores the state."""
 
 
-class _Replacement:
+class _PickleReplacement:
     """Replaces a function or class that a pickle names: calling it makes an array or a plain value."""
 
     __slots__ = ("_make",)
@@ -200,26 +200,26 @@ def _make_ordered_dict(pairs: Any = None) -> _PlainDict:
 
 
 _ALLOWED_NAMES = {
-    "numpy.ndarray": _Replacement(_refuse_ndarray),
-    "numpy.dtype": _Replacement(_DType),
-    "_codecs.encode": _Replacement(_latin1_text),
-    "collections.OrderedDict": _Replacement(_make_ordered_dict),
-    "collections.defaultdict": _Replacement(lambda *_: _PlainDict()),
-    **dict.fromkeys(UNUSED_VALUES, _Replacement(lambda *_: None)),
+    "numpy.ndarray": _PickleReplacement(_refuse_ndarray),
+    "numpy.dtype": _PickleReplacement(_DType),
+    "_codecs.encode": _PickleReplacement(_latin1_text),
+    "collections.OrderedDict": _PickleReplacement(_make_ordered_dict),
+    "collections.defaultdict": _PickleReplacement(lambda *_: _PlainDict()),
+    **dict.fromkeys(UNUSED_VALUES, _PickleReplacement(lambda *_: None)),
     # NumPy 2 has moved its core, and protocol 5 has a form of arrays of its own.
     **{
         f"numpy.{core}.{name}": known
         for core in ("core", "_core")
         for name, known in {
-            "multiarray._reconstruct": _Replacement(_make_empty_array),
-            "multiarray.scalar": _Replacement(_make_scalar),
-            "numeric._frombuffer": _Replacement(_make_array),
+            "multiarray._reconstruct": _PickleReplacement(_make_empty_array),
+            "multiarray.scalar": _PickleReplacement(_make_scalar),
+            "numeric._frombuffer": _PickleReplacement(_make_array),
         }.items()
     },
 }
 
 
-def _replacement_of(module: str, name: str) -> _Replacement:
+def _pickle_replacement_of(module: str, name: str) -> _PickleReplacement:
     """Returns the replacement of a function or class that a pickle names. Raises NotWeights if it is not allowed."""
     try:
         return _ALLOWED_NAMES[f"{module}.{name}"]
@@ -232,14 +232,14 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Called for each function or class that the pickle names; returns its replacement, or raises NotWeights."""
-        return _replacement_of(module, name)
+        return _pickle_replacement_of(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         """Called for references to objects outside the pickle; raises NotWeights."""
         raise NotWeights("a persistent id would have to be followed")
 
 
-class _TensorConverter:
+class _ArraysToTensors:
     """Converts arrays to tensors, each once, and in total no more bytes than the file has."""
 
     def __init__(self, size: int) -> None:

@@ -93,7 +93,7 @@ def layers_by_level(
     return layers
 
 
-class NamedModel(Protocol):
+class ModelWithRule(Protocol):
     """Describes what selecting queries needs of a model: category names, and a rule with a score threshold."""
 
     class_names: tuple[str, ...]
@@ -101,7 +101,7 @@ class NamedModel(Protocol):
 
 
 def attended_queries(
-    model: NamedModel,
+    model: ModelWithRule,
     found: Attention,
     *,
     queries: Sequence[int] = (),
@@ -130,15 +130,15 @@ def attended_queries(
 
 
 @contextmanager
-def record_calls(modules: Mapping[Any, nn.Module]) -> "Iterator[dict[Any, list[ModuleCall]]]":
+def record_module_calls(modules: Mapping[Any, nn.Module]) -> "Iterator[dict[Any, list[ModuleCall]]]":
     """Records within the block every forward call of some modules, in order; returns lists by the modules' keys."""
     calls: dict[Any, list[ModuleCall]] = {key: [] for key in modules}
 
-    def call_recorder(key: Any) -> Any:
+    def recording_hook(key: Any) -> Any:
         """Returns a forward hook that appends a module's calls to the list of `key`."""
         return lambda _, positional, named, output: calls[key].append(ModuleCall(positional, named, output))
 
-    hooks = [module.register_forward_hook(call_recorder(key), with_kwargs=True) for key, module in modules.items()]
+    hooks = [module.register_forward_hook(recording_hook(key), with_kwargs=True) for key, module in modules.items()]
     try:
         yield calls
     finally:
@@ -155,7 +155,7 @@ class ModuleCall:
     output: Any
 
 
-def scatter_samples(locations: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+def scatter_attention(locations: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
     """Scatters the attention weights of sampled points bilinearly to a map (queries, h, w), the mean over heads.
 
     locations: (queries, heads, points, 2) x, y as fractions of the padded input; points outside are ignored
@@ -182,9 +182,9 @@ def scatter_samples(locations: Tensor, weights: Tensor, size: tuple[int, int]) -
 def _attended_layer(found: Attention, number: int, query: int) -> AttendedLayer:
     """Resizes one query's attention and mask in decoder layer `number` (from 1) to the photograph's size."""
     layer, frame = found.layers[number - 1], found.frame
-    smooth, allowed = _resize_to_photo(layer.weights[query].float(), frame), None
+    smooth, allowed = _resize_attention(layer.weights[query].float(), frame), None
     if layer.blocked is not None:
-        allowed = _resize_to_photo((~layer.blocked[query]).float(), frame, nearest=True) > 0.5
+        allowed = _resize_attention((~layer.blocked[query]).float(), frame, nearest=True) > 0.5
         # Interpolation would spread attention into masked pixels.
         smooth = np.where(allowed, smooth, np.float32(0))
     mask = None
@@ -193,7 +193,7 @@ def _attended_layer(found: Attention, number: int, query: int) -> AttendedLayer:
     return AttendedLayer(number, smooth, allowed, mask)
 
 
-def _resize_to_photo(values: Tensor, frame: Frame, nearest: bool = False) -> npt.NDArray[np.float32]:
+def _resize_attention(values: Tensor, frame: Frame, nearest: bool = False) -> npt.NDArray[np.float32]:
     """Resizes (h, w) values that cover the padded input to the photograph's (H, W), without the padding."""
     mode = {"mode": "nearest"} if nearest else {"mode": "bilinear", "align_corners": False}
     padded = F.interpolate(values[None, None], size=frame.padded, **cast(Any, mode))[0, 0]
@@ -203,7 +203,7 @@ def _resize_to_photo(values: Tensor, frame: Frame, nearest: bool = False) -> npt
 
 
 def _choose_queries(
-    model: NamedModel, scores: Tensor, labels: Tensor, queries: Sequence[int], category: str | None, most: int
+    model: ModelWithRule, scores: Tensor, labels: Tensor, queries: Sequence[int], category: str | None, most: int
 ) -> list[int]:
     """Returns the requested query indices, else the best-scored ones, of `category` if given. Raises BadArgument."""
     if queries:

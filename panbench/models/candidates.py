@@ -214,7 +214,7 @@ def pixel_boxes(fractions: Tensor, height: float, width: float) -> Tensor:
     return torch.stack([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], dim=-1)
 
 
-def scores_of_pairs(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:
+def one_class_scores(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:
     """Returns two (K, classes) tensors for masks with one class each: scores of things, and weights of all.
 
     They are the fields `class_scores` and `class_weights` of Candidates, for Panoptic SegFormer.
@@ -252,7 +252,7 @@ def pair_candidates(
         raise NonFiniteOutput("class logits")
     labels = np.concatenate([np.asarray(things)[(pairs % len(things)).cpu().numpy()], stuff]).astype(np.int64)
     masks = torch.cat([thing_masks[pairs // len(things)], stuff_masks])
-    class_scores, class_weights = scores_of_pairs(torch.from_numpy(labels).to(gate.device), gate, isthing)
+    class_scores, class_weights = one_class_scores(torch.from_numpy(labels).to(gate.device), gate, isthing)
     return Candidates(labels, host, gate, masks, frame, isthing, activation, class_scores, class_weights, most)
 
 

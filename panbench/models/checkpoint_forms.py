@@ -99,7 +99,7 @@ def bare_names(state_dict: Mapping[str, Tensor], known: Collection[str] = ()) ->
     return found
 
 
-def refuse_distributed(path: Path) -> None:
+def refuse_distributed_checkpoint(path: Path) -> None:
     """Raises BadCheckpoint for a checkpoint in parts of torch.distributed (DCP), with the command that joins them."""
     folder = path if path.is_dir() else path.parent
     if not (path.is_dir() or path.suffix == ".distcp" or path.name == _METADATA):
@@ -145,7 +145,7 @@ def is_bare_pickle(path: Path, head: bytes) -> bool:
     return bool(re.match(rb"\x80[\x02-\x05]", head)) or path.suffix.lower() in (".pkl", ".pickle")
 
 
-def shards_of(index: Path) -> list[Path] | None:
+def checkpoint_shards(index: Path) -> list[Path] | None:
     """Returns the weights files that an index (model.safetensors.index.json) lists; None for any other file.
 
     Raises BadCheckpoint for an unreadable index, and for missing shards.

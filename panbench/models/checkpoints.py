@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from panbench.base.errors import BadCheckpoint
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
-from panbench.models.array_pickles import UNUSED_VALUES, NotWeights, load_arrays
+from panbench.models.array_pickles import UNUSED_VALUES, NotWeights, load_array_pickle
 from panbench.models.checkpoint_forms import (
     bare_names,
+    checkpoint_shards,
     find_state_dict,
     follow_last_checkpoint,
     is_bare_pickle,
-    refuse_distributed,
-    shards_of,
+    refuse_distributed_checkpoint,
 )
 
 # torch's list of names that a checkpoint may use is global to the process.
@@ -71,9 +71,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     run code.
     """
     path = follow_last_checkpoint(Path(path).expanduser().absolute())
-    refuse_distributed(path)
-    if (shards := shards_of(path)) is not None:
-        return _join_shards(path, [load_checkpoint(shard) for shard in shards])
+    refuse_distributed_checkpoint(path)
+    if (shards := checkpoint_shards(path)) is not None:
+        return _join_checkpoint_shards(path, [load_checkpoint(shard) for shard in shards])
     try:
         sha256 = sha256_of(path)
         with open(path, "rb") as handle:
@@ -95,7 +95,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, bare_names(state_dict), meta, sha256, part, notice)
 
 
-def _join_shards(index: Path, shards: Sequence[Checkpoint]) -> Checkpoint:
+def _join_checkpoint_shards(index: Path, shards: Sequence[Checkpoint]) -> Checkpoint:
     """Merges the files of one checkpoint; its SHA-256 is that of the list that sha256sum would print for them."""
     state_dict: OrderedDict[str, Tensor] = OrderedDict()
     for shard in shards:
@@ -134,13 +134,13 @@ def apply_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:
     missing: list[str] = []
     unknown: list[str] = []
 
-    def collect_misfits(_: nn.Module, incompatible: Any) -> None:
+    def collect_wrong_parameters(_: nn.Module, incompatible: Any) -> None:
         """Collects the parameters that the checkpoint lacks, and those that the model does not know."""
         missing.extend(name for name in incompatible.missing_keys if not name.endswith("num_batches_tracked"))
         unknown.extend(incompatible.unexpected_keys)
 
     mismatch = ""
-    hook = model.register_load_state_dict_post_hook(collect_misfits)
+    hook = model.register_load_state_dict_post_hook(collect_wrong_parameters)
     try:
         model.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
@@ -207,18 +207,21 @@ _UNNEEDED_NAMES = (
 )
 
 
-def _empty_dict(*_: object) -> dict[Any, Any]:
+def _replace_defaultdict(*_: object) -> dict[Any, Any]:
     """Replaces a defaultdict of the file, with the pickle's default factory dropped."""
     return {}
 
 
 def _load_pickle(path: Path, of_torch: bool) -> Any:
     """Loads torch's checkpoint or a pickle of NumPy arrays without running code of the file. Raises BadCheckpoint."""
-    allowed: list[Any] = [*((_Unneeded, name) for name in _UNNEEDED_NAMES), (_empty_dict, "collections.defaultdict")]
+    allowed: list[Any] = [
+        *((_Unneeded, name) for name in _UNNEEDED_NAMES),
+        (_replace_defaultdict, "collections.defaultdict"),
+    ]
     try:
         if not of_torch:
-            return load_arrays(path)
-        _verify_checksums(path)
+            return load_array_pickle(path)
+        _verify_checkpoint_crcs(path)
         with _safe_globals_lock, torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -242,7 +245,7 @@ def _refused_pickle(path: Path, reason: str) -> BadCheckpoint:
     )
 
 
-def _verify_checksums(path: Path) -> None:
+def _verify_checkpoint_crcs(path: Path) -> None:
     """Raises BadZipFile if a record of the checkpoint has a wrong CRC; torch would load the damaged weights."""
     if not zipfile.is_zipfile(path):
         return

@@ -48,12 +48,12 @@ class Decoder:
         """
         count, layers_before = last or len(layers), len(layers)
 
-        def keep_layers(layers_left: int) -> None:
+        def cut_decoder_layers(layers_left: int) -> None:
             del layers[layers_before - count + layers_left :]
             if cut is not None:
                 cut(layers_left)
 
-        return cls(count, keep_layers, [*before, *map(Part, layers)])
+        return cls(count, cut_decoder_layers, [*before, *map(Part, layers)])
 
 
 def sharing_weights(module: Network) -> Network:

@@ -157,7 +157,7 @@ def _set_tf32(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[
     before = [each.fp32_precision for each in newer]
     older_before = _read_tf32(older, before)
 
-    def restore() -> None:
+    def restore_tf32() -> None:
         """Sets the older and newer TF32 settings back to their former values."""
         older.allow_tf32 = older_before
         for each, value in zip(newer, before, strict=True):
@@ -169,7 +169,7 @@ def _set_tf32(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[
     older.allow_tf32 = allowed
     for each in newer:
         each.fp32_precision = "tf32" if allowed else "ieee"
-    return restore
+    return restore_tf32
 
 
 def _read_tf32(older: Any, newer: list[str]) -> bool:

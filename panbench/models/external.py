@@ -46,7 +46,7 @@ def is_external(name: str) -> bool:
     return name.partition(":")[0].partition(".")[0] != "panbench"
 
 
-def guarded(name: str, scenes: Sequence[Scene] = ()) -> contextlib.AbstractContextManager[None]:
+def guarded_model_code(name: str, scenes: Sequence[Scene] = ()) -> contextlib.AbstractContextManager[None]:
     """Returns a context that turns another package's exceptions into ModelFailed, and lets panbench's own pass."""
     return external_code(name, scenes) if is_external(name) else contextlib.nullcontext()
 
@@ -59,10 +59,10 @@ def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
     panbench's own errors, Ctrl-C, and out-of-memory errors (a smaller batch may work) pass unchanged. Code that changes
     the current folder also fails, because panbench's paths may be relative.
     """
-    before = _current_folder()
+    before = _working_directory()
     try:
         yield
-        if before is not None and (after := _current_folder()) != before:
+        if before is not None and (after := _working_directory()) != before:
             raise ModelFailed(
                 f"{name} changed the current folder to {after or 'one that is gone'}{_on_images(scenes)}."
             )
@@ -73,7 +73,7 @@ def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
             f"{name} {_error_words(error)}{_on_images(scenes)}. {_model_source_line(error, name)}".rstrip()
         ) from error
     finally:
-        if before is not None and _current_folder() != before:
+        if before is not None and _working_directory() != before:
             os.chdir(before)
 
 
@@ -82,7 +82,7 @@ def _passes_through(error: BaseException) -> bool:
     return isinstance(error, PanbenchError | NonFiniteOutput | KeyboardInterrupt) or says_out_of_memory(error)
 
 
-def _current_folder() -> str | None:
+def _working_directory() -> str | None:
     """Returns the working directory; None if it has been deleted."""
     try:
         return os.getcwd()
@@ -91,7 +91,7 @@ def _current_folder() -> str | None:
 
 
 @contextlib.contextmanager
-def code_of_packages(packages: Collection[str], scenes: Sequence[Scene] = ()) -> Iterator[None]:
+def guarded_package_code(packages: Collection[str], scenes: Sequence[Scene] = ()) -> Iterator[None]:
     """Turns exceptions within the block into ModelFailed if code of these packages raised them.
 
     For user classes that a library builds and calls: it may wrap their exceptions, so causes count, too.
@@ -108,7 +108,7 @@ def code_of_packages(packages: Collection[str], scenes: Sequence[Scene] = ()) ->
 def raise_as_model_failure(error: BaseException, packages: Collection[str], scenes: Sequence[Scene] = ()) -> None:
     """Raises ModelFailed if an exception, or one of its causes, comes from code of the given packages."""
     found = None
-    for cause in causes(error):
+    for cause in exception_causes(error):
         modules = [module for module in cause.modules if module.partition(".")[0] in packages]
         found = (cause.error, modules[-1]) if modules else found
     if found is not None:
@@ -118,17 +118,17 @@ def raise_as_model_failure(error: BaseException, packages: Collection[str], scen
         ) from error
 
 
-class Cause(NamedTuple):
+class ExceptionCause(NamedTuple):
     """Holds an exception, and the modules of its traceback, the innermost last."""
 
     error: BaseException
     modules: list[str]
 
 
-def causes(error: BaseException | None) -> Iterator[Cause]:
+def exception_causes(error: BaseException | None) -> Iterator[ExceptionCause]:
     """Yields an exception, and then the exceptions that caused it (`__cause__`, else `__context__`)."""
     while error is not None:
-        yield Cause(error, [module for _, _, module in _stack_frames(error.__traceback__)])
+        yield ExceptionCause(error, [module for _, _, module in _traceback_frames(error.__traceback__)])
         error = error.__cause__ or error.__context__
 
 
@@ -168,7 +168,7 @@ def _check_output_list(name: str, outputs: Any, scenes: Sequence[Scene]) -> None
             raise BadModel(f"{name} returned {problem}{_on_images([scene])}.")
 
 
-class External(Wrapped):
+class ExternalModel(Wrapped):
     """Wraps a model of another package to check its results and to turn its exceptions into ModelFailed."""
 
     def __init__(self, spec: ModelSpec, inner: Model) -> None:
@@ -276,7 +276,7 @@ def _model_source_line(error: BaseException, name: str) -> str:
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return _source_line(error.filename, error.lineno)
     package = name.partition(":")[0].partition(".")[0]
-    frames = list(_stack_frames(error.__traceback__))
+    frames = list(_traceback_frames(error.__traceback__))
     own = [frame for frame in frames if frame[2].partition(".")[0] == package]
     others = [frame for frame in frames if _PACKAGE not in Path(frame[0]).parents]
     found = (own or others)[-1:]
@@ -287,7 +287,7 @@ def _definition_line(maker: Any) -> str:
     """Returns `FILE, line N: "text"` where a function or class begins; empty for panbench's own."""
     while isinstance(maker, functools.partial):
         maker = maker.func
-    # `adopted` wraps objects that do not inherit from Model: look at the inner one.
+    # `as_model` wraps objects that do not inherit from Model: look at the inner one.
     owner = getattr(maker, "__self__", None)
     if isinstance(owner, Wrapped):
         maker = getattr(owner.inner, maker.__name__)
@@ -299,7 +299,7 @@ def _definition_line(maker: Any) -> str:
     return _source_line(path, line) if path and _PACKAGE not in Path(path).parents else ""
 
 
-def _stack_frames(traced: TracebackType | None) -> Iterator[tuple[str, int, str]]:
+def _traceback_frames(traced: TracebackType | None) -> Iterator[tuple[str, int, str]]:
     """Yields file, line and module of each stack frame of a traceback, the innermost last."""
     for frame, line in traceback.walk_tb(traced):
         yield frame.f_code.co_filename, line, str(frame.f_globals.get("__name__", ""))

@@ -23,8 +23,8 @@ from panbench.base.errors import BadArgument, BadModel
 from panbench.base.text import kind_of
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
-from panbench.models.external import External, checked_results_of, external_code
-from panbench.models.model import REQUIRED, LoadedImage, Model, adopted
+from panbench.models.external import ExternalModel, checked_results_of, external_code
+from panbench.models.model import REQUIRED, LoadedImage, Model, as_model
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
 from panbench.models.rules.given import Given
@@ -46,7 +46,7 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
         made = factory()
     missing = [name for name in REQUIRED if not hasattr(made, name)]
     if not missing:
-        return External(spec, adopted(made))
+        return ExternalModel(spec, as_model(made))
     with checked_results_of(factory):
         if not callable(made):
             raise BadModel(
@@ -90,9 +90,9 @@ class FunctionModel(Model):
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
         """Calls the function for each image, one after another. Raises ModelFailed for an invalid result."""
-        return [self._segment_image(image) for image in batch]
+        return [self._run_function(image) for image in batch]
 
-    def _segment_image(self, image: LoadedImage) -> FinishedMap:
+    def _run_function(self, image: LoadedImage) -> FinishedMap:
         """Calls the function for one image and checks its result. Raises ModelFailed."""
         rgb = image.inputs.numpy()
         where = f"{self.spec.title} on {image.scene.image.file_name} (image {image.scene.image.id})"
@@ -101,9 +101,9 @@ class FunctionModel(Model):
             if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[1], Iterator):
                 answer = answer[0], list(answer[1])
         with checked_results_of(self._function):
-            return self._checked_map(answer, rgb, where)
+            return self._checked_id_map(answer, rgb, where)
 
-    def _checked_map(self, answer: Any, rgb: npt.NDArray[np.uint8], where: str) -> FinishedMap:
+    def _checked_id_map(self, answer: Any, rgb: npt.NDArray[np.uint8], where: str) -> FinishedMap:
         """Converts the function's result to a FinishedMap. Raises BadModel if it is invalid."""
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise BadModel(f"{where} returned {kind_of(answer)}; it must return (id map, segments).")

@@ -22,7 +22,7 @@ from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, O
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.decoders import Decoder, sharing_weights
 from panbench.models.devices import AUTOCAST, cast_weights_for_autocast, tf32_as
-from panbench.models.external import check_outputs, code_of_packages, guarded, is_external
+from panbench.models.external import check_outputs, guarded_model_code, guarded_package_code, is_external
 from panbench.models.model import LoadedImage, Model
 from panbench.models.rules import Rule
 from panbench.panoptic.types import ImageInfo, Scene
@@ -81,13 +81,13 @@ class HostedModel(Model):
     @property
     def settings(self) -> Mapping[str, Any]:
         """The settings that run.json records: oneDNN's linear layers, and the image processor's size and its use."""
-        found: dict[str, Any] = {"linear": "oneDNN"} if self.is_packed else {}
+        found: dict[str, Any] = {"linear": "oneDNN"} if self.uses_onednn else {}
         if (size := self.adapter.processor_size) is not None:
             found |= {"processor_size": f"{size[0]}×{size[1]}", "processor_size_used": self._as_its_processor}
         return found
 
     @property
-    def is_packed(self) -> bool:
+    def uses_onednn(self) -> bool:
         """True if an evaluation runs linear layers by oneDNN (onednn.py)."""
         return not self.compiled and onednn.serves(self.device, self.precision, self.parameters)
 
@@ -150,7 +150,11 @@ class HostedModel(Model):
     def _reporting_foreign_errors(self, scenes: Sequence[Scene]) -> contextlib.AbstractContextManager[None]:
         """Returns a context that turns exceptions of another package's adapter or classes into ModelFailed."""
         name = self.spec.adapter
-        return guarded(name, scenes) if is_external(name) else code_of_packages(self.adapter.packages, scenes)
+        return (
+            guarded_model_code(name, scenes)
+            if is_external(name)
+            else guarded_package_code(self.adapter.packages, scenes)
+        )
 
     def batch_key(self, image: ImageInfo) -> Hashable:
         """Returns the network's input size for an image, else the image's size; images of one key share batches."""
@@ -159,7 +163,7 @@ class HostedModel(Model):
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """Returns the model's output for each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
-        with self._reporting_foreign_errors([image.scene for image in batch]), self.numerics():
+        with self._reporting_foreign_errors([image.scene for image in batch]), self.autocast_and_tf32():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)
             except Exception as error:
@@ -177,13 +181,13 @@ class HostedModel(Model):
         for output in outputs:
             _refuse_non_finite_scores(output)
         if self._planted is not None:
-            return [synthetic.replace_output(output, self._planted) for output in outputs]
+            return [synthetic.plant_in_output(output, self._planted) for output in outputs]
         return outputs
 
     def attend(self, scene: Scene, **arguments: Any) -> Any:
         """Returns where queries attend in an image, as AttendedQuery; arguments: those of `attended_queries`."""
         image = self.load(scene)
-        with torch.inference_mode(), self.numerics():
+        with torch.inference_mode(), self.autocast_and_tf32():
             return attended_queries(self, self.adapter.attend(self.module, image, self.device), **arguments)
 
     def plant_segments(self, count: int) -> Callable[[], None]:
@@ -199,10 +203,10 @@ class HostedModel(Model):
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
         """Returns a context for one evaluation, in which oneDNN computes linear layers if that is faster."""
-        return onednn.packed(self.module) if self.is_packed else contextlib.nullcontext()
+        return onednn.packed(self.module) if self.uses_onednn else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def numerics(self) -> Iterator[None]:
+    def autocast_and_tf32(self) -> Iterator[None]:
         """Sets autocast and TF32 within the block as the model's precision demands."""
         with current(self.device), tf32_as(self.precision) if self.device.type == "cuda" else contextlib.nullcontext():
             if self.precision not in AUTOCAST:

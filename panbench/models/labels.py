@@ -81,12 +81,12 @@ def _shapes_categories() -> tuple[Category, ...]:
     return read_categories([dict(category) for category in SHAPES])
 
 
-def is_unnamed(name: str) -> bool:
+def is_placeholder_name(name: str) -> bool:
     """Returns whether a name in config.json's id2label is a placeholder, such as LABEL_7."""
     return re.fullmatch(r"|N/A|LABEL_\d+", name) is not None
 
 
-def unnamed_labels(title: str, count: int) -> BadModel:
+def unnamed_labels_error(title: str, count: int) -> BadModel:
     """Returns the error for a network of which all labels have placeholders for names."""
     return BadModel(
         f"{title} names none of its {count} labels (id2label of config.json), so they cannot be matched with "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from panbench.base.errors import BadCheckpoint
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter
-from panbench.models.attention import Attention, LayerAttention, record_calls
+from panbench.models.attention import Attention, LayerAttention, record_module_calls
 from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, pixel_boxes, sigmoid_candidates
 from panbench.models.decoders import Decoder, Part
 from panbench.models.labels import coco_labels
@@ -42,7 +42,7 @@ from mmdet.registry import MODELS  # noqa: E402
 SIZE_DIVISOR = 32
 
 
-class Layout(NamedTuple):
+class NetworkLayout(NamedTuple):
     """Describes the sizes of a Mask DINO; the defaults are those of the published panoptic R50.
 
     backbone: an mmdet backbone's config with four output levels of strides 4, 8, 16, 32; channels: of these levels
@@ -74,18 +74,18 @@ class Outputs(NamedTuple):
     boxes: Tensor
 
 
-class _Memory(NamedTuple):
+class _EncoderMemory(NamedTuple):
     """Holds the encoder's feature maps for the decoder, concatenated in one sequence of tokens, and their sizes."""
 
     tokens: Tensor
-    levels: deformable.Levels
+    levels: deformable.FeatureLevels
     valid: Tensor  # (n, levels, 2) ones: the authors do not mask padding at inference
 
 
 class MaskDINO(nn.Module):
     """Joins backbone and head to the complete network."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: NetworkLayout) -> None:
         """Builds backbone and head in the sizes of `layout`."""
         super().__init__()
         self.layout = layout
@@ -101,7 +101,7 @@ class MaskDINO(nn.Module):
 class MaskDINOHead(nn.Module):
     """Predicts queries from the backbone's maps: pixel decoder, query selection, decoder and prediction heads."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: NetworkLayout) -> None:
         """Builds the layers of pixel decoder, query selection, decoder and predictions, in the sizes of `layout`."""
         super().__init__()
         width = layout.width
@@ -148,7 +148,7 @@ class MaskDINOHead(nn.Module):
         layers = dict(enumerate(self.decoder))
         parts = {number: cast(Any, layer).cross_attn for number, layer in layers.items()}
         points = {("points", number): part for number, part in parts.items()}
-        with record_calls({**layers, **points, "pixels": self.mask_features}) as calls:
+        with record_module_calls({**layers, **points, "pixels": self.mask_features}) as calls:
             outputs = forward()
         by_layer = []
         for number, part in parts.items():
@@ -162,8 +162,8 @@ class MaskDINOHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Outputs:
         """Runs the head on the backbone's four feature maps, of strides 4, 8, 16 and 32."""
         levels, mask_features = self.encode(features)
-        memory = _memory_of(levels[::-1])  # the decoder counts levels from the coarsest
-        query, reference = self.propose(memory)
+        memory = _encoder_memory(levels[::-1])  # the decoder counts levels from the coarsest
+        query, reference = self.select_queries(memory)
         query, reference = self.decode(query, reference, memory)
         # The authors normalise the last layer's queries twice: again in the prediction heads.
         query = self.decoder_norm(query)
@@ -173,7 +173,7 @@ class MaskDINOHead(nn.Module):
         """Runs the pixel decoder; returns its maps, from fine to coarse, and the mask features of stride 4."""
         encoded = [feature.float() for feature in features[-self.layout.encoded :]]
         sources = [layer(feature) for layer, feature in zip(self.input_proj, [*encoded, encoded[-1]], strict=True)]
-        memory = _memory_of(sources)
+        memory = _encoder_memory(sources)
         position = torch.cat(
             [
                 self.position(None, input=source).flatten(2).transpose(1, 2) + self.level_embed[level]
@@ -193,7 +193,7 @@ class MaskDINOHead(nn.Module):
         finest = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return levels, self.mask_features(self.smooth(lateral + finest))
 
-    def propose(self, memory: _Memory) -> tuple[Tensor, Tensor]:
+    def select_queries(self, memory: _EncoderMemory) -> tuple[Tensor, Tensor]:
         """Selects the encoder positions with the best classes; returns queries (n, queries, width) and boxes there.
 
         The boxes, (n, queries, 4), are before the sigmoid.
@@ -209,7 +209,7 @@ class MaskDINOHead(nn.Module):
         # Positions near the border have infinity in place of a box, as in the authors' code; its sigmoid is 1.
         return query, self.box_embed(query) + unsquashed[best]
 
-    def decode(self, query: Tensor, reference: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
+    def decode(self, query: Tensor, reference: Tensor, memory: _EncoderMemory) -> tuple[Tensor, Tensor]:
         """Runs the decoder; returns the last layer's normalised queries and their (n, queries, 4) boxes.
 
         reference: boxes before the sigmoid
@@ -239,10 +239,12 @@ class MaskDINOHead(nn.Module):
         return Outputs(self.class_embed(query), masks, boxes)
 
 
-def _memory_of(levels: Sequence[Tensor]) -> _Memory:
+def _encoder_memory(levels: Sequence[Tensor]) -> _EncoderMemory:
     """Concatenates feature maps (n, width, h, w), in order, to one sequence of tokens."""
     tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
-    return _Memory(tokens, deformable.levels_of(levels), tokens.new_ones((tokens.shape[0], len(levels), 2)))
+    return _EncoderMemory(
+        tokens, deformable.feature_levels_of(levels), tokens.new_ones((tokens.shape[0], len(levels), 2))
+    )
 
 
 def _grid_boxes(h: int, w: int, side: float, like: Tensor) -> Tensor:
@@ -280,7 +282,7 @@ _PATTERNS = (
 )
 
 
-def rename(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def rename(state_dict: Mapping[str, Tensor], layout: NetworkLayout) -> dict[str, Tensor]:
     """Renames the parameters of the authors' checkpoint to this module's names.
 
     Drops what only training uses, and further names of shared layers (the box head of every decoder layer, the
@@ -308,7 +310,7 @@ def _first_shared_name(name: str) -> str | None:
 class MaskDINOAdapter(Adapter):
     """Runs Mask DINO on an mmdet backbone.
 
-    settings: `backbone` (an mmdet config), `channels`, and other fields of Layout
+    settings: `backbone` (an mmdet config), `channels`, and other fields of NetworkLayout
     """
 
     resize = Resize(short=800, long=1333, way="pil", divisor=SIZE_DIVISOR)
@@ -318,7 +320,7 @@ class MaskDINOAdapter(Adapter):
         """Reads the layout from the config's settings."""
         super().__init__(spec)
         self.rule = parse_rule("maskdino")
-        self.layout = Layout(**spec.settings)
+        self.layout = NetworkLayout(**spec.settings)
         self.class_names, self.isthing = coco_labels()
 
     def build(self) -> nn.Module:
@@ -331,7 +333,7 @@ class MaskDINOAdapter(Adapter):
 
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
         """Removes from mmdet's modules what only training needs, and host synchronisation."""
-        return speedups.speed_up_parts(module, device)
+        return speedups.speed_up_mmdet_parts(module, device)
 
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
         """Runs the network; returns for each image a mask, a confidence and a label per query.
@@ -350,7 +352,9 @@ class MaskDINOAdapter(Adapter):
     def decoder(self, module: Any) -> Decoder:
         """Returns the network's decoder, which can be cut after any layer; its layers share the prediction heads."""
         head = module.head
-        return Decoder.of_layers(head.decoder, Part(module.backbone), Part(head, "encode"), Part(head, "propose"))
+        return Decoder.of_layers(
+            head.decoder, Part(module.backbone), Part(head, "encode"), Part(head, "select_queries")
+        )
 
     def attention_of(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
         """Returns the decoder's deformable cross-attention, scattered to the finest feature map."""

@@ -5,7 +5,7 @@
     fused = fuse(outputs, model.rule)                     # panbench.models.rules
 
 A family of networks is an `Adapter` (adapter.py); `HostedModel` (host.py) makes a model of it. Whatever else inherits
-from `Model`, or has its abstract members (`adopted`), is a model as well. A model in front of another is `Wrapped`.
+from `Model`, or has its abstract members (`as_model`), is a model as well. A model in front of another is `Wrapped`.
 """
 
 import contextlib
@@ -173,7 +173,7 @@ _FORWARDED = (
 def _forwarding_property(name: str) -> property:
     """Makes a property of Wrapped that reads the wrapped model's member, or Model's default if it has none."""
 
-    def read(model: "Wrapped") -> Any:
+    def read_member(model: "Wrapped") -> Any:
         """Returns the wrapped model's value of the member, or Model's default if it has none."""
         inner: Any = model.inner
         # A class that does not inherit from Model may lack the member: use Model's default.
@@ -181,7 +181,7 @@ def _forwarding_property(name: str) -> property:
             return getattr(inner, name)
         return Model.__dict__[name].__get__(model)
 
-    return property(read, doc=f"The wrapped model's {name}.")
+    return property(read_member, doc=f"The wrapped model's {name}.")
 
 
 class Wrapped(Model):
@@ -213,7 +213,7 @@ for _name in _FORWARDED:
     setattr(Wrapped, _name, _forwarding_property(_name))
 
 
-def adopted(made: Any) -> Model:
+def as_model(made: Any) -> Model:
     """Returns an object as a Model: itself if it is one, else wrapped, with defaults for missing members.
 
     Raises BadModel if one of REQUIRED is missing.

@@ -19,7 +19,7 @@ from panbench.models.adapter import Adapter
 from panbench.models.checkpoint_forms import bare_names
 from panbench.models.checkpoints import apply_checkpoint, load_checkpoint
 from panbench.models.devices import check_precision, choose_device
-from panbench.models.external import checked_results_of, guarded, is_external
+from panbench.models.external import checked_results_of, guarded_model_code, is_external
 from panbench.models.functions import open_factory
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
@@ -76,12 +76,12 @@ def open_model(
         return open_factory(spec, made, precision=precision, weights=weights)
     with _checking_external_adapter(spec, made):
         _check_adapter(spec, made)
-    with guarded(spec.adapter):
+    with guarded_model_code(spec.adapter):
         made.check(spec)
     spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
-    with _seeded(seed):
+    with _seeded_generator(seed):
         reporter.status(f"Building {spec.title}")
-        with guarded(spec.adapter):
+        with guarded_model_code(spec.adapter):
             adapter = made(spec)
             module = adapter.build()
         with _checking_external_adapter(spec, made.build):
@@ -93,10 +93,10 @@ def open_model(
             checkpoint = load_checkpoint(path)
             if checkpoint.notice is not None:
                 reporter.notice(checkpoint.notice)
-            with guarded(spec.adapter):
+            with guarded_model_code(spec.adapter):
                 renamed = adapter.rename(bare_names(checkpoint.state_dict, module.state_dict()))
             apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=renamed))
-        with guarded(spec.adapter):
+        with guarded_model_code(spec.adapter):
             model = HostedModel(
                 adapter,
                 module,
@@ -127,7 +127,7 @@ def _compile(module: nn.Module, part: str) -> None:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded_generator(seed: int) -> Iterator[None]:
     """Seeds PyTorch's CPU generator, which models are built with, and restores its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -177,7 +177,7 @@ def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:
 def import_named(name: str, spec: ModelSpec) -> Any:
     """Imports the object that `package.module:attribute` names, for a model. Raises BadModel."""
     try:
-        with guarded(name):
+        with guarded_model_code(name):
             return load(name, here=True)
     except BrokenReference as error:
         raise BadModel(f"{spec.title}: {error}") from error

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter
 from panbench.models.async_device import to_host
-from panbench.models.attention import Attention, LayerAttention, record_calls
-from panbench.models.candidates import Candidates, Frame, pixel_boxes, scores_of_pairs
+from panbench.models.attention import Attention, LayerAttention, record_module_calls
+from panbench.models.candidates import Candidates, Frame, one_class_scores, pixel_boxes
 from panbench.models.decoders import Decoder, Part
 from panbench.models.labels import coco_labels
 from panbench.models.mmdet import deformable, lean, operators, speedups
@@ -42,7 +42,7 @@ MOST_THINGS = 100
 _LAYER_NORM_EPS = 1e-6
 
 
-class Layout(NamedTuple):
+class NetworkLayout(NamedTuple):
     """Describes the sizes of a Panoptic SegFormer; the defaults are those of every published one.
 
     backbone: an mmdet backbone's config with three output levels of strides 8, 16, 32; channels: of these levels
@@ -109,7 +109,7 @@ class _Attention(nn.Module):
         )
         self.linear = nn.Sequential(nn.Linear(3 * heads, 1), nn.ReLU())
 
-    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+    def attention_weights(self, query: Tensor, key: Tensor) -> Tensor:
         """Returns attention weights (n, heads, queries, Σ h·w) before the softmax."""
         q, k = self._split_heads(self.q(query)), self._split_heads(self.k(key))
         return (q @ k.transpose(-2, -1)) * (q.shape[-1] ** -0.5)
@@ -117,12 +117,12 @@ class _Attention(nn.Module):
     def attend(self, query: Tensor, memory: Tensor) -> Tensor:
         """Returns the attended values of the encoder's output, (n, queries, width)."""
         n, queries, width = query.shape
-        seen = self.weights(query, memory).softmax(dim=-1) @ self._split_heads(self.v(memory))
+        seen = self.attention_weights(query, memory).softmax(dim=-1) @ self._split_heads(self.v(memory))
         return cast(Tensor, self.proj(seen.transpose(1, 2).reshape(n, queries, width)))
 
-    def mask(self, query: Tensor, memory: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:
+    def predict_masks(self, query: Tensor, memory: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:
         """Predicts masks (n, queries, h, w), not below 0, at the finest level from the attention weights."""
-        weights = self.weights(query, memory).permute(0, 2, 3, 1)
+        weights = self.attention_weights(query, memory).permute(0, 2, 3, 1)
         n, queries = weights.shape[:2]
         parts = weights.split([h * w for h, w in levels], dim=2)
         same_size = []
@@ -158,7 +158,7 @@ class _SelfAttention(nn.Module):
         return cast(Tensor, self.proj((weights @ v).transpose(1, 2).reshape(n, count, width)))
 
 
-class _Block(nn.Module):
+class _MaskHeadLayer(nn.Module):
     """Refines queries in one layer of a mask head; the layers for its own masks are used in training only."""
 
     def __init__(self, width: int, heads: int, self_attention: bool) -> None:
@@ -187,7 +187,7 @@ class MaskHead(nn.Module):
     def __init__(self, width: int, heads: int, layers: int, self_attention: bool = False) -> None:
         """Builds a mask head of some layers, and the attention that predicts its masks."""
         super().__init__()
-        self.blocks = nn.ModuleList(_Block(width, heads, self_attention) for _ in range(layers))
+        self.blocks = nn.ModuleList(_MaskHeadLayer(width, heads, self_attention) for _ in range(layers))
         self.attnen = _Attention(width, heads, has_values=False)
 
     def forward(
@@ -199,16 +199,16 @@ class MaskHead(nn.Module):
         """
         for block in self.blocks:
             query = block(query if position is None else query + position, memory)
-        return self.attnen.mask(query if position is None else query + position, memory, levels), query
+        return self.attnen.predict_masks(query if position is None else query + position, memory, levels), query
 
 
 class PanopticSegFormer(DeformableDETR):
     """Joins deformable DETR and two mask heads, for things and for stuff, to the complete network.
 
-    `forward` runs the network, `choose` selects an image's candidates.
+    `forward` runs the network, `select_candidates` selects an image's candidates.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: NetworkLayout) -> None:
         """Builds deformable DETR and the two mask heads in the sizes of `layout`."""
         width = layout.width
         attention = {"embed_dims": width, "num_levels": 4, "batch_first": True}
@@ -270,7 +270,7 @@ class PanopticSegFormer(DeformableDETR):
         self, features: Sequence[Tensor], padded: tuple[int, int], resized: Sequence[tuple[int, int]]
     ) -> Outputs:
         """Runs encoder and decoder on the neck's four feature maps."""
-        levels = deformable.levels_of(features)
+        levels = deformable.feature_levels_of(features)
         masks = self._padding_masks(features, padded, resized)
         positions = torch.cat(
             [
@@ -317,7 +317,7 @@ class PanopticSegFormer(DeformableDETR):
         Only the last layer has masks, those of the mask head.
         """
         parts = {number: layer.cross_attn for number, layer in enumerate(cast(Any, self.decoder).layers)}
-        with record_calls(parts) as calls:
+        with record_module_calls(parts) as calls:
             outputs = forward()
         masks, _ = self.things_mask_head(outputs.queries[:1], outputs.memory[:1], outputs.levels)
         last = len(parts) - 1
@@ -329,7 +329,7 @@ class PanopticSegFormer(DeformableDETR):
         ]
         return outputs, by_layer
 
-    def choose(self, outputs: Outputs, image: int) -> Masks:
+    def select_candidates(self, outputs: Outputs, image: int) -> Masks:
         """Selects the candidates of one image: the 100 best (query, class) pairs, and every stuff class."""
         things, width = self.layout.things, self.layout.width
         memory = outputs.memory[image : image + 1]
@@ -364,7 +364,7 @@ _PATTERNS = (
 )
 
 
-def rename(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def rename(state_dict: Mapping[str, Tensor], layout: NetworkLayout) -> dict[str, Tensor]:
     """Renames the parameters of the authors' checkpoint to this module's names.
 
     Drops what only training uses: branches for losses of weight 0, and all stuff classifiers but the last.
@@ -377,7 +377,7 @@ def rename(state_dict: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor
 class PanopticSegFormerAdapter(Adapter):
     """Runs Panoptic SegFormer on an mmdet backbone.
 
-    settings: `backbone` (an mmdet config), `channels`, `quality`, and other fields of Layout
+    settings: `backbone` (an mmdet config), `channels`, `quality`, and other fields of NetworkLayout
     """
 
     # The authors pad with size_divisor 1, which is no padding.
@@ -389,7 +389,7 @@ class PanopticSegFormerAdapter(Adapter):
         super().__init__(spec)
         settings = dict(spec.settings)
         self.rule = parse_rule(f"mask-wise:quality={settings.pop('quality', 0.25)}")
-        self.layout = Layout(**settings)
+        self.layout = NetworkLayout(**settings)
         self.class_names, self.isthing = coco_labels()
 
     def build(self) -> nn.Module:
@@ -402,17 +402,17 @@ class PanopticSegFormerAdapter(Adapter):
 
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
         """Removes from mmdet's modules what only training needs, and host synchronisation."""
-        return speedups.speed_up_parts(module, device)
+        return speedups.speed_up_mmdet_parts(module, device)
 
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
         """Returns the 100 best (query, class) pairs and the 53 stuff classes of each image; masks are not logits."""
         outputs = module(pixels, [frame.resized for frame in frames])
-        chosen = [module.choose(outputs, image) for image in range(len(frames))]
+        chosen = [module.select_candidates(outputs, image) for image in range(len(frames))]
         # Labels are small numbers, so float32 holds them exactly.
         host = to_host(torch.stack([torch.stack([each.labels.float(), each.scores]) for each in chosen])).numpy()
         found = []
         for (labels, scores, masks, boxes), frame, (host_labels, gate) in zip(chosen, frames, host, strict=True):
-            class_scores, class_weights = scores_of_pairs(labels, scores, self.isthing)
+            class_scores, class_weights = one_class_scores(labels, scores, self.isthing)
             found.append(
                 Candidates(
                     host_labels.astype(np.int64),

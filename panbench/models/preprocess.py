@@ -81,7 +81,7 @@ def read_photograph(scene: Scene) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
     return np.ascontiguousarray(bgr[..., ::-1]), facts
 
 
-def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+def image_sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     """Returns the (height, width) of each image tensor."""
     return [(image.shape[-2], image.shape[-1]) for image in images]
 

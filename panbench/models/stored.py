@@ -23,7 +23,7 @@ from torch import Tensor
 from panbench.base.errors import BadRun
 from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances, Output
 from panbench.models.rules.base import Rule
-from panbench.models.rules.resize import possible_winners
+from panbench.models.rules.resize import possible_winning_channels
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.runs import candidate_files, check_recorded, recorded
 
@@ -114,7 +114,7 @@ class StoredOutputs:
         self._files = {int(path.stem): path for path in candidate_files(folder.parent)}
         if not self._files:
             raise BadRun(f"{folder.parent} holds no candidates. Make the run with `panbench eval --keep-candidates`.")
-        self.about, _ = self._read_stored(self.image_ids[0], "cpu")
+        self.about, _ = self._read_output_file(self.image_ids[0], "cpu")
 
     @property
     def image_ids(self) -> tuple[int, ...]:
@@ -128,12 +128,14 @@ class StoredOutputs:
         """
         if image_id not in self._files:
             raise BadRun(f"{self.folder} holds no candidates of image {image_id}.")
-        about, output = self._read_stored(image_id, device)
+        about, output = self._read_output_file(image_id, device)
         if about != self.about:
             raise BadRun(f"{self._files[image_id]} holds candidates of another run than the other files in its folder.")
         return output
 
-    def _read_stored(self, image_id: int, device: torch.device | str) -> tuple[dict[str, Any], Candidates | Instances]:
+    def _read_output_file(
+        self, image_id: int, device: torch.device | str
+    ) -> tuple[dict[str, Any], Candidates | Instances]:
         """Reads and decodes an image's file. Raises BadRun if it is damaged or differs from its recorded hash."""
         path = self._files[image_id]
         check_recorded(self.folder.parent, f"{self.folder.name}/{path.name}", self._hashes)
@@ -161,7 +163,7 @@ def _reduced_output(output: Candidates | Instances, rule: Rule, half: bool) -> C
         masks, weight = on_host(output.masks[index]), output.weight[index].float().cpu()
         return replace(output, labels=output.labels[rows], gate=output.gate[rows], weight=weight, masks=masks)
     logits, labels = output.semantic_logits.float().cpu(), output.semantic_labels
-    if (channels := possible_winners(logits)) is not None:
+    if (channels := possible_winning_channels(logits)) is not None:
         logits, labels = logits[channels], tuple(labels[channel] for channel in channels.tolist())
     boxes = None if output.boxes is None else output.boxes.float().cpu()
     logits, masks = on_host(logits), on_host(output.masks)

@@ -45,7 +45,7 @@ def labels_in_turn(isthing: tuple[bool, ...], count: int) -> list[int]:
     return found
 
 
-def replace_output(output: Output, count: int) -> Output:
+def plant_in_output(output: Output, count: int) -> Output:
     """Replaces the segments in a model's output for one image by `count` rectangles, on the same device."""
     if isinstance(output, Candidates):
         planted = min(count, len(output.labels))
@@ -107,7 +107,7 @@ def plant_instances(model: Any, count: int) -> Callable[[], None]:
     head = model.roi_head
     box_forward = head._bbox_forward
 
-    def planted(features: Sequence[Tensor], rois: Tensor, *args: Any) -> dict[str, Tensor]:
+    def planted_box_head(features: Sequence[Tensor], rois: Tensor, *args: Any) -> dict[str, Tensor]:
         """Replaces scores and box deltas of the box head by `count` instances that form a grid."""
         found = box_forward(features, rois, *args)
         stride = head.bbox_roi_extractor.featmap_strides[0]
@@ -125,12 +125,12 @@ def plant_instances(model: Any, count: int) -> Callable[[], None]:
                 deltas[row].view(-1, 4)[label if deltas.shape[1] > 4 else 0] = delta.to(deltas)
         return {**found, "cls_score": scores, "bbox_pred": deltas}
 
-    head._bbox_forward = planted
+    head._bbox_forward = planted_box_head
     handle = head.mask_head.register_forward_hook(lambda module, inputs, output: torch.full_like(output, SURE))
 
-    def undo() -> None:
+    def restore_heads() -> None:
         """Removes the replacements, so that the heads give their own outputs again."""
         handle.remove()
         del head._bbox_forward
 
-    return undo
+    return restore_heads

@@ -8,7 +8,7 @@ from pathlib import Path
 from panbench.base import hub
 from panbench.base.errors import BadModel, PanbenchError
 from panbench.catalog import MMDET, RANDOM, ModelSpec, parse_config, refuse_folder_without_weights
-from panbench.models.labels import is_unnamed, unnamed_labels
+from panbench.models.labels import is_placeholder_name, unnamed_labels_error
 from panbench.models.transformers.families import family_of, read_json
 from panbench.weights import refuse_missing_file
 
@@ -42,8 +42,8 @@ def _refuse_unopenable_spec(spec: ModelSpec, weights: str) -> None:
             refuse_folder_without_weights(spec)
         names = config.get("id2label")
         names = list(map(str, names.values())) if isinstance(names, dict) else []
-        if names and not spec.settings.get("labels") and all(map(is_unnamed, names)):
-            raise unnamed_labels(spec.title, len(names))
+        if names and not spec.settings.get("labels") and all(map(is_placeholder_name, names)):
+            raise unnamed_labels_error(spec.title, len(names))
     elif spec.adapter == MMDET and spec.config is not None:
         refuse_other_detector(spec.config)
 
@@ -56,7 +56,7 @@ def declared_names(spec: ModelSpec) -> tuple[str, ...] | None:
     if not isinstance(labels, dict) or not all(label.isdecimal() for label in labels):
         return None
     names = [str(labels[label]) for label in sorted(labels, key=int)]
-    return tuple(name for name in names if not is_unnamed(name)) or None
+    return tuple(name for name in names if not is_placeholder_name(name)) or None
 
 
 def unsupported_type(path: Path, kind: str) -> BadModel:
@@ -72,35 +72,37 @@ def refuse_other_detector(path: Path) -> None:
     bases.
     """
     try:
-        kind = _declared_type(path)
+        kind = _declared_model_type(path)
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
     if kind is not None and kind not in DETECTORS and kind in _mmdet_detectors():
         raise unsupported_type(path, kind)
 
 
-def _declared_type(path: Path) -> str | None:
+def _declared_model_type(path: Path) -> str | None:
     """Reads the `type` of a config's `model`, its own or its base's; None if that needs running the config."""
     if path.suffix != ".py":
         return None
-    values = dict(_assigned_values(parse_config(path.read_text("utf-8"))))
+    values = dict(_top_level_assignments(parse_config(path.read_text("utf-8"))))
     if "custom_imports" in values:
         return None
-    if "model" in values and (own := _literal_type(values["model"])) is not None:
+    if "model" in values and (own := _literal_config_type(values["model"])) is not None:
         return own.removeprefix("mmdet.")
     bases = ast.literal_eval(values["_base_"]) if "_base_" in values else ()
-    kinds = [_declared_type(_base_path(base, path)) for base in ([bases] if isinstance(bases, str) else bases)]
+    kinds = [
+        _declared_model_type(_base_config_path(base, path)) for base in ([bases] if isinstance(bases, str) else bases)
+    ]
     return next((kind for kind in kinds if kind is not None), None)
 
 
-def _assigned_values(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+def _top_level_assignments(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
     """Yields the names that a config, which is Python, assigns at its top level, and their values."""
     for statement in module.body:
         if isinstance(statement, ast.Assign):
             yield from ((target.id, statement.value) for target in statement.targets if isinstance(target, ast.Name))
 
 
-def _literal_type(value: ast.expr) -> str | None:
+def _literal_config_type(value: ast.expr) -> str | None:
     """Reads the `type` of `dict(type="…")` or `{"type": "…"}`; None if it is not a string literal."""
     found: ast.expr | None = None
     if isinstance(value, ast.Call):
@@ -111,7 +113,7 @@ def _literal_type(value: ast.expr) -> str | None:
     return found.value if isinstance(found, ast.Constant) and isinstance(found.value, str) else None
 
 
-def _base_path(base: str, path: Path) -> Path:
+def _base_config_path(base: str, path: Path) -> Path:
     """Returns the file that a config's `_base_` names. Raises OSError if its package is not installed."""
     package, colons, relative = base.partition("::")
     return package_folder(package) / ".mim" / "configs" / relative if colons else path.parent / base
@@ -129,6 +131,6 @@ def _mmdet_detectors() -> frozenset[str]:
     """Reads the names of all mmdet detectors from its source, without importing it."""
     try:
         text = (package_folder("mmdet") / "models" / "detectors" / "__init__.py").read_text("utf-8")
-        return frozenset(ast.literal_eval(dict(_assigned_values(ast.parse(text)))["__all__"]))
+        return frozenset(ast.literal_eval(dict(_top_level_assignments(ast.parse(text)))["__all__"]))
     except (OSError, SyntaxError, ValueError, KeyError):
         return frozenset()

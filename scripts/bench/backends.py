@@ -88,7 +88,7 @@ def measure(name: str, by: Sequence[str], rounds: int) -> list[Row]:
         net, host = opened(precision)
 
         def run() -> Sequence[Tensor]:
-            with host.numerics():
+            with host.autocast_and_tf32():
                 return net(pixels)  # type: ignore[no-any-return]
 
         return run

@@ -92,7 +92,7 @@ SPEEDUPS = {
         "batch norm folded into convolutions",
         _R50,
         {NETWORK + "mmdet.speedups:fold_batch_norm": _do_nothing},
-        ("fold_batch_norm", "_fold_pair"),
+        ("fold_batch_norm", "_fold_norm_into_convolution"),
     ),
     "channels-last": Speedup("channels-last weights", _HEAVY, {}, lines=3),
     "averages": Speedup(
@@ -108,8 +108,8 @@ SPEEDUPS = {
     "winners": Speedup(
         "semantic channels that cannot win left out",
         ("panoptic-fpn-r50-1x", "panoptic-fpn-tiny"),
-        {NETWORK + "rules.resize:possible_winners": lambda logits: None},
-        ("possible_winners", "neighbourhood_extreme"),
+        {NETWORK + "rules.resize:possible_winning_channels": lambda logits: None},
+        ("possible_winning_channels", "neighbourhood_extreme"),
     ),
     "last-layer": Speedup(
         "MaskFormer's masks of the last layer alone",

@@ -28,7 +28,7 @@ from panbench.models.host import HostedModel  # noqa: E402
 from panbench.models.labels import coco_labels  # noqa: E402
 from panbench.models.opening import open_model  # noqa: E402
 from panbench.models.rules import fuse, parse_rule  # noqa: E402
-from panbench.models.transformers.families import fitted  # noqa: E402
+from panbench.models.transformers.families import fit_into_square  # noqa: E402
 from panbench.studies.fusing.arrays import fuse_arrays, read_arrays  # noqa: E402
 from scripts.make.markdown_tables import table  # noqa: E402
 from tests.models import recorded as reference  # noqa: E402
@@ -63,7 +63,7 @@ def panoptic_segformer() -> Row:
     recorded, module = reference.recorded("panoptic_segformer"), reference.segformer_of()
     h, w, oh, ow, *_ = (int(side) for side in recorded["meta"])
     outputs = module.transform(reference.features_of(recorded), (h, w), [(h, w)])
-    labels, scores, masks, _ = module.choose(outputs, 0)
+    labels, scores, masks, _ = module.select_candidates(outputs, 0)
     apart = largest(
         [
             (outputs.thing_logits, recorded["cls_logits"]),
@@ -117,7 +117,7 @@ def transformers_row(title: str, folder: Path) -> Row:
     target = np.atleast_2d(recorded["target_size" if "target_size" in recorded else "target_sizes"])[0]
     original = (int(target[0]), int(target[1]))
     side = int(pixels.shape[-1])
-    frame = Frame((side, side), fitted(original, side, side), original)
+    frame = Frame((side, side), fit_into_square(original, side, side), original)
     outputs = model.adapter.candidates(model.module, pixels[:1], [frame])
     rule = parse_rule("eomt:score=0.5,overlap=0.25")
     ids, segments = rule.to_segments(fuse(outputs, rule)[0])

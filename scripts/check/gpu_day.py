@@ -41,7 +41,7 @@ from panbench.base.files import write_json, write_text
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.tools.benchmark import share_that_differs
+from panbench.evaluation.tools.benchmark import share_of_different_pixels
 from panbench.models import async_device
 from panbench.models.mmdet import operators
 from panbench.models.opening import open_model
@@ -133,7 +133,8 @@ def question(day: Day) -> None:
         dataset = generated_dataset(here.class_names, here.isthing, size=day.size, count=2)
         ids = here.category_ids(dataset.categories)
         shares = [
-            share_that_differs(*(map_of(day, model, scene, ids) for model in (here, there))) for scene in dataset.scenes
+            share_of_different_pixels(*(map_of(day, model, scene, ids) for model in (here, there)))
+            for scene in dataset.scenes
         ]
         row |= {"answer": float(np.mean(shares)), "good": float(np.mean(shares)) <= 1e-3}
     with day.row("question", asked="waits of a batch") as row:

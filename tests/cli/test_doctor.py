@@ -53,6 +53,6 @@ def test_a_package_below_its_minimum_is_named_with_the_fix(monkeypatch):
     monkeypatch.setattr(
         doctor.importlib.metadata, "version", lambda name: "0.16.0" if name == "typer" else installed(name)
     )
-    (problem,) = doctor.below_floors()
+    (problem,) = doctor.outdated_package_messages()
     assert problem.startswith("typer 0.16.0 is installed, but panbench needs typer>=")
     assert "pip install 'typer>=" in problem

@@ -47,13 +47,13 @@ def prediction(row, categories):
     ],
 )
 def test_maps_differ_at_pixels_of_another_segment(first, second, share):
-    assert bench.share_that_differs(prediction(*first), prediction(*second)) == share
+    assert bench.share_of_different_pixels(prediction(*first), prediction(*second)) == share
 
 
 def test_maps_are_compared_whatever_the_integer_type_of_their_ids():
     first = prediction([1, 300], {1: 7, 300: 8})
     second = dataclasses.replace(first, ids=first.ids.astype(np.uint16))
-    assert bench.share_that_differs(second, first) == 0.0
+    assert bench.share_of_different_pixels(second, first) == 0.0
 
 
 @pytest.mark.parametrize(

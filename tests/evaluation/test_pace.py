@@ -17,7 +17,7 @@ from panbench.datasets.generated import generated_dataset
 from panbench.evaluation import evaluate as evaluate_module
 from panbench.evaluation import loop
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.measuring import Pace, Rate, batches_before_rate, steady_rate
+from panbench.evaluation.measuring import ImageRate, LoopTimer, batches_before_rate, steady_rate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools import benchmark as bench
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
@@ -122,7 +122,7 @@ def enter(monkeypatch) -> Callable[[int], World]:
     def entered(lanes: int) -> World:
         world = World(lanes)
 
-        class SimulatedPace(Pace):
+        class SimulatedPace(LoopTimer):
             def __init__(self) -> None:
                 super().__init__(lambda: world.now)
 
@@ -139,7 +139,7 @@ def enter(monkeypatch) -> Callable[[int], World]:
                 world.start(sum(map(len, plan)))
                 super().run(plan)
 
-        monkeypatch.setattr(loop, "Pace", SimulatedPace)
+        monkeypatch.setattr(loop, "LoopTimer", SimulatedPace)
         monkeypatch.setattr(evaluate_module, "Loop", Loop)
         for module in (loop, bench):
             monkeypatch.setattr(module, "lanes_of", lambda model, threads: lanes)
@@ -276,10 +276,10 @@ class Stopwatch:
         return self.now
 
 
-def pace_of(moments: Sequence[tuple[float, int]]) -> Pace:
+def pace_of(moments: Sequence[tuple[float, int]]) -> LoopTimer:
     """The pace of a loop whose batches were done at these times, with so many images each."""
     clock = Stopwatch()
-    pace = Pace(clock)
+    pace = LoopTimer(clock)
     for clock.now, images in moments:
         pace.batch_done(images)
     return pace
@@ -306,10 +306,10 @@ def test_the_clock_stops_when_all_concurrent_batches_have_ended(batches, images,
 def test_the_rate_excludes_warm_up_and_setup():
     # Ten seconds of warming up, then four images a second, and two a second in the last third.
     moments = [(10.0, 4), (11.0, 8), (12.0, 12), (13.0, 16), (14.0, 20), (16.0, 24), (18.0, 28)]
-    assert steady_rate(moments) == Rate(mean=3.0, low=2.0, high=4.0)
+    assert steady_rate(moments) == ImageRate(mean=3.0, low=2.0, high=4.0)
     assert steady_rate(moments[:1]) is None
     assert steady_rate([]) is None
-    assert steady_rate(moments[:2]) == Rate(4.0, 4.0, 4.0)
+    assert steady_rate(moments[:2]) == ImageRate(4.0, 4.0, 4.0)
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -317,4 +317,4 @@ def test_a_rate_over_very_many_batches_takes_little_memory(lanes):
     """Batches end in pairs where there are two lanes: whatever is dropped, it is not half of the pairs."""
     pace = pace_of([(float(1 + number // lanes), 1) for number in range(20_000)])
     assert len(pace._moments) <= 4096
-    assert pace.rate(lanes=lanes, before=lanes) == Rate(*[pytest.approx(float(lanes))] * 3)
+    assert pace.rate(lanes=lanes, before=lanes) == ImageRate(*[pytest.approx(float(lanes))] * 3)

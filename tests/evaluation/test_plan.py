@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from panbench.evaluation.plan import plan_batches, without_images
+from panbench.evaluation.plan import plan_batches, without_finished_images
 from panbench.panoptic.types import ImageInfo, Scene
 
 
@@ -45,6 +45,6 @@ def test_a_resumed_plan_has_the_same_batches_without_finished_images(scenes):
     whole = ids_of(plan)
     done = frozenset(whole[0][:2] + whole[2])
     left = [[one for one in batch if one not in done] for batch in whole]
-    assert ids_of(without_images(plan, done)) == [batch for batch in left if batch]
-    assert sum(map(len, without_images(plan, done))) == 14 - len(done)
-    assert ids_of(without_images(plan[1::2], done)) == [batch for batch in left[1::2] if batch]
+    assert ids_of(without_finished_images(plan, done)) == [batch for batch in left if batch]
+    assert sum(map(len, without_finished_images(plan, done))) == 14 - len(done)
+    assert ids_of(without_finished_images(plan[1::2], done)) == [batch for batch in left[1::2] if batch]

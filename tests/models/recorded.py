@@ -15,7 +15,7 @@ from scripts.make import tiny_networks
 FOLDER = Path(__file__).parents[1] / "reference" / "other_models"
 Recorded = dict[str, npt.NDArray[Any]]
 
-MASK_DINO = mask_dino.Layout(
+MASK_DINO = mask_dino.NetworkLayout(
     backbone={"type": "ResNet", "depth": 18, "base_channels": 8},
     channels=(16, 24, 32, 40),
     feedforward=128,
@@ -24,7 +24,7 @@ MASK_DINO = mask_dino.Layout(
     decoder_layers=2,
     queries=30,
 )
-SEGFORMER = segformer.Layout(**tiny_networks.SEGFORMER)
+SEGFORMER = segformer.NetworkLayout(**tiny_networks.SEGFORMER)
 
 
 @cache

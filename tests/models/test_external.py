@@ -14,7 +14,7 @@ from panbench.base.errors import ModelFailed
 from panbench.catalog import ModelSpec, find_model, spec_from_config
 from panbench.evaluation import sinks
 from panbench.models.devices import tf32_as
-from panbench.models.external import code_of_packages, external_code
+from panbench.models.external import external_code, guarded_package_code
 from panbench.models.opening import open_model
 from panbench.models.predict import predict
 from panbench.panoptic.types import ImageInfo, Scene
@@ -396,7 +396,7 @@ def test_an_error_of_a_class_in_an_mmdet_config_is_reported_as_its_own(folder, m
 
 
 def test_out_of_memory_in_foreign_code_halves_the_batch():
-    for guard in (external_code("their:model"), code_of_packages(["their"])):
+    for guard in (external_code("their:model"), guarded_package_code(["their"])):
         with pytest.raises(RuntimeError, match="CUBLAS_STATUS_ALLOC_FAILED"), guard:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     with pytest.raises(ModelFailed, match="CUBLAS_STATUS_INTERNAL_ERROR"), external_code("their:model"):

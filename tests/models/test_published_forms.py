@@ -94,7 +94,9 @@ def mask_dino_of_its_authors() -> tuple[ModelSpec, nn.Module, State]:
     spec = dataclasses.replace(find_model("mask-dino"), settings=layout)
     module = network_of(spec)
     names = list(state_of(recorded("mask_dino"), "sem_seg_head."))
-    state = under_upstreams_names(module, names, lambda state: mask_dino.rename(state, mask_dino.Layout(**layout)))
+    state = under_upstreams_names(
+        module, names, lambda state: mask_dino.rename(state, mask_dino.NetworkLayout(**layout))
+    )
     backbone = {name: value for name, value in module.state_dict().items() if name.startswith("backbone.")}
     state |= {
         f"backbone.{detectron2_names(name.removeprefix('backbone.'))}": value
@@ -107,7 +109,7 @@ def mask_dino_of_its_authors() -> tuple[ModelSpec, nn.Module, State]:
 def segformer_of_its_authors() -> tuple[ModelSpec, nn.Module, State]:
     spec = SPECS["panoptic-segformer-untrained"]
     module = network_of(spec)
-    layout = segformer.Layout(**spec.settings)
+    layout = segformer.NetworkLayout(**spec.settings)
     names = list(state_of(recorded("panoptic_segformer")))
     state = under_upstreams_names(module, names, lambda state: segformer.rename(state, layout))
     return spec, module, state | {k: v for k, v in module.state_dict().items() if k.startswith("backbone.")}

@@ -48,7 +48,7 @@ class ChunkCache:
     folder: Path
     of: str
 
-    def path(self, names: Sequence[str], image_ids: Sequence[int]) -> Path:
+    def chunk_file(self, names: Sequence[str], image_ids: Sequence[int]) -> Path:
         """Returns the path of the file that caches the statistics of some images, for rules of these names."""
         key = hashlib.sha256(json.dumps([self.of, list(names), list(image_ids)]).encode()).hexdigest()
         return self.folder / f"{key[:20]}.parquet"
@@ -98,7 +98,7 @@ def rule_statistics(
         }
         groups.setdefault((type(rule), *first_step.items()), []).append(rule)
 
-    def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
+    def tables_by_rule(scene: Scene) -> list[tuple[str, OverlapTable]]:
         """Returns an image's overlap table under each rule; the names are the rules' texts."""
         output, truth = stored.read(scene.image.id), ground_truth_of(scene)
         found = []
@@ -112,7 +112,7 @@ def rule_statistics(
         return found
 
     names = [str(rule) for rule in rules]
-    return chunk_statistics(scenes, names, tables, categories, "Fusing", workers, cache, reporter)
+    return chunk_statistics(scenes, names, tables_by_rule, categories, "Fusing", workers, cache, reporter)
 
 
 def chunk_statistics(
@@ -132,7 +132,7 @@ def chunk_statistics(
     """
     parts: dict[str, list[ImageStatistics]] = {name: [] for name in names}
 
-    def counted(start: int, of_chunk: Sequence[Scene]) -> dict[str, ImageStatistics]:
+    def count_chunk(start: int, of_chunk: Sequence[Scene]) -> dict[str, ImageStatistics]:
         """Computes the statistics of one chunk of images under each name, from the images' overlap tables."""
         chunk: dict[str, list[OverlapTable]] = {name: [] for name in names}
         for done, by_name in enumerate(pool.map(tables, of_chunk), start + 1):
@@ -147,10 +147,10 @@ def chunk_statistics(
     with one_thread(), ThreadPoolExecutor(workers or default_threads(), "fuse") as pool:
         for start in range(0, len(scenes), IMAGES_A_CHUNK):
             of_chunk = scenes[start : start + IMAGES_A_CHUNK]
-            file = None if cache is None else cache.path(names, [scene.image.id for scene in of_chunk])
+            file = None if cache is None else cache.chunk_file(names, [scene.image.id for scene in of_chunk])
             found = None if file is None else _read_chunk(file, names, of_chunk, categories)
             if found is None:
-                found = counted(start, of_chunk)
+                found = count_chunk(start, of_chunk)
                 if file is not None:
                     _write_chunk(file, found)
             reporter.progress(task, start + len(of_chunk), len(scenes), "images")

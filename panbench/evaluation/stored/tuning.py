@@ -88,7 +88,7 @@ def tune(
     if published not in settings:
         raise BadArgument(f"The published setting {published!r} is not among those that were tried.")
     names = list(settings)
-    rows = [_pq_row(settings[name]) for name in names]
+    rows = [_pq_values(settings[name]) for name in names]
     table = pd.DataFrame([{"setting": name, **row} for name, row in zip(names, rows, strict=True)])
     pair = halves(settings[published].image_ids, seed)
     scores = [[_pq_or_zero(settings[name].only(half)) for name in names] for half in pair]
@@ -104,7 +104,7 @@ def tune(
     )
     honest = merge_statistics([settings[names[chosen[1 - half]]].only(pair[half]) for half in (0, 1)])
     best = int(np.argmax(table["PQ"].to_numpy()))
-    held_out = _pq_row(honest)
+    held_out = _pq_values(honest)
     return Tuned(
         table=table,
         best=names[best],
@@ -141,12 +141,12 @@ def best_by_turns(
     return found
 
 
-def _pq_row(statistics: ImageStatistics) -> dict[str, float | None]:
+def _pq_values(statistics: ImageStatistics) -> dict[str, float | None]:
     """Returns PQ, SQ, RQ, PQ_th and PQ_st over the images of `statistics`; None for NaN."""
     row = pq_by(statistics).iloc[0]
     return {name: None if row[name] != row[name] else float(row[name]) for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")}
 
 
 def _pq_or_zero(statistics: ImageStatistics) -> float:
-    value = _pq_row(statistics)["PQ"]
+    value = _pq_values(statistics)["PQ"]
     return 0.0 if value is None else value

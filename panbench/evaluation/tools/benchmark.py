@@ -124,7 +124,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class BenchmarkResult:
     """The rows of a benchmark, and the device and versions they were measured with."""
 
     rows: tuple[Row, ...]
@@ -164,7 +164,7 @@ def benchmark(
     download: bool = False,
     command: Sequence[str] = (),
     reporter: Reporter = SILENT,
-) -> Report:
+) -> BenchmarkResult:
     """Measures every precision at every batch size for every model on `count` generated images of `size`.
 
     The first setting of a model is always fp32 at the smallest batch size: the others' maps are compared with its maps.
@@ -192,7 +192,7 @@ def benchmark(
     cases = list(itertools.product(specs, required))
     for spec, rule in cases:
         reporter.status(f"Preparing {spec.title}")
-        context = _Context(spec, size, count, photographs, exif, chosen, weights, plant, warm_up, seed, rule)
+        context = _ModelUnderTest(spec, size, count, photographs, exif, chosen, weights, plant, warm_up, seed, rule)
         for precision, batch_size in ordered:
             row = _measure(context, precision, batch_size)
             if problem := row.status if row.status != "ok" else row.why_no_rate:
@@ -200,7 +200,7 @@ def benchmark(
             rows.append(row)
             reporter.progress("Measuring", len(rows), len(cases) * len(ordered), "settings")
         versions.update(context.versions)
-    return Report(
+    return BenchmarkResult(
         rows=tuple(rows),
         device=provenance.describe_device(
             chosen.type, torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
@@ -211,7 +211,7 @@ def benchmark(
     )
 
 
-def write_report(report: Report, folder: Path, *, raw: bool = False) -> tuple[Path, Path]:
+def write_report(report: BenchmarkResult, folder: Path, *, raw: bool = False) -> tuple[Path, Path]:
     """Writes bench.csv, with a line per setting, and bench.json into a folder; returns both paths.
 
     raw: do not escape names that a spreadsheet would run as a formula
@@ -241,7 +241,7 @@ def count_flops(model: Model, image: Any) -> int:
     return int(counter.get_total_flops())
 
 
-def share_that_differs(first: PanopticPrediction, second: PanopticPrediction) -> float:
+def share_of_different_pixels(first: PanopticPrediction, second: PanopticPrediction) -> float:
     """Returns the share of pixels that two maps of an image assign to different segments, 0–1.
 
     Segments of one category are paired, largest overlap first, each once; void is paired with void. Pixels outside all
@@ -257,7 +257,7 @@ def share_that_differs(first: PanopticPrediction, second: PanopticPrediction) ->
 
 
 @dataclasses.dataclass
-class _Context:
+class _ModelUnderTest:
     """The values that all settings of one model share: images, FLOPs, and the first setting's maps."""
 
     spec: ModelSpec
@@ -297,7 +297,7 @@ class _Context:
         return model
 
 
-def _measure(context: _Context, precision: str, batch_size: int) -> Row:
+def _measure(context: _ModelUnderTest, precision: str, batch_size: int) -> Row:
     """Measures one precision and batch size; a failure is recorded in the row's status."""
     device = context.device
     row = Row(
@@ -332,7 +332,7 @@ def _measure(context: _Context, precision: str, batch_size: int) -> Row:
         return dataclasses.replace(row, status=f"PyTorch cannot do this here: {' '.join(str(error).split())[:200]}")
 
 
-def _measure_opened(context: _Context, model: Model, row: Row) -> Row:
+def _measure_opened(context: _ModelUnderTest, model: Model, row: Row) -> Row:
     """Measures an opened model: latencies, rate, stages, memory, and how its maps differ from the first setting's."""
     assert context.dataset is not None
     if context.flops is None and row.precision == "fp32":
@@ -349,7 +349,7 @@ def _measure_opened(context: _Context, model: Model, row: Row) -> Row:
         context.maps, context.reference_pq = maps, pq
         differ = 0.0
     else:
-        differ = float(np.mean([share_that_differs(*pair) for pair in zip(context.maps, maps, strict=True)]))
+        differ = float(np.mean([share_of_different_pixels(*pair) for pair in zip(context.maps, maps, strict=True)]))
     p50, p90, p99 = np.percentile(latencies, (50, 90, 99)).tolist()
     cuda = context.device.type == "cuda"
     count = len(context.dataset.scenes)
@@ -386,7 +386,7 @@ def _images_for_rate(model: Model, batch_size: int, workers: int) -> int:
 
 
 def _time_batches(
-    context: _Context, model: Model, batch_size: int
+    context: _ModelUnderTest, model: Model, batch_size: int
 ) -> tuple[list[PanopticPrediction], list[float], tuple[int, int]]:
     """Times batches one after the other; returns all maps, ms per batch, and the network's input size."""
     assert context.dataset is not None

@@ -58,8 +58,8 @@ def diagnose() -> Diagnosis:
         "memory": _total_memory(),
     }
     found.record["PyTorch"] = _torch_record(found.problems)
-    found.record["packages"] = _package_record(found.problems)
-    found.record["folders"] = _folder_record(found.problems)
+    found.record["packages"] = _inspect_packages(found.problems)
+    found.record["folders"] = _inspect_folders(found.problems)
     found.record["environment"] = {
         name: redacted(value) for name, value in sorted(os.environ.items()) if name.upper().startswith(VARIABLES)
     }
@@ -132,7 +132,7 @@ def why_no_cuda(cuda_build: str | None) -> str | None:
     )
 
 
-def _package_record(problems: list[str]) -> dict[str, Any]:
+def _inspect_packages(problems: list[str]) -> dict[str, Any]:
     """Returns the versions of packages, and appends problems with them to `problems`."""
     record: dict[str, Any] = dict(provenance.versions())
     record.pop("python", None)
@@ -140,7 +140,7 @@ def _package_record(problems: list[str]) -> dict[str, Any]:
     for extra in EXTRAS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             record[extra] = importlib.metadata.version(extra)
-    problems += below_floors()
+    problems += outdated_package_messages()
     try:
         operators: Any = importlib.import_module("panbench.models.mmdet.operators")
         record["operators of mmcv"] = operators.install()
@@ -154,7 +154,7 @@ def _package_record(problems: list[str]) -> dict[str, Any]:
     return record
 
 
-def below_floors() -> list[str]:
+def outdated_package_messages() -> list[str]:
     """Returns a message for each installed package that is older than what panbench requires."""
     from packaging.requirements import Requirement
 
@@ -171,7 +171,7 @@ def below_floors() -> list[str]:
     return sorted(set(found))
 
 
-def _folder_record(problems: list[str]) -> dict[str, Any]:
+def _inspect_folders(problems: list[str]) -> dict[str, Any]:
     """Returns the sizes and free space of folders, and appends problems with them to `problems`."""
     cache = cache_dir()
     record: dict[str, Any] = {"cache": str(cache), "cache holds": _folder_size(cache), "configs": str(configs_folder())}

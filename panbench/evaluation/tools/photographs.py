@@ -12,7 +12,7 @@ from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import PAPER, ModelSpec
 from panbench.datasets import Dataset
-from panbench.evaluation.several import rule_slug
+from panbench.evaluation.several import folder_name_of_rule
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.photo import find_photographs, inspect_photo
 from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet, Scene
@@ -47,7 +47,7 @@ class Drawing:
     dpi: float | None = None
 
     @property
-    def of_figures(self) -> dict[str, Any]:
+    def figure_options(self) -> dict[str, Any]:
         """The options that functions in `report/figures` take, as keyword arguments."""
         return {"width": self.width or WIDTH, **self.style}
 
@@ -116,7 +116,9 @@ def segment_photographs(
         if drawing.form == "png" and drawing.width is None and drawing.dpi is None:
             save_picture(overlay_picture(photo, layer, categories, **drawing.style), overlay)
         else:
-            save_figure(overlay_figure(photo, layer, categories, **drawing.of_figures), overlay, dpi=drawing.dpi or DPI)
+            save_figure(
+                overlay_figure(photo, layer, categories, **drawing.figure_options), overlay, dpi=drawing.dpi or DPI
+            )
         write_id_png(out / "ids" / f"{name}.png", prediction.ids)
         image = scene.image
         infos[image.id] = ImageInfo(image.id, image.file_name, image.height, image.width)
@@ -165,15 +167,15 @@ def segment_side_by_side(
     several = len({rule for _, rule in answers}) > 1
     folders: dict[Path, str] = {}
     for spec, rule in answers:
-        folder = out / (f"{spec.name}-{rule_slug(rule or PAPER)}" if several else spec.name)
+        folder = out / (f"{spec.name}-{folder_name_of_rule(rule or PAPER)}" if several else spec.name)
         folders[folder] = f"{spec.title} [{rule or PAPER}]" if several else spec.title
         segment_photographs(
             spec, images, folder, rule=rule, drawing=drawing, overwrite=overwrite, exif=exif, **settings
         )
-    return list(_pictures_of(folders, dict(zip(names, sizes, strict=True)), out, drawing, exif))
+    return list(_draw_beside_results(folders, dict(zip(names, sizes, strict=True)), out, drawing, exif))
 
 
-def _pictures_of(
+def _draw_beside_results(
     folders: Mapping[Path, str],
     photographs: Mapping[str, tuple[Path, tuple[int, int]]],
     out: Path,
@@ -195,7 +197,9 @@ def _pictures_of(
         if layers:
             photo, picture = read_photo(path, turned=exif == "apply"), out / f"{name}.side-by-side.{drawing.form}"
             save_figure(
-                side_by_side_figure(photo, layers, categories, **drawing.of_figures), picture, dpi=drawing.dpi or DPI
+                side_by_side_figure(photo, layers, categories, **drawing.figure_options),
+                picture,
+                dpi=drawing.dpi or DPI,
             )
             yield picture
 

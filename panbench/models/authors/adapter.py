@@ -33,7 +33,7 @@ class AuthorsAdapter(MmdetAdapter):
     """Adapts mmdet's networks to checkpoints of facebookresearch's Mask2Former, MaskFormer and detectron2."""
 
     @property
-    def names(self) -> names.NameMap:
+    def names(self) -> names.ParameterNameMap:
         """The table from the authors' parameter names to mmdet's; for MaskFormer it depends on the pixel decoder."""
         if self.family == "maskformer":
             plain = self.config.model.panoptic_head.pixel_decoder.type == "PixelDecoder"

@@ -16,7 +16,7 @@ from panbench.models.mmdet.backbone_names import rename_backbone
 
 
 @dataclass(frozen=True)
-class NameMap:
+class ParameterNameMap:
     """Maps the authors' parameter names of one family to mmdet's.
 
     prefixes: the authors' → mmdet's; `#` stands for a number that is kept; the longest matching prefix is used
@@ -103,7 +103,7 @@ _HEADS = {
 }
 _LOSS = {"criterion.empty_weight": "the weights of the classes in the loss"}
 
-MASK2FORMER = NameMap(
+MASK2FORMER = ParameterNameMap(
     {
         **_HEADS,
         f"{_HEAD}input_proj.#.0.": f"{_PIXELS}input_convs.#.conv.",
@@ -132,7 +132,7 @@ MASK2FORMER = NameMap(
 """[Cheng et al. 2022]"""
 
 
-def _maskformer_names(smallest: str) -> NameMap:
+def _maskformer_names(smallest: str) -> ParameterNameMap:
     """Returns the table from MaskFormer's parameter names to mmdet's, for one of its two pixel decoders.
 
     smallest: mmdet's name of the convolution of the map of stride 32
@@ -153,7 +153,7 @@ def _maskformer_names(smallest: str) -> NameMap:
     for level in (1, 2, 3):
         prefixes |= _convolution_and_norm(f"{_HEAD}adapter_{level}", f"{_PIXELS}lateral_convs.{level - 1}")
         prefixes |= _convolution_and_norm(f"{_HEAD}layer_{level}", f"{_PIXELS}output_convs.{level - 1}")
-    return NameMap(prefixes, left_out=_LOSS)
+    return ParameterNameMap(prefixes, left_out=_LOSS)
 
 
 MASKFORMER = _maskformer_names("encoder_out_proj")
@@ -163,7 +163,7 @@ MASKFORMER_PLAIN = _maskformer_names("last_feat_conv")
 
 _SEMANTIC = "semantic_head.conv_upsample_layers"
 
-PANOPTIC_FPN = NameMap(
+PANOPTIC_FPN = ParameterNameMap(
     {
         **{f"backbone.fpn_lateral{level}.": f"neck.lateral_convs.{level - 2}.conv." for level in (2, 3, 4, 5)},
         **{f"backbone.fpn_output{level}.": f"neck.fpn_convs.{level - 2}.conv." for level in (2, 3, 4, 5)},

@@ -22,7 +22,7 @@ from panbench.models.attention import Attention
 from panbench.models.candidates import Output
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.decoders import Decoder
-from panbench.models.external import code_of_packages
+from panbench.models.external import guarded_package_code
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.config import (
     build_model,
@@ -30,18 +30,18 @@ from panbench.models.mmdet.config import (
     custom_packages,
     describe_backbone,
     family_of,
-    in_scope_of,
+    in_registry_scope_of,
     load_config,
 )
 from panbench.models.mmdet.families import Family
 from panbench.models.mmdet.inputs import (
+    applies_exif_orientation,
     decodes_as_opencv,
-    innermost_dataset,
+    innermost_dataset_config,
     padded_size_of,
     pipeline_of,
     preprocessed,
     run_on_pixels,
-    turns_photographs,
 )
 from panbench.models.mmdet.speedups import speed_up
 from panbench.models.model import LoadedImage
@@ -103,7 +103,7 @@ class MmdetAdapter(Adapter):
         image, pipeline = scene.image, self._pipeline
         # mmdet's own loader decodes damaged JPEGs without an error, and any size before it is checked.
         size = (image.height, image.width)
-        turns, as_opencv = turns_photographs(pipeline), decodes_as_opencv(pipeline)
+        turns, as_opencv = applies_exif_orientation(pipeline), decodes_as_opencv(pipeline)
         exif: Exif = scene.exif if turns and as_opencv else "apply" if turns else "ignore"
         bgr = None
         if as_opencv:
@@ -118,7 +118,7 @@ class MmdetAdapter(Adapter):
             )
         record = _pipeline_input(scene)
         try:
-            with code_of_packages(self.packages, [scene]):
+            with guarded_package_code(self.packages, [scene]):
                 packed = pipeline(record) if bgr is None else run_on_pixels(pipeline, record, bgr, self.spec.title)
         except ModelFailed:
             raise
@@ -162,9 +162,9 @@ def _pipeline_input(scene: Scene) -> dict[str, Any]:
 
 def _class_names(config: Config, checkpoint: Checkpoint | None, count: int) -> tuple[str, ...]:
     """Returns the label names of the config, else of the checkpoint, else of mmdet's dataset class. Raises BadModel."""
-    dataset = innermost_dataset(config)
+    dataset = innermost_dataset_config(config)
     declared = [(dataset.get("metainfo") or {}).get("classes"), checkpoint and checkpoint.classes]
-    with in_scope_of(config), contextlib.suppress(Exception):
+    with in_registry_scope_of(config), contextlib.suppress(Exception):
         from mmdet.registry import DATASETS
 
         kind: Any = dataset["type"]

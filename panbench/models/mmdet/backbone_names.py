@@ -62,10 +62,10 @@ def renamed(
     bare = {name.removeprefix("backbone."): value for name, value in of_backbone.items()}
     found = {f"backbone.{name}": value for name, value in rename_backbone(bare, backbone).items()}
     others = {name: value for name, value in state_dict.items() if not name.startswith(("backbone.", *left_out))}
-    return found | {_substituted(name, patterns): value for name, value in others.items()}
+    return found | {_rename_by_patterns(name, patterns): value for name, value in others.items()}
 
 
-def _substituted(name: str, patterns: Patterns) -> str:
+def _rename_by_patterns(name: str, patterns: Patterns) -> str:
     """Applies regular expressions to a parameter name, one after another."""
     for pattern, replacement in patterns:
         name = re.sub(pattern, replacement, name)
@@ -74,7 +74,7 @@ def _substituted(name: str, patterns: Patterns) -> str:
 
 def _from_detectron2(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the parameters of detectron2's ResNet to mmdet's names."""
-    renamed = {_substituted(name, _DETECTRON2_RESNET): value for name, value in state_dict.items()}
+    renamed = {_rename_by_patterns(name, _DETECTRON2_RESNET): value for name, value in state_dict.items()}
     # detectron2's frozen batch norm does not count batches, torch's does.
     for name in [name for name in renamed if name.endswith("running_mean")]:
         renamed[name.replace("running_mean", "num_batches_tracked")] = torch.zeros((), dtype=torch.long)

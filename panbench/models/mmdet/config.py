@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from panbench.base.errors import BadModel
 from panbench.catalog import ModelSpec, spec_from_config
-from panbench.models.external import causes, raise_as_model_failure
+from panbench.models.external import exception_causes, raise_as_model_failure
 from panbench.models.mmdet import lean, operators
 from panbench.models.mmdet.families import FAMILIES, Family, family_of_class
 from panbench.models.unopened import package_folder, unsupported_type
@@ -53,14 +53,14 @@ def load_config(source: ModelSpec | str | Path) -> Config:
         except FileNotFoundError as error:
             raise BadModel(f"{path}: a base of it is missing ({_error_text(error)}).") from error
         except Exception as error:
-            raise_as_model_failure(error, imported_packages(error))
+            raise_as_model_failure(error, failed_import_packages(error))
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
             where = f"{path}, line {lines[-1]}," if lines else str(path)
             raise BadModel(f"{where} cannot be read as an mmdet config ({_error_text(error)}).") from error
     if not isinstance(model, dict) or "type" not in model:
         raise BadModel(f"{path} has no `model` with a `type`, so there is nothing to build.")
     if _family_of_type(model["type"], config) is None:
-        raise unsupported_type(path, type_name(model["type"]))
+        raise unsupported_type(path, config_type_name(model["type"]))
     return config
 
 
@@ -82,7 +82,13 @@ def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module
     family = _family_of_type(description["type"], config)
     if family is not None:
         family.configure(description)
-    with _mmengine_lock, in_scope_of(config), torch.device(device), _LinspaceOnCpu(), warnings.catch_warnings():
+    with (
+        _mmengine_lock,
+        in_registry_scope_of(config),
+        torch.device(device),
+        _LinspaceOnCpu(),
+        warnings.catch_warnings(),
+    ):
         # Advice on losses, which are not computed here.
         warnings.filterwarnings("ignore", module=r"mmdet\.models\.losses")
         try:
@@ -106,7 +112,7 @@ def family_of(model: nn.Module) -> Family:
 def describe_backbone(config: Config) -> str:
     """Returns the backbone's usual short name (R50, Swin-T; R18/16 for 16 channels instead of 64), else its class."""
     backbone = config.model.get("backbone", {})
-    name = type_name(backbone.get("type", "unknown"))
+    name = config_type_name(backbone.get("type", "unknown"))
     if name == "ResNet":
         width = backbone.get("base_channels", 64)
         return f"R{backbone.get('depth', '?')}" + (f"/{width}" if width != 64 else "")
@@ -121,7 +127,7 @@ def _without_pkg_resources() -> Iterator[None]:
     """Replaces mmengine's search for packages within the block: it needs pkg_resources, which new setuptools lack."""
     find_base, find_package = Config._get_cfg_path, mmengine_config.get_installed_path
 
-    def find_base_file(base: str, filename: str) -> tuple[str, str | None]:
+    def find_base_config(base: str, filename: str) -> tuple[str, str | None]:
         """Replaces mmengine's search for the file of a `_base_`, such as `mmdet::…`."""
         if "::" not in base:
             return cast("tuple[str, str | None]", find_base(base, filename))
@@ -133,7 +139,7 @@ def _without_pkg_resources() -> Iterator[None]:
                 return str(configs / relative), package
         raise BadModel(f"{package} has no config {relative} (looked for below {folder / '.mim' / 'configs'}).")
 
-    Config._get_cfg_path = staticmethod(find_base_file)
+    Config._get_cfg_path = staticmethod(find_base_config)
     mmengine_config.get_installed_path = _package_folder
     try:
         yield
@@ -153,7 +159,7 @@ def _package_folder(package: str) -> str:
 def _family_of_type(type_: Any, config: Config) -> Family | None:
     """Returns the family of a model's `type`, a name or a class, by its bases; None if it has none."""
     if isinstance(type_, str):
-        with _mmengine_lock, in_scope_of(config), contextlib.suppress(Exception):
+        with _mmengine_lock, in_registry_scope_of(config), contextlib.suppress(Exception):
             from mmdet.registry import MODELS
 
             type_ = MODELS.get(type_)
@@ -161,7 +167,7 @@ def _family_of_type(type_: Any, config: Config) -> Family | None:
 
 
 @contextlib.contextmanager
-def in_scope_of(config: Config) -> Iterator[None]:
+def in_registry_scope_of(config: Config) -> Iterator[None]:
     """Resolves class names in mmdet's registry, or in that of the config's `default_scope`, within the block."""
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
         yield
@@ -179,7 +185,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 def _drop_pretrained(description: Any) -> None:
     """Removes every reference to pretrained weights from a model's description, in place."""
-    for part in _nested_values(description):
+    for part in _nested_config_values(description):
         for key in ("init_cfg", "pretrained") if isinstance(part, dict) else ():
             entries = part.get(key)
             for entry in entries if isinstance(entries, list | tuple) else [entries]:
@@ -187,15 +193,15 @@ def _drop_pretrained(description: Any) -> None:
                     part[key] = None
 
 
-def _nested_values(value: Any) -> Iterator[Any]:
+def _nested_config_values(value: Any) -> Iterator[Any]:
     """Yields a value of a config, and all values in its dicts and lists."""
     yield value
     if isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _nested_values(each)
+            yield from _nested_config_values(each)
 
 
-def type_name(type_: Any) -> str:
+def config_type_name(type_: Any) -> str:
     """Returns the class name of a config's `type`, which is a class or a name, with or without its scope."""
     return type_.__name__ if isinstance(type_, type) else str(type_).rpartition(".")[2]
 
@@ -218,14 +224,14 @@ def custom_packages(config: Config) -> frozenset[str]:
     for ours in (registry.MODELS, registry.TASK_UTILS, registry.TRANSFORMS, registry.DATASETS):
         for each in (ours, ours.parent):
             modules |= {found.__module__ for found in (each.module_dict if each else {}).values()}
-    modules |= {value.__module__ for value in _nested_values(config.get("model")) if isinstance(value, type)}
+    modules |= {value.__module__ for value in _nested_config_values(config.get("model")) if isinstance(value, type)}
     return frozenset(module.partition(".")[0] for module in modules) - _KNOWN_PACKAGES
 
 
-def imported_packages(error: BaseException) -> frozenset[str]:
+def failed_import_packages(error: BaseException) -> frozenset[str]:
     """Returns the packages in an exception's traceback that a config's `custom_imports` was importing."""
     found: set[str] = set()
-    for cause in causes(error):
+    for cause in exception_causes(error):
         packages = [module.partition(".")[0] for module in cause.modules]
         if "mmengine.utils.misc" in cause.modules:
             found |= set(packages[cause.modules.index("mmengine.utils.misc") :])

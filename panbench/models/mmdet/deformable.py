@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from panbench.models.async_device import constant
-from panbench.models.attention import ModuleCall, scatter_samples
+from panbench.models.attention import ModuleCall, scatter_attention
 from panbench.models.mmdet import operators
 
 
-class Levels(NamedTuple):
+class FeatureLevels(NamedTuple):
     """Holds sizes and offsets of the feature maps that are concatenated in one token sequence.
 
     sizes: (height, width) of each, on the host; shapes: the sizes as (levels, 2) int64 on the device; starts: (levels,)
@@ -27,15 +27,20 @@ class Levels(NamedTuple):
     starts: Tensor
 
 
-def levels_of(maps: Sequence[Tensor]) -> Levels:
+def feature_levels_of(maps: Sequence[Tensor]) -> FeatureLevels:
     """Returns sizes and offsets of feature maps (n, channels, h, w), to be concatenated in this order."""
     sizes = tuple((int(each.shape[-2]), int(each.shape[-1])) for each in maps)
     starts = tuple(sum(h * w for h, w in sizes[:index]) for index in range(len(sizes)))
-    return Levels(sizes, constant(sizes, maps[0].device), constant(starts, maps[0].device))
+    return FeatureLevels(sizes, constant(sizes, maps[0].device), constant(starts, maps[0].device))
 
 
 def encode(
-    encoder: Any, tokens: Tensor, positions: Tensor, levels: Levels, references: Tensor, padding: Tensor | None = None
+    encoder: Any,
+    tokens: Tensor,
+    positions: Tensor,
+    levels: FeatureLevels,
+    references: Tensor,
+    padding: Tensor | None = None,
 ) -> Tensor:
     """Runs the layers of an mmdet deformable encoder on tokens (n, Σ h·w, channels).
 
@@ -112,7 +117,7 @@ def sample(
 
     attention: mmcv's or transformers' module, whose linear layers have the same names; shape: heads, levels, points;
     query, value: (n, queries or keys, channels), the query with its position; padding: (n, keys) bool, or None;
-    references: as in `sampling_locations`; shapes, starts: of `Levels`
+    references: as in `sampling_locations`; shapes, starts: of `FeatureLevels`
     """
     heads, levels, points = shape
     n, count, _channels = query.shape
@@ -157,4 +162,4 @@ def sampled_attention(attention: Any, call: ModuleCall) -> Tensor:
     sizes = given["spatial_shapes"]
     locations = sampling_locations(given["reference_points"][:1], offsets[None], sizes)[0]
     finest = max(sizes.tolist(), key=lambda size: size[0] * size[1])
-    return scatter_samples(locations.flatten(2, 3), weights, (finest[0], finest[1]))
+    return scatter_attention(locations.flatten(2, 3), weights, (finest[0], finest[1]))

@@ -16,7 +16,7 @@ FORKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Forks by name, with the versions of their packages that passed tests/models/mmdet and tests/models/rules."""
 
 
-def refusal() -> str | None:
+def fork_refusal() -> str | None:
     """Explains why the installed fork of mmdet is refused; None for mmdet itself and for tested forks."""
     for fork, parts in FORKS.items():
         found = {part: version for part in parts if (version := _installed_version(part)) is not None}
@@ -40,14 +40,14 @@ def refusal() -> str | None:
     return None
 
 
-def is_fork() -> bool:
+def is_mmdet_fork() -> bool:
     """Returns whether a fork of mmdet is installed."""
     return any(_installed_version(fork) is not None for fork in FORKS)
 
 
 def import_quietly() -> None:
     """Imports a fork's datasets with stdout redirected to stderr, because the fork prints a banner."""
-    if is_fork() and "mmdet.datasets" not in sys.modules:
+    if is_mmdet_fork() and "mmdet.datasets" not in sys.modules:
         with contextlib.redirect_stdout(sys.stderr):
             importlib.import_module("mmdet.datasets")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from panbench.base.errors import BadModel
 from panbench.models import synthetic
-from panbench.models.attention import Attention, best_classes, layers_by_level, record_calls
+from panbench.models.attention import Attention, best_classes, layers_by_level, record_module_calls
 from panbench.models.candidates import NO_LABEL, Frame, Instances, Output, softmax_candidates
 from panbench.models.decoders import Decoder, Part
 from panbench.models.mmdet import deformable, pixel_decoder, speedups
@@ -22,7 +22,7 @@ from panbench.models.rules.compete import MaskFormer as MaskFormerRule
 from panbench.models.rules.panoptic_fpn import PanopticFPN as PanopticFPNRule
 
 
-class Batch(NamedTuple):
+class PreprocessedBatch(NamedTuple):
     """Holds images that mmdet's preprocessing has normalised and padded.
 
     inputs: (B, 3, H, W) on the device; samples: mmdet's, with the images' sizes
@@ -53,7 +53,7 @@ class Family:
         """Returns the fusion rule of the family's paper, with the thresholds of the config's `test_cfg`."""
         raise NotImplementedError
 
-    def outputs(self, module: Any, batch: Batch, isthing: tuple[bool, ...]) -> list[Output]:
+    def outputs(self, module: Any, batch: PreprocessedBatch, isthing: tuple[bool, ...]) -> list[Output]:
         """Runs the network; returns its output for each image of a batch, on the device. Raises NonFiniteOutput."""
         raise NotImplementedError
 
@@ -68,7 +68,7 @@ class Family:
         """Returns the transformer decoder, which can be cut after any layer; None if there is none."""
         return None
 
-    def attention(self, module: Any, batch: Batch) -> Attention | None:
+    def attention(self, module: Any, batch: PreprocessedBatch) -> Attention | None:
         """Returns the cross-attention of an image's queries; None for a family without queries."""
         return None
 
@@ -89,7 +89,7 @@ class PanopticFPN(Family):
             mask=module.roi_head.test_cfg.mask_thr_binary,
         )
 
-    def outputs(self, module: Any, batch: Batch, isthing: tuple[bool, ...]) -> list[Output]:
+    def outputs(self, module: Any, batch: PreprocessedBatch, isthing: tuple[bool, ...]) -> list[Output]:
         """Returns detections by falling score, each with the mask of its class, and semantic logits."""
         inputs, samples, frames = batch
         head = module.roi_head
@@ -153,7 +153,7 @@ class MaskFormer(Family):
         rule = Mask2FormerRule if test.get("filter_low_score", False) else MaskFormerRule
         return rule(score=test.get("object_mask_thr", 0.8), overlap=test.get("iou_thr", 0.8))
 
-    def outputs(self, module: Any, batch: Batch, isthing: tuple[bool, ...]) -> list[Output]:
+    def outputs(self, module: Any, batch: PreprocessedBatch, isthing: tuple[bool, ...]) -> list[Output]:
         """Runs the network; returns each image's masks and class scores, one per query of the last decoder layer."""
         class_logits, mask_logits = module.panoptic_head(module.extract_feat(batch.inputs), batch.samples)
         most = module.panoptic_fusion_head.test_cfg.get("max_per_image", 100)
@@ -171,23 +171,23 @@ class MaskFormer(Family):
         """Returns the transformer decoder, which can be cut after any layer; all layers share the heads."""
         head = module.panoptic_head
 
-        def set_layer_count(left: int) -> None:
+        def set_decoder_layer_count(left: int) -> None:
             """Sets the number of decoder layers over which mmdet's own head loops."""
             # mmdet's own Mask2Former head loops over this number.
             head.num_transformer_decoder_layers = left
 
         necks = [module.neck] if module.with_neck else []
         before = map(Part, (module.backbone, *necks, head.pixel_decoder))
-        return Decoder.of_layers(head.transformer_decoder.layers, *before, cut=set_layer_count)
+        return Decoder.of_layers(head.transformer_decoder.layers, *before, cut=set_decoder_layer_count)
 
-    def attention(self, module: Any, batch: Batch) -> Attention:
+    def attention(self, module: Any, batch: PreprocessedBatch) -> Attention:
         """Records the decoder's cross-attention in a forward pass.
 
         Raises BadModel with speed-ups, which drop attention weights.
         """
         head = module.panoptic_head
         parts = {number: layer.cross_attn.attn for number, layer in enumerate(head.transformer_decoder.layers)}
-        with record_calls({**parts, "pixels": head.pixel_decoder}) as calls:
+        with record_module_calls({**parts, "pixels": head.pixel_decoder}) as calls:
             classes, masks = head(module.extract_feat(batch.inputs), batch.samples)
         if any(calls[number][-1].output[1] is None for number in parts):
             raise BadModel("The model's attention keeps no weights. Load it with `load_model(…, speedups=False)`.")

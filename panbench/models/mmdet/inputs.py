@@ -9,10 +9,10 @@ from mmengine.config import Config
 
 from panbench.base.errors import BadModel
 from panbench.models.candidates import Frame
-from panbench.models.mmdet.config import in_scope_of, type_name
-from panbench.models.mmdet.families import Batch
+from panbench.models.mmdet.config import config_type_name, in_registry_scope_of
+from panbench.models.mmdet.families import PreprocessedBatch
 from panbench.models.model import LoadedImage
-from panbench.models.preprocess import normalised, on_device, sizes_of
+from panbench.models.preprocess import image_sizes_of, normalised, on_device
 
 # mmcv's decoders that ignore EXIF orientation.
 _NEVER_TURN = ("turbojpeg", "tifffile")
@@ -24,16 +24,16 @@ def pipeline_of(config: Config, factor: float = 1.0) -> Any:
 
     factor: scales the config's image size. Raises BadModel for a config without a pipeline.
     """
-    declared = innermost_dataset(config).get("pipeline") or config.get("test_pipeline")
+    declared = innermost_dataset_config(config).get("pipeline") or config.get("test_pipeline")
     if not declared:
         raise BadModel(
             f"{config.filename} has no test pipeline (`test_dataloader.dataset.pipeline` or `test_pipeline`)."
         )
-    steps = [step for step in declared if type_name(step["type"]) not in _READS_GROUND_TRUTH]
-    return _compose_steps(config, steps if factor == 1.0 else _enlarge_steps(steps, factor))
+    steps = [step for step in declared if config_type_name(step["type"]) not in _READS_GROUND_TRUTH]
+    return _compose_steps(config, steps if factor == 1.0 else _enlarge_resize_steps(steps, factor))
 
 
-def turns_photographs(pipeline: Any) -> bool:
+def applies_exif_orientation(pipeline: Any) -> bool:
     """Returns whether a test pipeline applies EXIF orientations.
 
     mmcv does unless the config uses turbojpeg, tifffile or `*_ignore_orientation`. Loaders of other types are assumed
@@ -47,7 +47,7 @@ def turns_photographs(pipeline: Any) -> bool:
 
 def _compose_steps(config: Config, steps: Sequence[Mapping[str, Any]]) -> Any:
     """Makes one callable of a pipeline's steps. Raises BadModel."""
-    with in_scope_of(config):
+    with in_registry_scope_of(config):
         import mmdet.datasets.transforms  # noqa: F401  (registers mmdet's transforms)
         from mmcv.transforms import Compose
 
@@ -57,10 +57,10 @@ def _compose_steps(config: Config, steps: Sequence[Mapping[str, Any]]) -> Any:
             raise BadModel(f"{config.filename}: its test pipeline cannot be built ({error}).") from error
 
 
-def _enlarge_steps(steps: Sequence[Mapping[str, Any]], factor: float) -> list[Mapping[str, Any]]:
+def _enlarge_resize_steps(steps: Sequence[Mapping[str, Any]], factor: float) -> list[Mapping[str, Any]]:
     """Multiplies the image size in a pipeline's Resize steps; adds such a step after loading if there is none."""
 
-    def larger(step: Mapping[str, Any]) -> Mapping[str, Any]:
+    def enlarged_resize_step(step: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns a Resize step with its scale multiplied."""
         if step.get("scale") is None:
             factors = step["scale_factor"]
@@ -70,9 +70,9 @@ def _enlarge_steps(steps: Sequence[Mapping[str, Any]], factor: float) -> list[Ma
         sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
         return {**step, "scale": tuple(max(1, int(side * factor + 0.5)) for side in sides)}
 
-    resizes = [type_name(step["type"]) == "Resize" for step in steps]
+    resizes = [config_type_name(step["type"]) == "Resize" for step in steps]
     if any(resizes):
-        return [larger(step) if resize else step for step, resize in zip(steps, resizes, strict=True)]
+        return [enlarged_resize_step(step) if resize else step for step, resize in zip(steps, resizes, strict=True)]
     first, *rest = steps
     # Boxes are divided by the scale factor, which a pipeline without Resize need not pack.
     packed = [
@@ -136,7 +136,7 @@ def padded_size_of(pipeline: Any, config: Config, height: int, width: int) -> tu
     return -(-rows // divisor) * divisor, -(-columns // divisor) * divisor
 
 
-def innermost_dataset(config: Config) -> dict[str, Any]:
+def innermost_dataset_config(config: Config) -> dict[str, Any]:
     """Returns the config's test dataset (else val) without the datasets that wrap it; {} if there is none."""
     for key in ("test_dataloader", "val_dataloader"):
         dataset = (config.get(key) or {}).get("dataset")
@@ -147,13 +147,13 @@ def innermost_dataset(config: Config) -> dict[str, Any]:
     return {}
 
 
-def preprocessed(module: Any, batch: Sequence[LoadedImage]) -> Batch:
+def preprocessed(module: Any, batch: Sequence[LoadedImage]) -> PreprocessedBatch:
     """Normalises and pads images as mmdet's preprocessor does, on the module's device."""
     preprocessor = module.data_preprocessor
     # mmdet's own class is reproduced here; a config's subclass may do anything, and is called.
     if type(preprocessor).__name__ == "DetDataPreprocessor" and preprocessor._enable_normalize:
         images, samples = [image.inputs for image in batch], [image.sample for image in batch]
-        sizes = sizes_of(images)
+        sizes = image_sizes_of(images)
         divisor = preprocessor.pad_size_divisor
         padded = [(-(-height // divisor) * divisor, -(-width // divisor) * divisor) for height, width in sizes]
         canvas = (max(height for height, _ in padded), max(width for _, width in padded))
@@ -171,4 +171,4 @@ def preprocessed(module: Any, batch: Sequence[LoadedImage]) -> Batch:
     for sample in samples:
         shapes: Any = [tuple(sample.metainfo[key][:2]) for key in ("batch_input_shape", "img_shape", "ori_shape")]
         frames.append(Frame(*shapes))
-    return Batch(inputs, samples, frames)
+    return PreprocessedBatch(inputs, samples, frames)

@@ -32,7 +32,7 @@ def import_mmdet() -> None:
 
     Further calls do nothing; modules that are already imported stay. Forks of mmdet are imported completely.
     """
-    if "mmdet.models" in sys.modules or not program.is_program() or distributions.is_fork():
+    if "mmdet.models" in sys.modules or not program.is_program() or distributions.is_mmdet_fork():
         return
     with program.importing(), _placeholder_modules():
         importlib.import_module("mmdet.models")

@@ -49,7 +49,7 @@ def install() -> str:
     do not. "torchvision": its kernels run nms and RoIAlign on devices other than the CPU, where ours are faster.
     Raises MissingOperator if mmcv cannot be imported, or mmdet is an untested fork.
     """
-    if (reason := distributions.refusal()) is not None:
+    if (reason := distributions.fork_refusal()) is not None:
         raise MissingOperator(reason)
     try:
         mmcv = importlib.import_module("mmcv")
@@ -176,14 +176,14 @@ def _greedy_nms(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
     remaining = [left[:0]]
     while len(left):
         head, tail = columns[:, :block], columns[:, block:]
-        remains = _resolve_overlaps(overlaps(head, head, iou_threshold, offset))
+        remains = _resolve_overlaps(ious_exceed(head, head, iou_threshold, offset))
         remaining.append(left[:block][remains])
-        free = (~overlaps(head[:, remains], tail, iou_threshold, offset).any(0)).nonzero().flatten()
+        free = (~ious_exceed(head[:, remains], tail, iou_threshold, offset).any(0)).nonzero().flatten()
         columns, left = tail.index_select(1, free), left[block:][free]
     return torch.cat(remaining)
 
 
-def overlaps(first: Tensor, second: Tensor, iou_threshold: float, offset: int) -> Tensor:
+def ious_exceed(first: Tensor, second: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Returns (M, N) bool: which IoUs exceed the threshold, rounded as by compiled mmcv.
 
     first, second: (5, M) and (5, N): x1, y1, x2, y2 and the area
@@ -251,7 +251,7 @@ def roi_align_forward(
         _UnavailableOperator("roi_align_forward with pool_mode='max'")()
     pooling = _Pooling(aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
     if not _pool_with_torchvision(input, rois, output, pooling):
-        _pool_average(input, rois.cpu(), output, pooling)
+        _roi_align_average(input, rois.cpu(), output, pooling)
 
 
 def _pool_with_torchvision(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> bool:
@@ -295,7 +295,7 @@ def _roi_extents(rois: Tensor, images: int, pooling: _Pooling) -> tuple[Tensor, 
     return corners[:, :2], sizes
 
 
-def _bin_weights(start: Tensor, size: Tensor, bins: int, extent: int, ratio: int) -> tuple[Tensor, Tensor, Tensor]:
+def _roi_bin_weights(start: Tensor, size: Tensor, bins: int, extent: int, ratio: int) -> tuple[Tensor, Tensor, Tensor]:
     """Computes along one axis how much each feature map cell weighs in each RoIAlign bin's mean of bilinear samples.
 
     start, size: (R,) of the RoIs, in cells; extent: cells of the map; ratio: samples of a bin, 0 for one a cell
@@ -323,7 +323,7 @@ def _bin_weights(start: Tensor, size: Tensor, bins: int, extent: int, ratio: int
     return first, length, weight
 
 
-def _pool_average(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> None:
+def _roi_align_average(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> None:
     """Computes RoIAlign as two small matrix products per RoI, over its window of the feature map.
 
     rois: on the host
@@ -361,11 +361,11 @@ def _roi_windows(
     # RoIs of one block are padded to as many samples as its largest has.
     for block in sizes.sum(1).argsort(stable=True).split(_ROIS_AT_ONCE):
         (left, top), (wide, high) = starts[block].T, sizes[block].T
-        y, rows, weight_y = _bin_weights(top, high, pooling.height, maps.shape[1], ratio)
-        x, columns, weight_x = _bin_weights(left, wide, pooling.width, maps.shape[2], ratio)
-        sampled_cells = torch.stack([block, image[block], y, rows, x, columns], 1).tolist()
+        y, rows, weight_y = _roi_bin_weights(top, high, pooling.height, maps.shape[1], ratio)
+        x, columns, weight_x = _roi_bin_weights(left, wide, pooling.width, maps.shape[2], ratio)
+        windows = torch.stack([block, image[block], y, rows, x, columns], 1).tolist()
         weight_y, weight_x = (async_device.upload(each, maps.device) for each in (weight_y, weight_x))
-        for i, (r, n, row, h, column, w) in enumerate(sampled_cells):
+        for i, (r, n, row, h, column, w) in enumerate(windows):
             window = maps[n, row : row + h, column : column + w]  # ends at the border, past which cells weigh nothing
             yield r, window, weight_y[i, :, : window.shape[0]], weight_x[i, :, : window.shape[1]]
 
@@ -403,12 +403,12 @@ def deformable_attention(
     """
     locations = sampling_locations.flatten(0, 1)
 
-    def sampled_cells(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
+    def sampled_positions(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
         """Returns x and y, in cells of each level, of the points that some (image, query) pairs sample."""
         x, y = locations[rows].to(size.dtype).movedim(-1, 0).contiguous()
         return x * size[:, None, 0] - 0.5, y * size[:, None, 1] - 0.5
 
-    return _attend_in_blocks(value, value_spatial_shapes, sampled_cells, attention_weights)
+    return _attend_in_blocks(value, value_spatial_shapes, sampled_positions, attention_weights)
 
 
 def deformable_attention_around(
@@ -423,7 +423,7 @@ def deformable_attention_around(
     around = references.expand(batch, -1, -1, -1).reshape(batch * queries, *references.shape[2:])
     steps = offsets.flatten(0, 1)
 
-    def sampled_cells(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
+    def sampled_positions(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
         """Returns x and y, in cells of each level, of the points that some (image, query) pairs sample."""
         centre = (around[rows, :, :2].to(size.dtype) * size - 0.5)[:, None, :, None]
         step = steps[rows].to(size.dtype)
@@ -431,18 +431,18 @@ def deformable_attention_around(
             step = step * (around[rows, :, 2:].to(size.dtype) * size * (0.5 / points))[:, None, :, None]
         return step[..., 0] + centre[..., 0], step[..., 1] + centre[..., 1]
 
-    return _attend_in_blocks(value, value_spatial_shapes, sampled_cells, attention_weights)
+    return _attend_in_blocks(value, value_spatial_shapes, sampled_positions, attention_weights)
 
 
 def _attend_in_blocks(
     value: Tensor,
     value_spatial_shapes: Tensor,
-    sampled_cells: Callable[[slice, Tensor], tuple[Tensor, Tensor]],
+    sampled_positions: Callable[[slice, Tensor], tuple[Tensor, Tensor]],
     attention_weights: Tensor,
 ) -> Tensor:
     """Computes deformable attention in blocks of (image, query) rows, from a function that locates the samples.
 
-    sampled_cells: called with rows and (levels, 2) widths and heights; returns the sampled x and y in cells, each
+    sampled_positions: called with rows and (levels, 2) widths and heights; returns the sampled x and y in cells, each
         (rows,
         heads, levels, points), with the centre of cell 0 at 0
     """
@@ -463,7 +463,7 @@ def _attend_in_blocks(
         index = torch.int32 if len(table) < 1 << 31 else torch.int64
         for begin in range(0, len(output), at_once):
             block = slice(begin, begin + at_once)
-            x, y = sampled_cells(block, size)
+            x, y = sampled_positions(block, size)
             x, weight_x = _neighbour_cells(x, width)
             y, weight_y = _neighbour_cells(y, height)
             weight_y *= shares[block, :, None].to(dtype)

@@ -36,7 +36,7 @@ class Geometry:
         half of a cell's channels depends only on its row, the second on its column
     """
 
-    levels: deformable.Levels
+    levels: deformable.FeatureLevels
     references: Tensor
     rows: tuple[Tensor, ...]
     columns: tuple[Tensor, ...]
@@ -106,7 +106,7 @@ def feed_forward(part: Any, x: Tensor, identity: Tensor | None = None) -> Tensor
 
 def geometry_of(decoder: Any, features: Sequence[Tensor]) -> Geometry:
     """Returns reference points and positional encodings for feature maps, coarsest first; cached by their sizes."""
-    levels = deformable.levels_of(features)
+    levels = deformable.feature_levels_of(features)
     cache: OrderedDict[Any, Geometry] = decoder.geometries
     name = (levels.sizes, features[0].device, decoder.level_encoding.weight.data_ptr())
     found = cache.get(name)
@@ -119,7 +119,7 @@ def geometry_of(decoder: Any, features: Sequence[Tensor]) -> Geometry:
     return found
 
 
-def _compute_geometry(decoder: Any, levels: deformable.Levels, device: torch.device) -> Geometry:
+def _compute_geometry(decoder: Any, levels: deformable.FeatureLevels, device: torch.device) -> Geometry:
     """Computes reference points and positional encodings for feature maps of these sizes."""
     references, rows, columns = [], [], []
     for number, (height, width) in enumerate(levels.sizes):

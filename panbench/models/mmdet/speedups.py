@@ -39,7 +39,7 @@ def speed_up(module: nn.Module, device: torch.device, of_family: Callable[[Any, 
     return module
 
 
-def speed_up_parts(module: nn.Module, device: torch.device) -> nn.Module:
+def speed_up_mmdet_parts(module: nn.Module, device: torch.device) -> nn.Module:
     """Makes mmdet's modules faster, in place, in a network that is partly mmdet's (Mask DINO); returns it.
 
     Folds batch norm, fuses attention, gathers deformable attention, and runs feed-forward modules in blocks of keys.
@@ -61,16 +61,16 @@ def fold_batch_norm(module: nn.Module) -> int:
     for part in list(module.modules()):
         if isinstance(part, (ResNet, BasicBlock, Bottleneck)):
             for number in (1, 2, 3):
-                folded += _fold_pair(part, f"conv{number}", getattr(part, f"norm{number}_name", ""))
+                folded += _fold_norm_into_convolution(part, f"conv{number}", getattr(part, f"norm{number}_name", ""))
         downsample = getattr(part, "downsample", None)
         if isinstance(part, (BasicBlock, Bottleneck)) and isinstance(downsample, nn.Sequential):
             names = list(downsample._modules)
             for convolution, norm in itertools.pairwise(names):
-                folded += _fold_pair(downsample, convolution, norm)
+                folded += _fold_norm_into_convolution(downsample, convolution, norm)
     return folded
 
 
-def _fold_pair(parent: nn.Module, convolution_name: str, norm_name: str) -> bool:
+def _fold_norm_into_convolution(parent: nn.Module, convolution_name: str, norm_name: str) -> bool:
     """Folds a batch norm into the convolution before it, in place; returns False for kinds that cannot be folded."""
     convolution, norm = getattr(parent, convolution_name, None), getattr(parent, norm_name, None) if norm_name else None
     # Other kinds (deformable convolutions, synchronised or group norm) cannot be folded.

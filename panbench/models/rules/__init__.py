@@ -28,7 +28,7 @@ __all__ = [
     "FusedMap",
     "Rule",
     "SegmentedMap",
-    "check_fit",
+    "check_rule_fits",
     "fuse",
     "parse_rule",
     "parse_rules",
@@ -41,11 +41,11 @@ def fuse(outputs: Sequence[Output], rule: Rule) -> list[Fused]:
 
     On CUDA: synchronise before `rule.to_segments`. Raises BadArgument when the rule does not fit the outputs.
     """
-    check_fit(rule, outputs)
+    check_rule_fits(rule, outputs)
     return [fused.to_host() for fused in rule.fuse_batch(outputs)]
 
 
-def check_fit(rule: Rule, outputs: Sequence[Output]) -> None:
+def check_rule_fits(rule: Rule, outputs: Sequence[Output]) -> None:
     """Raises BadArgument if a rule cannot fuse the model's kind of output."""
     for output in outputs:
         if not isinstance(output, rule.takes):

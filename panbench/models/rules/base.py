@@ -63,7 +63,7 @@ class FusedMap:
         if self.codes.device.type == "cpu":
             return self
 
-        def copied(values: Tensor | None) -> Tensor | None:
+        def copy_to_host(values: Tensor | None) -> Tensor | None:
             """Copies a tensor to the host, into pinned memory on CUDA."""
             if values is None:
                 return None
@@ -72,11 +72,15 @@ class FusedMap:
             target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             return target.copy_(values, non_blocking=True)
 
-        codes, finite = copied(self.codes), copied(self.finite)
+        codes, finite = copy_to_host(self.codes), copy_to_host(self.finite)
         assert codes is not None
         assert finite is not None
         return replace(
-            self, codes=codes, finite=finite, claimed=copied(self.claimed), mask_areas=copied(self.mask_areas)
+            self,
+            codes=codes,
+            finite=finite,
+            claimed=copy_to_host(self.claimed),
+            mask_areas=copy_to_host(self.mask_areas),
         )
 
 
@@ -179,14 +183,16 @@ def code_type(count: int) -> torch.dtype:
     return torch.uint8 if count < NOTHING else torch.int16
 
 
-def nothing_of(count: int) -> int:
+def code_for_nothing(count: int) -> int:
     """Returns the code that marks pixels without a candidate in a map of `count` candidates."""
     return NOTHING if count < NOTHING else -1
 
 
 def empty_codes(output: Candidates, count: int) -> Tensor:
     """Makes a map (H, W) of candidate indices in which no pixel has a candidate, for `count` candidates."""
-    return torch.full(output.frame.original, nothing_of(count), dtype=code_type(count), device=output.masks.device)
+    return torch.full(
+        output.frame.original, code_for_nothing(count), dtype=code_type(count), device=output.masks.device
+    )
 
 
 def check_finite(fused: FusedMap, output: str) -> None:

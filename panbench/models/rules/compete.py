@@ -19,16 +19,16 @@ from panbench.models.rules.base import (
     Rule,
     SegmentedMap,
     check_finite,
+    code_for_nothing,
     empty_codes,
     fraction,
-    nothing_of,
     number_segments,
     stuff_together,
 )
 from panbench.models.rules.resize import ELEMENTS_AT_ONCE, upsampled_blocks
 
 
-def rows_above(candidates: Candidates, score: float) -> npt.NDArray[np.int64]:
+def candidates_above(candidates: Candidates, score: float) -> npt.NDArray[np.int64]:
     """Returns the indices of candidates that have a label and whose gate (confidence) is above a threshold."""
     # Compared in float32, as in the papers' code: 0.8 is 0.800000012 there, and an equal gate is not above it.
     return np.flatnonzero((candidates.labels >= 0) & (candidates.gate > np.float32(score)))
@@ -80,9 +80,9 @@ def compete(
             winner.masked_fill_(better, start + offset)
             if certain:
                 sure_of_winner = torch.where(better, sure[offset], sure_of_winner)
-    claimed = count_codes(winner, count)
+    claimed = count_pixels_per_code(winner, count)
     if certain and count:
-        winner.masked_fill_(~sure_of_winner, nothing_of(count))
+        winner.masked_fill_(~sure_of_winner, code_for_nothing(count))
     return FusedMap.of_candidates(candidates, rows, winner, masks, claimed=claimed, mask_areas=torch.cat(mask_areas))
 
 
@@ -103,7 +103,7 @@ def _update_winners(
     )
 
 
-def count_codes(codes: Tensor, count: int) -> Tensor:
+def count_pixels_per_code(codes: Tensor, count: int) -> Tensor:
     """Counts the pixels of each of `count` candidates in a map, (count,) int64, without host synchronisation."""
     if count == 0:
         return torch.zeros(0, dtype=torch.int64, device=codes.device)
@@ -137,7 +137,7 @@ class MaskFormer(Rule):
 
     def fuse(self, output: Candidates) -> FusedMap:
         """Gives each pixel to the mask of largest weight × probability, among masks of confidence above `score`."""
-        return compete(output, rows_above(output, self.score), mask=self.mask, certain=self.certain)
+        return compete(output, candidates_above(output, self.score), mask=self.mask, certain=self.certain)
 
     def to_segments(self, fused: FusedMap) -> SegmentedMap:
         """Makes segments of the masks that won enough of their pixels; stuff of one class is one segment."""
@@ -221,4 +221,4 @@ class PixelArgmax(Rule):
 
     def fuse(self, output: Candidates) -> FusedMap:
         """Gives each pixel to the mask of largest weight × probability, among masks of confidence above `score`."""
-        return compete(output, rows_above(output, self.score), mask=0.5, certain=False, weighted=self.weighted)
+        return compete(output, candidates_above(output, self.score), mask=0.5, certain=False, weighted=self.weighted)

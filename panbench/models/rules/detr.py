@@ -13,7 +13,7 @@ from torch import Tensor
 from panbench.models.async_device import to_host, upload
 from panbench.models.candidates import Candidates
 from panbench.models.rules.base import FusedMap, Rule, empty_codes, fraction, whole
-from panbench.models.rules.compete import count_codes, rows_above, take_rows
+from panbench.models.rules.compete import candidates_above, count_pixels_per_code, take_rows
 from panbench.models.rules.resize import argmax, resized_blocks
 
 
@@ -59,7 +59,7 @@ class DETR(Rule):
 
     def _compete_in_rounds(self, output: Candidates) -> Generator[Tensor, list[int] | None, FusedMap]:
         """Fuses one image in rounds, as a generator: yields each query's pixel count, and is sent it on the CPU."""
-        frame, rows = output.frame, rows_above(output, self.score)
+        frame, rows = output.frame, candidates_above(output, self.score)
         masks, count = take_rows(output.masks, rows), len(rows)
         labels = output.labels[rows].tolist()
         things = [output.isthing[label] for label in labels]
@@ -75,7 +75,7 @@ class DETR(Rule):
             winner = argmax(resized_blocks(masks[rows_left], frame), frame.resized, masks.device)
             table = upload(torch.tensor([stands_for[index] for index in alive]), masks.device)
             codes = table[winner][where].to(codes.dtype)
-            areas = yield count_codes(codes, count)
+            areas = yield count_pixels_per_code(codes, count)
             assert areas is not None
             stands_for = list(range(count))
             left = [index for index in alive if areas[index] > self.small]

@@ -52,14 +52,14 @@ class MaskWise(Rule):
 
     def fuse_batch(self, outputs: Sequence[Candidates]) -> Iterable[FusedMap]:
         """Fuses several images at once; the qualities of all masks are copied to the host together."""
-        rows = [self._possible_rows(output) for output in outputs]
-        scores = [self._quality_scores(output, some) for output, some in zip(outputs, rows, strict=True)]
-        counts = [len(some) for some in rows]
+        rows = [self._promising_masks(output) for output in outputs]
+        scores = [self._mask_qualities(output, of_image) for output, of_image in zip(outputs, rows, strict=True)]
+        counts = [len(of_image) for of_image in rows]
         host = async_device.to_host(torch.cat(scores)).numpy() if sum(counts) else np.zeros(0, np.float32)
         own = np.split(host, np.cumsum(counts)[:-1])
-        return map(self._paint_image, outputs, rows, own)
+        return map(self._paint_by_quality, outputs, rows, own)
 
-    def _quality_scores(self, output: Candidates, rows: npt.NDArray[np.int64]) -> Tensor:
+    def _mask_qualities(self, output: Candidates, rows: npt.NDArray[np.int64]) -> Tensor:
         """Returns each mask's quality, on the device: confidence × squared mean of its values above 0.5."""
         masks = take_rows(output.masks, rows)
         areas, sums = [], []
@@ -73,7 +73,7 @@ class MaskWise(Rule):
         quality = torch.cat(sums) / (torch.cat(areas) + 1)
         return async_device.upload(torch.from_numpy(output.gate[rows]), masks.device) * quality**2
 
-    def _paint_image(
+    def _paint_by_quality(
         self, output: Candidates, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
     ) -> FusedMap:
         """Paints one image's masks, the best first, except those of which too much is covered already.
@@ -90,7 +90,7 @@ class MaskWise(Rule):
             output, rows, tuple(scores.tolist()), masks=take_rows(output.masks, rows), mask=self.mask, overlap=overlap
         )
 
-    def _possible_rows(self, output: Candidates) -> npt.NDArray[np.int64]:
+    def _promising_masks(self, output: Candidates) -> npt.NDArray[np.int64]:
         """Returns the masks whose quality may reach the threshold, judged by each mask's highest value.
 
         Upsampled values never exceed the peak, so most of Panoptic SegFormer's 153 masks need not be upsampled. On an

@@ -74,7 +74,7 @@ def semantic_argmax(logits: Tensor, frame: Frame) -> Tensor:
 
     logits: (C, h, w)
     """
-    channels = possible_winners(logits) if _enlarges(logits, frame) else None
+    channels = possible_winning_channels(logits) if _enlarges(logits, frame) else None
     chosen = logits if channels is None else logits[channels]
     winner = argmax(upsampled_blocks(chosen, frame), frame.original, logits.device)
     return winner if channels is None else channels[winner]
@@ -102,7 +102,7 @@ def argmax(blocks: Iterable[tuple[int, Tensor]], size: tuple[int, int], device: 
     return winner
 
 
-def possible_winners(logits: Tensor) -> Tensor | None:
+def possible_winning_channels(logits: Tensor) -> Tensor | None:
     """Returns the channels, ascending, that can be the highest at some upsampled pixel; None for all.
 
     logits: (C, h, w). None on asynchronous devices, where selecting would synchronise.

@@ -22,7 +22,7 @@ from panbench.models.rules.base import (
     empty_codes,
     fraction,
 )
-from panbench.models.rules.compete import count_codes, rows_above, take_rows
+from panbench.models.rules.compete import candidates_above, count_pixels_per_code, take_rows
 from panbench.models.rules.resize import ELEMENTS_AT_ONCE
 
 SIZE_OF_MASK2FORMER = (384, 384)
@@ -53,7 +53,7 @@ class Transformers(Rule):
 
     def fuse(self, output: Candidates) -> FusedMap:
         """Gives each pixel of the original image to the candidate of largest score × probability."""
-        rows = rows_above(output, self.score)
+        rows = candidates_above(output, self.score)
         masks, weights, count = take_rows(output.masks, rows).float(), take_rows(output.weight, rows), len(rows)
         height, width = output.frame.original
         device, logits = masks.device, masks
@@ -74,7 +74,7 @@ class Transformers(Rule):
                 better = values[offset] > best if start + offset else torch.ones_like(best, dtype=torch.bool)
                 best = torch.where(better, values[offset], best)
                 winner.masked_fill_(better, start + offset)
-        claimed = count_codes(winner, count)
+        claimed = count_pixels_per_code(winner, count)
         return FusedMap.of_candidates(output, rows, winner, logits, claimed=claimed, mask_areas=torch.cat(mask_areas))
 
     def to_segments(self, fused: FusedMap) -> SegmentedMap:

@@ -103,7 +103,7 @@ class TransformersAdapter(Adapter):
         self.config_text = json.dumps(self.declared, sort_keys=True)
         processor = read_processor(folder, spec.title, self.family)
         sizes = {**processor.sides, **settings.get("sizes", {})}
-        self.mean, self.std = processor.colours(self.mean, self.std)
+        self.mean, self.std = processor.mean_and_std(self.mean, self.std)
         self.declared_rules = {"transformers": processor.rule}
         self.processor_size = None if self.kind.square else processor.exact
         short: int | None = sizes.get("short", 800)
@@ -242,13 +242,13 @@ class TransformersAdapter(Adapter):
             dataclasses.replace(
                 each,
                 labels=self._label_of[each.labels],
-                class_scores=None if each.class_scores is None else self._named_columns(each.class_scores),
+                class_scores=None if each.class_scores is None else self._logits_of_named_labels(each.class_scores),
                 boxes=None if boxes is None else pixel_boxes(boxes[image], *each.frame.original),
             )
             for image, each in enumerate(found)
         ]
 
-    def _named_columns(self, scores: Tensor) -> Tensor:
+    def _logits_of_named_labels(self, scores: Tensor) -> Tensor:
         """Returns the columns of class logits whose labels have names; a view if they are the first ones."""
         if self._named_labels == list(range(len(self._named_labels))):
             return scores[:, : len(self._named_labels)]

@@ -60,7 +60,7 @@ def detr_size(image: Size, short: int, long: int) -> Size:
     return short, int(short * width / height)
 
 
-def fitted(image: Size, short: int, long: int) -> Size:
+def fit_into_square(image: Size, short: int, long: int) -> Size:
     """Resizes (height, width) as EoMT does: to the largest size that fits into a square of side `short`."""
     scale = min(short / image[0], short / image[1])
     return round(image[0] * scale), round(image[1] * scale)
@@ -72,8 +72,10 @@ FAMILIES: Mapping[str, Family] = {
         Family("mask2former", "Mask2Former", "Mask2FormerForUniversalSegmentation", "mask2former", shortest_edge),
         Family("maskformer", "MaskFormer", "MaskFormerForInstanceSegmentation", "maskformer", shortest_edge),
         Family("oneformer", "OneFormer", "OneFormerForUniversalSegmentation", "oneformer", shortest_edge),
-        Family("eomt", "EoMT", "EomtForUniversalSegmentation", "eomt", fitted, 1, True, ""),
-        Family("eomt_dinov3", "EoMT (DINOv3)", "EomtDinov3ForUniversalSegmentation", "eomt", fitted, 1, True, ""),
+        Family("eomt", "EoMT", "EomtForUniversalSegmentation", "eomt", fit_into_square, 1, True, ""),
+        Family(
+            "eomt_dinov3", "EoMT (DINOv3)", "EomtDinov3ForUniversalSegmentation", "eomt", fit_into_square, 1, True, ""
+        ),
         Family(
             "detr",
             "DETR",

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from panbench.base.errors import BadModel
-from panbench.models.labels import SETS, categories_of, category_spelt, is_unnamed, known_things, unnamed_labels
+from panbench.models.labels import (
+    SETS,
+    categories_of,
+    category_spelt,
+    is_placeholder_name,
+    known_things,
+    unnamed_labels_error,
+)
 from panbench.panoptic.types import Category
 
 _LAST_ID_OF_COCO = 200
@@ -40,9 +47,9 @@ def read_labels(title: str, settings: Mapping[str, Any], id2label: Mapping[Any, 
     declared = categories_of(settings.get("labels"))
     if declared is not None:
         names = _names_from_set(title, str(settings["labels"]), declared, names, classes)
-    named = [label for label in sorted(names) if not is_unnamed(names[label])]
+    named = [label for label in sorted(names) if not is_placeholder_name(names[label])]
     if not named:
-        raise unnamed_labels(title, len(names))
+        raise unnamed_labels_error(title, len(names))
     found = tuple(names[label] for label in named)
     if len(set(found)) < len(found):
         raise BadModel(f"{title} gives one name to several labels (id2label of config.json).")
@@ -57,7 +64,7 @@ def _names_from_set(
     A known dataset has the order of the training code, and id2label may spell names differently. A file's categories
     name labels in order, or tell which names in id2label are things.
     """
-    named = {label: name for label, name in names.items() if not is_unnamed(name)}
+    named = {label: name for label, name in names.items() if not is_placeholder_name(name)}
     if named and what not in SETS:
         if unknown := sorted(set(named.values()) - {category.name for category in declared}):
             raise BadModel(f"{title} has the category {unknown[0]!r} (id2label of config.json), which {what} lacks.")

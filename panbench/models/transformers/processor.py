@@ -66,7 +66,7 @@ class Processor:
             (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
         )
 
-    def colours(self, mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def mean_and_std(self, mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Returns mean and std for pixels in 0–255, the paper's by default. Raises BadModel for an impossible scale."""
         step = self.declared.get("rescale_factor", 1 / 255)
         if not isinstance(step, int | float) or isinstance(step, bool) or step <= 0:
@@ -74,9 +74,10 @@ class Processor:
         scale = 1.0 if self.declared.get("do_rescale") is False else 1 / step
         if self.declared.get("do_normalize") is False:
             return (0.0,) * 3, (scale,) * 3
-        return self._scaled_values("image_mean", scale, mean), self._scaled_values("image_std", scale, std)
+        means = self._scaled_channel_values("image_mean", scale, mean)
+        return means, self._scaled_channel_values("image_std", scale, std)
 
-    def _scaled_values(self, key: str, scale: float, default: Sequence[float]) -> tuple[float, ...]:
+    def _scaled_channel_values(self, key: str, scale: float, default: Sequence[float]) -> tuple[float, ...]:
         """Returns the setting `key`, else the default, for three channels, times the scale."""
         values = self.declared.get(key)
         if not (isinstance(values, list) and len(values) == 3):

@@ -10,7 +10,7 @@ from views import check_views
 from panbench.catalog import find_model
 from panbench.models.candidates import Candidates, Frame
 from panbench.models.host import HostedModel
-from panbench.models.mask_dino import Layout, MaskDINOAdapter, Outputs
+from panbench.models.mask_dino import MaskDINOAdapter, NetworkLayout, Outputs
 from panbench.models.opening import open_model
 from panbench.models.predict import predict, scene_of
 from panbench.models.preprocess import Resize
@@ -61,7 +61,7 @@ def test_views_of_an_image_are_averaged(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_published_models_have_upstreams_sizes() -> None:
-    r50, swin = (Layout(**find_model(name).settings) for name in ("mask-dino-r50", "mask-dino-swin-l"))
+    r50, swin = (NetworkLayout(**find_model(name).settings) for name in ("mask-dino-r50", "mask-dino-swin-l"))
     assert (r50.encoded, r50.queries, r50.feedforward, r50.decoder_layers) == (3, 300, 2048, 9)
     # Swin-L was trained with "4s": the encoder also sees stride 4.
     assert (swin.encoded, swin.channels[0]) == (4, 192)

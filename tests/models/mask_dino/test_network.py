@@ -49,9 +49,9 @@ def test_a_box_of_nearly_the_whole_image_is_not_moved_by_rounding(head: MaskDINO
     box = torch.tensor([0.5, 0.5, 0.9998, 0.0004])
     levels = [torch.zeros(1, 256, size, size) for size in (8, 4, 2, 1)]
     with torch.inference_mode():
-        from panbench.models.mask_dino import _memory_of
+        from panbench.models.mask_dino import _encoder_memory
 
-        _, boxes = module.decode(torch.zeros(1, 1, 256), torch.logit(box)[None, None], _memory_of(levels))
+        _, boxes = module.decode(torch.zeros(1, 1, 256), torch.logit(box)[None, None], _encoder_memory(levels))
     # mmdet's own DINO decoder makes 0.999 and 0.001 of these.
     np.testing.assert_allclose(boxes[0, 0].numpy(), box.numpy(), atol=1e-6)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from panbench.models.attention import ModuleCall, record_calls, scatter_samples
+from panbench.models.attention import ModuleCall, record_module_calls, scatter_attention
 from panbench.models.mmdet import operators
 
 operators.install()
@@ -31,7 +31,7 @@ def test_the_attention_map_reproduces_the_operators_output(sides: int) -> None:
     values = torch.stack([row, column, torch.ones(height, width), torch.zeros(height, width)], dim=-1).float()
     query = torch.randn(1, 5, 8)
     reference = torch.full((1, 5, 1, sides), 0.5)
-    with record_calls({0: attention}) as heard:
+    with record_module_calls({0: attention}) as heard:
         taken = attention(
             query=query,
             value=values.repeat(1, 1, 2).reshape(1, height * width, 8),
@@ -66,4 +66,4 @@ def test_attention_of_coarser_levels_is_drawn_at_the_same_position_of_the_finest
 def test_points_outside_the_image_do_not_count() -> None:
     locations = torch.tensor([[[[0.5, 0.5], [-3.0, 0.5], [0.5, 9.0]]]])
     weights = torch.tensor([[[0.25, 0.25, 0.5]]])
-    assert scatter_samples(locations, weights, (3, 3)).tolist() == [[[0, 0, 0], [0, 0.25, 0], [0, 0, 0]]]
+    assert scatter_attention(locations, weights, (3, 3)).tolist() == [[[0, 0, 0], [0, 0.25, 0], [0, 0, 0]]]

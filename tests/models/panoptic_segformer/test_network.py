@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from panbench.models.panoptic_segformer import Layout, Outputs, PanopticSegFormer, rename
+from panbench.models.panoptic_segformer import NetworkLayout, Outputs, PanopticSegFormer, rename
 from tests.models import recorded as reference
 from tests.models.recorded import FOLDER, Recorded, features_of, same, segformer_of
 
@@ -36,7 +36,7 @@ def test_memory_queries_classes_and_boxes_equal_the_authors_code(outputs: Output
 
 def test_masks_and_stuff_scores_equal_the_authors_code(network, outputs, recorded) -> None:
     with torch.inference_mode():
-        labels, scores, masks, _ = network.choose(outputs, 0)
+        labels, scores, masks, _ = network.select_candidates(outputs, 0)
     assert masks.shape == (153, 28, 36)
     same(masks[:100:5].flatten(1), recorded["things_masks_every_5th"])
     same(masks[100::5].flatten(1), recorded["stuff_masks_every_5th"])
@@ -77,7 +77,7 @@ def test_padding_does_not_change_classes(network: PanopticSegFormer, recorded: R
 
 
 def test_the_published_r50_checkpoint_has_the_expected_names() -> None:
-    layout = Layout(RESNET_50, (512, 1024, 2048))
+    layout = NetworkLayout(RESNET_50, (512, 1024, 2048))
     lines = (FOLDER / "panoptic_segformer_r50_keys.txt").read_text().splitlines()
     published = {
         name: torch.empty(ast.literal_eval(shape), device="meta")

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, Instances, NonFiniteOutput, softmax_candidates
 from panbench.models.mmdet import operators
 from panbench.models.rules import resize
-from panbench.models.rules.compete import Mask2Former, MaskFormer, rows_above
+from panbench.models.rules.compete import Mask2Former, MaskFormer, candidates_above
 from panbench.models.rules.panoptic_fpn import PanopticFPN
-from panbench.models.rules.resize import neighbourhood_extreme, possible_winners, semantic_argmax, upsample
+from panbench.models.rules.resize import neighbourhood_extreme, possible_winning_channels, semantic_argmax, upsample
 
 operators.install()
 
@@ -87,7 +87,7 @@ def test_queries_in_many_blocks_give_the_same_map(monkeypatch):
     class_logits = torch.randn(1, 30, NUM_CLASSES + 1, generator=generator) * 3
     mask_logits = smooth(generator, 1, 30, 16, 24)
     (candidates,) = softmax_candidates(class_logits, mask_logits, [frame], ISTHING)
-    assert len(rows_above(candidates, rule.score)) > 8
+    assert len(candidates_above(candidates, rule.score)) > 8
     whole = rule.fuse(candidates)
     monkeypatch.setattr(resize, "ELEMENTS_AT_ONCE", 3 * 120 * 181)
     parts = rule.fuse(candidates)
@@ -197,7 +197,7 @@ def test_semantic_channels_left_out_of_stored_outputs_win_no_pixel(frame: Frame)
     generator = torch.Generator().manual_seed(1)
     logits = smooth(generator, 40, 16, 24)
     logits[10:] -= 12.0
-    possible = possible_winners(logits)
+    possible = possible_winning_channels(logits)
     assert possible is not None
     assert 2 <= len(possible) < 40, "some channels must be ruled out for this to show anything"
     assert torch.equal(semantic_argmax(logits, frame), upsample(logits, frame).argmax(dim=0))
@@ -208,7 +208,7 @@ def test_a_semantic_channel_that_wins_only_after_upsampling_is_stored():
     logits = torch.full((8, 1, 2), -5.0)
     logits[0, 0], logits[1, 0], logits[2, 0] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.9)
     assert not (logits.argmax(dim=0) == 2).any()
-    assert possible_winners(logits).tolist() == [0, 1, 2]
+    assert possible_winning_channels(logits).tolist() == [0, 1, 2]
     assert (semantic_argmax(logits, Frame((4, 8), (4, 8), (4, 8))) == 2).any()
 
 

@@ -26,7 +26,7 @@ from panbench.models.host import HostedModel
 from panbench.models.opening import open_model
 from panbench.models.predict import predict
 from panbench.models.transformers.adapter import TransformersAdapter
-from panbench.models.transformers.families import detr_size, fitted, shortest_edge
+from panbench.models.transformers.families import detr_size, fit_into_square, shortest_edge
 from scripts.check.compare_models import transformers_row
 from scripts.make.tiny_networks import NAMES, NETWORKS
 
@@ -345,7 +345,7 @@ def test_image_sizes_are_those_of_each_papers_code() -> None:
     assert [shortest_edge(size, 800, 1333) for size in ((480, 640), (427, 1000))] == [(800, 1067), (569, 1333)]
     by_detr = [detr_size(size, 800, 1333) for size in ((480, 640), (427, 1000), (800, 900))]
     assert by_detr == [(800, 1066), (569, 1332), (800, 900)]
-    assert [fitted(size, 640, 640) for size in ((480, 640), (427, 1000))] == [(480, 640), (273, 640)]
+    assert [fit_into_square(size, 640, 640) for size in ((480, 640), (427, 1000))] == [(480, 640), (273, 640)]
 
 
 def test_images_are_preprocessed_as_by_transformers_own_processor(eomt_folder: Path) -> None:

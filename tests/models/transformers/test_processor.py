@@ -105,7 +105,7 @@ def test_unsupported_processor_settings_are_refused(tmp_path: Path) -> None:
         TransformersAdapter(find_model(str(square)))
     for factor in (0, "1/255", True):
         with pytest.raises(BadModel, match=r"rescale_factor in its preprocessor_config\.json is "):
-            Processor({"rescale_factor": factor}, "a model", "detr").colours((1, 1, 1), (1, 1, 1))
+            Processor({"rescale_factor": factor}, "a model", "detr").mean_and_std((1, 1, 1), (1, 1, 1))
 
 
 def test_a_model_runs_at_its_papers_size_or_on_request_at_its_processors(tmp_path: Path) -> None:
