@@ -79,7 +79,10 @@ _CORE = (
 
 @dataclass(frozen=True)
 class _DeclaredCommand:
-    """A command whose module is not imported yet. reference: "package.module:app", the `typer.Typer` with it"""
+    """A command whose module is not imported yet.
+
+    reference: "package.module:app", the `typer.Typer` with it
+    """
 
     panel: str
     name: str
@@ -112,6 +115,7 @@ class _LazyCommands(UserDict[str, Any]):
     """Maps names to commands; a command's module is imported when the command is looked up."""
 
     def __getitem__(self, name: str) -> Any:
+        """Imports and returns the command with this name."""
         return self.data[name].load()
 
 

@@ -1,7 +1,7 @@
-"""Declares commands: families, options from the fields of dataclasses, those that commands share, and completions.
+"""Declares commands: groups of them, their options (from the fields of a dataclass), and completion in the shell.
 
-Each file of commands has an `app = family()` and declares commands by `@command(app, "name", "panbench name …")` with
-at least one example for `--help`; cli/app.py mounts the families.
+Each file of commands has an `app = family()` (Typer's group of commands) and declares commands by
+`@command(app, "name", "panbench name …")` with at least one example for `--help`; cli/app.py mounts the groups.
 """
 
 import copy
@@ -39,7 +39,7 @@ OPTIONS = "options"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
-def _apply_conventions(work: Callable[..., None]) -> None:
+def _apply_option_conventions(work: Callable[..., None]) -> None:
     """Completes the options of a command in place: -o for --out, names of values (PATH, N), checks of ranges.
 
     -o for --out; a word for a value (RUN, PATH, N) instead of its type; no bounds such as `x>=1` in help.
@@ -83,14 +83,15 @@ def _reworded_params(params: list[Any]) -> list[Any]:
 def _range_check(lowest: float | None, highest: float | None) -> Callable[[float | None], float | None]:
     """Makes a callback for an option that refuses numbers outside a range."""
 
-    def check(value: float | None) -> float | None:
+    def check_range(value: float | None) -> float | None:
+        """Returns an option's number if it is within the range. Raises BadParameter."""
         if value is not None and lowest is not None and value < lowest:
             raise typer.BadParameter(f"{value} must be greater than or equal to {lowest}.")
         if value is not None and highest is not None and value > highest:
             raise typer.BadParameter(f"{value} must be less than or equal to {highest}.")
         return value
 
-    return check
+    return check_range
 
 
 def _metavar_for(kind: Any) -> str:
@@ -182,7 +183,7 @@ class Commands(TyperGroup):
 
 
 def family(name: str | None = None, help: str | None = None) -> typer.Typer:
-    """Makes a family of commands: a group if named (`panbench data …`), else commands of panbench itself."""
+    """Makes a Typer app for some commands: a subcommand group if named (`panbench data …`), else top-level commands."""
     return typer.Typer(
         name=name,
         cls=Commands,
@@ -201,7 +202,7 @@ def command(
     needs: Mapping[str, Sequence[str]] = MappingProxyType({}),
     idle_beside: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Declares the decorated function as a command of a family.
+    """Declares the decorated function as a command of `app`, with examples for its help.
 
     examples: command lines at the top of `--help`; needs, idle_beside: as in `Command`
     """
@@ -210,11 +211,12 @@ def command(
     kind = type("Command", (Command,), {"needs": needs, "idle_beside": idle_beside})
     declare = app.command(name, cls=kind, epilog=epilog, context_settings=dict(HELP_OPTIONS))
 
-    def declared(work: Callable[..., None]) -> Callable[..., None]:
-        _apply_conventions(work)
+    def declare_command(work: Callable[..., None]) -> Callable[..., None]:
+        """Declares a function as the command, and returns it."""
+        _apply_option_conventions(work)
         return declare(work)
 
-    return declared
+    return declare_command
 
 
 def option(help: str, panel: str | None = None, metavar: str | None = None, **settings: Any) -> Any:
@@ -244,12 +246,13 @@ def model_names(incomplete: str) -> list[str]:
 def one_of(*values: str) -> Callable[[str], list[str]]:
     """Makes the shell completion of an option with few values; after a comma, it completes the last value."""
 
-    def complete(incomplete: str) -> list[str]:
+    def complete_value(incomplete: str) -> list[str]:
+        """Returns the completions of a half-typed option value."""
         *before, last = incomplete.split(",")
         prefix = ",".join(before) + "," if before else ""
         return [prefix + value for value in values if value.startswith(last)]
 
-    return complete
+    return complete_value
 
 
 def data_names(incomplete: str) -> list[str]:
@@ -447,7 +450,8 @@ def options_from(request: type, command: str) -> Callable[[Work], Callable[..., 
     docstring is the help. Raises DoubledOption if a study's option has a name that the command uses.
     """
 
-    def declare(work: Work) -> Callable[..., None]:
+    def declare_options(work: Work) -> Callable[..., None]:
+        """Returns a function for Typer that has the options as parameters and calls `work` with their values."""
         studies = load_from_studies("options", command)
         fields = {request: _option_parameters(request)}
         taken = {parameter.name: "panbench" for parameter in fields[request]}
@@ -461,7 +465,8 @@ def options_from(request: type, command: str) -> Callable[[Work], Callable[..., 
                     )
                 taken[parameter.name] = name
 
-        def run(ctx: typer.Context, **values: Any) -> None:
+        def run_command(ctx: typer.Context, **values: Any) -> None:
+            """Called by Typer with the values of the options: calls the command's function with its request."""
             given, *of_studies = (
                 kind(**{parameter.name: values[parameter.name] for parameter in own}) for kind, own in fields.items()
             )
@@ -470,12 +475,12 @@ def options_from(request: type, command: str) -> Callable[[Work], Callable[..., 
         context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         options = [parameter for own in fields.values() for parameter in own]
         # Typer reads a command's options from these two attributes.
-        run.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in (context, *options)}
-        run.__doc__ = work.__doc__
-        return run
+        run_command.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]
+        run_command.__annotations__ = {each.name: each.annotation for each in (context, *options)}
+        run_command.__doc__ = work.__doc__
+        return run_command
 
-    return declare
+    return declare_options
 
 
 def _option_parameters(kind: type, panel: str | None = None) -> list[inspect.Parameter]:

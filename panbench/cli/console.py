@@ -207,6 +207,7 @@ class Bars:
         )
 
     def __enter__(self) -> "Bars":
+        """Directs messages to the console of these progress bars, so that they are printed above the bars."""
         _bar_consoles.append(self._bars.console)
         return self
 
@@ -228,6 +229,7 @@ class Bars:
         self._bars.live.stop()
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+        """Moves the progress bar of a task to `done` of `total`; adds the bar at the first call."""
         if done == 0 and (total is None or unit in ("bytes", "files")):
             # Existing files are verified, not downloaded: a bar that stays at 0 would suggest otherwise.
             return
@@ -248,6 +250,7 @@ class Bars:
             self._bars.console.print(plain(redacted(f"{task}: {amount}")), markup=False, soft_wrap=True)
 
     def status(self, words: str) -> None:
+        """Shows on a terminal what is being done, such as "Loading PyTorch", until a progress bar moves."""
         if self._bars.console.is_terminal:
             self._hide_status()
             self._bars.start()
@@ -272,16 +275,22 @@ def _progress_columns() -> "list[ProgressColumn]":
     from rich.filesize import decimal
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 
-    class Done(ProgressColumn):
+    class DoneColumn(ProgressColumn):
+        """The column of a progress bar with the amount done so far and the total, such as 12/20."""
+
         def render(self, task: Task) -> Text:
+            """Returns the amount that a task has done, and its total, as text for its progress bar."""
             if task.fields["unit"] == "status":
                 return Text("")
             formatted = decimal if task.fields["unit"] == "bytes" else "{:.0f}".format
             total = "?" if task.total is None else formatted(int(task.total))
             return Text(f"{formatted(int(task.completed))}/{total}", style="progress.download")
 
-    class Speed(ProgressColumn):
+    class SpeedColumn(ProgressColumn):
+        """The column of a progress bar with its rate, such as 3.1 MB/s."""
+
         def render(self, task: Task) -> Text:
+            """Returns the rate of a task as text for its progress bar; empty if it is not known."""
             speed, unit = task.fields["speed"], task.fields["unit"]
             # The rate of a run is in its record: images of one batch finish together, which would look faster here.
             if speed is None or unit == "images":
@@ -289,7 +298,13 @@ def _progress_columns() -> "list[ProgressColumn]":
             formatted = f"{decimal(int(speed))}/s" if unit == "bytes" else f"{speed:.1f} {unit}/s"
             return Text(formatted, style="progress.data.speed")
 
-    return [TextColumn("{task.description}"), BarColumn(bar_width=None), Done(), Speed(), TimeRemainingColumn()]
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DoneColumn(),
+        SpeedColumn(),
+        TimeRemainingColumn(),
+    ]
 
 
 def _note_text(message: str, console: Console) -> Text:
@@ -331,6 +346,7 @@ class _PlainText(RenderHook):
     """
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Called by rich before it prints: wraps the content, so that it prints no secrets or control characters."""
         redact = redactor()
         return [_Plain(renderable, redact) for renderable in renderables]
 
@@ -342,6 +358,7 @@ class _Plain:
         self._content, self._redact = content, redact
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Called by rich: yields the segments of the wrapped renderable without secrets and control characters."""
         for segment in console.render(self._content, options):
             yield segment if segment.control else Segment(plain(self._redact(segment.text)), segment.style)
 

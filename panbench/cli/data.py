@@ -110,19 +110,23 @@ def check(
 
 
 def _declare_converter(name: str, example: str, source_help: str, summary: str, converter: str) -> None:
-    """Declares `panbench data NAME SOURCE`, which converts a dataset. converter: its function's import path"""
+    """Declares `panbench data NAME SOURCE`, which converts a dataset.
 
-    def declared(
+    converter: the import path of the function that converts it
+    """
+
+    def convert_source(
         source: Annotated[Path, typer.Argument(help=source_help)],
         root: _Root = None,
         split: _Split = "val",
         place: _Place = "link",
         overwrite: _Overwrite = False,
     ) -> None:
+        """Converts the dataset of the command in the folder `source` to a panoptic set."""
         _run_converter(load(converter), source, root or Path("data") / name, split, place, overwrite)
 
-    declared.__doc__ = summary
-    command(data_app, name, f"panbench data {name} {example}")(declared)
+    convert_source.__doc__ = summary
+    command(data_app, name, f"panbench data {name} {example}")(convert_source)
 
 
 _declare_converter(

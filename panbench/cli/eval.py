@@ -77,7 +77,8 @@ def _show_outcome(work: "Prepared", debug: bool, as_json: bool) -> "Callable[[Ou
     """Returns a callback that prints each model's outcome; with `as_json` it prints only failures."""
     from panbench.report.answers.tables import SUBSET, comparison_row, speed_text, summary_text
 
-    def show(outcome: "Outcome") -> None:
+    def show_outcome(outcome: "Outcome") -> None:
+        """Prints the scores of a model that was evaluated, or the error that stopped it."""
         if outcome.run is None:
             console.print_error(f"{outcome.spec.name}: {outcome.reason}", outcome.error if debug else None)
             return
@@ -93,7 +94,7 @@ def _show_outcome(work: "Prepared", debug: bool, as_json: bool) -> "Callable[[Ou
         console.show(summary_text(outcome.run, title, without=SUBSET if len(work.specs) > 1 else None))
         console.show("")
 
-    return show
+    return show_outcome
 
 
 def _outcome_record(work: "Prepared", outcome: "Outcome") -> dict[str, Any]:

@@ -31,7 +31,10 @@ def quiet_when_closed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def flushed() -> Iterator[None]:
-    """Flushes output at the end of the block; changes exit code 0 to CLOSED if the reader has gone."""
+    """Flushes stdout and stderr when the `with` block ends; exits with 141 if the reader of a pipe has closed it.
+
+    An exit code other than 0 is kept.
+    """
     try:
         yield
     except SystemExit as ended:

@@ -59,17 +59,18 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> "Prepare
     for study in studies:
         study.check_models(specs)
 
-    def check(categories: "Sequence[Category]") -> None:
+    def check_categories(categories: "Sequence[Category]") -> None:
+        """Raises BadModel if models do not predict these categories of the dataset, unless a study maps them."""
         if not any(study.maps_categories for study in studies):
             _refuse_other_categories(request, specs, categories)
 
     if data == "coco":
         # Check before offering a useless download.
-        check(shipped_categories("coco"))
-    dataset, download = _open_dataset(request, specs, data, check)
+        check_categories(shipped_categories("coco"))
+    dataset, download = _open_dataset(request, specs, data, check_categories)
     for study in studies:
         study.check(dataset)
-    check(dataset.categories)
+    check_categories(dataset.categories)
 
     specs = [with_categories(spec, dataset.categories) for spec in specs]
 
@@ -120,7 +121,7 @@ def _is_timed_only(request: EvalRequest) -> bool:
 
 
 def _evaluate_options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
-    """Converts the command's options to the core's, with the changes that studies need."""
+    """Returns the options of `evaluate` for those of the command; studies that are in use may change them."""
     options = EvaluateOptions(
         batch_size=None if request.batch_size is None else _parse_batch_size(request.batch_size),
         shard=None if request.shard is None else parse_shard(request.shard),
@@ -199,15 +200,17 @@ def _open_dataset(
     split = split_of(request.data)
     gt, gt_dir = _split_ground_truth(request.gt)
 
-    def opened(download: bool) -> Dataset:
+    def open_or_explain(download: bool) -> Dataset:
+        """Opens the dataset. If the PNGs of --gt are missing, the error says how to name their folder."""
         try:
-            return read(download)
+            return read_dataset(download)
         except FilesMissing as error:
             if any(way.option == "--gt-dir" for way in error.ways) and gt is not None:
                 raise error.with_ways("name their folder behind the JSON: --gt FILE,DIR") from None
             raise
 
-    def read(download: bool) -> Dataset:
+    def read_dataset(download: bool) -> Dataset:
+        """Opens the dataset, or photographs without ground truth; with `download`, fetches missing files."""
         if _is_timed_only(request) and request.images is not None:
             from panbench.evaluation.tools.photographs import photograph_dataset
 
@@ -232,12 +235,12 @@ def _open_dataset(
     dataset: Dataset | None = None
     if missing.data is None and not (data or "").startswith("shapes"):
         # Report faults of the user's own data before asking about downloads.
-        dataset = opened(request.download)
+        dataset = open_or_explain(request.download)
         check(dataset.categories)
     download = may_download(missing, request.download)
     if download:
         _fetch_weights(specs, missing.weights)
-    return dataset or opened(download), download
+    return dataset or open_or_explain(download), download
 
 
 def _split_ground_truth(given: Path | None) -> tuple[Path | None, Path | None]:
@@ -265,7 +268,10 @@ def _fetch_weights(specs: Sequence[ModelSpec], absent: Sequence[ModelSpec]) -> N
 def _refuse_other_categories(
     request: EvalRequest, specs: Sequence[ModelSpec], categories: "Sequence[Category]"
 ) -> None:
-    """Raises BadModel for models whose categories do not match the dataset's, as far as they are known unopened."""
+    """Raises BadModel for models whose categories do not match the dataset's, without loading the models.
+
+    Models that only say after they are loaded are checked later.
+    """
     if not categories:
         return
     other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None

@@ -64,6 +64,7 @@ class Missing:
     declared: Mapping[ModelSpec, hub.Listing] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
+        """Returns whether any file is missing."""
         return bool(self.weights) or self.data is not None
 
     @property
@@ -115,6 +116,7 @@ class Missing:
         return size if len(known) == len(self.weights) else f"{size} or more"
 
     def _download_bytes(self, spec: ModelSpec) -> int | None:
+        """Returns the size of a model's weights in bytes; None if it is not known."""
         return self.declared[spec].size if spec in self.declared else download_size(spec)
 
     @property
@@ -138,7 +140,10 @@ class Missing:
         return f" ({'; '.join(parts)})"
 
     def looked_up(self) -> "Missing":
-        """Adds the sizes of models outside the catalog, asked of the hub. Raises BadModel, DownloadFailed."""
+        """Returns a copy with the download sizes of models outside the catalog, which it asks the model hub for.
+
+        Raises BadModel, DownloadFailed.
+        """
         found = {
             spec: hub.list_files(repository)
             for spec in self.weights
@@ -156,8 +161,9 @@ def missing_for(
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
 ) -> Missing:
-    """Finds the missing files that a command could download. data: for `open_dataset`; None if COCO is not needed
+    """Finds the missing files that a command could download.
 
+    data: for `open_dataset`; None if COCO is not needed
     Raises BadModel if a model lacks a package, as its weights would be useless, and if no model can run.
     """
     refuse_unopenable(specs, weights)
@@ -201,7 +207,7 @@ def ask_once(missing: Missing, download: bool, ask: Callable[[str], str] | None)
 def leave_out_others(
     specs: Sequence[ModelSpec], names: Sequence[str], data: str
 ) -> tuple[list[ModelSpec], list[ModelSpec]]:
-    """Splits models into those to run and those to leave out: pattern matches trained on other data.
+    """Returns the models to run, and those that only matched a name pattern and were trained on other data.
 
     names: values of `--model`; a model named without a pattern is never left out
     data: value of `--data`, a name or a folder of that name

@@ -96,7 +96,7 @@ def delete(
 
 @command(app, "verify", "panbench runs verify results/coco-mask2former-r50", "panbench runs verify results")
 def verify(paths: Runs, as_json: AsJson = False) -> None:
-    """Check that runs are unchanged: parts, summary, files that were read, predictions and candidates."""
+    """Check that the files of runs are unchanged: tables, summary, inputs, predictions and candidate masks."""
     from panbench.report.answers.stored import DAMAGED
     from panbench.report.answers.stored import verify as verification
     from panbench.report.answers.tables import look_for_runs

@@ -20,14 +20,15 @@ def interrupted_by_signals() -> Iterator[None]:
     # Keep handlers that other code has set, and `nohup`, which ignores SIGHUP.
     ours = [name for name in names if before[name] is signal.SIG_DFL]
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def end_program(number: int, frame: FrameType | None) -> None:
+        """Handles a signal: raises Terminated, whose exit code is 128 + the signal's number."""
         # A second signal of the system must not interrupt the writing that the first one began.
         for name in ours:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         raise Terminated(signal.Signals(number).name, 128 + number)
 
     for name in ours:
-        signal.signal(getattr(signal, name), end)
+        signal.signal(getattr(signal, name), end_program)
     try:
         yield
     finally:

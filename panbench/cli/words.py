@@ -63,7 +63,10 @@ def _suggest_command(word: str, path: str, group: str, commands: Mapping[str, Se
 
 
 def usage_sentence(error: Any) -> str:
-    """Explains an error in a command line, and what to write instead. error: Click's UsageError"""
+    """Explains an error in a command line, and what to write instead.
+
+    error: Click's UsageError
+    """
     message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
     if context is None:

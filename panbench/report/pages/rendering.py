@@ -62,7 +62,7 @@ def whole_page(
 
 
 def named_apart(names: Sequence[str], fingerprints: Sequence[str | None]) -> list[str]:
-    """Returns the names; repeated ones with the first digits of the SHA-256 of their ground truth."""
+    """Makes dataset names unique: repeated ones get the first digits of the SHA-256 of their ground truth."""
     return [
         name if names.count(name) == 1 or not mark else f"{name} (ground truth {mark[:8]})"
         for name, mark in zip(names, fingerprints, strict=True)

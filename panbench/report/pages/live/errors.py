@@ -66,7 +66,10 @@ class Errors:
         return {"total": len(table), "all": member.totals.errors, "errors": records, "faults": faults}
 
     def _cut(self, query: ErrorQuery, errors: Sequence[PricedError], indices: Mapping[int, int]) -> list[str]:
-        """Cuts out the errors that are not cached; returns a sentence for each image that cannot be displayed."""
+        """Cuts the pictures of errors out of their images; returns a message for each image that cannot be displayed.
+
+        Pictures that are cached are not cut again.
+        """
         requested = (query.model, query.beside)
         sources = [source if index in requested else None for index, source in enumerate(self._examples.sources)]
         if sources[query.model] is None:

@@ -85,9 +85,9 @@ class Growing:
         return intervals(totals_of(self.run).sample, groups_only=True)
 
     def rate(self, since: float = 0.0) -> float | None:
-        """Returns images per second in the newest parts, of those written after `since` (seconds since 1970).
+        """Returns the run's recent speed in images per second; None with fewer than two new part files.
 
-        None if there are fewer than two of them.
+        since: only part files written after this time count, in seconds since 1970
         """
         recent = sorted(one for one in self._written if one[0] >= since)[-RECENT:]
         if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
@@ -96,7 +96,7 @@ class Growing:
 
     @property
     def last(self) -> float | None:
-        """Returns when the newest part was written, in seconds since 1970."""
+        """Returns when the run last wrote scored images (a part file), in seconds since 1970; None if never."""
         return max((when for when, _ in self._written), default=None)
 
     def new_errors(self, most: int) -> list[PricedError]:

@@ -111,7 +111,10 @@ class Library:
         return sorted(found, key=lambda listed: (listed.run.started or "", listed.name))
 
     def _compute_pictures(self, indices: Mapping[str, Path]) -> None:
-        """Computes intervals and pictures of finished runs, for a second at most; the next listing continues."""
+        """Computes PQ intervals and costliest-error pictures for the list of runs, for at most a second per request.
+
+        The next request for the list computes those that are still missing.
+        """
         until = time.monotonic() + 1.0
         for name, path in indices.items():
             stamp, listed = self._listed[name]
@@ -177,7 +180,9 @@ class Library:
         return made
 
     def watch(self, name: str) -> Watch:
-        """Returns a `Watch` on the named run; one that has replaced another is found under either name.
+        """Returns the object that follows the named run while it is written.
+
+        A run that has replaced another is found under either name.
 
         Raises BadArgument for a name that is not listed, BadRun for a run that leads out of the folder.
         """
@@ -229,7 +234,7 @@ def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Returns a value that changes with a run's files: name, time and size of run.json and of each part."""
+    """Returns name, time and size of run.json and of each Parquet file in parts/; they change when the run does."""
     found = []
     for file in [path / "run.json", *sorted((path / "parts").glob("*"))]:
         try:

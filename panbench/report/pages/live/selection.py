@@ -138,7 +138,7 @@ class Selection:
         return {"total": len(found), "images": listed, "examples": examples, "faults": list(dict.fromkeys(faults))}
 
     def _make_thumbnail(self, image: int, model: int) -> dict[str, Any]:
-        """Returns the gallery's record of an image, small and with one model."""
+        """Returns an image's thumbnail as JSON: a small photograph with the ground truth and one model's prediction."""
         self._refuse_links(image)
         return {**self._examples.example(image, SIDE, QUALITY, only=model), "part": True}
 
@@ -204,7 +204,10 @@ class Selection:
 
     @cached_property
     def _segment_verdicts(self) -> pd.DataFrame:
-        """Returns a row per segment and model: model, image_id, category (indices), verdict, cause, iou."""
+        """Returns a row per segment and model: TP, FP or FN (`verdict`), cause of the error, IoU, image and category.
+
+        Columns: model, category (both are indices), image_id, verdict, cause, iou.
+        """
         position = {category.id: index for index, category in enumerate(self.members[0].categories)}
         tables = []
         for index, member in enumerate(self.members):
@@ -232,7 +235,7 @@ class Selection:
 
     @cached_property
     def _slices(self) -> dict[str, dict[str, Any]]:
-        """Returns the ids of the images with an error in each slice, by slicing and slice."""
+        """Returns the ids of the images with an error in each slice (such as small), by slicing (such as size)."""
         found: dict[str, dict[str, Any]] = {}
         for name in SLICINGS:
             own = found.setdefault(name, {})
@@ -256,7 +259,10 @@ class Selection:
         return image[(own == true) & (other == (predicted if predicted >= 0 else n))]
 
     def _found_by_one(self, only: str) -> Any:
-        """Returns the ids of images where one model finds what the other misses, "A:B". Raises BadArgument."""
+        """Returns the ids of images in which model A finds a segment that model B misses.
+
+        only: the indices of the two models, as "A:B". Raises BadArgument.
+        """
         for a, b, alone in self._found_alone:
             if only == f"{a}:{b}":
                 return alone.index.to_numpy()
@@ -269,5 +275,8 @@ class Selection:
 
     @cached_property
     def _taken_columns(self) -> list[Any]:
-        """Returns the columns of `taken_pixels` of all models: image, true and predicted category, pixels."""
+        """Returns the pixels of one category that a model predicts as another: image, categories, pixel count.
+
+        Columns as of `confused_pixels`: image id, true category, predicted category, pixels.
+        """
         return [np.concatenate(column) for column in zip(*map(taken_pixels, self.members), strict=True)]

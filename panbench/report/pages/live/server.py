@@ -66,6 +66,7 @@ class _Pages:
     """The endpoints of the server; each kind of work has its own thread, so none waits for a slower kind."""
 
     def __init__(self, library: Library) -> None:
+        """Makes the endpoints for the runs of a folder, with a queue of computations for each kind of request."""
         self._library = library
         self._looking = Shared(MOST_WAITING)
         self._comparing = Shared(MOST_COMPARISONS)
@@ -124,7 +125,7 @@ class _Pages:
         return await self._answer(request, image_id, lambda selection, stop: selection.example(image_id))
 
     async def _list(self, warning: str = "") -> bytes:
-        """Returns the HTML of the list of runs, in its turn."""
+        """Returns the HTML page with the list of runs, made in a thread after the requests that came before."""
         return await self._looking.result(("index", warning), lambda stop: _list_page(self._library, warning).encode())
 
     async def _answer(
@@ -142,7 +143,7 @@ class _Pages:
         return await _respond(request, answer(), "application/json")
 
     async def _watched(self, request: Request) -> tuple[Watch, Snapshot]:
-        """Returns the watch on the requested run, and its progress now."""
+        """Returns the requested unfinished run, as followed by the server, and a snapshot of its progress."""
         name = request.query_params.get("run", "")
 
         def read(stop: Stop) -> tuple[Watch, Snapshot]:
@@ -168,7 +169,7 @@ class _Pages:
 
 
 def application(library: Library, token: str | None = None) -> Starlette:
-    """Returns the application that serves the runs of a library.
+    """Returns the web application of `panbench serve` for the runs of a folder.
 
     token: the token that browsers must send (`/enter/TOKEN`); None admits every user of this machine
     """
@@ -293,7 +294,7 @@ def _list_page(library: Library, warning: str = "") -> str:
 
 
 def _run_table(members: Sequence[Listed]) -> dict[str, Any]:
-    """Returns the facts of one table of the list: its runs, best first, their data, and the two ticked ones."""
+    """Returns the values of one dataset's table on the page that lists the runs: runs, best first, and two to tick."""
     best = sorted(members, key=lambda one: (one.run.PQ is None, -(one.run.PQ or 0.0)))
     title = next((one.run.dataset for one in best if one.run.dataset), None) or "data without a name"
     shown = [one.name for one in best if one.run.images]
@@ -328,12 +329,14 @@ class TokenRequired:
     """Middleware that answers 403 to requests without the token of `panbench serve --token`."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
+        """Wraps an ASGI application, which then gets only the requests with this token or its cookie."""
         self._app = app
         self._token = token
         # Not the token itself: whoever reads a cookie cannot build URLs from it.
         self._cookie = hmac.new(token.encode(), b"panbench serve", hashlib.sha256).hexdigest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on requests with the token or its cookie, and refuses others; a token in the URL sets the cookie."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

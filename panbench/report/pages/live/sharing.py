@@ -48,7 +48,7 @@ class Stop(Silent):
         self.check()
 
     def status(self, words: str) -> None:
-        """Called at each new step; raises Abandoned if no client waits any more."""
+        """Called whenever the computation reports its status: raises Abandoned if no client waits any more."""
         self.check()
 
 
@@ -73,9 +73,10 @@ class Shared:
         self._turn = asyncio.Lock()
 
     async def result(self, key: Hashable, compute: Callable[[Stop], _Result]) -> _Result:
-        """Returns (or raises) the result of `compute`; a request with the key of another one shares its computation.
+        """Returns what `compute` returns, computed once for all requests that wait for it with the same key.
 
-        Raises Busy. A task that is cancelled while it waits here waits no more; the last one abandons the computation.
+        Raises Busy, and what `compute` raises. A task that is cancelled while it waits here waits no more; the last
+        one abandons the computation.
         """
         job = self._jobs.get(key)
         if job is None:
@@ -98,18 +99,19 @@ class Shared:
                     del self._jobs[key]
 
     async def _computed(self, stop: Stop, compute: Callable[[Stop], _Result]) -> _Result:
-        """Waits for its turn, then computes in a daemon thread."""
+        """Calls `compute` in a daemon thread, once the computations before it have ended; returns its result."""
         async with self._turn:
             stop.check()
             future: Future[_Result] = Future()
             future.set_running_or_notify_cancel()
 
-            def run() -> None:
+            def compute_in_thread() -> None:
+                """Calls `compute`, and stores its result or exception in the future."""
                 try:
                     future.set_result(compute(stop))
                 except BaseException as problem:
                     future.set_exception(problem)
 
             # A daemon thread: a stopping server does not wait for a comparison.
-            threading.Thread(target=run, name="panbench serve", daemon=True).start()
+            threading.Thread(target=compute_in_thread, name="panbench serve", daemon=True).start()
             return await asyncio.wrap_future(future)

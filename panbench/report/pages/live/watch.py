@@ -65,12 +65,12 @@ class Snapshot:
 
     @cached_property
     def content(self) -> bytes:
-        """Returns the record as encoded JSON."""
+        """Returns this snapshot of a run's progress as JSON, encoded for the HTTP response."""
         return json.dumps(self.record, allow_nan=False, separators=(",", ":")).encode()
 
     @property
     def tag(self) -> str:
-        """Returns an ETag that changes with the record."""
+        """Returns the HTTP ETag of this snapshot, which changes when the run makes progress."""
         return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
 
     @property
@@ -243,5 +243,5 @@ def _scores(table: pd.DataFrame) -> list[list[Any]]:
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:
-    """Returns a value that changes when a part is added to the run."""
+    """Returns the names of the run's part files (Parquet files of scored images), which change as it is written."""
     return tuple(part.name for part in part_files(path / PARTS))

@@ -149,7 +149,7 @@ def report_page(
 
 
 def _without_steps(runs: Sequence[Run], reporter: Reporter) -> Sequence[Run]:
-    """Returns the runs without those that are another run with fewer decoder layers or another image size."""
+    """Returns the runs without variants of another one at an earlier decoder layer or another image size."""
     complete = {run.path for run in runs if not _is_step(run)}
     steps = [
         run
@@ -176,7 +176,10 @@ def live_page(
     missing: Sequence[str] = (),
     commands: Sequence[str] = (),
 ) -> str:
-    """Returns the page of the server, whose examples are requested from live["api"]: all images, not a choice."""
+    """Returns the HTML page of `panbench serve`, which requests its example images from the server.
+
+    live: URLs and choices of the search; live["api"] is the URL that the page's scripts request images from
+    """
     images = [image for kind in kinds for lead in kind for image in lead.images]
     more = find_added(members)
     data = {

@@ -48,7 +48,9 @@ def pairs_listed(members: int) -> int:
 def find_leads(
     members: Sequence[Compared], per_image: pd.DataFrame, slices: Sequence[ImageSlices] = ()
 ) -> list[list[Lead]]:
-    """Returns the statements on the page and their images, a list per kind, each with the most important first.
+    """Returns the page's leads: statements that link to example images, such as "person taken for bicycle".
+
+    There is a list for each kind of statement, the most important lead first.
 
     slices: the user's own
     """
@@ -84,7 +86,10 @@ def choose(kinds: Sequence[Sequence[Lead]], number: int, requested: Sequence[int
 
 
 def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str, list[int]]:
-    """Returns the displayed images of each statement, by its key; statements without any are left out."""
+    """Returns the images in the page's gallery that each clickable row, cell or point opens, by its lead's key.
+
+    Leads without an image in the gallery are left out.
+    """
     known = set(images)
     unused = ("worst:", "typical:", "differ:", "fix:", "cause:")
     found = {lead.key: [image for image in lead.images if image in known] for kind in kinds for lead in kind}
@@ -120,7 +125,10 @@ def _worst_images_by_model(members: Sequence[Compared], pq: pd.DataFrame) -> Ite
 
 
 def _differing_images(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
-    """Yields the images listed for each pair of models; the pairs take turns."""
+    """Yields for each pair of models the images whose PQ differs most between the two.
+
+    The first image of each pair comes first, then the second ones.
+    """
     pairs = list(combinations([member.label for member in members], 2))
     gaps = [(pq[a] - pq[b]).abs().sort_values(ascending=False, kind="stable") for a, b in pairs]
     for position in range(pairs_listed(len(members))):
@@ -137,7 +145,7 @@ def _found_by_one(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _cause_leads(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Yields for each run the images that each cause costs most, the costliest first."""
+    """Yields for each run and cause of error the images where that cause loses most PQ, the costliest cause first."""
     found = []
     for index, member in enumerate(members):
         worst = worst_images(member.errors, member.categories)
@@ -153,7 +161,10 @@ def _cause_leads(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _fix_leads(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Yields the images of the costliest errors, first of those to fix first, then of all; models take turns."""
+    """Yields for each model images with its costliest errors, and with errors of the kinds it should fix first.
+
+    The first of each model come first, then the second ones.
+    """
     for position in range(DEAR):
         for index, member in enumerate(members):
             errors, rows = member.priced, member.to_fix
@@ -168,7 +179,7 @@ def _fix_leads(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _slice_leads(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Yields for each slice the images with most errors in it."""
+    """Yields for each slice (such as small segments) the images with most errors in it."""
     for name in SLICINGS:
         statistics = [member.sliced[name] for member in members]
         image, index, errors = (
@@ -184,7 +195,10 @@ def _slice_leads(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _top_images(kind: Int, image: Int, number: Int, most: int) -> dict[int, tuple[int, ...]]:
-    """Returns for each kind, ascending, the images with the largest sums of `number`, at most `most`."""
+    """Returns for each group of rows the ids of the images with the largest sums of `number`, at most `most` images.
+
+    kind, image, number: of each row, its group's number, image id and addend; groups come in ascending order
+    """
     (kinds, images), row = numbered([kind, image])
     sums = np.bincount(row, number, len(kinds))
     order = np.lexsort((images, -sums, kinds))

@@ -26,7 +26,7 @@ from panbench.report.pages.page.section import shortened
 
 
 def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd.DataFrame) -> dict[str, Any]:
-    """Returns the numbers that the charts draw, fractions that print like the unrounded ones, null if absent.
+    """Returns the values that the page's charts draw, as JSON: fractions rounded for printing, None where unknown.
 
     members: with the rows of `standing`; per_image: their `views.per_image`
     """
@@ -50,7 +50,7 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
 
 
 def _count_numbers(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, Any]:
-    """Returns the numbers of charts that need no comparison of the runs, such as PQ by category."""
+    """Returns the values of the page's charts by category, cause of error, slice and image, for each run."""
     categories = members[0].categories
     position = {category.name: index for index, category in enumerate(categories)}
     by_run = [member.label for member in members]

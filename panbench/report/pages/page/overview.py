@@ -157,7 +157,7 @@ def _split_joint(text: str) -> tuple[str, str]:
 
 
 def _clause_target(clause: Clause, position: dict[str, int]) -> str:
-    """Returns the HTML id of the row or cell that a clause of the verdict states."""
+    """Returns the HTML id of the table row that a clause of the page's opening sentences takes its number from."""
     if clause.kind == "corrected":
         return "difference-note"
     if clause.kind == "loses":
@@ -172,12 +172,12 @@ def _clause_target(clause: Clause, position: dict[str, int]) -> str:
 
 
 def _metric_id(group: str, metric: str) -> str:
-    """Returns the HTML id of the row with a metric of a group, behind the verdict."""
+    """Returns the HTML id of the table row of a metric (PQ, SQ, RQ or IoU) over all, things or stuff."""
     return f"behind-{group}-{metric}"
 
 
 def _cause_id(group: str, cause: str) -> str:
-    """Returns the HTML id of the row with the PQ lost to a cause in a group, behind the verdict."""
+    """Returns the HTML id of the table row of the PQ lost to a cause of error over all, things or stuff."""
     return f"behind-{group}-lost-{_CAUSES.index(cause)}"
 
 
@@ -219,7 +219,7 @@ def difference_cells(test: Difference | None) -> dict[str, Any]:
 
 
 def _cause_rows(members: Sequence[Compared], group: str) -> Iterator[dict[str, Any]]:
-    """Yields a row for each cause to which one of two models loses PQ in a group."""
+    """Yields a row per cause of error: the PQ that each of two models loses to it over all, things or stuff."""
     of_runs = [lost_to_causes(member.totals, group) for member in members]
     for cause in _CAUSES:
         if not any(cause in lost for lost in of_runs):

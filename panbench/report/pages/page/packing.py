@@ -1,4 +1,4 @@
-"""Packs the examples of the page for its scripts: photographs, layers as run lengths, and crops with outlines."""
+"""Packs the page's example images as JSON: photographs, run-length encoded segment maps, and crops of errors."""
 
 import base64
 import io
@@ -55,13 +55,16 @@ class Examples:
         self.missing = tuple(missing)
 
     def crops(self, image_id: int, errors: Sequence[tuple[int, PricedError]]) -> list[dict[str, Any]]:
-        """Returns the records of errors of one image, given as (index of its run, error). Raises BadDataset, BadRun."""
+        """Returns the pictures of errors of one image as JSON, each cut out around its segments.
+
+        errors: (index of its run, error). Raises BadDataset, BadRun.
+        """
         return [
             crop_record(crop, self.position) for crop in Cutter(self.sources, self.pictures).cut_image(image_id, errors)
         ]
 
     def example(self, image_id: int, side: int, quality: int, only: int | None = None) -> dict[str, Any]:
-        """Returns the record of one image: photograph, true and predicted layers, and verdicts on true segments.
+        """Returns one image as JSON: photograph, true and predicted segment maps, and TP or FN of each true segment.
 
         side, quality: the photograph's longest side in pixels, and of its JPEG
         only: index of the only run to display, with null for the others
@@ -92,7 +95,7 @@ class Examples:
         }
 
     def _layer(self, layer: Layer, size: tuple[int, int]) -> dict[str, Any]:
-        """Returns a layer for the scripts: its map in run lengths at a size, and its segments."""
+        """Returns a segment map as JSON for the page's JavaScript: run-length encoded pixels, facts of each segment."""
         colors = segment_colors(layer, self.categories)
         return {
             "runs": base64.b64encode(run_lengths(*runs_of(layer, size))).decode(),
@@ -175,7 +178,7 @@ def image_record(pictures: Pictures, image_id: int) -> dict[str, Any]:
 
 
 def _picture(photo: Photo) -> dict[str, Any]:
-    """Returns a photograph and its size for the scripts."""
+    """Returns a photograph, its width and its height as JSON for the page's JavaScript."""
     return {"width": photo.shape[1], "height": photo.shape[0], "photo": _photo(photo)}
 
 
@@ -243,7 +246,7 @@ def pack_pictures(
         source.judge(dict.fromkeys([*chosen, *errors]))
 
     def packed(images: Iterable[int], size: tuple[int, int]) -> tuple[list[dict[str, Any]], list[str]]:
-        """Returns the records of images at a size, and the messages of those that cannot be read."""
+        """Returns the images as JSON for the gallery, and a message for each image that cannot be read."""
         found = _run_all([partial(examples.example, image, *size) for image in images], reporter)
         return [one for one in found if not isinstance(one, str)], [one for one in found if isinstance(one, str)]
 
@@ -284,7 +287,10 @@ def _result_or_reason(call: Callable[[], Any]) -> Any:
 
 
 def _page_bytes(records: Iterable[Mapping[str, Any]], side: int | None = None) -> float:
-    """Estimates the bytes of records in the page, for smaller pictures if `side` is given."""
+    """Estimates how many bytes the packed images take in the page.
+
+    side: estimate for pictures whose longest side is at most this many pixels
+    """
     total = 0.0
     for record in records:
         scale = 1.0 if side is None else min(1.0, side / max(record["width"], record["height"]))

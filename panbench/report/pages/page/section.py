@@ -70,7 +70,7 @@ SectionMaker = Callable[[Sequence[Compared]], Section]
 
 
 def shortened(values: Iterable[float]) -> list[float]:
-    """Returns fractions with as few digits (at least four) as keep their percents at none to two decimals.
+    """Rounds fractions to four digits, or more where the percentages printed from them would change.
 
     The scripts round once more: 0.80949 as 0.8095 would read 81.0 in a chart and 80.9 in a sentence.
     """
@@ -78,7 +78,10 @@ def shortened(values: Iterable[float]) -> list[float]:
 
 
 def _shortened(value: float) -> float:
-    """Returns a fraction with as few digits as keep its percent at none to two decimals."""
+    """Rounds a fraction to four digits, or more where the percentage printed from it would change.
+
+    Percentages are printed with none, one or two decimals.
+    """
     # Four digits nearly always suffice, unless they end exactly where a percent with one decimal or none rounds.
     if abs(value) < 1e6:
         last = round(tens_of_thousands := 1e4 * value)
@@ -148,7 +151,10 @@ def _test_keys(members: Sequence[Compared]) -> list[str]:
 
 @dataclass
 class Added:
-    """The sections that were added to a page, by id, numbers for its scripts, and what is missing with the reason."""
+    """The further sections of a page, with data for their charts, and the reason for each section that is missing.
+
+    sections: by HTML id; numbers: for the page's scripts; missing: (title, reason)
+    """
 
     sections: dict[str, Section] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=lambda: {"curves": {}})
@@ -165,7 +171,7 @@ class Added:
 
 
 def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), claims: bool = False) -> Added:
-    """Returns the section on the user's slices and those of studies, or how to get each that is missing.
+    """Returns the page's further sections: on the user's slices, and one for each study; or how to get a missing one.
 
     slices: the user's; claims: published rows exist
     """

@@ -175,13 +175,19 @@ def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
 
 
 def _slices_of(image_id: int, slices: Sequence[ImageSlices]) -> list[int]:
-    """Returns the indices of the user's slices that contain an image, counted over all slicings."""
+    """Returns the indices of the user's slices (sets of images) that contain an image.
+
+    An index counts through the slices of all slicings, one slicing after the other.
+    """
     all_slices = [images for own in slices for images in own.images.values()]
     return [index for index, images in enumerate(all_slices) if image_id in images]
 
 
 def error_record(error: PricedError, categories: Mapping[int, int]) -> dict[str, Any]:
-    """Returns an error as JSON for the page's scripts. categories: index of each category, by id."""
+    """Returns a segmentation error (such as a missed segment) as JSON for the page's JavaScript.
+
+    categories: index of each category, by id
+    """
     return {
         "image": error.image_id,
         **name_of(error.image_id),
