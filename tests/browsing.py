@@ -149,11 +149,11 @@ def read_report(browser, report) -> Iterator:
 def serving(folder: Path) -> Iterator[str]:
     """The address of a server of the runs in a folder, while the context is open."""
     uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed")
-    from panbench.report.pages.live.library import Library
+    from panbench.report.pages.live.library import RunLibrary
     from panbench.report.pages.live.server import application
 
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(Library(folder)), log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(application(RunLibrary(folder)), log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -12,7 +12,7 @@ from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.base.files import hash_in_name, md5_in_name
 from panbench.base.reporter import Silent
 from panbench.catalog import ModelSpec, find_model, load_catalog, spec_from_config
-from panbench.cli.request import missing_for
+from panbench.cli.request import find_missing_files
 from panbench.weights import fetch_weights, weights_here, weights_path
 from scripts.make.coco_mimic import FaultServer
 
@@ -177,12 +177,12 @@ def test_weights_cached_by_another_program_are_used(server, home, monkeypatch, p
     spec, _ = published(server, name=f"zoo/r50/model-{hashlib.sha256(b'weights').hexdigest()[:8]}.pth")
     spec = dataclasses.replace(spec, config=home / "configs" / "mine.py")
     assert weights_here(spec) is None
-    assert missing_for([spec]).weights == (spec,)
+    assert find_missing_files([spec]).weights == (spec,)
     copy = put(home / folder, Path(str(spec.weights)).name)
     found, told = weights_here(spec), Recorder()
     assert found is not None
     assert found.samefile(copy)
-    assert not missing_for([spec])
+    assert not find_missing_files([spec])
     for offline in (True, False):
         assert fetch_weights(spec, offline=offline, reporter=told) == found
     assert told.notices == [f"Weights of Mask2Former R50: {found} is used, nothing is downloaded."] * 2

@@ -30,7 +30,7 @@ from panbench.base.references import load
 from panbench.base.studies import SHOW, broken_studies, find_studies
 from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, OPTIONS, Commands, flag
-from panbench.cli.pipes import flushed, quiet_when_closed
+from panbench.cli.pipes import flushing_output, quiet_when_closed
 from panbench.cli.signals import interrupted_by_signals
 from panbench.cli.words import usage_sentence
 
@@ -89,7 +89,7 @@ class _DeclaredCommand:
     summary: str
     reference: str
 
-    def load(self) -> Any:
+    def import_command(self) -> Any:
         """Imports the module and returns the command."""
         found = typer.main.get_command(load(self.reference))
         inner = getattr(found, "commands", None)
@@ -116,10 +116,10 @@ class _LazyCommands(UserDict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         """Imports and returns the command with this name."""
-        return self.data[name].load()
+        return self.data[name].import_command()
 
 
-class _Program(Commands):
+class _ProgramCommands(Commands):
     """Turns exceptions of commands into one line on stderr and an exit code; takes `--debug`, -q and -v anywhere."""
 
     def __init__(self, **settings: Any) -> None:
@@ -203,7 +203,7 @@ def _usage_explained() -> Iterator[None]:
 
 app = typer.Typer(
     name="panbench",
-    cls=_Program,
+    cls=_ProgramCommands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings=dict(HELP_OPTIONS),
@@ -241,7 +241,7 @@ def main() -> None:
         # Pipes get UTF-8 whatever the locale, terminals what they can display; no character may end the program.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # type: ignore[union-attr]
-    with flushed():
+    with flushing_output():
         app()
 
 
@@ -257,7 +257,7 @@ def _error_message(error: Exception, options: Collection[str] | None) -> tuple[s
     if isinstance(error, PanbenchError):
         return error.message(options), error.exit_code
     if isinstance(error, ImportError):
-        return _import_problem(error), 2
+        return _import_error_message(error), 2
     # Errors of files and disks, wherever they occur: the message names the path, and the user can fix it.
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.", 2
@@ -272,7 +272,7 @@ def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
-def _import_problem(error: ImportError) -> str:
+def _import_error_message(error: ImportError) -> str:
     """Explains how to fix a failed import: a missing package, or a system library that OpenCV needs."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("panbench"):
         package = error.name.split(".")[0]

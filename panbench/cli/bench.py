@@ -154,10 +154,10 @@ def parse_batch_sizes(sizes: str) -> list[int]:
 def table_of(report: Any) -> Group:
     """Formats the report for 80 columns: a line per model, then speed, stages, memory and quality of each."""
     models = list(dict.fromkeys(map(_model_and_rule, report.rows)))
-    parts: list[Any] = [_overview_table(report.rows), ""] if len(models) > 1 else []
+    parts: list[Any] = [_benchmark_overview_table(report.rows), ""] if len(models) > 1 else []
     for model in models:
-        speed = _empty_table("Img/s", "Loop s", "p50 ms", "p99 ms", *(name.title() for name in STAGES))
-        size = _empty_table("Host MB", "GPU MB", "GMACs", "Params", "PQ", "ΔPQ", "Pixels differ")
+        speed = _empty_benchmark_table("Img/s", "Loop s", "p50 ms", "p99 ms", *(name.title() for name in STAGES))
+        size = _empty_benchmark_table("Host MB", "GPU MB", "GMACs", "Params", "PQ", "ΔPQ", "Pixels differ")
         failed = []
         for row in (row for row in report.rows if _model_and_rule(row) == model):
             key = (row.precision, str(row.batch_size))
@@ -168,8 +168,8 @@ def table_of(report: Any) -> Group:
                 *key,
                 _decimal_text(row.images_per_second, 2),
                 _decimal_text(row.loop_seconds, 1),
-                *(_milliseconds(value) for value in (row.latency_p50, row.latency_p99)),
-                *(_milliseconds(getattr(row, stage)) for stage in STAGES),
+                *(_milliseconds_text(value) for value in (row.latency_p50, row.latency_p99)),
+                *(_milliseconds_text(getattr(row, stage)) for stage in STAGES),
             )
             size.add_row(
                 *key,
@@ -187,7 +187,7 @@ def table_of(report: Any) -> Group:
     return Group(*parts)
 
 
-def _overview_table(rows: Sequence[Any]) -> Table:
+def _benchmark_overview_table(rows: Sequence[Any]) -> Table:
     """Builds a table with one line per model, of its first setting: fp32 at the smallest batch size."""
     table = Table(box=None, pad_edge=False)
     table.add_column("Model", no_wrap=True)
@@ -199,7 +199,7 @@ def _overview_table(rows: Sequence[Any]) -> Table:
         table.add_row(
             Text(model + ("*" if _has_random_weights(rows, model) else "")),
             _decimal_text(row.images_per_second, 2),
-            _milliseconds(row.latency_p50),
+            _milliseconds_text(row.latency_p50),
             *(_decimal_text(value, 0, 1e-6) for value in (row.host_peak_bytes, row.device_peak_bytes)),
             _decimal_text(row.gmacs, 1),
             "–" if row.params is None else _decimal_text(row.params, 1, 1e-6) + " M",
@@ -219,7 +219,7 @@ def _has_random_weights(rows: Sequence[Any], model: str) -> bool:
     return any(row.weights == "random" for row in rows if _model_and_rule(row) == model)
 
 
-def _empty_table(*numbers: str) -> Table:
+def _empty_benchmark_table(*numbers: str) -> Table:
     """Builds an empty table: precision, batch size, and a column for each of `numbers`."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for heading in ("Precision", "Batch"):
@@ -229,7 +229,7 @@ def _empty_table(*numbers: str) -> Table:
     return table
 
 
-def _milliseconds(value: float | None) -> str:
+def _milliseconds_text(value: float | None) -> str:
     return _decimal_text(value, 1 if value is not None and value < 100 else 0)
 
 

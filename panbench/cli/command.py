@@ -22,11 +22,11 @@ from panbench.base.computing import DEVICES, check_device_name
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.studies import Option, load_from_studies
 from panbench.cli import console
-from panbench.cli.words import unknown_word
+from panbench.cli.words import unknown_command_message
 
 if TYPE_CHECKING:
     from panbench.catalog import ModelSpec
-    from panbench.cli.request import Missing
+    from panbench.cli.request import MissingFiles
     from panbench.runs import Run as StoredRun
 
 
@@ -178,7 +178,7 @@ class Commands(TyperGroup):
         """Called by Click: finds the command that a word names. Raises UnknownCommand with a suggestion."""
         if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
             inside = {name: tuple(getattr(each, "commands", ())) for name, each in self.commands.items()}
-            raise UnknownCommand(unknown_word(args[0], ctx.command_path, inside))
+            raise UnknownCommand(unknown_command_message(args[0], ctx.command_path, inside))
         return super().resolve_command(ctx, args)
 
 
@@ -270,11 +270,11 @@ def run_folders(incomplete: str) -> list[str]:
     return sorted({str(path) for path in extra if str(path).startswith(incomplete)})
 
 
-def may_download(missing: "Missing", download: bool) -> bool:
+def may_download(missing: "MissingFiles", download: bool) -> bool:
     """Returns whether to download missing files: asks once on a terminal, refuses with one message elsewhere."""
     from panbench.cli.request import ask_once
 
-    return ask_once(missing, download, console.question())
+    return ask_once(missing, download, console.terminal_question())
 
 
 def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
@@ -284,7 +284,7 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     return tables.find_runs(paths, console.NOTES)
 
 
-def note_damage(runs: "Sequence[StoredRun]") -> None:
+def note_damaged_runs(runs: "Sequence[StoredRun]") -> None:
     """Reports on stderr the missing or changed files of runs, as results then lack some images."""
     for run in runs:
         if run.faults:
@@ -307,10 +307,10 @@ def may_download_weights(specs: Sequence["ModelSpec"], checkpoint: Path | None, 
     """Returns whether to download missing weights of these models; asks like `may_download`."""
     # Imported here, as it imports NumPy and OpenCV, which `--help` does not need.
     from panbench.catalog import check_checkpoint, weights_named
-    from panbench.cli.request import missing_for
+    from panbench.cli.request import find_missing_files
 
     check_checkpoint(checkpoint)
-    return may_download(missing_for(specs, weights=weights_named(checkpoint)), download)
+    return may_download(find_missing_files(specs, weights=weights_named(checkpoint)), download)
 
 
 _MODELS_PANEL = "Models"
@@ -375,7 +375,7 @@ def exif_option(panel: str | None = None) -> Any:
     )
 
 
-def slicings(incomplete: str) -> list[str]:
+def slicing_names(incomplete: str) -> list[str]:
     """Completes the value of --by in the shell: ways to divide the images or segments."""
     from panbench.metrics.slices import SLICINGS
 

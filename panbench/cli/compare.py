@@ -24,10 +24,10 @@ from panbench.cli.command import (
     family,
     find_runs,
     flag,
-    note_damage,
+    note_damaged_runs,
     option,
     options_from,
-    slicings,
+    slicing_names,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ Format = Literal["text", "md", "csv", "json", "latex", "parquet"]
 """Output formats of `compare`."""
 
 
-def _format_of(out: Path | None) -> Format:
+def _format_by_suffix(out: Path | None) -> Format:
     """Returns the output format that a file name's suffix means; text without one. Raises BadArgument."""
     ending = "" if out is None else out.suffix.lower().removeprefix(".")
     named = {"tex": "latex", "txt": "text", "": "text", "markdown": "md"}.get(ending, ending)
@@ -68,7 +68,8 @@ class CompareRequest:
     ] = None
     out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None
     by: Annotated[
-        str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT", autocompletion=slicings)
+        str | None,
+        option("Also PQ by size, share, segments or supercategory.", None, "WHAT", autocompletion=slicing_names),
     ] = None
     slices: OwnSlices = None
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False
@@ -89,32 +90,32 @@ class CompareRequest:
     as_json: Annotated[bool, flag("--json", "Print JSON, fractions 0-1: as --format json.")] = False
 
     @property
-    def kind(self) -> Format:
+    def output_format(self) -> Format:
         """The output format. Raises BadArgument for --json together with another format."""
         if not self.as_json:
-            return self.format or _format_of(self.out)
+            return self.format or _format_by_suffix(self.out)
         if self.format not in (None, "json"):
             raise BadArgument(f"--json and --format {self.format} contradict each other. Name one of them.")
         return "json"
 
     @property
-    def places(self) -> int:
+    def decimal_places(self) -> int:
         """The number of decimals of percentages."""
-        return self.digits if self.digits is not None else 1 if self.kind == "latex" else 2
+        return self.digits if self.digits is not None else 1 if self.output_format == "latex" else 2
 
-    def refuse_idle(self) -> None:
+    def refuse_idle_options(self) -> None:
         """Raises BadArgument for options that have no effect together with the others."""
-        if self.raw and self.kind != "csv":
-            raise BadArgument(f"--raw is about cells of CSV, and the format is {self.kind}. Leave it out.")
-        if self.digits is not None and self.kind in ("csv", "json", "parquet"):
-            raise BadArgument(f"--digits is for people: {self.kind} has fractions in full. Leave it out.")
+        if self.raw and self.output_format != "csv":
+            raise BadArgument(f"--raw is about cells of CSV, and the format is {self.output_format}. Leave it out.")
+        if self.digits is not None and self.output_format in ("csv", "json", "parquet"):
+            raise BadArgument(f"--digits is for people: {self.output_format} has fractions in full. Leave it out.")
         if self.baseline and not (self.intervals or self.by or self.slices or self.per_category):
             raise BadArgument(
                 "--baseline is for differences, which --no-intervals leaves out. Leave out one of the two."
             )
 
     @property
-    def more(self) -> tuple[str, ...]:
+    def further_options(self) -> tuple[str, ...]:
         """The given options that print more than the table of PQ with intervals."""
         requested = {
             "--by": self.by,
@@ -143,9 +144,9 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
     A quoted pattern, 'results/a@seed*', stands for one model trained several times, if the runs differ only in their
     weights; otherwise it names runs one by one.
     """
-    if request.kind == "parquet" and request.out is None and sys.stdout.isatty():
+    if request.output_format == "parquet" and request.out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
-    request.refuse_idle()
+    request.refuse_idle_options()
     one_thread_for_blas()
     with console.working("Reading runs"):
         from panbench.report.answers.comparison import compare as compared
@@ -171,7 +172,7 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
             baseline=request.baseline,
             slices=slices_for(request.slices, stored),
             reporter=bars,
-            digits=request.places,
+            digits=request.decimal_places,
         )
     for study in studies:
         found = study.added(found, stored)
@@ -189,7 +190,11 @@ def _study_answer(request: CompareRequest, studies: "Sequence[CompareOptions]", 
     for study in studies:
         others = [name for other in studies if other is not study for name in given_options(other)]
         comparing = Comparing(
-            tuple(request.runs), request.common_images, request.places, (*request.more, *others), reporter
+            tuple(request.runs),
+            request.common_images,
+            request.decimal_places,
+            (*request.further_options, *others),
+            reporter,
         )
         if (answer := study.instead(comparing)) is not None:
             return answer
@@ -200,7 +205,7 @@ def _print_comparison(request: CompareRequest, found: "Answer") -> None:
     """Prints a comparison or writes it to a file; on a terminal, notes come before the tables."""
     from panbench.report.answers.grid import sentence_text
 
-    format, out, raw = request.kind, request.out, request.raw
+    format, out, raw = request.output_format, request.out, request.raw
     if format == "text" and out is None:
         for message in found.messages:
             console.show(sentence_text(message))
@@ -235,7 +240,7 @@ def metrics(
     runs: Runs,
     by: Annotated[
         list[str] | None,
-        option("By size, share, segments or supercategory; repeatable.", None, "WHAT", autocompletion=slicings),
+        option("By size, share, segments or supercategory; repeatable.", None, "WHAT", autocompletion=slicing_names),
     ] = None,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also one row per category.")] = False,
@@ -299,5 +304,5 @@ def _show_findings_of_each(
     if not records:
         raise BadRun(f"None of these {len(stored)} runs holds a scored image, so there is nothing to measure.")
     if as_json:
-        note_damage(stored)
+        note_damaged_runs(stored)
         console.show_json(records[0] if one else records)

@@ -118,10 +118,10 @@ def working(words: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _clear_working()
+        _erase_working_line()
 
 
-def _clear_working() -> None:
+def _erase_working_line() -> None:
     """Erases the line of `working`, if it is shown."""
     global _working
     if _working:
@@ -133,21 +133,21 @@ def _clear_working() -> None:
 def hint(message: str) -> None:
     """Prints a hint about the result: a next step, or a path."""
     if not _quiet:
-        _clear_working()
+        _erase_working_line()
         status = _stderr_console()
-        status.print(_wrap_words(redacted(message), status), markup=False, style="dim", soft_wrap=True)
+        status.print(_wrap_for_terminal(redacted(message), status), markup=False, style="dim", soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Prints a note that the user should read, such as what was left out or chosen."""
-    _clear_working()
+    _erase_working_line()
     status = _stderr_console()
     status.print(_note_text(message, status), soft_wrap=True)
 
 
 def print_error(message: str, error: Exception | None = None, label: str = "Error: ") -> None:
     """Prints an error, one line per message; with `error`, its traceback first."""
-    _clear_working()
+    _erase_working_line()
     stderr = _bar_consoles[-1] if _bar_consoles else _make_console(sys.stderr)
     if error is not None:
         stderr.print(redacted("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
@@ -155,17 +155,17 @@ def print_error(message: str, error: Exception | None = None, label: str = "Erro
     stderr.print(_labelled_text(label, "bold red", "\n".join(lines), stderr), soft_wrap=True)
 
 
-def question() -> Callable[[str], str] | None:
+def terminal_question() -> Callable[[str], str] | None:
     """Returns a function that asks the user a question on the terminal; None if there is no terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
 
-    def ask(words: str) -> str:
+    def ask_user(words: str) -> str:
         sys.stderr.write(words)
         sys.stderr.flush()
         return sys.stdin.readline()
 
-    return ask
+    return ask_user
 
 
 class Notes(Silent):
@@ -213,11 +213,11 @@ class Bars:
 
     def __exit__(self, *_: Any) -> None:
         try:
-            self._close()
+            self._stop_drawing()
         finally:
             _bar_consoles.pop()
 
-    def _close(self) -> None:
+    def _stop_drawing(self) -> None:
         """Stops drawing; leaves finished bars on the screen, and no blank line if nothing was drawn."""
         self._hide_status()
         vanishes = self._bars.live.transient and not self._bars.console.is_interactive
@@ -235,7 +235,7 @@ class Bars:
             return
         self._hide_status()
         if task not in self._tasks:
-            self._add_bar(task, total, unit)
+            self._add_progress_bar(task, total, unit)
         now = time.monotonic()
         # Count from the first update: a resumed run starts with images done, and loading a model is not progress.
         began, before = self._first.setdefault(task, (now, done))
@@ -265,7 +265,7 @@ class Bars:
     def notice(self, message: str) -> None:
         note(message)
 
-    def _add_bar(self, title: str, total: int | None, unit: Unit) -> None:
+    def _add_progress_bar(self, title: str, total: int | None, unit: Unit) -> None:
         self._bars.start()
         self._tasks[title] = self._bars.add_task(plain(redacted(title)), total=total, unit=unit, speed=None)
 
@@ -314,14 +314,14 @@ def _note_text(message: str, console: Console) -> Text:
 
 def _labelled_text(label: str, style: str, text: str, console: Console) -> Text:
     """Puts a coloured label such as "Note: " before a text, broken between words on a terminal."""
-    return Text.assemble((label, style), _wrap_words(label + text, console)[len(label) :])
+    return Text.assemble((label, style), _wrap_for_terminal(label + text, console)[len(label) :])
 
 
 # A word, or the text between backquotes: a command must stay on one line to be copied.
 _WORD = re.compile(r"(?:`[^`\n]*`|[^\s`]|`)+")
 
 
-def _wrap_words(text: str, console: Console) -> str:
+def _wrap_for_terminal(text: str, console: Console) -> str:
     """Breaks `text` between words on a terminal; elsewhere, as in a log, returns it unchanged."""
     if not console.is_terminal:
         return text
@@ -338,7 +338,7 @@ def _wrap_words(text: str, console: Console) -> str:
     return "\n".join(lines)
 
 
-class _PlainText(RenderHook):
+class _PlainTextHook(RenderHook):
     """A hook that escapes control characters in all that a console prints, before rich adds its own codes.
 
     One place for all messages: file names, run.json, HTTP reasons and tensor names may contain anything. Secrets are
@@ -348,10 +348,10 @@ class _PlainText(RenderHook):
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Called by rich before it prints: wraps the content, so that it prints no secrets or control characters."""
         redact = redactor()
-        return [_Plain(renderable, redact) for renderable in renderables]
+        return [_PlainRenderable(renderable, redact) for renderable in renderables]
 
 
-class _Plain:
+class _PlainRenderable:
     """Wraps a rich renderable so that it prints plain text without secrets."""
 
     def __init__(self, content: ConsoleRenderable, redact: Callable[[str], str]) -> None:
@@ -369,7 +369,7 @@ def _make_console(stream: Any) -> Console:
     # FORCE_COLOR (Jupyter, CI) requests colour in a pipe; rich would treat it as a terminal and animate bars in it.
     colour: Literal["auto", "256"] | None = "256" if not terminal and _colour_is_forced() else "auto"
     console = Console(file=stream, highlight=False, force_terminal=terminal, color_system=colour)
-    console.push_render_hook(_PlainText())
+    console.push_render_hook(_PlainTextHook())
     sized = terminal or os.environ.get("COLUMNS", "").isdigit()
     if not sized:
         console.width = WIDTH_WITHOUT_TERMINAL

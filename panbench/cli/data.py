@@ -109,7 +109,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _declare_converter(name: str, example: str, source_help: str, summary: str, converter: str) -> None:
+def _declare_conversion_command(name: str, example: str, source_help: str, summary: str, converter: str) -> None:
     """Declares `panbench data NAME SOURCE`, which converts a dataset.
 
     converter: the import path of the function that converts it
@@ -129,14 +129,14 @@ def _declare_converter(name: str, example: str, source_help: str, summary: str, 
     command(data_app, name, f"panbench data {name} {example}")(convert_source)
 
 
-_declare_converter(
+_declare_conversion_command(
     "cityscapes",
     "cityscapes/",
     "The folder that holds gtFine and leftImg8bit, or their zips.",
     "Make a panoptic set of Cityscapes' gtFine (fetch it from cityscapes-dataset.com).",
     "panbench.datasets.published:convert_cityscapes",
 )
-_declare_converter(
+_declare_conversion_command(
     "ade20k",
     "ADEChallengeData2016/",
     "The folder of ADE20K's archives, or ADEChallengeData2016.",
@@ -163,7 +163,7 @@ def mapillary(
     _run_converter(convert_mapillary, source, root or Path("data/mapillary"), split, place, overwrite, release=release)
 
 
-_declare_converter(
+_declare_conversion_command(
     "kitti-step",
     "kitti/",
     "The folder that holds panoptic_maps and training/image_02.",

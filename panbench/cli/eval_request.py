@@ -28,7 +28,7 @@ from panbench.cli.command import (
 _MODEL, _DATA, _HOW, _RUN = "Models", "Data", "Computing", "The run"
 
 
-def _check_precision(text: str) -> str:
+def _check_precision_option(text: str) -> str:
     split_precision(text)
     return text
 
@@ -75,7 +75,7 @@ class EvalRequest:
             _HOW,
             "KIND[+BY]",
             autocompletion=one_of(*PRECISIONS, *(f"{kind}+{by}" for by in runtimes() for kind in PRECISIONS)),
-            callback=_check_precision,
+            callback=_check_precision_option,
         ),
     ] = "fp32"
     rule: Annotated[

@@ -10,7 +10,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.studies import load_from_studies
 from panbench.base.text import listed
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, note_damage, one_of, option, options_from, run_folders
+from panbench.cli.command import command, family, flag, note_damaged_runs, one_of, option, options_from, run_folders
 
 if TYPE_CHECKING:
     from panbench.report.answers.options import ExportOptions
@@ -23,7 +23,7 @@ _OF_STUDIES = tuple(name for kind in load_from_studies("options", "export").valu
 _ALL_FORMATS = (*FORMATS, *_OF_STUDIES)
 
 
-def _check_format(format: str) -> str:
+def _check_format_argument(format: str) -> str:
     if format not in _ALL_FORMATS:
         raise BadArgument(
             f"There is no format {format!r} to export to. Formats are {listed(_ALL_FORMATS, len(_ALL_FORMATS))}."
@@ -41,7 +41,7 @@ class ExportRequest:
             metavar="FORMAT",
             help=f"{listed(_ALL_FORMATS, len(_ALL_FORMATS))}.",
             autocompletion=one_of(*_ALL_FORMATS),
-            callback=_check_format,
+            callback=_check_format_argument,
         ),
     ]
     run: Annotated[
@@ -79,7 +79,7 @@ def export(ctx: typer.Context, request: ExportRequest, studies: "tuple[ExportOpt
             raise BadArgument(f"{listed(unfit, len(unfit))}: only for {listed(study.formats, 9)}.")
     loaded = load_run(request.run)
     written = export_run(loaded, request.format, request.out, overwrite=request.overwrite)
-    note_damage([loaded])
+    note_damaged_runs([loaded])
     if (shortfall := loaded.shortfall) is not None:
         console.note(shortfall)
     console.wrote(written)

@@ -30,7 +30,7 @@ def quiet_when_closed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def flushed() -> Iterator[None]:
+def flushing_output() -> Iterator[None]:
     """Flushes stdout and stderr when the `with` block ends; exits with 141 if the reader of a pipe has closed it.
 
     An exit code other than 0 is kept.
@@ -48,7 +48,7 @@ def _silence_closed() -> bool:
     """Finds whether stdout or stderr has lost its reader; further output to that stream is then discarded."""
     streams = (sys.stdout, sys.stderr)
     # A list, not any(): both streams must be checked, even if the first is closed.
-    return bool([stream for stream in streams if _cannot_be_flushed(stream) or _has_no_reader(stream)])
+    return bool([stream for stream in streams if _cannot_be_flushed(stream) or _pipe_has_no_reader(stream)])
 
 
 def _cannot_be_flushed(stream: TextIO) -> bool:
@@ -63,7 +63,7 @@ def _cannot_be_flushed(stream: TextIO) -> bool:
     return False
 
 
-def _has_no_reader(stream: TextIO) -> bool:
+def _pipe_has_no_reader(stream: TextIO) -> bool:
     """Asks the system whether a stream has lost its reader; if so, discards further output."""
     try:
         poll = select.poll()

@@ -25,7 +25,7 @@ from panbench.catalog import (
 from panbench.cli import console
 from panbench.cli.command import may_download
 from panbench.cli.eval_request import EvalRequest
-from panbench.cli.request import default_data, leave_out_others, missing_for
+from panbench.cli.request import default_data, find_missing_files, leave_out_others
 from panbench.datasets import Dataset, FilesMissing, open_dataset, split_of, without_split
 from panbench.datasets.convert import shipped_categories
 from panbench.evaluation.options import EvaluateOptions, Opening, StudyOptions, computing_of
@@ -198,7 +198,7 @@ def _open_dataset(
     """
     limit, ids = _parse_limit(request.limit)
     split = split_of(request.data)
-    gt, gt_dir = _split_ground_truth(request.gt)
+    gt, gt_dir = _split_gt_option(request.gt)
 
     def open_or_explain(download: bool) -> Dataset:
         """Opens the dataset. If the PNGs of --gt are missing, the error says how to name their folder."""
@@ -229,7 +229,7 @@ def _open_dataset(
                 reporter=bars,
             )
 
-    missing = missing_for(
+    missing = find_missing_files(
         specs, weights=weights_named(request.checkpoint), data=data, split=split, limit=limit, image_ids=ids
     )
     dataset: Dataset | None = None
@@ -243,7 +243,7 @@ def _open_dataset(
     return dataset or open_or_explain(download), download
 
 
-def _split_ground_truth(given: Path | None) -> tuple[Path | None, Path | None]:
+def _split_gt_option(given: Path | None) -> tuple[Path | None, Path | None]:
     """Splits the value of `--gt FILE[,DIR]`; the folder is None if only the JSON is named."""
     file, comma, folder = str(given or "").rpartition(".json,")
     return (Path(f"{file}.json"), Path(folder)) if comma and folder else (given, None)

@@ -36,7 +36,7 @@ from panbench.cli.command import (
     find_runs,
     flag,
     may_download_weights,
-    note_damage,
+    note_damaged_runs,
     option,
 )
 from panbench.panoptic.image_ids import own_id, typed
@@ -110,7 +110,7 @@ def report(
             gt_dir=gt_dir,
             reporter=bars,
         )
-    note_damage(stored)
+    note_damaged_runs(stored)
     console.wrote([written])
     if open_it:
         import webbrowser
@@ -194,7 +194,7 @@ def side_by_side(
 
     loaded = _load_runs(runs)
     match = re.fullmatch(r"worst:(\d+)", image)
-    for one in [typed(image)] if match is None else _worst_images(loaded[0], int(match[1])):
+    for one in [typed(image)] if match is None else _worst_image_ids(loaded[0], int(match[1])):
         photo, layers = _photo_and_layers([TRUTH, *loaded], one, loaded[0], images, gt, gt_dir, view)
         figure = side_by_side_figure(
             photo,
@@ -293,7 +293,7 @@ def errors(
     _save_picture(figure, out or Path(f"errors-{loaded[0].name}.png"), loaded, dpi)
 
 
-def _plot_kinds(incomplete: str) -> list[str]:
+def _complete_plot_kind(incomplete: str) -> list[str]:
     """Completes the kind of a plot in the shell."""
     from panbench.report.figures.plots import kinds
 
@@ -310,7 +310,7 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            autocompletion=_plot_kinds,
+            autocompletion=_complete_plot_kind,
             help=f"{', '.join([*_PLOTS, *names_in_studies('plots')])}, confusion (of one run) or images (of two).",
         ),
     ],
@@ -433,7 +433,7 @@ def _save_picture(figure: Any, target: Path, runs: "Sequence[Run]", dpi: float) 
     console.wrote([target])
 
 
-def _worst_images(run: "Run", most: int) -> list[int]:
+def _worst_image_ids(run: "Run", most: int) -> list[int]:
     """Returns the ids of the images with the lowest PQ, the lowest first."""
     from panbench.metrics.pq import ImageAccumulator
 
@@ -504,5 +504,5 @@ def site(
     stored = find_runs(runs)
     with console.Bars(transient=True) as bars:
         index = write_site(stored, out, title=title, examples=examples, reporter=bars)
-    note_damage(stored)
+    note_damaged_runs(stored)
     console.wrote([index])

@@ -52,7 +52,7 @@ def default_data(specs: Sequence[ModelSpec]) -> str:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingFiles:
     """The files that a command needs and this machine lacks.
 
     weights: models whose weights are missing and can be downloaded; data: missing files of COCO, or None
@@ -68,9 +68,9 @@ class Missing:
         return bool(self.weights) or self.data is not None
 
     @property
-    def sizes(self) -> str:
+    def sizes_in_words(self) -> str:
         """The missing files in words: `176 MB of weights (Apache-2.0) and 0.9 GB of COCO val2017`."""
-        parts = [f"{self._weights_size} of weights{self._licences}"] if self.weights else []
+        parts = [f"{self._weights_size_in_words} of weights{self._licences_in_words}"] if self.weights else []
         parts += [f"{size_in_words(self.data.bytes)} of {self.data.title}"] if self.data is not None else []
         return " and ".join(parts)
 
@@ -78,7 +78,7 @@ class Missing:
     def message(self) -> str:
         """A message that says what is missing, how large it is, and how to download it."""
         # With COCO's files, the licence is part of the sizes.
-        licences = self._licences if self.data is None else ""
+        licences = self._licences_in_words if self.data is None else ""
         names = (
             [f"the weights of {in_sentence([spec.title for spec in self.weights], 4)}{licences}"]
             if self.weights
@@ -91,9 +91,9 @@ class Missing:
         # The config.json of a repository describes its network and is downloaded with the weights.
         alone = self.weights and self.data is None and not any(map(repository_of, self.weights))
         ways_out = " Or run the model untrained with --checkpoint random." if alone else ""
-        ways_out += f" {self.twins.strip()}" if self.twins else ""
+        ways_out += f" {self.twins_hint.strip()}" if self.twins_hint else ""
         ways_out += " Without a network: --model mask2former-tiny needs no download."
-        sizes = self.sizes if self.data is not None else self._weights_size
+        sizes = self.sizes_in_words if self.data is not None else self._weights_size_in_words
         amount = sizes if sizes.startswith(_UNKNOWN) else f"about {sizes}"
         return (
             f"Not on this machine: {' and '.join(names)}. Fetch them ({amount}) with {' and '.join(commands)} or "
@@ -101,14 +101,14 @@ class Missing:
         )
 
     @property
-    def twins(self) -> str:
+    def twins_hint(self) -> str:
         """A hint to run the same networks with weights of their own authors; empty if there are none."""
         found = [twins_of(spec)[:1] for spec in self.weights if origin(spec) == "mmdet"]
         names = ",".join(twin.name for twins in found for twin in twins)
         return f"With the authors' weights of the same network: --model {names}. " if names else ""
 
     @property
-    def _weights_size(self) -> str:
+    def _weights_size_in_words(self) -> str:
         known = [size for size in map(self._download_bytes, self.weights) if size is not None]
         if not known:
             return _UNKNOWN
@@ -120,7 +120,7 @@ class Missing:
         return self.declared[spec].size if spec in self.declared else download_size(spec)
 
     @property
-    def _licences(self) -> str:
+    def _licences_in_words(self) -> str:
         """Licences as ` (Apache-2.0)`, with the models' names if they differ; empty if none is known."""
         by_licence: dict[str, list[str]] = {}
         for spec in self.weights:
@@ -139,7 +139,7 @@ class Missing:
         ]
         return f" ({'; '.join(parts)})"
 
-    def looked_up(self) -> "Missing":
+    def with_hub_sizes(self) -> "MissingFiles":
         """Returns a copy with the download sizes of models outside the catalog, which it asks the model hub for.
 
         Raises BadModel, DownloadFailed.
@@ -152,7 +152,7 @@ class Missing:
         return replace(self, declared=found) if found else self
 
 
-def missing_for(
+def find_missing_files(
     specs: Sequence[ModelSpec],
     *,
     weights: str = "auto",
@@ -160,31 +160,33 @@ def missing_for(
     split: str = "val",
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
-) -> Missing:
+) -> MissingFiles:
     """Finds the missing files that a command could download.
 
     data: for `open_dataset`; None if COCO is not needed
     Raises BadModel if a model lacks a package, as its weights would be useless, and if no model can run.
     """
     refuse_unopenable(specs, weights)
-    absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
+    absent = [
+        spec for spec in specs if weights == "auto" and _has_download_address(spec) and weights_here(spec) is None
+    ]
     for spec in absent:
         if spec.adapter == TRANSFORMERS and importlib.util.find_spec("transformers") is None:
             raise BadModel(
                 f"{spec.title} needs the package transformers. Install it with: {install_line('transformers')}"
             )
     coco = None if data is None else missing_files(data, split=split, limit=limit, image_ids=image_ids)
-    return Missing(tuple(absent), coco)
+    return MissingFiles(tuple(absent), coco)
 
 
-def _can_be_fetched(spec: ModelSpec) -> bool:
+def _has_download_address(spec: ModelSpec) -> bool:
     """True if a model's weights have a URL or a hub repository."""
     if spec.weights is not None:
         return "://" in spec.weights
     return repository_of(spec) is not None
 
 
-def ask_once(missing: Missing, download: bool, ask: Callable[[str], str] | None) -> bool:
+def ask_once(missing: MissingFiles, download: bool, ask: Callable[[str], str] | None) -> bool:
     """Returns whether to download missing files: as --download says, else by the user's answer.
 
     download: --download was given; ask: asks on a terminal and returns the answer, None without a terminal
@@ -195,8 +197,8 @@ def ask_once(missing: Missing, download: bool, ask: Callable[[str], str] | None)
         return download
     if ask is None:
         raise BadArgument(missing.message)
-    missing = missing.looked_up()
-    answer = ask(f"{missing.twins}Fetch {missing.sizes}? [Y/n] ").strip().lower()
+    missing = missing.with_hub_sizes()
+    answer = ask(f"{missing.twins_hint}Fetch {missing.sizes_in_words}? [Y/n] ").strip().lower()
     if answer in ("", "y", "yes"):
         return True
     if answer in ("n", "no"):

@@ -18,7 +18,7 @@ _MOST_LAID_OUT = 300
 """The largest number of runs that is fitted to the width of the terminal."""
 
 
-class _Runs(Commands):
+class _RunsGroup(Commands):
     """The group `panbench runs`, whose default is `list`: `panbench runs results` lists, `runs rm` does not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -31,7 +31,7 @@ class _Runs(Commands):
 
 app = typer.Typer(
     name="runs",
-    cls=_Runs,
+    cls=_RunsGroup,
     help="List stored runs (`panbench runs [FOLDER]`), verify, delete or merge them.",
     add_completion=False,
     context_settings=dict(HELP_OPTIONS),
@@ -77,7 +77,7 @@ def delete(
         load_run(path)
     size = sum(map(run_bytes, paths))
     if not yes:
-        ask = console.question()
+        ask = console.terminal_question()
         if ask is None:
             again = f"panbench runs delete {shlex.join(map(str, paths))} --yes"
             raise BadArgument(

@@ -99,7 +99,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         made = [
             each
             for study in studies
-            if (each := study.remade(scoring, lambda: _temporary_folder(request, stack), bars))
+            if (each := study.remade(scoring, lambda: _folder_of_made_predictions(request, stack), bars))
         ]
         if made:
             pred, settings["pred_dir"] = made[0].json, None
@@ -142,11 +142,11 @@ def _convert_semantic(request: ScoreRequest, stack: ExitStack) -> Path:
     from panbench.scoring.semantic import semantic_predictions
 
     assert request.semantic is not None
-    made = _temporary_folder(request, stack)
+    made = _folder_of_made_predictions(request, stack)
     return semantic_predictions(request.gt, request.semantic, made, offset=request.offset, threads=request.workers)
 
 
-def _temporary_folder(request: ScoreRequest, stack: ExitStack) -> Path:
+def _folder_of_made_predictions(request: ScoreRequest, stack: ExitStack) -> Path:
     """Makes a temporary folder for converted predictions, removed when `stack` closes.
 
     It is on the run's disk, so that the files can be moved into the run. Raises BadArgument for --resume and --shard,

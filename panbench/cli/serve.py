@@ -52,10 +52,10 @@ def serve(
 
     import socket
 
-    from panbench.report.pages.live.library import Library
+    from panbench.report.pages.live.library import RunLibrary
 
     secret = _access_token() if token or os.environ.get(TOKEN_VARIABLE) else None
-    served = application(Library(folder, images=images, gt=gt, gt_dir=gt_dir), secret)
+    served = application(RunLibrary(folder, images=images, gt=gt, gt_dir=gt_dir), secret)
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         # A port stays usable right after its server ended; a running server still blocks it (on POSIX).

@@ -36,7 +36,7 @@ def resembles_command(group: str, word: str, names: Iterable[str]) -> bool:
     return known and not Path(word).exists()
 
 
-def unknown_word(word: str, path: str, commands: Mapping[str, Sequence[str]]) -> str:
+def unknown_command_message(word: str, path: str, commands: Mapping[str, Sequence[str]]) -> str:
     """Explains that a word is not a command, and suggests one.
 
     path: the group before the word, such as `panbench data`

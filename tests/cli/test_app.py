@@ -208,7 +208,7 @@ def test_opencv_without_its_system_library_is_reported_with_what_to_install():
     frame = compile("raise ImportError('libGL.so.1: cannot open shared object file')", "/x/cv2/__init__.py", "exec")
     with pytest.raises(ImportError) as raised:
         exec(frame, {})
-    assert "apt-get install libgl1" in cli._import_problem(raised.value)
+    assert "apt-get install libgl1" in cli._import_error_message(raised.value)
 
 
 def test_score_prints_and_stores_a_run_that_compare_takes(tmp_path):

@@ -14,13 +14,13 @@ from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import find_model, resolve_models
 from panbench.cli.eval_request import EvalRequest
 from panbench.cli.prepare import _keeps_predictions
-from panbench.cli.request import Missing, ask_once, default_data, leave_out_others, missing_for
+from panbench.cli.request import MissingFiles, ask_once, default_data, find_missing_files, leave_out_others
 from panbench.datasets import CocoMissing
 from panbench.runs import RunInfo, RunWriter
 
 R50, FPN, TINY = find_model("mask2former-r50"), find_model("panoptic-fpn-r50-1x"), find_model("mask2former-tiny")
 OWN = dataclasses.replace(TINY, name="mine", trained_on=None)
-MISSING = Missing((R50,), CocoMissing(Path("data/coco"), True, 5000, 5000, 900_000_000, "panbench data coco"))
+MISSING = MissingFiles((R50,), CocoMissing(Path("data/coco"), True, 5000, 5000, 900_000_000, "panbench data coco"))
 
 
 def never(words: str) -> str:
@@ -85,20 +85,20 @@ def test_without_a_terminal_the_error_has_sizes_and_hints():
 
 def test_no_question_is_asked_if_nothing_is_missing_or_download_is_given():
     assert ask_once(MISSING, True, never)
-    assert not ask_once(Missing(), False, never)
+    assert not ask_once(MissingFiles(), False, never)
 
 
 def test_missing_sizes_are_summed_over_models_and_data(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    missing = missing_for([R50, TINY, FPN], data="coco", limit=10)
+    missing = find_missing_files([R50, TINY, FPN], data="coco", limit=10)
     assert [spec.name for spec in missing.weights] == [R50.name, FPN.name], (
         "the tiny model's weights come with panbench"
     )
     assert missing.data is not None
     assert (missing.data.title, missing.data.images) == ("COCO val2017", 10)
-    assert not missing_for([R50], weights="random", data="shapes")
-    assert not missing_for([R50], weights="my.pth")
+    assert not find_missing_files([R50], weights="random", data="shapes")
+    assert not find_missing_files([R50], weights="my.pth")
 
 
 def test_a_pattern_skips_models_of_other_data_and_a_name_does_not():
@@ -111,7 +111,7 @@ def test_a_pattern_skips_models_of_other_data_and_a_name_does_not():
 
 def test_a_non_commercial_licence_is_shown_before_any_download(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    missing = missing_for([find_model("maskformer-hf-swin-t")])
+    missing = find_missing_files([find_model("maskformer-hf-swin-t")])
     asked: list[str] = []
     assert ask_once(missing, False, lambda words: asked.append(words) or "y")
     assert asked == ["Fetch 167 MB of weights (CC-BY-NC-4.0, not for commercial use)? [Y/n] "]
@@ -121,14 +121,14 @@ def test_a_non_commercial_licence_is_shown_before_any_download(monkeypatch, tmp_
         BadArgument,
         match=r"MaskFormer Swin-T \(transformers\): CC-BY-NC-4\.0, not for commercial use; Mask2Former R50: Apache",
     ):
-        ask_once(missing_for([find_model("maskformer-hf-swin-t"), R50]), False, None)
+        ask_once(find_missing_files([find_model("maskformer-hf-swin-t"), R50]), False, None)
 
 
 def test_the_hub_is_asked_for_a_licence_that_the_catalog_does_not_know(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
     listing = hub.Listing("0" * 40, {}, (), 190_000_000, "cc-by-nc-sa-4.0")
     monkeypatch.setattr(hub, "list_files", lambda repository: listing)
-    missing = missing_for([find_model("hf:owner/name")])
+    missing = find_missing_files([find_model("hf:owner/name")])
     asked: list[str] = []
     assert ask_once(missing, False, lambda words: asked.append(words) or "y")
     assert asked == ["Fetch 190 MB of weights (CC-BY-NC-SA-4.0, not for commercial use)? [Y/n] "]
@@ -143,8 +143,8 @@ def test_no_download_is_offered_for_weights_that_cannot_run(monkeypatch, tmp_pat
         find_model("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadModel, match=r"pip install .*\[transformers\]"):
-        missing_for([find_model("detr-r50")])
-    assert missing_for([R50])
+        find_missing_files([find_model("detr-r50")])
+    assert find_missing_files([R50])
 
 
 def dataset(images: int = 3, ground_truth: bool = True, suffix: str = ".jpg") -> Any:

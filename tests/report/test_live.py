@@ -20,7 +20,7 @@ pytest.importorskip("starlette", reason="the extra is not installed")
 from starlette.testclient import TestClient
 
 from panbench.report.pages.live import selection
-from panbench.report.pages.live.library import Library
+from panbench.report.pages.live.library import RunLibrary
 from panbench.report.pages.live.queries import ErrorQuery, Query
 from panbench.report.pages.live.server import application
 
@@ -47,7 +47,7 @@ def shared_client(shared_runs):
 
 
 def asking(folder: Path) -> TestClient:
-    return TestClient(application(Library(folder)), base_url="http://127.0.0.1:8414")
+    return TestClient(application(RunLibrary(folder)), base_url="http://127.0.0.1:8414")
 
 
 def found(client, query: str) -> list[int]:
@@ -74,7 +74,7 @@ def slices_of(client) -> list[str]:
 @functools.lru_cache(maxsize=1)
 def segments_of(runs: Path) -> list[tuple]:
     """Every found, missed and false segment of both runs: (model, image, category's place, verdict, cause, iou)."""
-    selection = compared_by(Library(runs), ["run-a", "run-b"])
+    selection = compared_by(RunLibrary(runs), ["run-a", "run-b"])
     places = {category.id: place for place, category in enumerate(selection.members[0].categories)}
     return [
         (model, row.image_id, places[row.category_id], row.verdict, row.cause, row.iou)
@@ -139,7 +139,7 @@ class TestQueries(OnlyAsking):
         assert whole == set(wrong)
 
     def test_images_are_sorted_by_mean_pq_and_by_disagreement(self, runs, client):
-        table = compared_by(Library(runs), ["run-a", "run-b"]).per_image.pivot(
+        table = compared_by(RunLibrary(runs), ["run-a", "run-b"]).per_image.pivot(
             index="image_id", columns="run", values="PQ"
         )
         worst = client.get(f"/api/find?{BOTH}&order=worst").json()["images"]
@@ -191,7 +191,7 @@ class TestErrors(OnlyAsking):
          ("size=small&cause=missed", lambda row: row.cause == "missed")],
     )  # fmt: skip
     def test_listed_errors_equal_the_table_with_the_costliest_first(self, runs, client, query, fits):
-        selection = compared_by(Library(runs), ["run-a", "run-b"])
+        selection = compared_by(RunLibrary(runs), ["run-a", "run-b"])
         for model, member in enumerate(selection.members):
             rows = list(member.priced.itertuples())
             wanted = [(row.image_id, round(row.gain, 6)) for row in rows if fits(row)]
@@ -234,7 +234,7 @@ class TestErrors(OnlyAsking):
 
     def test_the_cache_of_crops_is_bounded(self, runs, monkeypatch):
         monkeypatch.setattr("panbench.report.pages.live.errors.KEPT", 2)
-        selection = compared_by(Library(runs), ["run-a", "run-b"])
+        selection = compared_by(RunLibrary(runs), ["run-a", "run-b"])
         answer = selection.errors(ErrorQuery(model=1))
         assert len(answer["errors"]) == answer["total"] > 2
         assert len(selection._errors._kept) == 2
@@ -371,7 +371,7 @@ class TestServer:
         assert client.get(f"/api/example?{BOTH}&image=8").status_code == 400
 
     def test_a_missing_folder_is_refused(self, tmp_path):
-        assert "There is no folder" in refusal(BadArgument, Library, tmp_path / "nowhere")
+        assert "There is no folder" in refusal(BadArgument, RunLibrary, tmp_path / "nowhere")
 
     def test_an_empty_folder_is_reported(self, tmp_path):
         (tmp_path / "none").mkdir()
@@ -416,7 +416,7 @@ class HeldUp:
     def __init__(self, monkeypatch):
         self.began, self.made = [], []
         self.started, self.may_go_on = threading.Event(), threading.Event()
-        compare = Library.compare
+        compare = RunLibrary.compare
 
         def held_up(library, asked, reporter):
             self.began.append(asked.names)
@@ -427,7 +427,7 @@ class HeldUp:
             self.made.append(asked.names)
             return found
 
-        monkeypatch.setattr(Library, "compare", held_up)
+        monkeypatch.setattr(RunLibrary, "compare", held_up)
 
 
 class TestUnderLoad:
@@ -439,7 +439,7 @@ class TestUnderLoad:
 
     @pytest.fixture
     def library(self, shared_runs):
-        return Library(shared_runs[0].path.parent)
+        return RunLibrary(shared_runs[0].path.parent)
 
     @pytest.fixture
     def requests(self, library):
@@ -543,7 +543,7 @@ class TestToken:
 
     @pytest.fixture
     def client(self, shared_runs):
-        app = application(Library(shared_runs[0].path.parent), self.TOKEN)
+        app = application(RunLibrary(shared_runs[0].path.parent), self.TOKEN)
         return TestClient(app, base_url="http://127.0.0.1:8414")
 
     def test_without_the_token_nothing_is_served(self, client):

@@ -4,7 +4,7 @@ from browsing import wait_in_page
 from support import compared_by
 
 from panbench.report.answers.views import best_first, compared
-from panbench.report.pages.page.leads import found_by
+from panbench.report.pages.page.leads import models_that_found
 
 # The first model finds all four segments of each image. The second misses the second ball in all of the images 7 to 10
 # and takes the cat for a ball in 8 and 10.
@@ -12,7 +12,7 @@ from panbench.report.pages.page.leads import found_by
 
 def test_segments_are_counted_by_the_models_that_find_them(shared_runs):
     members, _ = compared(best_first(shared_runs))
-    table = found_by(members)
+    table = models_that_found(members)
     both = table.pivot(index="image_id", columns="gt_id", values="models")
     assert both.loc[7].tolist() == [3, 3, 1, 3]
     assert both.loc[8].tolist() == [1, 3, 1, 3]
@@ -40,9 +40,9 @@ def test_images_are_filtered_by_segments_that_only_one_model_finds(open_report):
 
 
 def test_the_server_finds_the_images_in_which_only_one_finds_a_segment(shared_runs):
-    from panbench.report.pages.live.library import Library
+    from panbench.report.pages.live.library import RunLibrary
     from panbench.report.pages.live.queries import Query
 
-    selection = compared_by(Library(shared_runs[0].path.parent), ["run-a", "run-b"])
+    selection = compared_by(RunLibrary(shared_runs[0].path.parent), ["run-a", "run-b"])
     assert selection.find(Query.read({"only": "0:1", "order": "id"})) == [7, 8, 9, 10]
     assert selection.find(Query.read({"only": "1:0"})) == []

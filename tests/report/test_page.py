@@ -23,9 +23,9 @@ from panbench.report.figures.colors import LIGHT, MARKER_PATHS, MARKERS
 from panbench.report.figures.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
 from panbench.report.figures.plots import draw_plot
 from panbench.report.pages.page.document import report_page, write_report
-from panbench.report.pages.page.leads import choose, find_leads, leads_to
+from panbench.report.pages.page.leads import choose_gallery_images, displayed_images_by_lead, find_leads
 from panbench.report.pages.page.overview import behind_the_verdict, overview
-from panbench.report.pages.page.packing import run_lengths
+from panbench.report.pages.page.packing import encode_run_lengths
 from panbench.report.pages.page.section import shortened
 from panbench.runs import RunWriter, load_run
 
@@ -233,7 +233,7 @@ def test_requested_images_come_first(shared_runs):
 def test_examples_are_the_worst_the_most_disputed_and_the_costliest(shared_runs):
     members, _ = compared(shared_runs)
     kinds = find_leads(members, per_image(members))
-    chosen = choose(kinds, 3)
+    chosen = choose_gallery_images(kinds, 3)
     assert len(chosen) == 3
     leads = {lead.key: lead.images for kind in kinds for lead in kind}
     assert chosen[0] == next(images[0] for key, images in leads.items() if key.startswith("worst:"))
@@ -244,9 +244,9 @@ def test_examples_are_the_worst_the_most_disputed_and_the_costliest(shared_runs)
 def test_an_image_is_shown_once_even_if_it_fits_several_lists(shared_runs):
     members, _ = compared(shared_runs)
     kinds = find_leads(members, per_image(members))
-    chosen = choose(kinds, 96)
+    chosen = choose_gallery_images(kinds, 96)
     assert len(chosen) <= 4
-    kept = leads_to(kinds, chosen)
+    kept = displayed_images_by_lead(kinds, chosen)
     keys = {lead.key for kind in kinds for lead in kind}
     assert set(kept) == {key for key in keys if not key.startswith(("worst:", "typical:", "differ:", "fix:", "cause:"))}
     assert all(ids and set(ids) <= set(chosen) for ids in kept.values())
@@ -305,10 +305,10 @@ def test_run_lengths_are_base_128_with_the_low_digits_first():
     index[0, :9] = 3
     segments = [LayerSegment(1000 + number, 1, 1) for number in range(199)]
     layer = Layer("", index, (*segments, LayerSegment(7, 1, 2)))
-    assert run_lengths(*runs_of(layer, (300, 2))) == bytes([0, 0xAB, 0x02, 0xC8, 0x01, 2, 0, 0xAB, 0x02])
-    assert run_lengths(np.array([1]), np.array([1 << 14])) == bytes([1, 0x80, 0x80, 1])
+    assert encode_run_lengths(*runs_of(layer, (300, 2))) == bytes([0, 0xAB, 0x02, 0xC8, 0x01, 2, 0, 0xAB, 0x02])
+    assert encode_run_lengths(np.array([1]), np.array([1 << 14])) == bytes([1, 0x80, 0x80, 1])
     halved = Layer("", np.repeat(np.repeat(index, 2, axis=0), 2, axis=1), layer.segments)
-    assert run_lengths(*runs_of(halved, (300, 2))) == run_lengths(*runs_of(layer, (300, 2)))
+    assert encode_run_lengths(*runs_of(halved, (300, 2))) == encode_run_lengths(*runs_of(layer, (300, 2)))
 
 
 def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):

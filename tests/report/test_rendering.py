@@ -12,9 +12,9 @@ from jinja2 import TemplateNotFound, UndefinedError
 from support import refusal
 
 import panbench
-from panbench.report.pages.live.library import Library
+from panbench.report.pages.live.library import RunLibrary
 from panbench.report.pages.page.document import report_page
-from panbench.report.pages.rendering import Markup, named_apart, render, whole_page
+from panbench.report.pages.rendering import Markup, render, unique_data_names, whole_page
 from panbench.report.pages.site import write_site
 
 PACKAGE = Path(panbench.__file__).parent
@@ -63,7 +63,7 @@ def pages(shared_runs, tmp_path_factory) -> dict[str, str]:
     from panbench.report.pages.live.server import application
 
     folder = tmp_path_factory.mktemp("pages")
-    client = TestClient(application(Library(shared_runs[0].path.parent)), base_url="http://127.0.0.1")
+    client = TestClient(application(RunLibrary(shared_runs[0].path.parent)), base_url="http://127.0.0.1")
     return {
         "report": report_page(shared_runs, examples=0),
         "site": write_site(shared_runs, folder / "site", examples=0).read_text("utf-8"),
@@ -115,4 +115,4 @@ def test_python_code_contains_no_html():
 def test_tables_of_one_name_are_labelled_by_their_ground_truth():
     marks = ["ab" * 32, "cd" * 32, "ef" * 32]
     expected = ["coco val (ground truth abababab)", "coco val (ground truth cdcdcdcd)", "shapes val"]
-    assert named_apart(["coco val", "coco val", "shapes val"], marks) == expected
+    assert unique_data_names(["coco val", "coco val", "shapes val"], marks) == expected

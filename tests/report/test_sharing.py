@@ -6,7 +6,7 @@ import threading
 import pytest
 from support import in_a_loop
 
-from panbench.report.pages.live.sharing import Abandoned, Busy, Shared
+from panbench.report.pages.live.sharing import RequestAbandoned, ServerBusy, SharedComputations
 
 
 class Work:
@@ -25,8 +25,8 @@ class Work:
         self.started.set()
         self.may_go_on.wait()
         try:
-            stop.check()
-        except Abandoned:
+            stop.raise_if_abandoned()
+        except RequestAbandoned:
             self.stopped = True
             raise
         finally:
@@ -48,7 +48,7 @@ async def settled():
 
 @in_a_loop
 async def test_identical_requests_share_one_computation():
-    shared, work = Shared(2), Work()
+    shared, work = SharedComputations(2), Work()
     waiting = [asyncio.ensure_future(shared.result("key", work)) for _ in range(200)]
     await begun(work)
     work.may_go_on.set()
@@ -62,7 +62,7 @@ async def test_identical_requests_share_one_computation():
 
 @in_a_loop
 async def test_an_error_reaches_all_who_share_the_computation():
-    shared, work = Shared(2), Work(ValueError("bad"))
+    shared, work = SharedComputations(2), Work(ValueError("bad"))
     work.may_go_on.set()
     waiting = [shared.result("key", work) for _ in range(3)]
     found = await asyncio.gather(*waiting, return_exceptions=True)
@@ -72,7 +72,7 @@ async def test_an_error_reaches_all_who_share_the_computation():
 
 @in_a_loop
 async def test_an_abandoned_waiting_computation_never_starts():
-    shared, first, second, third = Shared(2), Work(), Work(), Work()
+    shared, first, second, third = SharedComputations(2), Work(), Work(), Work()
     one = asyncio.ensure_future(shared.result(1, first))
     await begun(first)
     two = asyncio.ensure_future(shared.result(2, second))
@@ -88,7 +88,7 @@ async def test_an_abandoned_waiting_computation_never_starts():
 
 @in_a_loop
 async def test_an_abandoned_computation_that_runs_stops_at_its_next_step():
-    shared, work = Shared(2), Work()
+    shared, work = SharedComputations(2), Work()
     task = asyncio.ensure_future(shared.result("key", work))
     await begun(work)
     task.cancel()
@@ -105,7 +105,7 @@ async def test_an_abandoned_computation_that_runs_stops_at_its_next_step():
 
 @in_a_loop
 async def test_leaving_does_not_stop_a_computation_that_others_wait_for():
-    shared, work = Shared(2), Work()
+    shared, work = SharedComputations(2), Work()
     staying = asyncio.ensure_future(shared.result("key", work))
     leaving = asyncio.ensure_future(shared.result("key", work))
     await begun(work)
@@ -118,12 +118,12 @@ async def test_leaving_does_not_stop_a_computation_that_others_wait_for():
 
 @in_a_loop
 async def test_computations_beyond_a_bound_are_refused_until_a_client_leaves():
-    shared, work, other = Shared(1, retry_after=7), Work(), Work()
+    shared, work, other = SharedComputations(1, retry_after=7), Work(), Work()
     one = asyncio.ensure_future(shared.result(1, work))
     await begun(work)
     two = asyncio.ensure_future(shared.result(2, other))
     await settled()
-    with pytest.raises(Busy, match="Try again in 7 seconds"):
+    with pytest.raises(ServerBusy, match="Try again in 7 seconds"):
         await shared.result(3, Work())
     joined = asyncio.ensure_future(shared.result(2, other))
     await settled()
@@ -141,7 +141,7 @@ async def test_computations_beyond_a_bound_are_refused_until_a_client_leaves():
 
 @in_a_loop
 async def test_only_one_computation_runs_at_a_time():
-    shared, works = Shared(8), [Work(number) for number in range(5)]
+    shared, works = SharedComputations(8), [Work(number) for number in range(5)]
     tasks = [asyncio.ensure_future(shared.result(number, work)) for number, work in enumerate(works)]
     await begun(works[0])
     await settled()
@@ -153,7 +153,7 @@ async def test_only_one_computation_runs_at_a_time():
 
 @in_a_loop
 async def test_a_stopping_server_abandons_all_computations():
-    shared, running, waiting = Shared(2), Work(), Work()
+    shared, running, waiting = SharedComputations(2), Work(), Work()
     tasks = [asyncio.ensure_future(shared.result(work, work)) for work in (running, waiting)]
     await begun(running)
     for task in tasks:

@@ -17,13 +17,13 @@ from panbench.metrics.fixes import priced_errors
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.slices import image_statistics
 from panbench.report.pages.live import growing as growing_module
-from panbench.report.pages.live.growing import Growing as Read
+from panbench.report.pages.live.growing import GrowingRun as Read
 from panbench.runs import RunWriter, load_run
 
 pytest.importorskip("starlette", reason="the extra is not installed")
 from starlette.testclient import TestClient
 
-from panbench.report.pages.live.library import Library
+from panbench.report.pages.live.library import RunLibrary
 from panbench.report.pages.live.server import application
 
 
@@ -36,7 +36,7 @@ def growing(tmp_path):
 
 @pytest.fixture
 def client(growing):
-    return TestClient(application(Library(growing.folder)), base_url="http://127.0.0.1:8414", follow_redirects=False)
+    return TestClient(application(RunLibrary(growing.folder)), base_url="http://127.0.0.1:8414", follow_redirects=False)
 
 
 def how_far(client) -> dict:
@@ -139,9 +139,9 @@ def test_a_rate_does_not_count_the_time_before_the_run_was_resumed(growing):
     for number, seconds in enumerate((0, 5000, 5010)):
         part = growing.score(7 + number)
         os.utime(part, (1e9 + seconds, 1e9 + seconds))
-    read.read()
-    assert read.rate(since=1e9 + 100) == pytest.approx(0.1)
-    assert read.rate(since=1e9 + 6000) is None
+    read.read_new_part_files()
+    assert read.images_per_second(since=1e9 + 100) == pytest.approx(0.1)
+    assert read.images_per_second(since=1e9 + 6000) is None
 
 
 def test_newest_errors_come_with_their_crops_newest_part_first(growing, client):
@@ -171,8 +171,8 @@ def test_the_cost_of_an_error_is_computed_over_all_images_so_far(growing, client
     wanted = {row.gt_ids: row.gain for row in whole.itertuples() if row.image_id == 20}
     assert wanted
     read = Read(growing.home, growing.writer.info)
-    read.read()
-    found = {error.gt_ids: error.gain for error in read.new_errors(6) if error.image_id == 20}
+    read.read_new_part_files()
+    found = {error.gt_ids: error.gain for error in read.newest_errors(6) if error.image_id == 20}
     assert found == pytest.approx(wanted)
     # Alone, an image's errors weigh far more.
     alone = run.matched.only([20])
@@ -230,7 +230,7 @@ def test_a_killed_run_is_shown_as_stopped_with_the_command_that_resumes_it(tmp_p
     tests = Path(__file__).resolve().parents[1]
     ended = subprocess.run([sys.executable, "-c", script, tmp_path, tests], check=False)
     assert ended.returncode == -signal.SIGTERM
-    client = TestClient(application(Library(tmp_path / "results")), base_url="http://127.0.0.1")
+    client = TestClient(application(RunLibrary(tmp_path / "results")), base_url="http://127.0.0.1")
     before = everything(tmp_path / "results")
     assert ".live.lock" in before
     far = how_far(client)

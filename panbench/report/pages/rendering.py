@@ -35,7 +35,7 @@ _SELF, _NONE = "'self'", "'none'"
 def render(template: str, /, **facts: Any) -> Markup:
     """Returns the HTML of a template, "package:file", filled with facts."""
     # The template has already escaped everything that is not HTML.
-    return Markup(_environment().get_template(template).render(facts))
+    return Markup(_jinja_environment().get_template(template).render(facts))
 
 
 def whole_page(
@@ -56,12 +56,12 @@ def whole_page(
     facts: variables of the template; `subtitle` and `footer` are the shell's
     """
     style = "\n".join(_stylesheet(name) for name in (*STYLES, *styles))
-    policy = _policy(style=style, script=script, asks=asks, forms=forms)
+    policy = _content_security_policy(style=style, script=script, asks=asks, forms=forms)
     values = {"subtitle": None, **facts, "title": title, "style": Markup(style), "script": script and Markup(script)}
     return str(render(template, policy=policy, **values))
 
 
-def named_apart(names: Sequence[str], fingerprints: Sequence[str | None]) -> list[str]:
+def unique_data_names(names: Sequence[str], fingerprints: Sequence[str | None]) -> list[str]:
     """Makes dataset names unique: repeated ones get the first digits of the SHA-256 of their ground truth."""
     return [
         name if names.count(name) == 1 or not mark else f"{name} (ground truth {mark[:8]})"
@@ -93,7 +93,7 @@ def _script(folder: str, name: str) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
+def _jinja_environment() -> Environment:
     """Returns Jinja's environment, with panbench's filters."""
     made = Environment(
         loader=FunctionLoader(_source),
@@ -104,7 +104,7 @@ def _environment() -> Environment:
         auto_reload=False,
         cache_size=-1,
     )
-    made.filters |= {"minus": _minus, "percent": percent, "thousands": "{:,}".format}
+    made.filters |= {"minus": _with_minus_signs, "percent": percent, "thousands": "{:,}".format}
     return made
 
 
@@ -120,7 +120,7 @@ def _source(template: str) -> str | None:
 _BEFORE_DIGITS = re.compile(r"(?<![^\s\[(])-(?=[\d.])")
 
 
-def _minus(text: str) -> str:
+def _with_minus_signs(text: str) -> str:
     """Replaces the hyphen before digits by a minus sign; a hyphen in a name stays."""
     return _BEFORE_DIGITS.sub("\u2212", text)
 
@@ -142,14 +142,14 @@ def _colors(models: Sequence[str], causes: Sequence[str]) -> str:
     )
 
 
-def _policy(*, style: str, script: str | None, asks: bool, forms: bool) -> str:
+def _content_security_policy(*, style: str, script: str | None, asks: bool, forms: bool) -> str:
     """Returns the content security policy of a page: only its own style and script."""
-    rules = ["default-src 'none'", "img-src data:", f"style-src {_hash_of(style)}"]
-    rules += [f"script-src {_hash_of(script)}"] if script is not None else []
+    rules = ["default-src 'none'", "img-src data:", f"style-src {_policy_hash(style)}"]
+    rules += [f"script-src {_policy_hash(script)}"] if script is not None else []
     rules += ["connect-src 'self'"] if asks else []
     return "; ".join([*rules, "base-uri 'none'", f"form-action {_SELF if forms else _NONE}"])
 
 
-def _hash_of(text: str) -> str:
+def _policy_hash(text: str) -> str:
     """Returns the SHA-256 of a text as a content security policy writes it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -29,7 +29,7 @@ from panbench.report.figures.colors import run_styles
 from panbench.report.pages.page.document import write_report
 from panbench.report.pages.page.overview import interval_bars
 from panbench.report.pages.page.wall import costliest_crop
-from panbench.report.pages.rendering import FOOTER, named_apart, whole_page
+from panbench.report.pages.rendering import FOOTER, unique_data_names, whole_page
 from panbench.runs import Run
 
 MARK = ".panbench-site.json"
@@ -39,7 +39,7 @@ COMPARED = 12
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _SiteEntry:
     """A run in the site's table: its row, and its page, None if it holds no image."""
 
     run: Run
@@ -67,7 +67,7 @@ def write_site(
     _remove_old_site(folder)
     pages = _page_names(runs)
     tables = [
-        _entries([runs[index] for index in members], [pages[index] for index in members], reporter)
+        _site_entries([runs[index] for index in members], [pages[index] for index in members], reporter)
         for members in comparable_groups(runs)
     ]
     compared = _comparison_pages(tables)
@@ -85,19 +85,19 @@ def write_site(
     (folder / ".nojekyll").touch()
     found = [_table_context(entries, comparison) for entries, comparison in zip(tables, compared, strict=True)]
     fingerprints = [entries[0].run.info.dataset.fingerprint for entries in tables]
-    for table, name in zip(found, named_apart([table["data"] for table in found], fingerprints), strict=True):
+    for table, name in zip(found, unique_data_names([table["data"] for table in found], fingerprints), strict=True):
         table["data"] = name
     write_text(folder / "index.html", _render_index(title, len(runs), found))
     return folder / "index.html"
 
 
-def _comparison_pages(tables: Sequence[Sequence[_Entry]]) -> list[tuple[str, list[Run]] | None]:
+def _comparison_pages(tables: Sequence[Sequence[_SiteEntry]]) -> list[tuple[str, list[Run]] | None]:
     """Returns for each table the page that compares its best runs, and these runs; None if fewer than two."""
     found: list[tuple[str, list[Run]] | None] = []
     names: list[str] = []
     for entries in tables:
         members = [entry.run for entry in entries if entry.page][:COMPARED]
-        names.append(_free_name("compare", _data_of(entries[0].row), names))
+        names.append(_free_page_name("compare", _data_of(entries[0].row), names))
         found.append((names[-1], members) if len(members) > 1 else None)
     return found
 
@@ -125,11 +125,11 @@ def _page_names(runs: Sequence[Run]) -> list[str]:
     """Returns a unique file name for each run, from its name's letters and digits, numbered if repeated."""
     names: list[str] = []
     for run in runs:
-        names.append(_free_name("runs", run.name, names))
+        names.append(_free_page_name("runs", run.name, names))
     return names
 
 
-def _free_name(folder: str, title: str, taken: Sequence[str]) -> str:
+def _free_page_name(folder: str, title: str, taken: Sequence[str]) -> str:
     """Returns a file name made from a title that is not taken yet."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip(".-") or "run"
     name, number = f"{folder}/{stem}.html", 2
@@ -138,7 +138,7 @@ def _free_name(folder: str, title: str, taken: Sequence[str]) -> str:
     return name
 
 
-def _entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> list[_Entry]:
+def _site_entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> list[_SiteEntry]:
     """Returns the entries of one table, best run first, those without images last."""
     try:
         found = compare(runs)
@@ -146,7 +146,7 @@ def _entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> l
         reporter.notice(error.reason)
         found = compare(runs, mixed=True)
     entries = [
-        _Entry(run, row, label, page if run.image_ids() else None)
+        _SiteEntry(run, row, label, page if run.image_ids() else None)
         for run, row, label, page in zip(runs, found.rows, labels(found.rows), pages, strict=True)
     ]
     return sorted(entries, key=lambda entry: (entry.row.PQ is None, -(entry.row.PQ or 0)))
@@ -157,7 +157,7 @@ def _data_of(row: ComparisonRow) -> str:
     return " ".join(part for part in (row.dataset, row.split) if part) or "their data"
 
 
-def _table_context(entries: Sequence[_Entry], comparison: tuple[str, list[Run]] | None) -> dict[str, Any]:
+def _table_context(entries: Sequence[_SiteEntry], comparison: tuple[str, list[Run]] | None) -> dict[str, Any]:
     """Returns a table's facts for the template: its data, a line per run, the comparing page, and notes."""
     row = entries[0].row
     notes = [f"{capitalised(note)}." for note in dict.fromkeys(n for entry in entries for n in entry.row.notes)]
@@ -169,7 +169,7 @@ def _table_context(entries: Sequence[_Entry], comparison: tuple[str, list[Run]] 
     styles = run_styles([entry.run for entry in entries])
     bars = interval_bars([(one.PQ_low, one.PQ_high, one.PQ) for one in rows])
     lines = [
-        {**_run_line(entry), "style": style.record, "bar": bar, "crop": crop}
+        {**_run_row_facts(entry), "style": style.record, "bar": bar, "crop": crop}
         for entry, style, bar, crop in zip(entries, styles, bars, crops, strict=True)
     ]
     held = sum(entry.page is not None for entry in entries)
@@ -177,7 +177,7 @@ def _table_context(entries: Sequence[_Entry], comparison: tuple[str, list[Run]] 
     return {"data": _data_of(row), "images": row.images or 0, "lines": lines, "comparison": together, "notes": notes}
 
 
-def _run_line(entry: _Entry) -> dict[str, Any]:
+def _run_row_facts(entry: _SiteEntry) -> dict[str, Any]:
     """Returns the facts of a run in its table: rank, label, page and numbers."""
     row = entry.row
     known = row.PQ_low is not None and row.PQ_high is not None

@@ -14,7 +14,7 @@ from panbench.base.errors import PanbenchError
 from panbench.base.reporter import SILENT, Reporter
 from panbench.report.figures.crops import errors_of, fitting_errors
 from panbench.report.figures.cutting import Cutter, PricedError
-from panbench.report.pages.live.queries import ErrorQuery, refuse_unknown
+from panbench.report.pages.live.queries import ErrorQuery, refuse_unknown_index
 from panbench.report.pages.page.packing import Examples, crop_record
 from panbench.report.pages.page.wall import error_record
 
@@ -24,7 +24,7 @@ KEPT = 1000
 _Key = tuple[int, int | None, int, str, tuple[int, ...], tuple[int, ...]]
 
 
-class Errors:
+class ErrorSearch:
     """Finds and crops the errors of some runs. Not thread-safe.
 
     refuse: raises PanbenchError for an image that must not be displayed
@@ -45,9 +45,9 @@ class Errors:
         """
         members = self._examples.members
         for index in (query.model, query.beside):
-            refuse_unknown("model", index, len(members))
+            refuse_unknown_index("model", index, len(members))
         member, category = members[query.model], query.category
-        refuse_unknown("category", category, len(member.categories))
+        refuse_unknown_index("category", category, len(member.categories))
         name = None if category is None else member.categories[category].name
         table = fitting_errors(
             member, query.cause or None, name, query.size or None, None if images is None else images.tolist()
@@ -55,7 +55,7 @@ class Errors:
         found = list(errors_of(table.iloc[query.offset : query.offset + query.limit]))
         reporter.status("Cutting out errors")
         indices = {one.id: index for index, one in enumerate(member.categories)}
-        faults = self._cut(query, found, indices)
+        faults = self._cut_out_crops(query, found, indices)
         records = [
             {"model": query.model, **error_record(error, indices), **self._kept[key], "slices": []}
             for error in found
@@ -65,7 +65,7 @@ class Errors:
             self._kept.popitem(last=False)
         return {"total": len(table), "all": member.totals.errors, "errors": records, "faults": faults}
 
-    def _cut(self, query: ErrorQuery, errors: Sequence[PricedError], indices: Mapping[int, int]) -> list[str]:
+    def _cut_out_crops(self, query: ErrorQuery, errors: Sequence[PricedError], indices: Mapping[int, int]) -> list[str]:
         """Cuts the pictures of errors out of their images; returns a message for each image that cannot be displayed.
 
         Pictures that are cached are not cut again.

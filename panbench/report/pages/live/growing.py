@@ -42,7 +42,7 @@ RECENT = 10
 Int = npt.NDArray[np.int64]
 
 
-class Growing:
+class GrowingRun:
     """The images that an unfinished run has scored so far, as `run`. Not thread-safe."""
 
     def __init__(self, path: Path, info: RunInfo) -> None:
@@ -52,13 +52,13 @@ class Growing:
         self._written: list[tuple[float, int]] = []
         self._newest: deque[Int] = deque(maxlen=NEWEST)
 
-    def read(self, reporter: Reporter = SILENT) -> None:
+    def read_new_part_files(self, reporter: Reporter = SILENT) -> None:
         """Reads the new parts of the run. An exception from `reporter` ends it between two parts."""
         members = Membership(self.path / PARTS, self.info, self.info.parts)
         waiting = [part for part in part_files(self.path / PARTS) if part.name not in self._read]
         tables = [self.run.table]
         try:
-            for number, (part, when) in enumerate(_by_time(waiting)):
+            for number, (part, when) in enumerate(_part_files_by_time(waiting)):
                 reporter.progress(f"Reading {self.path.name}", number, len(waiting), "files")
                 try:
                     members.admit(part)
@@ -80,11 +80,11 @@ class Growing:
         """Returns the number of images scored so far."""
         return len(self.run.images)
 
-    def scores(self) -> pd.DataFrame:
+    def scores_so_far(self) -> pd.DataFrame:
         """Returns PQ, SQ and RQ of all, things and stuff so far, with intervals, computed as for a finished run."""
         return intervals(totals_of(self.run).sample, groups_only=True)
 
-    def rate(self, since: float = 0.0) -> float | None:
+    def images_per_second(self, since: float = 0.0) -> float | None:
         """Returns the run's recent speed in images per second; None with fewer than two new part files.
 
         since: only part files written after this time count, in seconds since 1970
@@ -95,11 +95,11 @@ class Growing:
         return sum(images for _, images in recent[1:]) / (recent[-1][0] - recent[0][0])
 
     @property
-    def last(self) -> float | None:
+    def last_written(self) -> float | None:
         """Returns when the run last wrote scored images (a part file), in seconds since 1970; None if never."""
         return max((when for when, _ in self._written), default=None)
 
-    def new_errors(self, most: int) -> list[PricedError]:
+    def newest_errors(self, most: int) -> list[PricedError]:
         """Returns the costliest errors of the newest parts, newest first, with the PQ that fixing each would gain."""
         return list(islice(chain.from_iterable(map(self._costliest, reversed(self._newest))), most))
 
@@ -111,7 +111,7 @@ class Growing:
         return errors_of(priced.head(OF_A_PART))
 
 
-def _by_time(parts: list[Path]) -> list[tuple[Path, float]]:
+def _part_files_by_time(parts: list[Path]) -> list[tuple[Path, float]]:
     """Returns each part that still exists and the time at which it was written, the oldest first."""
     found = []
     for part in parts:

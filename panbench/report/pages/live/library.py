@@ -18,7 +18,7 @@ from panbench.metrics.samples import SampleAccumulator
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.report.pages.live.queries import ErrorQuery
 from panbench.report.pages.live.selection import Selection
-from panbench.report.pages.live.watch import Watch, is_written
+from panbench.report.pages.live.watch import RunWatch, is_written
 from panbench.runs import DatasetRecord, Run, load_run
 from panbench.runs.layout import CANDIDATES, PREDICTIONS, deletable_names
 from panbench.runs.replacing import home_of_replacement
@@ -37,7 +37,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedRun:
     """A run in the server's list. `name` is its path below the folder, with /, and the only way to request it.
 
     model: the model's name, else the run's; ends: of PQ's 95 % interval; crop: the costliest error, as on the wall
@@ -64,12 +64,12 @@ class ComparisonKey:
     runs: tuple[tuple[str, Stamp], ...]
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def run_names(self) -> tuple[str, ...]:
         """Returns the runs' names, sorted."""
         return tuple(name for name, _ in self.runs)
 
 
-class Library:
+class RunLibrary:
     """The runs below a folder, searched anew for each request, so that runs appear while the server works.
 
     Thread-safe. images, gt, gt_dir: where photographs and ground truth are, if they have moved
@@ -88,20 +88,20 @@ class Library:
             raise BadArgument(f"There is no folder {self.folder}. `panbench eval` writes its runs to results/.")
         self._moved = {"images": images, "gt": gt, "gt_dir": gt_dir}
         self._lock = threading.Lock()
-        self._listed: dict[str, tuple[Stamp, Listed]] = {}
+        self._listed: dict[str, tuple[Stamp, ListedRun]] = {}
         self._selections: OrderedDict[ComparisonKey, Selection] = OrderedDict()
-        self._watch = lru_cache(WATCHED)(lambda name, path: Watch(name, path, self.folder, self._moved))
+        self._watch = lru_cache(WATCHED)(lambda name, path: RunWatch(name, path, self.folder, self._moved))
         self._seen: dict[Stamp, tuple[tuple[float, float] | None, Mapping[str, Any] | None]] = {}
 
-    def runs(self) -> list[Listed]:
+    def runs(self) -> list[ListedRun]:
         """Returns all runs, oldest first; unreadable ones with the reason."""
-        indices = self._folders_by_name()
+        indices = self._run_folders_by_name()
         with self._lock:
             for name, path in indices.items():
-                stamp = _stamp(path)
+                stamp = _run_files_state(path)
                 if name not in self._listed or self._listed[name][0] != stamp:
-                    self._listed[name] = stamp, _listed(name, path, self._leading_out(path))
-            self._compute_pictures(indices)
+                    self._listed[name] = stamp, _list_entry(name, path, self._link_leading_out(path))
+            self._compute_list_entries(indices)
             found = [
                 replace(listed, is_written=is_written(indices[name], listed.run.status), ends=ends, crop=crop)
                 for name, (stamp, listed) in self._listed.items()
@@ -110,7 +110,7 @@ class Library:
             ]
         return sorted(found, key=lambda listed: (listed.run.started or "", listed.name))
 
-    def _compute_pictures(self, indices: Mapping[str, Path]) -> None:
+    def _compute_list_entries(self, indices: Mapping[str, Path]) -> None:
         """Computes PQ intervals and costliest-error pictures for the list of runs, for at most a second per request.
 
         The next request for the list computes those that are still missing.
@@ -142,19 +142,19 @@ class Library:
         """
         if not names:
             raise BadArgument("No run is chosen.")
-        indices = self._folders_by_name()
-        found = {name: self._folder_of(name, indices) for name in names}
-        return ComparisonKey(common_images, tuple((name, _stamp(found[name])) for name in sorted(found)))
+        indices = self._run_folders_by_name()
+        found = {name: self._run_folder_of(name, indices) for name in names}
+        return ComparisonKey(common_images, tuple((name, _run_files_state(found[name])) for name in sorted(found)))
 
-    def _folder_of(self, name: str, indices: Mapping[str, Path]) -> Path:
+    def _run_folder_of(self, name: str, indices: Mapping[str, Path]) -> Path:
         """Returns the folder of a run by its name. Raises BadArgument if not listed, BadRun if a link leads out."""
         if name not in indices:
             raise BadArgument(f"There is no run {name!r} in {self.folder}.")
-        if (link := self._leading_out(indices[name])) is not None:
+        if (link := self._link_leading_out(indices[name])) is not None:
             raise BadRun(f"{name}: {_not_served(link)}")
         return indices[name]
 
-    def cached(self, requested: ComparisonKey) -> Selection | None:
+    def cached_comparison(self, requested: ComparisonKey) -> Selection | None:
         """Returns the comparison with this key; None if it is not cached."""
         with self._lock:
             found = self._selections.get(requested)
@@ -164,11 +164,11 @@ class Library:
 
     def compare(self, requested: ComparisonKey, reporter: Reporter = SILENT) -> Selection:
         """Computes the comparison without blocking other threads. Raises BadRun as `compared`."""
-        indices = self._folders_by_name()
+        indices = self._run_folders_by_name()
         runs = []
-        for name in requested.names:
+        for name in requested.run_names:
             reporter.status(f"Reading {name}")
-            runs.append(load_run(self._folder_of(name, indices)))
+            runs.append(load_run(self._run_folder_of(name, indices)))
         made = Selection(
             runs, common_images=requested.common_images, root=self.folder, reporter=reporter, **self._moved
         )
@@ -179,20 +179,20 @@ class Library:
                 self._selections.popitem(last=False)
         return made
 
-    def watch(self, name: str) -> Watch:
+    def watch(self, name: str) -> RunWatch:
         """Returns the object that follows the named run while it is written.
 
         A run that has replaced another is found under either name.
 
         Raises BadArgument for a name that is not listed, BadRun for a run that leads out of the folder.
         """
-        indices = self._folders_by_name()
+        indices = self._run_folders_by_name()
         home = home_of_replacement(Path(name))
         if name not in indices and home is not None and home.as_posix() in indices:
             name = home.as_posix()
-        return self._watch(name, self._folder_of(name, indices))
+        return self._watch(name, self._run_folder_of(name, indices))
 
-    def _leading_out(self, run: Path) -> Path | None:
+    def _link_leading_out(self, run: Path) -> Path | None:
         """Returns a file or folder of a run that is a link to something outside the served folder, if any."""
         root = self.folder.resolve()
         own = [run / name for name in deletable_names()]
@@ -200,7 +200,7 @@ class Library:
         own += [file for folder in own if folder.name not in (PREDICTIONS, CANDIDATES) for file in folder.glob("*")]
         return next((path for path in own if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
 
-    def _folders_by_name(self) -> dict[str, Path]:
+    def _run_folders_by_name(self) -> dict[str, Path]:
         """Returns each run's folder by its name, without links that lead out of the served folder."""
         root = self.folder.resolve()
         if (root / "run.json").exists():
@@ -217,23 +217,23 @@ def _not_served(link: Path) -> str:
     return f"{link.name} is a link that leads out of the folder, so the run is not served."
 
 
-def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
+def _list_entry(name: str, path: Path, leading_out: Path | None) -> ListedRun:
     """Returns a run's entry in the list, or the reason why it cannot be read or served."""
     if leading_out is not None:
-        return Listed(name, StoredRun(name, status=DAMAGED, problem=_not_served(leading_out)), None)
+        return ListedRun(name, StoredRun(name, status=DAMAGED, problem=_not_served(leading_out)), None)
     run = stored_run(path)
     if run.status == DAMAGED:
-        return Listed(name, replace(run, path=name), None)
+        return ListedRun(name, replace(run, path=name), None)
     loaded = load_run(path)
     expected = None if loaded.info.status == "done" else loaded.info.images.expected
     if run.problem:
         # Only what its remaining parts hold can be displayed.
         run = replace(run, images=len(loaded.images))
     model = loaded.info.model and loaded.info.model.name
-    return Listed(name, replace(run, path=name), loaded.info.dataset, model or loaded.name, expected=expected)
+    return ListedRun(name, replace(run, path=name), loaded.info.dataset, model or loaded.name, expected=expected)
 
 
-def _stamp(path: Path) -> Stamp:
+def _run_files_state(path: Path) -> Stamp:
     """Returns name, time and size of run.json and of each Parquet file in parts/; they change when the run does."""
     found = []
     for file in [path / "run.json", *sorted((path / "parts").glob("*"))]:

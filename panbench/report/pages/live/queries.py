@@ -97,7 +97,7 @@ class ErrorQuery(Paged):
     slice: str = ""
 
 
-def refuse_unknown(what: str, index: int | None, known: int) -> None:
+def refuse_unknown_index(what: str, index: int | None, known: int) -> None:
     """Raises BadArgument unless an index is below the number of models or categories; None is allowed."""
     if index is not None and not 0 <= index < known:
         raise BadArgument(f"There is no {what} {index}.")

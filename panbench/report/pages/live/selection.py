@@ -16,10 +16,10 @@ from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.image_ids import own_id
 from panbench.report.answers import views
 from panbench.report.figures.pictures import Pictures, RunPictures
-from panbench.report.pages.live.errors import Errors
-from panbench.report.pages.live.queries import ORDERS, ErrorQuery, Query, refuse_unknown
+from panbench.report.pages.live.errors import ErrorSearch
+from panbench.report.pages.live.queries import ORDERS, ErrorQuery, Query, refuse_unknown_index
 from panbench.report.pages.page.document import PHOTO_SIZES, live_page
-from panbench.report.pages.page.leads import find_leads, images_only_one_finds, taken_pixels
+from panbench.report.pages.page.leads import confused_pixels, find_leads, images_only_one_finds
 from panbench.report.pages.page.packing import Examples
 from panbench.runs import Run
 
@@ -55,7 +55,7 @@ class Selection:
         self._pq = pq[[member.label for member in self.members]]
         self._examples = Examples(self.members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
         self._thumbnail = lru_cache(KEPT)(self._make_thumbnail)
-        self._errors = Errors(self._examples, self._refuse_links)
+        self._errors = ErrorSearch(self._examples, self._refuse_linked_pngs)
         # One image is read at a time: files on disk, and tables that are computed on first use.
         self._lock = threading.Lock()
         self._root = None if root is None else root.resolve()
@@ -87,7 +87,7 @@ class Selection:
             "categories": sorted(set(self._segment_verdicts["category"].tolist())),
             "slices": [
                 [f"{name}:{title}", f"{SLICINGS[name].title}: {title}"]
-                for name, statistics in self._slices.items()
+                for name, statistics in self._images_by_slice.items()
                 for title in statistics
             ],
             "orders": [[key, title] for key, title in ORDERS.items() if key != "differ" or len(self.members) > 1],
@@ -124,7 +124,7 @@ class Selection:
         examples: list[dict[str, Any]] = []
         with self._lock:
             sources = self._examples.sources
-            models = self._models_shown(listed, query.model) if any(sources) else {}
+            models = self._models_in_thumbnails(listed, query.model) if any(sources) else {}
             faults = list(self._examples.missing) if listed and not models else []
             for model in set(models.values()):
                 # All at once, much faster than one by one.
@@ -139,16 +139,16 @@ class Selection:
 
     def _make_thumbnail(self, image: int, model: int) -> dict[str, Any]:
         """Returns an image's thumbnail as JSON: a small photograph with the ground truth and one model's prediction."""
-        self._refuse_links(image)
+        self._refuse_linked_pngs(image)
         return {**self._examples.example(image, SIDE, QUALITY, only=model), "part": True}
 
     def errors(self, query: ErrorQuery, reporter: Reporter = SILENT) -> dict[str, Any]:
-        """Returns as JSON a page of the errors that match a query, with their pictures: as `Errors.answer`."""
+        """Returns as JSON a page of the errors that match a query, with their pictures: as `ErrorSearch.answer`."""
         with self._lock:
             images = self._images_of_slice(query.slice) if query.slice else None
             return self._errors.answer(query, images, reporter)
 
-    def _models_shown(self, images: Sequence[int], requested: int | None) -> dict[int, int]:
+    def _models_in_thumbnails(self, images: Sequence[int], requested: int | None) -> dict[int, int]:
         """Returns for each image the index of the model in its thumbnail, among the models with pictures."""
         pictured = [index for index, source in enumerate(self._examples.sources) if source is not None]
         if requested in pictured:
@@ -164,10 +164,10 @@ class Selection:
         with self._lock:
             if not any(self._examples.sources):
                 raise BadDataset(" ".join(self._examples.missing))
-            self._refuse_links(image_id)
+            self._refuse_linked_pngs(image_id)
             return self._examples.example(image_id, *PHOTO_SIZES[0])
 
-    def _refuse_links(self, image_id: int) -> None:
+    def _refuse_linked_pngs(self, image_id: int) -> None:
         """Raises BadRun for a PNG in a run's own folder that is a link to something outside of `root`."""
         for source in filter(None, self._examples.sources):
             path = source.png_path(image_id, self._examples.pictures)
@@ -181,8 +181,8 @@ class Selection:
 
     def _images_by_condition(self, query: Query) -> list[Any]:
         """Returns for each condition of a query the ids of the images that meet it."""
-        refuse_unknown("category", query.category, len(self.members[0].categories))
-        refuse_unknown("model", query.model, len(self.members))
+        refuse_unknown_index("category", query.category, len(self.members[0].categories))
+        refuse_unknown_index("model", query.model, len(self.members))
         if query.cause and query.cause not in {cause.name for cause in CAUSES}:
             raise BadArgument(f"There is no cause {query.cause!r}.")
         table = self._segment_verdicts
@@ -197,9 +197,9 @@ class Selection:
         if query.slice:
             conditions.append(self._images_of_slice(query.slice))
         if query.taken:
-            conditions.append(self._taken_images(query.taken))
+            conditions.append(self._images_with_confusion(query.taken))
         if query.only:
-            conditions.append(self._found_by_one(query.only))
+            conditions.append(self._images_found_by_one(query.only))
         return conditions
 
     @cached_property
@@ -229,12 +229,12 @@ class Selection:
     def _images_of_slice(self, slice: str) -> Any:
         """Returns the ids of images with an error in a slice, "SLICING:SLICE". Raises BadArgument."""
         name, _, title = slice.partition(":")
-        if title not in self._slices.get(name, {}):
+        if title not in self._images_by_slice.get(name, {}):
             raise BadArgument(f"There is no slice {slice!r}.")
-        return self._slices[name][title]
+        return self._images_by_slice[name][title]
 
     @cached_property
-    def _slices(self) -> dict[str, dict[str, Any]]:
+    def _images_by_slice(self) -> dict[str, dict[str, Any]]:
         """Returns the ids of the images with an error in each slice (such as small), by slicing (such as size)."""
         found: dict[str, dict[str, Any]] = {}
         for name in SLICINGS:
@@ -246,7 +246,7 @@ class Selection:
                     own[title] = np.union1d(own.get(title, images), images)
         return {name: own for name, own in found.items() if len(own) > 1}
 
-    def _taken_images(self, taken: str) -> Any:
+    def _images_with_confusion(self, taken: str) -> Any:
         """Returns the ids of images where pixels of one category are predicted as another, "TRUE:PREDICTED"."""
         n = len(self.members[0].categories)
         try:
@@ -255,28 +255,28 @@ class Selection:
             true = predicted = n
         if max(true, predicted) >= n:
             raise BadArgument(f"taken={taken!r} does not name two categories.")
-        image, own, other, _ = self._taken_columns
+        image, own, other, _ = self._confused_pixels
         return image[(own == true) & (other == (predicted if predicted >= 0 else n))]
 
-    def _found_by_one(self, only: str) -> Any:
+    def _images_found_by_one(self, only: str) -> Any:
         """Returns the ids of images in which model A finds a segment that model B misses.
 
         only: the indices of the two models, as "A:B". Raises BadArgument.
         """
-        for a, b, alone in self._found_alone:
+        for a, b, alone in self._images_only_one_finds:
             if only == f"{a}:{b}":
                 return alone.index.to_numpy()
         raise BadArgument(f"only={only!r} names no two models.")
 
     @cached_property
-    def _found_alone(self) -> list[tuple[int, int, pd.Series]]:
+    def _images_only_one_finds(self) -> list[tuple[int, int, pd.Series]]:
         """Returns for each pair of models (a, b) the images in which a finds a segment that b does not."""
         return list(images_only_one_finds(self.members))
 
     @cached_property
-    def _taken_columns(self) -> list[Any]:
+    def _confused_pixels(self) -> list[Any]:
         """Returns the pixels of one category that a model predicts as another: image, categories, pixel count.
 
         Columns as of `confused_pixels`: image id, true category, predicted category, pixels.
         """
-        return [np.concatenate(column) for column in zip(*map(taken_pixels, self.members), strict=True)]
+        return [np.concatenate(column) for column in zip(*map(confused_pixels, self.members), strict=True)]

@@ -36,13 +36,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from panbench import __version__
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.report.figures.colors import styles_of
-from panbench.report.pages.live.library import ComparisonKey, Library, Listed
+from panbench.report.pages.live.library import ComparisonKey, ListedRun, RunLibrary
 from panbench.report.pages.live.queries import ErrorQuery, Query
 from panbench.report.pages.live.selection import Selection
-from panbench.report.pages.live.sharing import Busy, Shared, Stop
-from panbench.report.pages.live.watch import Snapshot, Watch
+from panbench.report.pages.live.sharing import ServerBusy, SharedComputations, StopReporter
+from panbench.report.pages.live.watch import RunWatch, Snapshot
 from panbench.report.pages.page.overview import interval_bars
-from panbench.report.pages.rendering import named_apart, whole_page
+from panbench.report.pages.rendering import unique_data_names, whole_page
 from panbench.runs.comparable import ground_truths
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -65,29 +65,31 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "R
 class _Pages:
     """The endpoints of the server; each kind of work has its own thread, so none waits for a slower kind."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: RunLibrary) -> None:
         """Makes the endpoints for the runs of a folder, with a queue of computations for each kind of request."""
         self._library = library
-        self._looking = Shared(MOST_WAITING)
-        self._comparing = Shared(MOST_COMPARISONS)
-        self._answering = Shared(MOST_WAITING)
-        self._watching = Shared(MOST_WAITING)
+        self._looking = SharedComputations(MOST_WAITING)
+        self._comparing = SharedComputations(MOST_COMPARISONS)
+        self._answering = SharedComputations(MOST_WAITING)
+        self._watching = SharedComputations(MOST_WAITING)
 
-    async def index(self, request: Request) -> Response:
+    async def list_runs(self, request: Request) -> Response:
         """Answers / with the list of runs."""
-        return await _respond(request, self._list(), "text/html")
+        return await _respond(request, self._run_list_page(), "text/html")
 
     async def compare(self, request: Request) -> Response:
         """Answers /compare with the report of the named runs."""
         names, common_images = _requested_runs(request)
         if not names:
             # A form with nothing ticked: display the list again, with a hint.
-            return _html((await self._list("No run is chosen: tick at least one.")).decode(), 400)
+            return _html((await self._run_list_page("No run is chosen: tick at least one.")).decode(), 400)
 
         async def page() -> bytes:
             """Compares the runs and makes their report."""
-            requested, selection = await self._selection(request)
-            api = urlencode([("run", name) for name in requested.names] + ([("common", "1")] if common_images else []))
+            requested, selection = await self._requested_selection(request)
+            api = urlencode(
+                [("run", name) for name in requested.run_names] + ([("common", "1")] if common_images else [])
+            )
             return await self._comparing.result(
                 ("page", requested, api), lambda stop: selection.page(api, "/", reporter=stop).encode()
             )
@@ -96,71 +98,73 @@ class _Pages:
 
     async def live(self, request: Request) -> Response:
         """Answers /live with the page that follows a growing run; a finished run redirects to its report."""
-        watch, snapshot = await self._watched(request)
+        watch, snapshot = await self._followed_run(request)
         if snapshot.is_done:
             return RedirectResponse(snapshot.record["report"], 303, _HEADERS)
         return _html(watch.page(snapshot))
 
-    async def how_far(self, request: Request) -> Response:
+    async def run_progress(self, request: Request) -> Response:
         """Answers /api/live with the progress of a run as JSON, with 304 if nothing has changed."""
-        _, snapshot = await self._watched(request)
-        headers = {**_HEADERS, "ETag": snapshot.tag}
-        if request.headers.get("If-None-Match") == snapshot.tag:
+        _, snapshot = await self._followed_run(request)
+        headers = {**_HEADERS, "ETag": snapshot.etag}
+        if request.headers.get("If-None-Match") == snapshot.etag:
             return Response(status_code=304, headers=headers)
-        return Response(snapshot.content, media_type="application/json", headers=headers)
+        return Response(snapshot.json_bytes, media_type="application/json", headers=headers)
 
-    async def find(self, request: Request) -> Response:
+    async def find_images(self, request: Request) -> Response:
         """Answers /api/find with a page of the images that match a query."""
         query = Query.read(request.query_params)
         return await self._answer(request, query, lambda selection, stop: selection.answer(query, reporter=stop))
 
-    async def errors(self, request: Request) -> Response:
+    async def find_errors(self, request: Request) -> Response:
         """Answers /api/errors with a page of the errors that match a query."""
         query = ErrorQuery.read(request.query_params)
         return await self._answer(request, query, lambda selection, stop: selection.errors(query, reporter=stop))
 
     async def example(self, request: Request) -> Response:
         """Answers /api/example with the pictures of one image."""
-        image_id = _image_id(request)
+        image_id = _requested_image_id(request)
         return await self._answer(request, image_id, lambda selection, stop: selection.example(image_id))
 
-    async def _list(self, warning: str = "") -> bytes:
+    async def _run_list_page(self, warning: str = "") -> bytes:
         """Returns the HTML page with the list of runs, made in a thread after the requests that came before."""
-        return await self._looking.result(("index", warning), lambda stop: _list_page(self._library, warning).encode())
+        return await self._looking.result(
+            ("index", warning), lambda stop: _render_run_list(self._library, warning).encode()
+        )
 
     async def _answer(
-        self, request: Request, key: Hashable, work: Callable[[Selection, Stop], dict[str, Any]]
+        self, request: Request, key: Hashable, work: Callable[[Selection, StopReporter], dict[str, Any]]
     ) -> Response:
         """Answers with JSON that `work` computes from the comparison of the requested runs."""
 
         async def answer() -> bytes:
             """Computes the JSON in its turn; equal requests share one computation."""
-            requested, selection = await self._selection(request)
+            requested, selection = await self._requested_selection(request)
             return await self._answering.result(
-                (request.url.path, requested, key), lambda stop: _json(work(selection, stop))
+                (request.url.path, requested, key), lambda stop: _encode_json(work(selection, stop))
             )
 
         return await _respond(request, answer(), "application/json")
 
-    async def _watched(self, request: Request) -> tuple[Watch, Snapshot]:
+    async def _followed_run(self, request: Request) -> tuple[RunWatch, Snapshot]:
         """Returns the requested unfinished run, as followed by the server, and a snapshot of its progress."""
         name = request.query_params.get("run", "")
 
-        def read(stop: Stop) -> tuple[Watch, Snapshot]:
+        def read_progress(stop: StopReporter) -> tuple[RunWatch, Snapshot]:
             """Reads the run's progress."""
             watch = self._library.watch(name)
             return watch, watch.read(stop)
 
-        return await self._watching.result(name, read)
+        return await self._watching.result(name, read_progress)
 
-    async def _selection(self, request: Request) -> tuple[ComparisonKey, Selection]:
+    async def _requested_selection(self, request: Request) -> tuple[ComparisonKey, Selection]:
         """Returns the comparison of the requested runs and its key, computing it unless it is cached."""
         names, common_images = _requested_runs(request)
         library = self._library
         requested = await self._looking.result(
             ("asked", names, common_images), lambda stop: library.comparison_key(names, common_images=common_images)
         )
-        cached = library.cached(requested)
+        cached = library.cached_comparison(requested)
         if cached is not None:
             return requested, cached
         return requested, await self._comparing.result(
@@ -168,7 +172,7 @@ class _Pages:
         )
 
 
-def application(library: Library, token: str | None = None) -> Starlette:
+def application(library: RunLibrary, token: str | None = None) -> Starlette:
     """Returns the web application of `panbench serve` for the runs of a folder.
 
     token: the token that browsers must send (`/enter/TOKEN`); None admits every user of this machine
@@ -179,23 +183,23 @@ def application(library: Library, token: str | None = None) -> Starlette:
         middleware.append(Middleware(TokenRequired, token=token))
     return Starlette(
         routes=[
-            Route("/", pages.index),
+            Route("/", pages.list_runs),
             Route("/compare", pages.compare),
             Route("/live", pages.live),
-            Route("/api/live", pages.how_far),
-            Route("/api/find", pages.find),
-            Route("/api/errors", pages.errors),
+            Route("/api/live", pages.run_progress),
+            Route("/api/find", pages.find_images),
+            Route("/api/errors", pages.find_errors),
             Route("/api/example", pages.example),
         ],
         middleware=middleware,
-        exception_handlers={PanbenchError: _refused, Busy: _busy, 404: _not_found, 405: _not_found},
+        exception_handlers={PanbenchError: _bad_request, ServerBusy: _busy_response, 404: _not_found, 405: _not_found},
     )
 
 
 async def _respond(request: Request, work: Coroutine[Any, Any, bytes], media_type: str) -> Response:
     """Answers with what `work` returns; gives the work up if the client closes its connection before."""
     answering = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_wait_until_left(request))
+    leaving = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
@@ -207,26 +211,26 @@ async def _respond(request: Request, work: Coroutine[Any, Any, bytes], media_typ
         await asyncio.gather(answering, leaving, return_exceptions=True)
 
 
-async def _wait_until_left(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     """Waits until the client closes its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _refused(request: Request, problem: Exception) -> Response:
+def _bad_request(request: Request, problem: Exception) -> Response:
     """Answers 400 with the message of a PanbenchError."""
-    return _problem(request, str(problem), 400)
+    return _error_response(request, str(problem), 400)
 
 
-def _busy(request: Request, problem: Exception) -> Response:
+def _busy_response(request: Request, problem: Exception) -> Response:
     """Answers 503 with the time after which to try again."""
-    assert isinstance(problem, Busy)
-    answer = _problem(request, str(problem), 503)
+    assert isinstance(problem, ServerBusy)
+    answer = _error_response(request, str(problem), 503)
     answer.headers["Retry-After"] = str(problem.seconds)
     return answer
 
 
-def _problem(request: Request, message: str, status: int) -> Response:
+def _error_response(request: Request, message: str, status: int) -> Response:
     """Answers with a message: as JSON under /api/, else as a page."""
     if request.url.path.startswith("/api/"):
         return JSONResponse({"error": message}, status, _HEADERS)
@@ -240,7 +244,7 @@ def _not_found(request: Request, problem: Exception) -> Response:
     return _html(_render_page("sentence.html", "Not shown", message=words, warning=False, back=True), status)
 
 
-def _json(content: Any) -> bytes:
+def _encode_json(content: Any) -> bytes:
     """Encodes JSON without spaces; NaN is an error."""
     return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
@@ -250,7 +254,7 @@ def _requested_runs(request: Request) -> tuple[tuple[str, ...], bool]:
     return tuple(request.query_params.getlist("run")), request.query_params.get("common") == "1"
 
 
-def _image_id(request: Request) -> int:
+def _requested_image_id(request: Request) -> int:
     """Returns the requested image id. Raises BadArgument."""
     word = request.query_params.get("image", "")
     try:
@@ -264,7 +268,7 @@ def _html(page: str, status: int = 200) -> Response:
     return HTMLResponse(page, status, _HEADERS)
 
 
-def _list_page(library: Library, warning: str = "") -> str:
+def _render_run_list(library: RunLibrary, warning: str = "") -> str:
     """Renders the list of runs: a table for each ground truth, and unreadable runs with the reason.
 
     warning: a sentence above the list
@@ -275,12 +279,12 @@ def _list_page(library: Library, warning: str = "") -> str:
         return _render_page("sentence.html", "No runs", message=message, warning=False, back=False)
     unreadable = [one for one in listed if one.data is None or one.data.fingerprint is None]
     shown = [(one, one.data) for one in listed if one.data is not None and one.data.fingerprint is not None]
-    groups: dict[int, list[Listed]] = {}
+    groups: dict[int, list[ListedRun]] = {}
     for (one, _), truth in zip(shown, ground_truths([data for _, data in shown]), strict=True):
         groups.setdefault(truth, []).append(one)
-    tables = [_run_table(members) for members in groups.values()]
+    tables = [_run_list_table(members) for members in groups.values()]
     fingerprints = [data.fingerprint if (data := members[0].data) else None for members in groups.values()]
-    for table, name in zip(tables, named_apart([table["data"] for table in tables], fingerprints), strict=True):
+    for table, name in zip(tables, unique_data_names([table["data"] for table in tables], fingerprints), strict=True):
         table["data"] = name
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
     return _render_page(
@@ -293,7 +297,7 @@ def _list_page(library: Library, warning: str = "") -> str:
     )
 
 
-def _run_table(members: Sequence[Listed]) -> dict[str, Any]:
+def _run_list_table(members: Sequence[ListedRun]) -> dict[str, Any]:
     """Returns the values of one dataset's table on the page that lists the runs: runs, best first, and two to tick."""
     best = sorted(members, key=lambda one: (one.run.PQ is None, -(one.run.PQ or 0.0)))
     title = next((one.run.dataset for one in best if one.run.dataset), None) or "data without a name"
@@ -314,7 +318,7 @@ def _run_table(members: Sequence[Listed]) -> dict[str, Any]:
     }
 
 
-def _color_key(listed: Listed) -> str:
+def _color_key(listed: ListedRun) -> str:
     """Returns the name that determines a run's colour, as `model_key` does."""
     return f"{listed.model or listed.name.rpartition('/')[2]}\0{listed.name.rpartition('/')[2]}"
 
@@ -343,11 +347,13 @@ class TokenRequired:
         request = Request(scope)
         name = f"panbench-{(scope.get('server') or ('', ''))[1]}"
         answer: Response
-        if request.method == "GET" and _equal(scope["path"].removeprefix(ENTER), self._token):
+        if request.method == "GET" and _are_tokens_equal(scope["path"].removeprefix(ENTER), self._token):
             answer = RedirectResponse("/", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"})
             answer.set_cookie(name, self._cookie, httponly=True, samesite="lax")
             await answer(scope, receive, send)
-        elif _equal(_sent_token(request.headers), self._token) or _equal(request.cookies.get(name, ""), self._cookie):
+        elif _are_tokens_equal(_sent_token(request.headers), self._token) or _are_tokens_equal(
+            request.cookies.get(name, ""), self._cookie
+        ):
             await self._app(scope, receive, send)
         else:
             answer = PlainTextResponse("Open the address that `panbench serve --token` printed.\n", 403)
@@ -360,6 +366,6 @@ def _sent_token(headers: Headers) -> str:
     return token.strip() if kind.lower() in ("token", "bearer") else ""
 
 
-def _equal(shown: str, requested: str) -> bool:
+def _are_tokens_equal(shown: str, requested: str) -> bool:
     """Returns whether two tokens are equal, in a time that does not reveal how much of them is."""
     return hmac.compare_digest(shown.encode(errors="replace"), requested.encode())

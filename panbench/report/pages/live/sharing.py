@@ -1,7 +1,7 @@
 """Computations for requests: identical ones run once, abandoned ones stop or never start, and few wait at a time.
 
-`Shared` belongs to the thread of the event loop: all of its state is changed only there. Only `compute` runs in
-another thread.
+`SharedComputations` belongs to the thread of the event loop: all of its state is changed only there. Only `compute`
+runs in another thread.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from panbench.base.reporter import Silent, Unit
 _Result = TypeVar("_Result")
 
 
-class Busy(Exception):
+class ServerBusy(Exception):
     """Raised if too many computations are waiting; the client should try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
@@ -24,44 +24,44 @@ class Busy(Exception):
         self.seconds = seconds
 
 
-class Abandoned(Exception):
+class RequestAbandoned(Exception):
     """Raised in a computation for which no client waits any more."""
 
 
-class Stop(Silent):
-    """Ends a computation that no client waits for: passed to it as its Reporter, it raises Abandoned between steps."""
+class StopReporter(Silent):
+    """A Reporter that stops its computation: raises RequestAbandoned between steps, once no client waits for it."""
 
     def __init__(self) -> None:
         self._abandoned = threading.Event()
 
-    def abandon(self) -> None:
+    def mark_abandoned(self) -> None:
         """Records that no client waits any more."""
         self._abandoned.set()
 
-    def check(self) -> None:
-        """Raises Abandoned if no client waits any more."""
+    def raise_if_abandoned(self) -> None:
+        """Raises RequestAbandoned if no client waits any more."""
         if self._abandoned.is_set():
-            raise Abandoned
+            raise RequestAbandoned
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-        """Called at each progress report; raises Abandoned if no client waits any more."""
-        self.check()
+        """Called at each progress report; raises RequestAbandoned if no client waits any more."""
+        self.raise_if_abandoned()
 
     def status(self, words: str) -> None:
-        """Called whenever the computation reports its status: raises Abandoned if no client waits any more."""
-        self.check()
+        """Called whenever the computation reports its status: raises RequestAbandoned if no client waits any more."""
+        self.raise_if_abandoned()
 
 
 @dataclass(eq=False)
-class _Job:
+class _SharedComputation:
     """A computation that runs or waits for its turn, and the number of requests that wait for it."""
 
-    stop: Stop
+    stop: StopReporter
     task: "asyncio.Task[Any]"
     waiting: int = 0
 
 
-class Shared:
+class SharedComputations:
     """Runs computations one at a time in a thread; requests with equal keys share one, `most` more may wait.
 
     retry_after: seconds after which a rejected request should try again
@@ -69,21 +69,23 @@ class Shared:
 
     def __init__(self, most: int, retry_after: int = 5) -> None:
         self._most, self._retry_after = most, retry_after
-        self._jobs: dict[Hashable, _Job] = {}
+        self._jobs: dict[Hashable, _SharedComputation] = {}
         self._turn = asyncio.Lock()
 
-    async def result(self, key: Hashable, compute: Callable[[Stop], _Result]) -> _Result:
+    async def result(self, key: Hashable, compute: Callable[[StopReporter], _Result]) -> _Result:
         """Returns what `compute` returns, computed once for all requests that wait for it with the same key.
 
-        Raises Busy, and what `compute` raises. A task that is cancelled while it waits here waits no more; the last
-        one abandons the computation.
+        Raises ServerBusy, and what `compute` raises. A task that is cancelled while it waits here waits no more; the
+        last one abandons the computation.
         """
         job = self._jobs.get(key)
         if job is None:
             if len(self._jobs) > self._most:
-                raise Busy(self._retry_after)
-            stop = Stop()
-            job = self._jobs[key] = _Job(stop, asyncio.ensure_future(self._computed(stop, compute)))
+                raise ServerBusy(self._retry_after)
+            stop = StopReporter()
+            job = self._jobs[key] = _SharedComputation(
+                stop, asyncio.ensure_future(self._compute_in_turn(stop, compute))
+            )
             # asyncio warns of exceptions that nobody retrieved.
             job.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         job.waiting += 1
@@ -94,14 +96,14 @@ class Shared:
             job.waiting -= 1
             if not job.waiting:
                 # An equal request starts a new computation: this one is done, ends at its next step, or never starts.
-                job.stop.abandon()
+                job.stop.mark_abandoned()
                 if self._jobs.get(key) is job:
                     del self._jobs[key]
 
-    async def _computed(self, stop: Stop, compute: Callable[[Stop], _Result]) -> _Result:
+    async def _compute_in_turn(self, stop: StopReporter, compute: Callable[[StopReporter], _Result]) -> _Result:
         """Calls `compute` in a daemon thread, once the computations before it have ended; returns its result."""
         async with self._turn:
-            stop.check()
+            stop.raise_if_abandoned()
             future: Future[_Result] = Future()
             future.set_running_or_notify_cancel()
 

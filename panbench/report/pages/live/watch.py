@@ -28,7 +28,7 @@ from panbench.report.answers.remaking import resuming_command
 from panbench.report.figures.colors import Style
 from panbench.report.figures.cutting import Cutter, PricedError
 from panbench.report.figures.pictures import Pictures, RunPictures
-from panbench.report.pages.live.growing import Growing
+from panbench.report.pages.live.growing import GrowingRun
 from panbench.report.pages.page.packing import crop_record, image_record
 from panbench.report.pages.page.wall import error_record
 from panbench.report.pages.rendering import Markup, json_in_html, scripts_of, whole_page
@@ -64,14 +64,14 @@ class Snapshot:
     record: Mapping[str, Any]
 
     @cached_property
-    def content(self) -> bytes:
+    def json_bytes(self) -> bytes:
         """Returns this snapshot of a run's progress as JSON, encoded for the HTTP response."""
         return json.dumps(self.record, allow_nan=False, separators=(",", ":")).encode()
 
     @property
-    def tag(self) -> str:
+    def etag(self) -> str:
         """Returns the HTTP ETag of this snapshot, which changes when the run makes progress."""
-        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+        return f'"{hashlib.sha256(self.json_bytes).hexdigest()[:32]}"'
 
     @property
     def is_done(self) -> bool:
@@ -84,7 +84,7 @@ def is_written(path: Path, status: str) -> bool:
     return status == "running" and may_be_written(home_of_replacement(path) or path)
 
 
-class Watch:
+class RunWatch:
     """Follows a run in the folder `path` while it is written. Thread-safe.
 
     name: the run's name on the server; root: no picture is read through a link that leads out of this folder
@@ -95,7 +95,7 @@ class Watch:
         self.name = name
         self._path, self._root, self._moved = path, root.resolve(), moved
         self._lock = threading.Lock()
-        self._growing: Growing | None = None
+        self._growing: GrowingRun | None = None
         self._pictures: Pictures | None = None
         self._tiles: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._faults: tuple[str, ...] = ()
@@ -105,14 +105,14 @@ class Watch:
         """Returns the current progress of the run. Raises BadRun if its run.json cannot be read."""
         with self._lock:
             info = read_info(self._path)
-            state = self._state(info)
+            state = self._run_state(info)
             if state == STOPPED and info.status == "running":
                 # It may have finished between the two checks.
                 info = read_info(self._path)
-                state = self._state(info)
-            stamp = state, info.status, *_stamp(self._path)
+                state = self._run_state(info)
+            stamp = state, info.status, *_part_file_names(self._path)
             if self._last is None or self._last[0] != stamp:
-                self._last = stamp, Snapshot(self._progress(info, state, reporter))
+                self._last = stamp, Snapshot(self._progress_record(info, state, reporter))
             return self._last[1]
 
     def page(self, snapshot: Snapshot) -> str:
@@ -150,18 +150,18 @@ class Watch:
         """Returns the URL of the run's report."""
         return f"/compare?{self._url_query}"
 
-    def _state(self, info: RunInfo) -> str:
+    def _run_state(self, info: RunInfo) -> str:
         """Returns whether the run is done, running or stopped."""
         if info.status == "done":
             return DONE
         return RUNNING if is_written(self._path, info.status) else STOPPED
 
-    def _progress(self, info: RunInfo, state: str, reporter: Reporter) -> dict[str, Any]:
+    def _progress_record(self, info: RunInfo, state: str, reporter: Reporter) -> dict[str, Any]:
         """Returns the progress of the run: images, rate, scores, newest errors; only its report if it is done."""
         if state == DONE:
             # The report of a finished run takes over.
             return {"state": state, "report": self._report_url}
-        growing = self._read_parts(info, reporter)
+        growing = self._read_new_part_files(info, reporter)
         home = home_of_replacement(self._path) or self._path
         since = written_since(home)
         return {
@@ -171,20 +171,20 @@ class Watch:
             "command": resuming_command(Run(info, self._path)) if state == STOPPED else None,
             "images": growing.images,
             "expected": info.images.expected,
-            "rate": growing.rate(since.timestamp() if since else 0.0) if state == RUNNING else None,
-            "last": growing.last,
-            "scores": _scores(growing.scores()) if growing.images else [],
+            "rate": growing.images_per_second(since.timestamp() if since else 0.0) if state == RUNNING else None,
+            "last": growing.last_written,
+            "scores": _score_rows(growing.scores_so_far()) if growing.images else [],
             "notes": interval_notes(growing.images) if growing.images else [],
-            "errors": self._errors(growing),
+            "errors": self._newest_error_records(growing),
             "faults": self._faults,
         }
 
-    def _read_parts(self, info: RunInfo, reporter: Reporter) -> Growing:
+    def _read_new_part_files(self, info: RunInfo, reporter: Reporter) -> GrowingRun:
         """Reads the new parts of the run, and returns all that it has scored so far."""
         if self._growing is None or self._growing.info.id != info.id:
-            self._growing, self._pictures, self._tiles = Growing(self._path, info), None, {}
+            self._growing, self._pictures, self._tiles = GrowingRun(self._path, info), None, {}
         self._growing.info = info
-        self._growing.read(reporter)
+        self._growing.read_new_part_files(reporter)
         return self._growing
 
     def _status_sentence(self, info: RunInfo, state: str, home: Path) -> str:
@@ -195,9 +195,9 @@ class Watch:
             return _KILLED
         return f"The run was {info.status}{f': {info.error}' if info.error else '.'} What it scored is saved."
 
-    def _errors(self, growing: Growing) -> list[dict[str, Any]]:
+    def _newest_error_records(self, growing: GrowingRun) -> list[dict[str, Any]]:
         """Returns records of the newest errors with their pictures; each is cut out only once."""
-        found = growing.new_errors(NEW_ERRORS)
+        found = growing.newest_errors(NEW_ERRORS)
         indices = {category.id: index for index, category in enumerate(growing.info.categories)}
         keys = [(one.image_id, one.cause, one.gt_ids, one.pred_ids) for one in found]
         faults: list[str] = []
@@ -210,7 +210,7 @@ class Watch:
         return [{"model": 0, **error_record(one, indices), **tiles[key]} for key, one in zip(keys, found, strict=True)]
 
     def _error_picture(
-        self, error: PricedError, growing: Growing, faults: list[str], indices: Mapping[int, int]
+        self, error: PricedError, growing: GrowingRun, faults: list[str], indices: Mapping[int, int]
     ) -> dict[str, Any]:
         """Returns the picture of an error; without predictions the whole image; {} if it cannot be read."""
         if self._pictures is None:
@@ -231,7 +231,7 @@ class Watch:
             return {}
 
 
-def _scores(table: pd.DataFrame) -> list[list[Any]]:
+def _score_rows(table: pd.DataFrame) -> list[list[Any]]:
     """Returns a row for all, things and stuff: name, PQ, its interval, SQ, RQ; None where there is no value."""
     rows = []
     for group in table["group"].unique():
@@ -242,6 +242,6 @@ def _scores(table: pd.DataFrame) -> list[list[Any]]:
     return rows
 
 
-def _stamp(path: Path) -> tuple[Any, ...]:
+def _part_file_names(path: Path) -> tuple[Any, ...]:
     """Returns the names of the run's part files (Parquet files of scored images), which change as it is written."""
     return tuple(part.name for part in part_files(path / PARTS))

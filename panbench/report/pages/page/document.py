@@ -29,13 +29,13 @@ from panbench.report.answers.published import with_published
 from panbench.report.answers.tables import shared_images
 from panbench.report.answers.views import Compared
 from panbench.report.figures.pictures import Pictures
-from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
-from panbench.report.pages.page.numbers import chart_numbers, cost_of
+from panbench.report.pages.page.leads import Lead, choose_gallery_images, displayed_images_by_lead, find_leads
+from panbench.report.pages.page.numbers import chart_numbers, speed_notes
 from panbench.report.pages.page.overview import overview, title_of
 from panbench.report.pages.page.packing import EXAMPLES, Examples, Gallery, pack_pictures
 from panbench.report.pages.page.provenance import provenance
-from panbench.report.pages.page.section import Added, find_added
-from panbench.report.pages.page.wall import Wall, errors_of_page, fix_numbers, make_wall
+from panbench.report.pages.page.section import FurtherSections, find_further_sections
+from panbench.report.pages.page.wall import Wall, errors_of_page, fix_first_numbers, make_wall
 from panbench.report.pages.rendering import FOOTER, Markup, json_in_html, scripts_of, whole_page
 from panbench.runs import Run
 
@@ -106,7 +106,7 @@ def report_page(
     if examples is not None and examples < 0:
         raise BadArgument(f"--examples must be at least 0, not {examples}.")
     reporter.status("Comparing runs")
-    runs = views.best_first(_without_steps(runs, reporter), reporter)
+    runs = views.best_first(_without_variants(runs, reporter), reporter)
     unknown_ids = np.setdiff1d(np.array(image_ids, np.int64), shared_images(runs)).tolist()
     if unknown_ids:
         raise BadArgument(f"--image {own_id(unknown_ids[0])}: the runs have no image with this id.")
@@ -118,13 +118,13 @@ def report_page(
     moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
     examples_of = Examples(members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
     kinds = find_leads(members, per_image, own)
-    chosen = choose(kinds, max(most, len(image_ids)), image_ids) if drawn else []
+    chosen = choose_gallery_images(kinds, max(most, len(image_ids)), image_ids) if drawn else []
     errors = errors_of_page(examples_of) if drawn else {}
-    more = find_added(members, own, claims=bool(published))
+    more = find_further_sections(members, own, claims=bool(published))
     numbers = {
         **chart_numbers(members, standing, per_image),
         **more.numbers,
-        "fixes": fix_numbers(members),
+        "fixes": fix_first_numbers(members),
         "command": shlex.join(command or _report_command(runs, common_images, published, moved)),
     }
     if published:
@@ -135,7 +135,7 @@ def report_page(
     wall = make_wall(members, errors, crops, own)
     data = {**numbers, "wall": wall.numbers}
     shown = {
-        "leads": leads_to(kinds, [image["id"] for image in gallery.images]),
+        "leads": displayed_images_by_lead(kinds, [image["id"] for image in gallery.images]),
         "pictured": [image["id"] for image in gallery.images],
     }
     if gallery.missing and not gallery.images:
@@ -148,21 +148,21 @@ def report_page(
     return page
 
 
-def _without_steps(runs: Sequence[Run], reporter: Reporter) -> Sequence[Run]:
+def _without_variants(runs: Sequence[Run], reporter: Reporter) -> Sequence[Run]:
     """Returns the runs without variants of another one at an earlier decoder layer or another image size."""
-    complete = {run.path for run in runs if not _is_step(run)}
-    steps = [
+    complete = {run.path for run in runs if not _is_variant(run)}
+    variants = [
         run
         for run in runs
-        if _is_step(run) and run.path and run.path.with_name(run.path.name.partition("@")[0]) in complete
+        if _is_variant(run) and run.path and run.path.with_name(run.path.name.partition("@")[0]) in complete
     ]
-    if steps:
-        names = listed([run.path.name for run in steps if run.path], 3)
+    if variants:
+        names = listed([run.path.name for run in variants if run.path], 3)
         reporter.notice(f"{names}: in the section on PQ against time, and not among the models.")
-    return [run for run in runs if run not in steps]
+    return [run for run in runs if run not in variants]
 
 
-def _is_step(run: Run) -> bool:
+def _is_variant(run: Run) -> bool:
     """Returns whether a run is of a single decoder layer or image size of another run."""
     return any(name in run.info.arguments for name in ("layer", "size"))
 
@@ -181,14 +181,14 @@ def live_page(
     live: URLs and choices of the search; live["api"] is the URL that the page's scripts request images from
     """
     images = [image for kind in kinds for lead in kind for image in lead.images]
-    more = find_added(members)
+    more = find_further_sections(members)
     data = {
         **chart_numbers(members, standing, per_image),
         **more.numbers,
-        "fixes": fix_numbers(members),
+        "fixes": fix_first_numbers(members),
         "wall": Wall().numbers,
         "command": "",
-        "leads": leads_to(kinds, images),
+        "leads": displayed_images_by_lead(kinds, images),
         "pictured": [],
         "live": live,
     }
@@ -213,7 +213,7 @@ def _render_page(
     standing: Standing,
     data: Mapping[str, Any],
     gallery: Gallery,
-    more: Added,
+    more: FurtherSections,
     wall: Wall,
     title: str | None,
     home: str | None,
@@ -234,7 +234,7 @@ def _render_page(
         gallery=gallery,
         wall=wall,
         added=more,
-        cost=cost_of(members),
+        cost=speed_notes(members),
         provenance=provenance(members),
         # Escaped as JSON inside a script element; escaped as text it would not be JSON.
         data=Markup(json_in_html(data)),

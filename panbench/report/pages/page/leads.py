@@ -1,7 +1,7 @@
 """Chooses the example images: a click on a row, cell or point of the page leads to a picture that illustrates it.
 
 A lead is a statement of the page ("an image in which a person is taken for a bicycle") with the images that illustrate
-it, best first. `choose` selects few images that illustrate as many leads as possible.
+it, best first. `choose_gallery_images` selects few images that illustrate as many leads as possible.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,8 +61,8 @@ def find_leads(
     kinds = [
         [Lead(f"worst:{image}", (image,)) for image in _image_ids(mean.sort_values(kind="stable").index[:12])],
         list(_worst_images_by_model(members, pq)),
-        list(_differing_images(members, known)),
-        list(_found_by_one(members)),
+        list(_disagreement_leads(members, known)),
+        list(_only_one_finds_leads(members)),
         list(_cause_leads(members)),
         list(_fix_leads(members)),
         [Lead(f"typical:{image}", (image,)) for image in _image_ids(typical[:6])],
@@ -73,7 +73,7 @@ def find_leads(
     return [kind for kind in kinds if kind]
 
 
-def choose(kinds: Sequence[Sequence[Lead]], number: int, requested: Sequence[int] = ()) -> list[int]:
+def choose_gallery_images(kinds: Sequence[Sequence[Lead]], number: int, requested: Sequence[int] = ()) -> list[int]:
     """Returns the ids of at most `number` images for the gallery, `requested` ones before the others.
 
     Kinds of leads take turns; a lead that a chosen image already illustrates adds no other.
@@ -85,7 +85,7 @@ def choose(kinds: Sequence[Sequence[Lead]], number: int, requested: Sequence[int
     return list(chosen)
 
 
-def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str, list[int]]:
+def displayed_images_by_lead(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str, list[int]]:
     """Returns the images in the page's gallery that each clickable row, cell or point opens, by its lead's key.
 
     Leads without an image in the gallery are left out.
@@ -99,15 +99,15 @@ def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str
 def confused_pairs(members: Sequence[Compared]) -> pd.DataFrame:
     """Returns each run's largest confusions of pixels: true, predicted, and a column of shares per run."""
     shares = views.confusion(members)
-    return _largest_pairs(members, shares[shares["true"] != shares["predicted"]], "share")
+    return _largest_confusions(members, shares[shares["true"] != shares["predicted"]], "share")
 
 
 def mistaken_pairs(members: Sequence[Compared]) -> pd.DataFrame:
     """Returns each run's most frequent wrong categories of segments: true, predicted, and a count per run."""
-    return _largest_pairs(members, views.mistaken_objects(members), "objects")
+    return _largest_confusions(members, views.mistaken_objects(members), "objects")
 
 
-def _largest_pairs(members: Sequence[Compared], table: pd.DataFrame, value: str) -> pd.DataFrame:
+def _largest_confusions(members: Sequence[Compared], table: pd.DataFrame, value: str) -> pd.DataFrame:
     """Returns the pairs of categories that are among the MOST_CONFUSED largest of any run."""
     wide = table.pivot_table(value, ["true", "predicted"], "run", fill_value=0, sort=False)
     wide = wide.reindex(columns=[member.label for member in members], fill_value=0)
@@ -124,7 +124,7 @@ def _worst_images_by_model(members: Sequence[Compared], pq: pd.DataFrame) -> Ite
                 yield Lead(f"worst:{images[position]}", (images[position],))
 
 
-def _differing_images(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
+def _disagreement_leads(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
     """Yields for each pair of models the images whose PQ differs most between the two.
 
     The first image of each pair comes first, then the second ones.
@@ -137,7 +137,7 @@ def _differing_images(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator
                 yield Lead(f"differ:{a}:{b}:{position}", (int(gap.index[position]),))
 
 
-def _found_by_one(members: Sequence[Compared]) -> Iterator[Lead]:
+def _only_one_finds_leads(members: Sequence[Compared]) -> Iterator[Lead]:
     """Yields for each ordered pair of models the images with most segments that only the first one finds."""
     for a, b, alone in images_only_one_finds(members):
         if len(alone):
@@ -189,12 +189,12 @@ def _slice_leads(members: Sequence[Compared]) -> Iterator[Lead]:
                 strict=True,
             )
         )
-        for number, worst in _top_images(index, image, errors, CANDIDATES).items():
+        for number, worst in _images_with_largest_sums(index, image, errors, CANDIDATES).items():
             title = statistics[0].slices[number]
             yield Lead(f"slice:{name}:{title}", worst)
 
 
-def _top_images(kind: Int, image: Int, number: Int, most: int) -> dict[int, tuple[int, ...]]:
+def _images_with_largest_sums(kind: Int, image: Int, number: Int, most: int) -> dict[int, tuple[int, ...]]:
     """Returns for each group of rows the ids of the images with the largest sums of `number`, at most `most` images.
 
     kind, image, number: of each row, its group's number, image id and addend; groups come in ascending order
@@ -233,18 +233,18 @@ def _confusion_leads(members: Sequence[Compared]) -> Iterator[Lead]:
     requested[[true * columns + predicted for true, predicted in pairs]] = True
     found = []
     for member in members:
-        image, true, predicted, pixels = taken_pixels(member)
+        image, true, predicted, pixels = confused_pixels(member)
         pair = true * columns + predicted
         rows = requested[pair]
         found.append((pair[rows], image[rows], pixels[rows]))
     pair, image, pixels = (np.concatenate(column) for column in zip(*found, strict=True))
-    images = _top_images(pair, image, pixels, CANDIDATES)
+    images = _images_with_largest_sums(pair, image, pixels, CANDIDATES)
     for one, other in pairs:
         if own := images.get(one * columns + other):
             yield Lead(f"taken:{one}:{other if other < len(position) else -1}", own)
 
 
-def taken_pixels(member: Compared) -> tuple[Int, Int, Int, Int]:
+def confused_pixels(member: Compared) -> tuple[Int, Int, Int, Int]:
     """Returns the pixels of one category predicted as another: columns image id, true, predicted, pixels.
 
     Categories are indices; the index past the last stands for none.
@@ -265,7 +265,7 @@ def _category_leads(members: Sequence[Compared]) -> Iterator[Lead]:
         wrong = codes(errors["verdict"], VERDICT_NAMES) != IS_TP
         columns.append((errors["category_id"].to_numpy(np.int64), errors["image_id"].to_numpy(np.int64), wrong))
     category_id, image, wrong = (np.concatenate(column) for column in zip(*columns, strict=True))
-    images = _top_images(category_id, image, wrong, 4 * CANDIDATES)
+    images = _images_with_largest_sums(category_id, image, wrong, 4 * CANDIDATES)
     ids, row = np.unique(category_id, return_inverse=True)
     worst = ids[np.argsort(-np.bincount(row, wrong, len(ids)), kind="stable")]
     indices = {category.id: index for index, category in enumerate(members[0].categories)}
@@ -282,7 +282,7 @@ def images_only_one_finds(members: Sequence[Compared]) -> Iterator[tuple[int, in
     """Yields for each ordered pair (a, b) the number of segments per image that a finds and b misses."""
     if not 1 < len(members) <= MOST_MODELS:
         return
-    found = found_by(members)
+    found = models_that_found(members)
     image_id, models = found["image_id"].to_numpy(), found["models"].to_numpy()
     for a, b in permutations(range(len(members)), 2):
         alone = image_id[(models & 1 << a > 0) & (models & 1 << b == 0)]
@@ -291,7 +291,7 @@ def images_only_one_finds(members: Sequence[Compared]) -> Iterator[tuple[int, in
         yield a, b, pd.Series(counts[order], pd.Index(images[order], name="image_id"))
 
 
-def found_by(members: Sequence[Compared]) -> pd.DataFrame:
+def models_that_found(members: Sequence[Compared]) -> pd.DataFrame:
     """Returns a row per true segment: image_id, gt_id, and models, whose k-th bit says that model k found it."""
     images, segments, bits = [], [], []
     for index, member in enumerate(members):

@@ -45,11 +45,11 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
             "speeds": [speed_range(member) for member in members],
         },
         "pairs": list(pair_tests(members, standing)),
-        **_count_numbers(members, per_image),
+        **_per_run_chart_numbers(members, per_image),
     }
 
 
-def _count_numbers(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, Any]:
+def _per_run_chart_numbers(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, Any]:
     """Returns the values of the page's charts by category, cause of error, slice and image, for each run."""
     categories = members[0].categories
     position = {category.name: index for index, category in enumerate(categories)}
@@ -173,7 +173,7 @@ def _short_numbers(values: Any) -> list[float | None]:
 
 
 @dataclass(frozen=True)
-class Cost:
+class SpeedNotes:
     """Notes on the speeds and sizes of the models. known: whether any speed or size is known."""
 
     known: bool
@@ -181,17 +181,17 @@ class Cost:
     notes: tuple[str, ...] = ()
 
 
-def cost_of(members: Sequence[Compared]) -> Cost:
+def speed_notes(members: Sequence[Compared]) -> SpeedNotes:
     """Returns the page's notes on speeds and sizes."""
     speeds = [member.row.images_per_second for member in members]
     if not any(speeds):
-        return Cost(any(member.row.params for member in members))
+        return SpeedNotes(any(member.row.params for member in members))
     devices = {(member.row.device, member.row.precision) for member in members if member.row.images_per_second}
     warning = "The runs were made on different devices or precisions: their speeds do not compare."
     notes = [
         "Speeds are those of the evaluation once it is warm, with whatever else the machine did; `panbench bench` "
-        f"measures them. The whole loop: {'; '.join(filter(None, map(_whole_loop, members)))}. Lines across: from the "
-        "slowest to the fastest of up to ten stretches of the run."
+        f"measures them. The whole loop: {'; '.join(filter(None, map(_evaluation_time, members)))}. Lines across: from "
+        "the slowest to the fastest of up to ten stretches of the run."
     ]
     unsteady = [member.label for member in members if member.row.images_per_second and speed_range(member) is None]
     if unsteady:
@@ -201,7 +201,7 @@ def cost_of(members: Sequence[Compared]) -> Cost:
     if lacking:
         words = "Without a speed, as scored predictions and runs of very few batches have none"
         notes.append(f"{words}: {', '.join(lacking)}.")
-    return Cost(True, warning if len(devices) > 1 else "", tuple(notes))
+    return SpeedNotes(True, warning if len(devices) > 1 else "", tuple(notes))
 
 
 def speed_range(member: Compared) -> list[float] | None:
@@ -210,7 +210,7 @@ def speed_range(member: Compared) -> list[float] | None:
     return None if low is None or high is None else [shortened((low,))[0], shortened((high,))[0]]
 
 
-def _whole_loop(member: Compared) -> str | None:
+def _evaluation_time(member: Compared) -> str | None:
     """Says how long a whole evaluation took, with its first batches and writing; None if not recorded."""
     wall = member.run.info.seconds.wall
     if not member.row.images_per_second or wall is None:

@@ -83,7 +83,7 @@ def _model_rows(members: Sequence[Compared], standing: Standing, grid: Grid) -> 
         is_run, ranked = index < len(members), len(members) > 1 and row.rank_low is not None
         found.append(
             {
-                "id": score_id(index),
+                "id": score_html_id(index),
                 "model": index if is_run else None,
                 "label": members[index].label if is_run else row.title,
                 "mark": grid.mark(index),
@@ -118,7 +118,7 @@ def _difference_rows(members: Sequence[Compared], standing: Standing) -> dict[st
     for a, b in combinations(range(len(members)), 2):
         tests = {group: comparison.between(keys[a], keys[b], group) for group in GROUPS}
         if any(tests.values()):
-            cells = [{"id": difference_id(group, a, b), **difference_cells(test)} for group, test in tests.items()]
+            cells = [{"id": difference_html_id(group, a, b), **difference_cells(test)} for group, test in tests.items()]
             rows.append((a, b, cells))
     return {
         "scores": [f"PQ{suffix}" for suffix in GROUPS.values()],
@@ -129,12 +129,12 @@ def _difference_rows(members: Sequence[Compared], standing: Standing) -> dict[st
     }
 
 
-def difference_id(group: str, a: int, b: int) -> str:
+def difference_html_id(group: str, a: int, b: int) -> str:
     """Returns the HTML id of the cell or row with the difference of two models in PQ of a group, in any order."""
     return f"difference-{group}-{min(a, b)}-{max(a, b)}"
 
 
-def score_id(index: int) -> str:
+def score_html_id(index: int) -> str:
     """Returns the HTML id of a model's row in the comparison."""
     return f"score-{index}"
 
@@ -145,38 +145,38 @@ def verdict_clauses(standing: Standing) -> list[list[tuple[str, str, str]]]:
         return []
     position = {key: index for index, key in enumerate(standing.keys)}
     return [
-        [(*_split_joint(clause.text), _clause_target(clause, position)) for clause in message if clause.text]
+        [(*_split_joining_word(clause.text), _html_id_of_clause(clause, position)) for clause in message if clause.text]
         for message in standing.verdict.messages
     ]
 
 
-def _split_joint(text: str) -> tuple[str, str]:
+def _split_joining_word(text: str) -> tuple[str, str]:
     """Splits a clause into the comma, semicolon or "and" that it begins with, and the words after it."""
     joined = re.match(r"[;,]? (and )?", text)
     return (joined[0], text[joined.end() :]) if joined else ("", text)
 
 
-def _clause_target(clause: Clause, position: dict[str, int]) -> str:
+def _html_id_of_clause(clause: Clause, position: dict[str, int]) -> str:
     """Returns the HTML id of the table row that a clause of the page's opening sentences takes its number from."""
     if clause.kind == "corrected":
         return "difference-note"
     if clause.kind == "loses":
         return f"lost-{_CAUSES.index(clause.cause)}"
     if clause.kind == "cause":
-        return _cause_id(clause.group, clause.cause)
+        return _cause_html_id(clause.group, clause.cause)
     if clause.kind in ("scores", "highest") or not clause.b:
-        return score_id(position[clause.a])
+        return score_html_id(position[clause.a])
     if clause.metric != "PQ":
-        return _metric_id(clause.group, clause.metric)
-    return difference_id(clause.group, position[clause.a], position[clause.b])
+        return _metric_html_id(clause.group, clause.metric)
+    return difference_html_id(clause.group, position[clause.a], position[clause.b])
 
 
-def _metric_id(group: str, metric: str) -> str:
+def _metric_html_id(group: str, metric: str) -> str:
     """Returns the HTML id of the table row of a metric (PQ, SQ, RQ or IoU) over all, things or stuff."""
     return f"behind-{group}-{metric}"
 
 
-def _cause_id(group: str, cause: str) -> str:
+def _cause_html_id(group: str, cause: str) -> str:
     """Returns the HTML id of the table row of the PQ lost to a cause of error over all, things or stuff."""
     return f"behind-{group}-lost-{_CAUSES.index(cause)}"
 
@@ -202,7 +202,7 @@ def behind_the_verdict(members: Sequence[Compared], standing: Standing) -> list[
 def _score_row(group: str, metric: str, test: Difference) -> dict[str, Any]:
     """Returns the row of a metric: its HTML id, name, both values, and the cells of their difference."""
     a, b = (percent(value, 1) for value in test.values)
-    return {"id": _metric_id(group, metric), "name": _METRICS[metric], "a": a, "b": b, **difference_cells(test)}
+    return {"id": _metric_html_id(group, metric), "name": _METRICS[metric], "a": a, "b": b, **difference_cells(test)}
 
 
 def difference_cells(test: Difference | None) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _cause_rows(members: Sequence[Compared], group: str) -> Iterator[dict[str, A
         a, b = (lost.get(cause, nan) for lost in of_runs)
         if a or b:
             yield {
-                "id": _cause_id(group, cause),
+                "id": _cause_html_id(group, cause),
                 "name": f"lost to: {cause}",
                 "a": percent(a, 1),
                 "b": percent(b, 1),

@@ -79,7 +79,7 @@ class Examples:
         first = next(source for source in sources if source is not None)
         truth = first.truth(image_id, self.pictures)
         maps = [truth, *(source and source.prediction(image_id, self.pictures) for source in sources)]
-        layers = [layer and self._layer(layer, size) for layer in maps]
+        layers = [layer and self._segment_map_record(layer, size) for layer in maps]
         # The verdict on a true segment differs from model to model.
         answers = [None if source is None else _answers(source, image_id, truth, self.position) for source in sources]
         return {
@@ -89,16 +89,16 @@ class Examples:
             "width": size[0],
             "height": size[1],
             "pixels": photo.shape[0] * photo.shape[1],
-            "photo": _jpeg(photo, size, quality),
+            "photo": _jpeg_data_url(photo, size, quality),
             "layers": layers,
             "answers": answers,
         }
 
-    def _layer(self, layer: Layer, size: tuple[int, int]) -> dict[str, Any]:
+    def _segment_map_record(self, layer: Layer, size: tuple[int, int]) -> dict[str, Any]:
         """Returns a segment map as JSON for the page's JavaScript: run-length encoded pixels, facts of each segment."""
         colors = segment_colors(layer, self.categories)
         return {
-            "runs": base64.b64encode(run_lengths(*runs_of(layer, size))).decode(),
+            "runs": base64.b64encode(encode_run_lengths(*runs_of(layer, size))).decode(),
             "segments": [
                 {
                     "category": self.position.get(segment.category_id, -1),
@@ -130,7 +130,7 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def run_lengths(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> bytes:
+def encode_run_lengths(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> bytes:
     """Encodes a map's run lengths as bytes: pairs (value, length), each number in base 128, low digits first.
 
     The page decodes this itself: reading a PNG back from a canvas gives other values in browsers that resist
@@ -146,7 +146,7 @@ def run_lengths(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -
     return digits[index < count[:, None]].astype(np.uint8).tobytes()
 
 
-def _jpeg(photo: Photo, size: tuple[int, int], quality: int) -> str:
+def _jpeg_data_url(photo: Photo, size: tuple[int, int], quality: int) -> str:
     """Returns a photograph as a data URL of a JPEG at a size."""
     content = pixels.encode_jpeg(pixels.shrink(photo, size), quality)
     return "data:image/jpeg;base64," + base64.b64encode(content).decode()
@@ -159,7 +159,7 @@ def crop_record(crop: Crop, position: Mapping[int, int]) -> dict[str, Any]:
     """
     return {
         "box": [round(one / of, 4) for one, of in zip(crop.box, 2 * crop.shape[::-1], strict=True)],
-        **_picture(crop.photo),
+        **_photo_record(crop.photo),
         "truth": _svg_path(crop.truth),
         "predicted": _svg_path(crop.predicted),
         "kind": crop.kind,
@@ -174,10 +174,10 @@ def image_record(pictures: Pictures, image_id: int) -> dict[str, Any]:
     height, width = photo.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     small = pixels.shrink(photo, (max(1, round(width * scale)), max(1, round(height * scale))))
-    return {**_picture(small), "truth": "", "predicted": "", "kind": "", "taken": None, "beside": []}
+    return {**_photo_record(small), "truth": "", "predicted": "", "kind": "", "taken": None, "beside": []}
 
 
-def _picture(photo: Photo) -> dict[str, Any]:
+def _photo_record(photo: Photo) -> dict[str, Any]:
     """Returns a photograph, its width and its height as JSON for the page's JavaScript."""
     return {"width": photo.shape[1], "height": photo.shape[0], "photo": _photo(photo)}
 
@@ -245,31 +245,33 @@ def pack_pictures(
     for source in filter(None, examples.sources):
         source.judge(dict.fromkeys([*chosen, *errors]))
 
-    def packed(images: Iterable[int], size: tuple[int, int]) -> tuple[list[dict[str, Any]], list[str]]:
+    def pack_images(images: Iterable[int], size: tuple[int, int]) -> tuple[list[dict[str, Any]], list[str]]:
         """Returns the images as JSON for the gallery, and a message for each image that cannot be read."""
-        found = _run_all([partial(examples.example, image, *size) for image in images], reporter)
+        found = _call_in_parallel([partial(examples.example, image, *size) for image in images], reporter)
         return [one for one in found if not isinstance(one, str)], [one for one in found if isinstance(one, str)]
 
     crops = dict(
-        zip(errors, _run_all([partial(examples.crops, *one) for one in errors.items()], reporter), strict=True)
+        zip(errors, _call_in_parallel([partial(examples.crops, *one) for one in errors.items()], reporter), strict=True)
     )
     left = room - sum(len(str(one)) for one in crops.values())
     few = chosen[:FEW]
-    records, faults = packed(few, sizes[0])
+    records, faults = pack_images(few, sizes[0])
     guessed = (
-        index for index, (side, _) in enumerate(sizes) if _page_bytes(records, side) * len(chosen) <= left * len(few)
+        index
+        for index, (side, _) in enumerate(sizes)
+        if _estimate_page_bytes(records, side) * len(chosen) <= left * len(few)
     )
     for size in sizes[next(guessed, len(sizes) - 1) :]:
         if size != sizes[0] or len(few) < len(chosen):
-            records, faults = packed(chosen, size)
-        if _page_bytes(records) <= left:
+            records, faults = pack_images(chosen, size)
+        if _estimate_page_bytes(records) <= left:
             break
     missing = [f"{len(faults)} of {len(chosen)} examples are left out; the first: {faults[0]}"] if faults else []
     # Last, the sentence that introduces the commands.
     return Gallery(tuple(records), (*missing, *examples.missing), examples.commands), crops
 
 
-def _run_all(work: Sequence[Callable[[], Any]], reporter: Reporter) -> list[Any]:
+def _call_in_parallel(work: Sequence[Callable[[], Any]], reporter: Reporter) -> list[Any]:
     """Calls the functions on all cores, and returns their results, or the messages of PanbenchErrors they raise."""
     found = []
     for number, one in enumerate(in_order([partial(_result_or_reason, call) for call in work]), start=1):
@@ -286,7 +288,7 @@ def _result_or_reason(call: Callable[[], Any]) -> Any:
         return str(problem)
 
 
-def _page_bytes(records: Iterable[Mapping[str, Any]], side: int | None = None) -> float:
+def _estimate_page_bytes(records: Iterable[Mapping[str, Any]], side: int | None = None) -> float:
     """Estimates how many bytes the packed images take in the page.
 
     side: estimate for pictures whose longest side is at most this many pixels

@@ -16,18 +16,18 @@ _IN_CODE = {"SHA-256 of the weights", "SHA-256 of the ground truth", "Command", 
 
 def provenance(members: Sequence[Compared]) -> Markup:
     """Renders how the runs were made, a column per run; facts that are equal in all runs are printed once."""
-    records = [_run_record(member) for member in members]
+    records = [_provenance_facts(member) for member in members]
     names = dict.fromkeys(name for record in records for name in record)
     return render(
         "panbench.report.pages.page:provenance.html",
         labels=[member.label for member in members],
-        in_short=[_summary_line(record) for record in records],
+        in_short=[_provenance_line(record) for record in records],
         commands=list(dict.fromkeys(record["Command"] for record in records if "Command" in record)),
         rows=[(name, name in _IN_CODE, [record.get(name, "–") for record in records]) for name in names],
     )
 
 
-def _summary_line(record: Mapping[str, str]) -> str:
+def _provenance_line(record: Mapping[str, str]) -> str:
     """Returns one line on how a run was made: its state, weights, device and precision."""
     digest = record.get("SHA-256 of the weights")
     parts = [
@@ -39,7 +39,7 @@ def _summary_line(record: Mapping[str, str]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _run_record(member: Compared) -> dict[str, str]:
+def _provenance_facts(member: Compared) -> dict[str, str]:
     """Returns the facts of how a run was made, by their names on the page; absent ones are left out."""
     info, row = member.run.info, member.row
     model, dataset, device, versions = info.model or ModelRecord(), info.dataset, info.device, dict(info.versions)

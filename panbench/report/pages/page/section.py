@@ -74,10 +74,10 @@ def shortened(values: Iterable[float]) -> list[float]:
 
     The scripts round once more: 0.80949 as 0.8095 would read 81.0 in a chart and 80.9 in a sentence.
     """
-    return [_shortened(float(value)) for value in values]
+    return [_shortened_fraction(float(value)) for value in values]
 
 
-def _shortened(value: float) -> float:
+def _shortened_fraction(value: float) -> float:
     """Rounds a fraction to four digits, or more where the percentage printed from it would change.
 
     Percentages are printed with none, one or two decimals.
@@ -150,7 +150,7 @@ def _test_keys(members: Sequence[Compared]) -> list[str]:
 
 
 @dataclass
-class Added:
+class FurtherSections:
     """The further sections of a page, with data for their charts, and the reason for each section that is missing.
 
     sections: by HTML id; numbers: for the page's scripts; missing: (title, reason)
@@ -170,12 +170,14 @@ class Added:
         self.numbers["curves"] |= {name: drawn.record() for name, drawn in found.curves.items()}
 
 
-def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), claims: bool = False) -> Added:
+def find_further_sections(
+    members: Sequence[Compared], slices: Sequence[ImageSlices] = (), claims: bool = False
+) -> FurtherSections:
     """Returns the page's further sections: on the user's slices, and one for each study; or how to get a missing one.
 
     slices: the user's; claims: published rows exist
     """
-    found = Added()
+    found = FurtherSections()
     found.add_section("own", own_section(members, slices))
     found.numbers["curves"]["thresholds"] = _threshold_chart(members).record()
     for name, make in load_from_studies("section").items():

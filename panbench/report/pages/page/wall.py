@@ -141,7 +141,7 @@ def make_wall(
     categories = {category.id: position for position, category in enumerate(members[0].categories)}
     faults = [found for found in crops.values() if isinstance(found, str)]
     chosen = [
-        {"model": index, **error_record(error, categories), **record, "slices": _slices_of(image_id, slices)}
+        {"model": index, **error_record(error, categories), **record, "slices": _own_slice_indices(image_id, slices)}
         for image_id, found in crops.items()
         if not isinstance(found, str)
         for (index, error), record in zip(errors[image_id], found, strict=True)
@@ -152,7 +152,7 @@ def make_wall(
     return Wall(tuple(chosen), tuple(member.totals.errors for member in members), names, missing)
 
 
-def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
+def fix_first_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
     """Returns for each model the kinds of error to fix first, for the page's scripts."""
     causes = [cause.name for cause in CAUSES]
     position = {category.id: column for column, category in enumerate(members[0].categories)}
@@ -174,7 +174,7 @@ def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
     ]
 
 
-def _slices_of(image_id: int, slices: Sequence[ImageSlices]) -> list[int]:
+def _own_slice_indices(image_id: int, slices: Sequence[ImageSlices]) -> list[int]:
     """Returns the indices of the user's slices (sets of images) that contain an image.
 
     An index counts through the slices of all slicings, one slicing after the other.
