@@ -126,7 +126,9 @@ class Loop:
     def __init__(
         self, model: Model, sinks: Sequence[Sink], options: EvaluateOptions, reporter: Reporter, expected: int
     ) -> None:
-        """sinks: take the model's outputs; always closed when the loop ends
+        """Takes a model, the sinks (consumers of its outputs) and the options of one evaluation.
+
+        sinks: take the model's outputs; always closed when the loop ends
 
         expected: images of the complete evaluation, including those of earlier sessions
         """

@@ -53,7 +53,7 @@ class SeenImage:
     """An image that the model has processed, for work on the host. Its ground truth is read when first needed."""
 
     def __init__(self, image: LoadedImage, sha256: bytes) -> None:
-        """sha256: of the image's file"""
+        """Takes an image as loaded for the model, and the SHA-256 of its file."""
         self.scene: Scene = image.scene
         self.facts = image.facts
         self.sha256 = sha256

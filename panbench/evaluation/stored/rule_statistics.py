@@ -184,7 +184,10 @@ def _read_chunk(
 def overlap_table_of(
     scene: Scene, truth: tuple[IdMap, Sequence[Segment]], fused: SegmentedMap, category_ids: CategoryIds
 ) -> OverlapTable:
-    """Counts an image's overlap table. truth: from `ground_truth_of`; category_ids: of each model label"""
+    """Counts an image's overlap table of a fused map and the ground truth.
+
+    truth: from `ground_truth_of`; category_ids: of each model label
+    """
     prediction = prediction_of(scene.image.id, fused, category_ids)
     return overlap_table(scene.image.id, *truth, prediction.ids, prediction.segments)
 
