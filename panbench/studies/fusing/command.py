@@ -210,7 +210,7 @@ def _sweep_instance_files(
 
 
 def _print_fused_runs(runs: "Sequence[Run]", as_json: bool, scored: bool = True) -> None:
-    """Prints the scores of runs as a table, or as JSON with their paths. scored: False prints no table"""
+    """Prints the scores of runs as a table (if `scored`), or as JSON with their paths."""
     from panbench.report.answers.tables import comparison_row, comparison_text, row_record
 
     rows = [comparison_row(each) for each in runs]
