@@ -419,12 +419,12 @@ class HeldUp:
         compare = RunLibrary.compare
 
         def held_up(library, asked, reporter):
-            self.began.append(asked.names)
+            self.began.append(asked.run_names)
             self.started.set()
             self.may_go_on.wait()
             reporter.status("going on")
             found = compare(library, asked, reporter)
-            self.made.append(asked.names)
+            self.made.append(asked.run_names)
             return found
 
         monkeypatch.setattr(RunLibrary, "compare", held_up)
