@@ -78,7 +78,7 @@ def test_a_users_model_folder_is_named_and_its_weights_fetched_if_the_variable_a
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("perhaps", 2)])
 def test_on_a_terminal_the_download_question_is_asked_once(mine, scenes, monkeypatch, answer, code):
     asked: list[str] = []
-    monkeypatch.setattr(console, "question", lambda: lambda words: asked.append(words) or answer)
+    monkeypatch.setattr(console, "terminal_question", lambda: lambda words: asked.append(words) or answer)
     result = panbench("eval", "--model", "mine", "--data", scenes, *FAST)
     assert (result.exit_code, asked) == (code, ["Fetch 4 MB of weights? [Y/n] "])
     assert bool(mine.log) == (code == 0)
