@@ -399,7 +399,7 @@ def _refuse_unusable_repository(address: str) -> None:
 
 
 def _add_catalog_entry(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
-    """Copies a model of the hub with what the catalog declares for the same repository, such as labels and rule."""
+    """Returns a hub model, completed by the settings of the catalog's model from the same repository."""
     name = spec.settings["repository"]
     for other in catalog.values():
         if (found := repository_of(other)) and found.name == name:
@@ -674,7 +674,10 @@ def refuse_folder_without_weights(spec: ModelSpec) -> None:
 
 
 def weights_named(checkpoint: str | os.PathLike[str] | None) -> str:
-    """Returns "random" if `--checkpoint` asks for random weights, else "auto": the `weights` of `open_model`."""
+    """Returns "random" if `--checkpoint` asks for random weights, else "auto".
+
+    As `open_model` takes for `weights`.
+    """
     return "auto" if random_seed(checkpoint) is None else RANDOM
 
 

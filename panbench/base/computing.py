@@ -52,7 +52,7 @@ def check_precision_name(name: str) -> str:
 
 
 def runtimes() -> tuple[str, ...]:
-    """Returns the names that may follow the + of `--precision`, such as `compile`: what runs the network."""
+    """Returns the ways to run a network that `--precision` accepts after a +, such as `compile`."""
     return (COMPILE, *names_in_studies("runtimes"))
 
 

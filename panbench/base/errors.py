@@ -34,6 +34,7 @@ class PanbenchError(Exception):
     """A sentence that a caller adds: which results are on disk despite the error, and how to continue from them."""
 
     def __init__(self, reason: str = "", *, ways: Sequence[str | Way] = ()) -> None:
+        """Takes the reason of the error, and hints what the user can do about it."""
         super().__init__(reason)
         self.reason = reason
         self.ways = tuple(Way(way) if isinstance(way, str) else way for way in ways)
@@ -121,6 +122,7 @@ class Interrupted(KeyboardInterrupt):
     """The work was interrupted; the message says how, and what has been stored."""
 
     def __init__(self, message: str, exit_code: int) -> None:
+        """Takes a message about the interruption, and the exit code of the process."""
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -129,6 +131,7 @@ class Terminated(KeyboardInterrupt):
     """A signal (SIGTERM, SIGHUP) asked the process to end: handled like Ctrl-C, with its own `exit_code`."""
 
     def __init__(self, signal_name: str, exit_code: int) -> None:
+        """Takes the name of the signal that ended the process, such as SIGTERM, and the exit code."""
         super().__init__(f"Ended by {signal_name}.")
         self.signal_name = signal_name
         self.exit_code = exit_code

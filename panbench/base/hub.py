@@ -208,6 +208,7 @@ def _download_into_cache(repository: Repository, file: "RepoSibling", progress: 
         """Passes the bytes received to `progress` and draws nothing."""
 
         def __init__(self, **arguments: Any) -> None:
+            """Disables the drawing of huggingface_hub's progress bar."""
             super().__init__(**{**arguments, "disable": True})
 
         def update(self, n: float | None = 1) -> None:

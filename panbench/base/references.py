@@ -65,6 +65,7 @@ class Register(Mapping[str, Any]):
     """
 
     def __init__(self, group: str, references: Mapping[str, str]) -> None:
+        """Takes panbench's own import paths by name, and the entry-point group of other packages."""
         self.group = group
         self._ours = dict(references)
 
@@ -82,13 +83,13 @@ class Register(Mapping[str, Any]):
         return load(reference)
 
     def __iter__(self) -> Iterator[str]:
-        """Yields the names, panbench's own first."""
+        """Yields the names of the registered objects, panbench's own first."""
         return iter(self.references)
 
     def __len__(self) -> int:
-        """Returns the number of names."""
+        """Returns the number of registered objects."""
         return len(self.references)
 
     def __contains__(self, name: object) -> bool:
-        """True if an import path is known by this name; imports nothing."""
+        """True if an object is registered under this name; imports nothing."""
         return name in self._ours or name in self.references

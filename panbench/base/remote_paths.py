@@ -156,7 +156,7 @@ class UnlistedFolder(UrlPath):
         yield from ()
 
     def missing_of(self, names: Sequence[str]) -> list[str]:
-        """Returns an empty list, because a folder that cannot be listed hides what is missing."""
+        """Returns no file names: which files a URL lacks is unknown until they are read."""
         return []
 
 

@@ -60,7 +60,7 @@ class NoticesOnly(Silent):
         self._reporter = reporter
 
     def notice(self, message: str) -> None:
-        """Passes the message on to the other Reporter."""
+        """Passes the notice on to the wrapped Reporter."""
         self._reporter.notice(message)
 
 

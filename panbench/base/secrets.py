@@ -56,7 +56,10 @@ def redacted(text: str) -> str:
 
 
 def redactor() -> Callable[[str], str]:
-    """Makes a function like `redacted` for many texts; it reads the environment once."""
+    """Returns a function that replaces the secrets in a text, such as passwords, by `***`.
+
+    It reads the environment once, for any number of texts.
+    """
     replacements = dict(_secrets_of_environment())
     # Longest first: otherwise replacing a shorter secret inside a longer one would leave the rest of it visible.
     values = _pattern_of_secrets(tuple(sorted(replacements, key=len, reverse=True))) if replacements else None

@@ -46,15 +46,20 @@ class DamagedArchive(DownloadFailed):
 class ByteSource(Protocol):
     """Anything that has a size and returns the bytes from `start` up to `stop`."""
 
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Returns the total number of bytes."""
+        ...
 
-    def read(self, start: int, stop: int) -> bytes: ...
+    def read(self, start: int, stop: int) -> bytes:
+        """Returns the bytes from `start` up to `stop`, exclusive."""
+        ...
 
 
 class StoredMember:
     """The bytes of an uncompressed member, to read a zip inside a zip in place."""
 
     def __init__(self, archive: "ZipArchive", member: zipfile.ZipInfo) -> None:
+        """Takes a zip archive, and the entry of an uncompressed file in it."""
         self._source, self._start, self._size = archive.source, archive.data_start(member), member.file_size
 
     def size(self) -> int:
@@ -232,6 +237,7 @@ class _ArchiveEnd:
     """The file object that zipfile reads the archive's directory from; limits how much it may read."""
 
     def __init__(self, source: ByteSource, where: str) -> None:
+        """Takes the bytes of a zip archive, and its path or URL for error messages."""
         self._source, self._where, self._size = source, where, source.size()
         self._position = 0
 

@@ -97,7 +97,7 @@ class _DeclaredCommand:
 
 
 def _declared_commands() -> dict[str, _DeclaredCommand]:
-    """Returns the commands of the core and of the studies, panel by panel."""
+    """Returns all commands by name, grouped as in `panbench --help`."""
     core = [_DeclaredCommand(panel, name, text, f"panbench.cli.{module}:app") for panel, name, text, module in _CORE]
     ours = {one.name for one in core}
     added = [
@@ -123,6 +123,7 @@ class _ProgramCommands(Commands):
     """Turns exceptions of commands into one line on stderr and an exit code; takes `--debug`, -q and -v anywhere."""
 
     def __init__(self, **settings: Any) -> None:
+        """Takes the settings of a Typer group, and collects the commands without importing them."""
         super().__init__(**settings)
         self.declared = _declared_commands()
         self.commands = _LazyCommands(self.declared)

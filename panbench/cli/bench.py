@@ -220,7 +220,7 @@ def _has_random_weights(rows: Sequence[Any], model: str) -> bool:
 
 
 def _empty_benchmark_table(*numbers: str) -> Table:
-    """Builds an empty table: precision, batch size, and a column for each of `numbers`."""
+    """Builds an empty table of benchmark results; `numbers` are the headings after precision and batch size."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for heading in ("Precision", "Batch"):
         table.add_column(heading, no_wrap=True)
@@ -234,4 +234,5 @@ def _milliseconds_text(value: float | None) -> str:
 
 
 def _decimal_text(value: float | None, digits: int, factor: float = 1.0) -> str:
+    """Formats a number times `factor` with fixed decimal places; – if it is None."""
     return "–" if value is None else f"{value * factor:.{digits}f}"

@@ -212,7 +212,7 @@ def command(
     declare = app.command(name, cls=kind, epilog=epilog, context_settings=dict(HELP_OPTIONS))
 
     def declare_command(work: Callable[..., None]) -> Callable[..., None]:
-        """Declares a function as the command, and returns it."""
+        """Registers a function as a command of the Typer app, and returns it."""
         _apply_option_conventions(work)
         return declare(work)
 
@@ -292,7 +292,10 @@ def note_damaged_runs(runs: "Sequence[StoredRun]") -> None:
 
 
 def show_scores(run: "StoredRun", as_json: bool, more: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Prints a run's scores as a table with warnings, or as JSON with every category and the entries of `more`."""
+    """Prints a run's scores as a table, or as JSON, to which `more` adds fields.
+
+    The table has warnings; the JSON has every category.
+    """
     if as_json:
         from panbench.scoring.folder import as_json as scores_of
 
@@ -466,7 +469,7 @@ def options_from(request: type, command: str) -> Callable[[Work], Callable[..., 
                 taken[parameter.name] = name
 
         def run_command(ctx: typer.Context, **values: Any) -> None:
-            """Called by Typer with the values of the options: calls the command's function with its request."""
+            """Passes the option values that Typer parsed to the function of the command, as dataclasses."""
             given, *of_studies = (
                 kind(**{parameter.name: values[parameter.name] for parameter in own}) for kind, own in fields.items()
             )

@@ -184,7 +184,7 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
 
 
 def _study_answer(request: CompareRequest, studies: "Sequence[CompareOptions]", reporter: Reporter) -> "Answer | None":
-    """Returns a study's answer that is printed instead of the comparison; None if no study has one."""
+    """Returns what a study (plug-in) prints in place of the comparison of runs; None if none replaces it."""
     from panbench.report.answers.options import Comparing, given_options
 
     for study in studies:

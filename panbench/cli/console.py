@@ -191,6 +191,7 @@ class Bars:
     """
 
     def __init__(self, *, transient: bool = False) -> None:
+        """Prepares progress bars on stderr; `transient` ones are erased at the end."""
         from rich.progress import Progress
 
         self._tasks: dict[str, Any] = {}
@@ -212,6 +213,7 @@ class Bars:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        """Stops drawing the progress bars."""
         try:
             self._stop_drawing()
         finally:
@@ -355,6 +357,7 @@ class _PlainRenderable:
     """Wraps a rich renderable so that it prints plain text without secrets."""
 
     def __init__(self, content: ConsoleRenderable, redact: Callable[[str], str]) -> None:
+        """Takes the content to print, and a function that hides the secrets in a text."""
         self._content, self._redact = content, redact
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -382,5 +385,5 @@ def _colour_is_forced() -> bool:
 
 
 def _stderr_console() -> Console:
-    """Returns the console of the progress bars on the screen, else a new one for stderr."""
+    """Returns a console that prints to stderr, above the progress bars if any are drawn."""
     return _bar_consoles[-1] if _bar_consoles else _make_console(sys.stderr)

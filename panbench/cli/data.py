@@ -122,7 +122,7 @@ def _declare_conversion_command(name: str, example: str, source_help: str, summa
         place: _Place = "link",
         overwrite: _Overwrite = False,
     ) -> None:
-        """Converts the dataset of the command in the folder `source` to a panoptic set."""
+        """Converts a dataset, such as Cityscapes, from the folder `source` to COCO panoptic format."""
         _run_converter(load(converter), source, root or Path("data") / name, split, place, overwrite)
 
     convert_source.__doc__ = summary
@@ -371,6 +371,7 @@ def _count_in_words(n: int, what: str) -> str:
 
 
 def _print_line(content: Any) -> None:
+    """Prints text without breaking lines at the terminal's width."""
     console.show(content, soft_wrap=True)
 
 

@@ -465,7 +465,7 @@ def _photo_and_layers(
     gt_dir: Path | None,
     view: View,
 ) -> "tuple[Photo, list[Layer]]":
-    """Returns an image's photograph, and to draw over it the segments of each run (of the ground truth for TRUTH)."""
+    """Returns an image's photograph, and for each run or the ground truth an overlay of its segments."""
     from panbench.report.figures.pictures import Pictures, RunPictures, viewed
     from panbench.runs.comparable import why_incomparable
 

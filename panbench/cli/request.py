@@ -140,7 +140,7 @@ class MissingFiles:
         return f" ({'; '.join(parts)})"
 
     def with_hub_sizes(self) -> "MissingFiles":
-        """Returns a copy with the download sizes of models outside the catalog, which it asks the model hub for.
+        """Asks the model hub for the download sizes of models outside the catalog; returns a completed copy.
 
         Raises BadModel, DownloadFailed.
         """
@@ -209,8 +209,9 @@ def ask_once(missing: MissingFiles, download: bool, ask: Callable[[str], str] | 
 def leave_out_others(
     specs: Sequence[ModelSpec], names: Sequence[str], data: str
 ) -> tuple[list[ModelSpec], list[ModelSpec]]:
-    """Returns the models to run, and those that only matched a name pattern and were trained on other data.
+    """Splits models into those to run, and those left out because they were trained on other data.
 
+    Left out are only models that matched a name pattern.
     names: values of `--model`; a model named without a pattern is never left out
     data: value of `--data`, a name or a folder of that name
     """

@@ -19,9 +19,13 @@ _MOST_LAID_OUT = 300
 
 
 class _RunsGroup(Commands):
-    """The group `panbench runs`, whose default is `list`: `panbench runs results` lists, `runs rm` does not."""
+    """The command group `panbench runs`, which runs `list` if no subcommand is named.
+
+    `panbench runs results` lists, `runs rm` does not.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments, with `list` in front unless they begin with a subcommand."""
         if not args or not (
             args[0] in (*self.commands, "-h", "--help") or resembles_command("runs", args[0], self.commands)
         ):

@@ -97,7 +97,10 @@ def read_category_map(
 def recorded_map(
     name: str, pairs: Mapping[str, str], model: Sequence[Category], dataset: Sequence[Category]
 ) -> CategoryMap:
-    """Rebuilds the map of a run from its record: the dataset's category by the model's; others become void."""
+    """Rebuilds a run's CategoryMap from the category names in run.json; unmapped categories become void.
+
+    pairs: the dataset's category by the model's
+    """
     by_target = {category.name: category.id for category in dataset}
     return _make_category_map(
         name,
@@ -170,7 +173,7 @@ def shipped_pairs(name: str) -> Mapping[str, str | None]:
 def _make_category_map(
     name: str, ids: dict[int, int], dropped: Iterable[str], model: Sequence[Category], dataset: Sequence[Category]
 ) -> CategoryMap:
-    """Makes a CategoryMap of a map of ids, and finds the categories that it leaves out."""
+    """Makes a CategoryMap from pairs of model and dataset ids, and finds the categories left out."""
     dropped = tuple(dropped)
     reached = set(ids.values())
     return CategoryMap(

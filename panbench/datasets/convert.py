@@ -214,7 +214,7 @@ def convert_arrays(
     images = ImageFolder(images_from)
 
     def read(path: Path) -> LabelledImage:
-        """Reads an .npz file as the labels of an image."""
+        """Reads the category and instance of each pixel of an image from an .npz file."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 labels, instances = arrays["labels"], arrays["instances"]
@@ -294,7 +294,7 @@ def convert_instances(
         return segments_of_labels(labels, np.zeros_like(labels), by_id, name, void=(NOTHING,))
 
     def read(record: dict[str, Any]) -> LabelledImage:
-        """Paints the instances of an image over its stuff."""
+        """Returns the labels of one image: its instance masks, painted over its stuff regions."""
         image_id, name = record["id"], str(record["file_name"])
         stem = Path(name).stem
         ids, segments = stuff_of_image(record, name)
@@ -522,6 +522,7 @@ class ImageFolder:
     """Finds the image of a label file in a folder by its stem, with or without subfolders."""
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        """Indexes the images of a folder and its subfolders by file stem; None stands for no images."""
         self.folder = None if folder is None else Path(folder)
         self._by_stem: dict[str, Path] = {}
         if self.folder is not None:

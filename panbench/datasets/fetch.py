@@ -351,6 +351,7 @@ class _Fetch:
     host: CocoHost
 
     def __post_init__(self) -> None:
+        """Starts with no open archives and no downloaded bytes."""
         self._readers: dict[str, RangeReader] = {}
         self._opened: dict[str, ZipArchive] = {}
         self._downloaded = 0
@@ -571,7 +572,7 @@ class _Fetch:
         return reader
 
     def _download_archive(self, archive: Archive) -> ZipArchive:
-        """Downloads a complete archive and opens the local copy, which replaces reading the host's by byte ranges."""
+        """Downloads a complete archive and opens it, in place of reading byte ranges from the host."""
         target = self._temporary_archives / archive.name
         self._downloaded += archive.size - _size_on_disk(target.with_name(f"{target.name}.part"))
         url = f"{self.host.base}/{archive.path}"

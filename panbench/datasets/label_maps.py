@@ -71,7 +71,7 @@ class SemanticMaps:
         return bool(self._matching_pngs(file_name))
 
     def _matching_pngs(self, file_name: str) -> list[Path]:
-        """Returns the PNG that has an image's name including folders, else all that have its stem."""
+        """Returns the PNG with an image's exact relative path, or else all PNGs with its stem."""
         exact = self._by_name.get(os.path.splitext(file_name)[0])
         return self._by_stem.get(Path(file_name).stem, []) if exact is None else [exact]
 

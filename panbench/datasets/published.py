@@ -172,7 +172,7 @@ def convert_ade20k(
     stuff_ids = [category.id for category in categories if not category.isthing]
 
     def read(path: Path) -> LabelledImage:
-        """Paints the instances of an image over its semantic map."""
+        """Returns the labels of one image: its instance map, painted over its semantic map."""
         semantic, instance_path = read_label_png(path), instance_maps / path.name
         instances = read_label_png(instance_path)
         if semantic.ndim != 2 or semantic.max() > 150:

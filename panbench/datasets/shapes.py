@@ -59,6 +59,7 @@ class _Dice:
     """Draws random numbers that are the same with every version of NumPy."""
 
     def __init__(self, *key: int) -> None:
+        """Takes the seed as one or more integers."""
         self._bits = np.random.PCG64(np.random.SeedSequence(key))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
@@ -114,6 +115,7 @@ class _SceneCanvas:
     """A scene while it is painted, back to front; coordinates are in units of the shorter side."""
 
     def __init__(self, height: int, width: int) -> None:
+        """Starts a black canvas of this height and width in pixels."""
         self.unit = float(min(height, width))
         self.ys: FloatMap = ((np.arange(height, dtype=np.float64) + 0.5) / self.unit)[:, None]
         self.xs: FloatMap = ((np.arange(width, dtype=np.float64) + 0.5) / self.unit)[None, :]

@@ -105,12 +105,15 @@ _Found = list[list[Any]]
 
 
 class _Batch:
-    """A batch after the forward pass; for each image, the work that each sink left to host threads, or None."""
+    """A batch after the forward pass, with the work on its images that is left to CPU threads.
+
+    work: for each image that of each sink, or None
+    """
 
     def __init__(
         self, images: Sequence[LoadedImage], work: Sequence[Sequence[Later | None]], *marks: DeviceTimestamp
     ) -> None:
-        """Takes a batch's images, the pending work for each image, and three timestamps.
+        """Takes a batch's images, the pending work on each, and the timestamps of its forward pass.
 
         marks: start and end of the forward pass, and the moment when everything is on the host
         """
@@ -320,7 +323,10 @@ class Loop:
         )
 
     def _predict_and_finish(self, loaded: list[LoadedImage]) -> _Found:
-        """Runs one loaded batch through the model and all sinks, in one thread of the model."""
+        """Predicts one loaded batch and returns each image's results, such as its scores.
+
+        Runs in one thread of the model.
+        """
         return [
             found
             for batch in self._predict(loaded)
@@ -358,6 +364,7 @@ class _BadImage(Exception):
     """Raised in a loader thread for an image that cannot be read; carries the image's id and the error."""
 
     def __init__(self, image_id: int, error: BadDataset) -> None:
+        """Takes the id of an image that cannot be read, and the error."""
         super().__init__(str(error))
         self.image_id = image_id
         self.error = error

@@ -54,6 +54,7 @@ class DeviceTimestamp:
     """A timestamp; on CUDA, of the moment when the device reaches it in its queue."""
 
     def __init__(self, device: torch.device) -> None:
+        """Records the current time on a device; on CUDA, when its queue reaches this point."""
         self._time = time.perf_counter()
         self._event: torch.cuda.Event | None = None
         self._device = device
@@ -98,7 +99,7 @@ def steady_rate(moments: Sequence[tuple[float, int]]) -> ImageRate | None:
         return None
 
     def images_per_second(first: int, last: int) -> float:
-        """Returns the images per second between two of the moments, given by their indices."""
+        """Returns the rate of images between two measured moments, given by their indices."""
         return (moments[last][1] - moments[first][1]) / (moments[last][0] - moments[first][0])
 
     # Stretches of equally many batches, at least two each: single batches differ by their images.

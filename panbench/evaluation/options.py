@@ -36,7 +36,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Joined:
-    """Holds what a study adds to the evaluation of a model: settings, a consumer of its outputs, run.json fields.
+    """A study's additions to an evaluation: settings, processing of the outputs, and run.json fields.
 
     Determined before anything is written.
     settings: stored in `arguments` of run.json; a resumed run must have the same ones. Values are None if the
@@ -64,7 +64,10 @@ class StudyOptions:
 
     @property
     def further_runs(self) -> int:
-        """How many runs `run_further` adds to each run; the disk needs space for them."""
+        """The number of runs that the study adds to each requested run, such as on corrupted images.
+
+        `run_further` makes them; the disk needs space for them.
+        """
         return 0
 
     def settled(self, options: "EvaluateOptions") -> "EvaluateOptions":
@@ -91,7 +94,7 @@ class StudyOptions:
 
     @classmethod
     def of_run(cls, info: "RunInfo") -> "StudyOptions | None":
-        """Called when a run is fused again: returns the options it was evaluated with; None if they do not matter."""
+        """Returns the study's options that a run was evaluated with, to fuse it again; None if not needed."""
         return None
 
     def beside(
@@ -104,9 +107,9 @@ class StudyOptions:
         return {}
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """Called before the model runs: returns what the study adds to its evaluation. Raises BadArgument.
+        """Returns the study's additions to an evaluation: settings, processing of outputs, run.json fields.
 
-        Nothing is written yet.
+        Called before the model runs, when nothing is written yet. Raises BadArgument.
         """
         return Joined()
 
@@ -192,7 +195,7 @@ class Runtime(Protocol):
         ...
 
     def of(self, model: "Model") -> "Model":
-        """Returns the model with its network computed by this runtime instead of PyTorch. Raises BadModel.
+        """Returns the model with its network run by this runtime, such as OpenVINO. Raises BadModel.
 
         The model's `settings` record the runtime.
         """
@@ -206,8 +209,9 @@ def runtime_named(name: str) -> Runtime:
 
 
 def computing_of(precision: str, device: str, *, on_cards: bool = False) -> dict[str, Any]:
-    """Parses `--precision`; returns device, precision and runtime as keyword arguments of `Opening`.
+    """Parses `--precision`, such as `fp16+compile`, into device, precision and runtime.
 
+    Returns them as keyword arguments of `Opening`.
     Raises BadArgument for an unknown value, and for a device or precision that a study's runtime lacks.
     on_cards: each process gets a GPU of its own (`--gpus`)
     """
@@ -223,7 +227,10 @@ def computing_of(precision: str, device: str, *, on_cards: bool = False) -> dict
 
 @dataclass(frozen=True)
 class Opening:
-    """How to open each model: the arguments of `open_model`, and a study's runtime."""
+    """The options for opening a model: weights, device, precision, seed and runtime.
+
+    The arguments of `open_model`, and the runtime of a study.
+    """
 
     weights: str = "auto"
     device: str = "auto"
@@ -235,7 +242,10 @@ class Opening:
 
 
 def opened_model(spec: "ModelSpec", opening: Opening, reporter: Reporter = SILENT) -> "Model":
-    """Opens a model with the device, precision, weights and runtime of `opening`. Raises what `open_model` raises."""
+    """Opens a model with the given device, precision, weights and runtime.
+
+    Raises what `open_model` raises.
+    """
     from panbench.models.opening import open_model
 
     given = asdict(opening)

@@ -134,8 +134,9 @@ class RunFolders:
 
     @contextlib.contextmanager
     def writing(self, first_record: Callable[[Rule], RunInfo]) -> Iterator[Sequence[RunWriter]]:
-        """Opens the unfinished runs, in the order of `unfinished`, and closes them however the block ends.
+        """Opens the folders of unfinished runs, and closes them however the `with` block ends.
 
+        Yields their writers, in the order of `unfinished`.
         first_record: makes the record of a new run before its first image
         If a PanbenchError ends the block, its message says which runs are saved.
         """
@@ -161,9 +162,9 @@ class RunFolders:
             self._reporter.notice(message)
 
     def run(self, loop: Loop, plan: Sequence[Sequence[Scene]], scores: Sequence[ScoreSink]) -> None:
-        """Evaluates the planned batches and closes the run folders as done; call it in the block of `writing`.
+        """Evaluates the planned batches of images, and closes each run folder as done.
 
-        scores: the loop's sink of each writer
+        Call it in the block of `writing`. scores: the loop's sink of each writer
         """
         self._loop, self._scores = loop, scores
         loop.run(plan)

@@ -222,8 +222,9 @@ def evaluate_models(
 
 
 def _open_ahead(work: Prepared) -> "dict[ModelSpec, Model]":
-    """Opens models whose categories are not known otherwise, before the first one runs; none if there is only one.
+    """Checks categories before the first model runs, by opening the models whose categories are unknown.
 
+    Returns the opened models; opens none if there is only one.
     Raises BadModel for categories that do not match the dataset's. Models that cannot be opened fail in their turn.
     """
     from panbench.evaluation.wrapping import wrap_model

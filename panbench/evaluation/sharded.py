@@ -78,7 +78,7 @@ class ShardedEvaluation:
         return replace(self, options=replace(self.options, batch_size=size))
 
     def resumed(self) -> "ShardedEvaluation":
-        """Copies the evaluation so that its shards are resumed."""
+        """Returns a copy of this evaluation that resumes its shards instead of overwriting them."""
         return replace(self, options=replace(self.options, overwrite=False, resume=True))
 
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
@@ -132,7 +132,7 @@ class _Process:
     """A child process that evaluates a shard, or chooses the batch size if `shard` is None."""
 
     def __init__(self, work: Sharded, shard: Shard | None, card: str) -> None:
-        """Starts a child process on GPU `card` that evaluates a shard, or chooses the batch size if there is none."""
+        """Starts a child process on a GPU to evaluate a shard; without a shard, to choose the batch size."""
         self.shard, self.done = shard, 0
         self.total: int | None = None
         """The number of the shard's images, once it has begun."""

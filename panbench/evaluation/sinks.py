@@ -53,7 +53,7 @@ class SeenImage:
     """An image that the model has processed, for work on the host. Its ground truth is read when first needed."""
 
     def __init__(self, image: LoadedImage, sha256: bytes) -> None:
-        """Takes an image as loaded for the model, and the SHA-256 of its file."""
+        """Takes an image that the model has processed, and the SHA-256 of its file."""
         self.scene: Scene = image.scene
         self.facts = image.facts
         self.sha256 = sha256
@@ -92,7 +92,7 @@ class Sink:
         return ()
 
     def on_output(self, image: LoadedImage, output: Output) -> Later:
-        """Receives a model's output for an image on the GPU; returns a function that does the rest in a CPU thread.
+        """Starts processing a network output on the GPU; returns a function to finish it in a CPU thread.
 
         Called from several threads; return quickly, as the device waits. An image may be passed again: a batch that
         does not fit into the device's memory is repeated in halves.
@@ -161,7 +161,7 @@ class ScoreSink(Sink):
         ended = DeviceTimestamp(self._model.device)
 
         def score_fused_map(fused: Fused, best: float, seen: SeenImage) -> _ScoredImage:
-            """Scores one fused map in a CPU thread; `seen` is its image."""
+            """Scores the fused panoptic map of an image in a CPU thread."""
             return self._score_image(fused, best, seen, ended.seconds_since(began) / len(maps))
 
         return [functools.partial(score_fused_map, *pair) for pair in zip(maps, map(best_score, outputs), strict=True)]
@@ -235,7 +235,7 @@ class CandidateSink(Sink):
 
     @classmethod
     def for_model(cls, model: Model, dataset: Dataset, run: Path, half: bool, reporter: Reporter) -> "CandidateSink":
-        """Makes a CandidateSink for a model, and checks that the disk has space for all its outputs.
+        """Prepares to store a model's network outputs, and checks that the disk has space for them.
 
         Reports the expected disk space, measured on three images. Raises OutOfSpace if there is not enough.
         """
@@ -267,7 +267,7 @@ class CandidateSink(Sink):
         """Returns a function that encodes the output as the bytes of its file; a CPU thread calls it."""
 
         def encode_image(seen: SeenImage) -> tuple[int, bytes]:
-            """Returns the image's id and the bytes of its file."""
+            """Returns the image's id and its network output, encoded as a file's bytes."""
             return seen.scene.image.id, self.encode_output(output)
 
         return encode_image

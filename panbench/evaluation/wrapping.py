@@ -20,7 +20,7 @@ from panbench.runs.predictions import shared_name
 def rules_and_wrapped_model(
     model: Model, dataset: Dataset, names: Sequence[str], options: EvaluateOptions
 ) -> tuple[list[Rule], Model]:
-    """Returns the rules that `--rule` names, and the model wrapped for studies and for these rules."""
+    """Returns the fusion rules that `--rule` names, and the model adapted to them and to the studies in use."""
     chosen = rules_of(model, names)
     if all(rule.name == "transformers" for rule in chosen):
         # This rule reproduces transformers' image processor, to which the image size belongs.

@@ -71,7 +71,7 @@ class AbsentAccumulator:
         )
 
     def add(self, part: _SegmentCounts) -> None:
-        """Adds the segment, image and pixel counts of a chunk of images to the totals."""
+        """Adds a chunk's numbers of segments, images without predictions, and void pixels to the totals."""
         names = ("true", "predicted", "images", "empty", "void", "pixels")
         self._counts = _SegmentCounts(*(getattr(self._counts, name) + getattr(part, name) for name in names))
 

@@ -101,7 +101,7 @@ class DeviationAccumulator:
             self._of_images[group] = (added, n + len(values))
 
     def record(self) -> dict[str, Mapping[str, float | None]]:
-        """Returns each deviating score of All, Things and Stuff, by the score's JSON name.
+        """Returns the scores that deviate from PQ in one convention, for All, Things and Stuff, by JSON name.
 
         Scores are fractions 0–1; the mean of no category is None.
         """

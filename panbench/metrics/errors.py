@@ -220,11 +220,11 @@ def _lost_pq_table(counts: _ErrorCounts, categories: Sequence[Category]) -> pd.D
 
 
 def lost_influence(errors: pd.DataFrame, categories: Sequence[Category], images: Int) -> Float:
-    """Returns how much each image contributes to the PQ that each cause costs, (causes, images), to first order.
+    """Returns how much each image adds to the PQ lost by each error cause, as (causes, images).
 
     errors: from `assign_causes`; images: all ids of the run, ascending
-    That cost, the column `lost` of All, is linear in PQs that are quotients I/W of sums over errors, so an error
-    contributes (dI - PQ dW)/W to each.
+    To first order: the lost PQ, the column `lost` of All, is linear in PQs that are quotients I/W of sums over errors,
+    so an error contributes (dI - PQ dW)/W to each.
     """
     columns = _ErrorColumns.of(errors, categories)
     counts = _ErrorCounts.zeros(len(categories)).with_added(columns)
@@ -376,12 +376,12 @@ class _ErrorsOfCause:
 
     @staticmethod
     def misses(rows: Int) -> _ErrorsOfCause:
-        """Returns misses as errors of a cause whose fix turns each of them into a match with IoU 1."""
+        """Collects missed segments of one cause; its fix turns each into a match with IoU 1."""
         return _ErrorsOfCause(rows, np.ones(len(rows)), np.full(len(rows), -1), _NO_ROWS, _NO_ROWS)
 
     @staticmethod
     def false_positives(rows: Int, partner: Int) -> _ErrorsOfCause:
-        """Returns false positives as errors of a cause whose fix removes them."""
+        """Collects false positives of one cause; its fix removes them."""
         return _ErrorsOfCause(_NO_ROWS, np.zeros(0), _NO_ROWS, rows, partner)
 
 
@@ -463,7 +463,7 @@ class _OpenErrors:
         )
 
     def without(self, found: _ErrorsOfCause) -> _OpenErrors:
-        """Returns the errors that remain unexplained once one cause has explained some."""
+        """Returns a copy in which the errors that one cause explains are no longer open."""
         missed, wrong, explained = self.missed.copy(), self.wrong.copy(), self.explained.copy()
         missed[found.missed], explained[found.missed], wrong[found.wrong] = False, True, False
         return _OpenErrors(**{**vars(self), "missed": missed, "wrong": wrong, "explained": explained})
@@ -654,7 +654,10 @@ class _ErrorColumns:
         )
 
     def by_image(self) -> pd.DataFrame:
-        """Sums by image, category and cause: FP, FN, TP (with inexact masks) and iou_gained, in small types."""
+        """Counts FP, FN and inexact TP, and sums the IoU to gain, by image, category and error cause.
+
+        An inexact TP has an IoU below 1. The columns have the smallest types that hold them.
+        """
         keys, row = numbered([self.image_id, self.category, self.cause])
         counts = {"FP": self.is_fp, "FN": self.is_fn, "TP": self.is_tp & (self.iou < 1)}
         columns = dict(zip(("image_id", "category", "cause"), keys, strict=True))
@@ -719,7 +722,7 @@ class _ErrorCounts:
             return np.bincount(cell[rows], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
         def total_iou(before: Float, index: Int, rows: Bool) -> Float:
-            """Adds the IoUs of the marked errors to earlier sums of IoU, one by one."""
+            """Returns the IoU sums `before` plus the IoUs of the selected rows, added one by one."""
             indices = np.concatenate([np.arange(before.size), index[rows]])
             terms = np.concatenate([before.ravel(), columns.iou[rows]])
             return np.bincount(indices, weights=terms, minlength=before.size).astype(np.float64).reshape(before.shape)
@@ -770,18 +773,18 @@ def _lost_pq_slopes(counts: _ErrorCounts) -> dict[str, tuple[Float, Float]]:
     exact = fixed[:, -1:]
 
     def slope(added: Float | float, divisor: Float | float) -> Float:
-        """Returns the change in the PQ that each cause costs, if Σ IoU and PQ's divisor change at these rates.
+        """Returns the derivative of the PQ lost by each cause from those of Σ IoU and PQ's divisor.
 
         added: of Σ IoU; divisor: of TP + (FP + FN)/2
         """
         return weight @ ((added - values * divisor) * share)
 
     def slopes_by_cause(slope_of: Callable[[Float], Float]) -> Float:
-        """Stacks derivatives of the PQ that causes cost, computed for errors of each cause in turn."""
+        """Calls `slope_of` for the errors of each cause, and stacks the derivatives along axis 1."""
         return np.stack([slope_of(fixed[:, k : k + 1]) for k in range(len(CAUSES))], axis=1)
 
     def same_for_all_causes(slope: Float) -> Float:
-        """Repeats, for each cause, derivatives that are the same for errors of all causes."""
+        """Repeats a derivative that does not depend on the error's cause, once per cause, along axis 1."""
         return np.repeat(slope[:, None], len(CAUSES), axis=1)
 
     return {

@@ -138,7 +138,10 @@ class FixAccumulator:
         self._accumulator.add(changes)
 
     def cells(self, fewest: int = FEWEST_IMAGES, level: float = 0.95) -> pd.DataFrame:
-        """Returns how much PQ rises if all errors of one cause and size are fixed, as the table of `cells_to_fix`."""
+        """Returns the PQ gained if all errors of one cause and size are fixed, for each such pair.
+
+        The table of `cells_to_fix`.
+        """
         return _cells_to_fix_table(self._accumulator.sums(), self.categories, fewest, level)
 
     def errors(self) -> int:
@@ -186,7 +189,7 @@ def _categories_with_pq_gain(
 
 @dataclass(frozen=True)
 class _Sums:
-    """Amounts that are added to Σ IoU, TP and FP + FN of an image and category, one row each.
+    """Σ IoU, TP and FP + FN by image and category, one row each: totals, or changes by fixing errors.
 
     category: index into `categories`
     """
@@ -227,7 +230,7 @@ class _PQTotals:
 
     @staticmethod
     def of(base: _Sums, categories: int) -> _PQTotals:
-        """Sums the Σ IoU and the TP + (FP + FN)/2 of single images by category."""
+        """Sums Σ IoU and TP + (FP + FN)/2 of each category over all images."""
         sums = (np.bincount(base.category, one, categories).astype(np.float64) for one in (base.iou, base.weight))
         return _PQTotals(*sums)
 
@@ -255,7 +258,7 @@ class _PQTotals:
         return found
 
     def _pq_gain_per_category(self, number: Int, delta: _Sums) -> tuple[Int, Int, Float]:
-        """Returns how much each category whose counts change adds to the rise of PQ if a group of errors is fixed.
+        """Returns each category's share of the PQ gained by fixing a group of errors.
 
         As columns: group, index of the category and its contribution. Arguments as in `pq_gains`.
         """
@@ -274,7 +277,7 @@ def _pq_of_sums(iou: Float, weight: Float) -> Float:
 
 @dataclass(frozen=True)
 class _ChunkChanges:
-    """What fixing errors changes in a chunk of images.
+    """Changes of Σ IoU, TP and FP + FN if the errors in some images are fixed.
 
     base: the sums before, one row per image and category
     delta: the changes, one row per image, category and cell; cell: of each row of `delta`
@@ -307,7 +310,10 @@ class _ErrorFixes:
 
     @staticmethod
     def of(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> _ErrorFixes:
-        """Groups the rows of `assign_causes` to errors, and computes what fixing each changes."""
+        """Computes how fixing each error changes Σ IoU, TP and FP + FN.
+
+        errors: from `assign_causes`; several of its rows can belong to one error
+        """
         image, iou = errors["image_id"].to_numpy(np.int64), errors["iou"].to_numpy(np.float64)
         category = positions(errors["category_id"].to_numpy(np.int64), categories)
         verdict = codes(errors["verdict"], VERDICT_NAMES)
@@ -330,7 +336,7 @@ class _ErrorFixes:
         return _ErrorFixes(base, wrong, delta, number, cause[first] * len(SIZES) + size, delta.category[first], first)
 
     def by_cell(self) -> _ChunkChanges:
-        """Sums what fixing errors changes, by image, category and the errors' cause and size (their cell)."""
+        """Sums the effects of fixing errors by image, category, error cause and size."""
         base, _ = self.base.grouped(self.base.image, self.base.category)
         delta, (_, _, cell) = self.delta.grouped(self.delta.image, self.delta.category, self.cell[self.number])
         return _ChunkChanges(base, delta, cell, (self.cell, self.delta.image[self.first], self.category))
@@ -390,9 +396,9 @@ class _CellSums:
     units: int
 
     def costliest_cells(self, fewest: int) -> Int:
-        """Returns the indices in `cells` (pairs of cause and size) by falling gain in PQ.
+        """Ranks pairs of error cause and size by the PQ gained if they are fixed; returns their indices.
 
-        Only those that gain something and have errors in at least `fewest` images.
+        Indices in `cells`: only of pairs that gain something and have errors in at least `fewest` images.
         """
         # Rounded, as equal gains that were added up in another order can differ in the last bit.
         gain = np.round(self.gain.sum(axis=1), 12)
@@ -415,8 +421,9 @@ class _CellSums:
         return tuple(np.where(enough, np.clip(end, 0, 1), np.nan) for end in (low, high))  # type: ignore[return-value]
 
     def _gain_without_each_unit(self, index: int) -> tuple[Float, Float]:
-        """Returns the gain by fixing one cause and size without each image, and each category's bias correction.
+        """Returns the PQ gained by fixing errors of one cause and size, with each image left out in turn.
 
+        Also returns each category's bias correction.
         In large runs groups of images are left out. index: in `cells`
         """
         own = np.flatnonzero(self.index == index)
@@ -448,7 +455,7 @@ class _CellSums:
 
     @cached_property
     def _categories_of_one_unit(self) -> tuple[Float, Float]:
-        """Counts for each image the categories that no other image has, and marks these categories with 1.
+        """Counts each image's categories that occur in no other image, and flags these categories.
 
         In large runs units are groups of images.
         """
@@ -480,7 +487,7 @@ class _CellAccumulator:
         self._changes: list[tuple[npt.NDArray[Any], ...]] = []
 
     def add(self, part: _ChunkChanges) -> None:
-        """Adds the changes in Σ IoU, TP, FP and FN by fixing the errors of a chunk of images."""
+        """Adds a chunk of images: its Σ IoU, TP, FP and FN, and how fixing errors changes them."""
         base, delta = part.base, part.delta
         index = self._unit_of_image(base.image) * self._categories + base.category
         for sums, values in zip(self._base, (base.iou, base.hits, base.mistakes), strict=True):
@@ -499,7 +506,7 @@ class _CellAccumulator:
         return np.searchsorted(self._images, image) % max(self._units, 1)
 
     def sums(self) -> _CellSums:
-        """Returns the effects of fixing all errors of each cause and size, over all images."""
+        """Returns the PQ gained by fixing all errors of each cause and size, and the sums behind it."""
         columns = [np.concatenate([chunk[column] for chunk in self._changes]) for column in range(6)]
         unit, category, cell, hits, mistakes = (column.astype(np.int64) for column in columns[:5])
         delta = _Sums(unit, category, columns[5], hits, mistakes)

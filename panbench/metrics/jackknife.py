@@ -74,8 +74,9 @@ def intervals(statistics: ImageStatistics | Sample, *, level: float = 0.95, grou
 
 
 def interval_rows(stack: Stack, run: int, level: float, *, groups_only: bool = False) -> pd.DataFrame:
-    """Returns PQ, SQ and RQ of one of several runs with their intervals, as the table of `intervals`.
+    """Returns a table of PQ, SQ and RQ with confidence intervals for one of several runs.
 
+    Columns as in `intervals`.
     run: its index in `stack`
     """
     low, high = Jackknife.of(stack, run).estimate().interval(level)
@@ -156,7 +157,7 @@ class Jackknife:
         return Jackknife(*(np.mean(column, axis=0) for column in columns))
 
     def only(self, index: int) -> Jackknife:
-        """Selects one of the scores by its index."""
+        """Selects the results of one score, such as PQ, by its index."""
         return Jackknife(
             self.value[index], self.left_out[index], self.corrections[index], self.unmatched[index], self.order
         )
@@ -179,7 +180,7 @@ class Jackknife:
         return Jackknife(ratio_of, left_out, corrections, (self.unmatched + ratio_of**2 * other.unmatched) / divisor**2)
 
     def estimate(self) -> Estimate:
-        """Returns the bias-corrected scores, (3, groups), with variance and degrees of freedom."""
+        """Returns bias-corrected scores with their variance and degrees of freedom."""
         units = self.left_out.shape[-1]
         mean = self.left_out.mean(axis=-1)
         deviations = (units - 1) * (mean[..., None] - self.left_out)
@@ -199,7 +200,7 @@ class LeftOutMeans:
     """
 
     def __init__(self, n: int, cells: int, units: int) -> None:
-        """Starts n means without any score.
+        """Takes the number of means to compute, of categories, and of images to leave out in turn.
 
         cells, units: how many scores a mean can have, and how many images (or groups of images) are left out
         """
@@ -208,7 +209,7 @@ class LeftOutMeans:
         self._of_cells = np.zeros((2, n, cells))
 
     def add(self, mean: int, cell: int, value: float, units: Int, without: Float) -> None:
-        """Adds a category's score to one of the means.
+        """Adds a category's score, on all images and without each, to the mean with index `mean`.
 
         mean, cell: the indices of the mean and of the category
         without: the value without each of `units`; without other units it stays the same
@@ -258,15 +259,16 @@ class _Unmatched:
         return _Unmatched(never)
 
     def match_probability(self, images: Int | int) -> Float:
-        """Returns the probability that a category can be matched that has no match in so many images."""
+        """Returns the probability that the model can match a category, despite no match in this many images."""
         can = (1 - self.never) / (np.asarray(images, np.float64) + 1)
         return can / (can + self.never)
 
 
 @dataclass(frozen=True)
 class _GroupSums:
-    """Sums of scores over the categories of each group, on all images, and their change without each image.
+    """Sums of category scores for All, Things and Stuff, and how leaving out each image changes them.
 
+    A "group" is one of these three, or a slice.
     members: (groups, cells) 1 where a group contains a cell
     scores: (3, cells) PQ, SQ and RQ
     unmatched: (cells,) True for cells with segments but no match
@@ -287,7 +289,7 @@ class _GroupSums:
 
     @staticmethod
     def of(stack: Stack, run: int, entries: Entries) -> _GroupSums:
-        """Sums category scores over All, Things and Stuff (or slices) for one of several runs."""
+        """Sums the category scores of one run over All, Things and Stuff (or over slices)."""
         iou_sum, hits, mistakes = stack.totals()[run]
         weight = hits + mistakes / 2
         scores = np.stack([ratio(iou_sum, weight), ratio(iou_sum, hits), ratio(hits, weight)])
@@ -506,8 +508,9 @@ def matched_iou(stack: Stack, a: int, b: int) -> tuple[Float, Jackknife]:
 
 @dataclass(frozen=True)
 class ScoreDifferences:
-    """The differences b − a of two runs in PQ, SQ, RQ and MATCHED_IOU, (4, groups and categories); NaN if undefined.
+    """Differences b − a of two runs in PQ, SQ, RQ and the IoU of matches, by group and category.
 
+    Shape (4, groups and categories), the last row MATCHED_IOU; NaN if undefined.
     value_a, value_b: the scores of each run; estimate: of the difference
     """
 
@@ -546,7 +549,10 @@ LEAST = 0.92
 
 @cache
 def _simulated_coverages() -> tuple[tuple[int, str, float], ...]:
-    """Reads coverage.csv: (images, metric, coverage) of each simulated population and group."""
+    """Reads how often simulated intervals covered the true score: (images, metric, coverage).
+
+    From coverage.csv, one row for each simulated population, number of images, group and metric.
+    """
     with (Path(__file__).parent / "coverage.csv").open(encoding="utf-8", newline="") as file:
         return tuple((int(row["images"]), row["metric"], float(row["covered"])) for row in csv.DictReader(file))
 

@@ -1,1 +1,1 @@
-"""Uses stored network outputs of runs again: as a model, or with other rules. For fusing and ensembles."""
+"""Reuses the stored network outputs of runs, to fuse them by other rules or combine them in ensembles."""

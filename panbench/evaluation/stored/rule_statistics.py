@@ -49,7 +49,7 @@ class ChunkCache:
     of: str
 
     def chunk_file(self, names: Sequence[str], image_ids: Sequence[int]) -> Path:
-        """Returns the path of the file that caches the statistics of some images, for rules of these names."""
+        """Returns the path of the cache file for these images and fusion rules."""
         key = hashlib.sha256(json.dumps([self.of, list(names), list(image_ids)]).encode()).hexdigest()
         return self.folder / f"{key[:20]}.parquet"
 
@@ -125,15 +125,19 @@ def chunk_statistics(
     cache: ChunkCache | None,
     reporter: Reporter,
 ) -> dict[str, ImageStatistics]:
-    """Computes TP, FP, FN and IoU by image and category under each name (a rule, say), 50 images at a time.
+    """Computes TP, FP, FN and IoU by image and category for several fusion rules, 50 images at a time.
 
     So memory holds only a few rows per image.
+    names: of the rules, or of other things to compare
     tables: returns the overlap tables of an image by name; it is called in threads
     """
     parts: dict[str, list[ImageStatistics]] = {name: [] for name in names}
 
     def count_chunk(start: int, of_chunk: Sequence[Scene]) -> dict[str, ImageStatistics]:
-        """Computes the statistics of one chunk of images under each name, from the images' overlap tables."""
+        """Computes the TP, FP, FN and IoU of up to 50 images for each compared fusion rule.
+
+        From the images' overlap tables.
+        """
         chunk: dict[str, list[OverlapTable]] = {name: [] for name in names}
         for done, by_name in enumerate(pool.map(tables, of_chunk), start + 1):
             for name, table in by_name:
@@ -169,7 +173,7 @@ def _write_chunk(file: Path, found: Mapping[str, ImageStatistics]) -> None:
 def _read_chunk(
     file: Path, names: Sequence[str], scenes: Sequence[Scene], categories: Sequence[Category]
 ) -> dict[str, ImageStatistics] | None:
-    """Reads a chunk's TP, FP, FN and IoU by image from the cache; None if they are missing or unreadable."""
+    """Reads the TP, FP, FN and IoU of some images from a cache file; None if it is missing or unreadable."""
     ids = np.sort(np.array([scene.image.id for scene in scenes], np.int64))
     try:
         table = pd.read_parquet(file)

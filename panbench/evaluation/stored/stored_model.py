@@ -76,7 +76,7 @@ class StoredModel(Model):
         return other
 
     def check(self, rule: Rule) -> None:
-        """Raises BadArgument if a rule does not fit the outputs, or needs candidates that were not stored."""
+        """Raises BadArgument if a fusion rule does not fit the outputs, or needs masks that were not stored."""
         refuse_unfit(rule, self)
         if rule.takes is not Candidates:
             return
@@ -91,7 +91,7 @@ class StoredModel(Model):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The folder of candidates, for run.json: it marks a run that was made without the network."""
+        """The folder of the stored network outputs, for run.json: it shows that no network was run."""
         return {"candidates": str(self.stored.folder.absolute())}
 
     def describe(self) -> ModelRecord:
@@ -131,7 +131,7 @@ def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
 
 
 def as_evaluated(run: Run, options: EvaluateOptions) -> EvaluateOptions:
-    """Returns the options plus the stored run's own study options that fusing needs, such as its category map."""
+    """Returns the options, plus those of the stored run that fusing it again needs, such as its category map."""
     again = [
         each for kind in load_from_studies("options", "eval").values() if (each := kind.of_run(run.info)) is not None
     ]

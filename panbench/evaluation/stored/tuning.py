@@ -69,7 +69,7 @@ def halves(image_ids: Sequence[int] | Int, seed: int = 0) -> tuple[Int, Int]:
 
 
 def merge_statistics(parts: Sequence[ImageStatistics]) -> ImageStatistics:
-    """Merges the statistics of disjoint sets of images."""
+    """Merges the TP, FP, FN and Σ IoU of several disjoint sets of images."""
     merged = ImageStatistics.joined(parts)
     return merged.take(np.lexsort((merged.category_id, merged.image_id)), np.sort(merged.image_ids))
 
@@ -122,7 +122,7 @@ def best_by_turns(
     score: Callable[[Mapping[str, Setting]], float],
     rounds: int,
 ) -> dict[str, Setting]:
-    """Searches the best setting for each name, changing one name at a time, in up to `rounds` rounds.
+    """Optimises several settings in turn, changing one at a time, in up to `rounds` rounds.
 
     A change is accepted if it scores higher by more than rounding; the search ends early when a round changes nothing.
     """

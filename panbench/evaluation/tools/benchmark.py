@@ -258,7 +258,7 @@ def share_of_different_pixels(first: PanopticPrediction, second: PanopticPredict
 
 @dataclasses.dataclass
 class _ModelUnderTest:
-    """The values that all settings of one model share: images, FLOPs, and the first setting's maps."""
+    """A model to benchmark, with what all its precisions share: images, FLOPs and reference maps."""
 
     spec: ModelSpec
     size: tuple[int, int]

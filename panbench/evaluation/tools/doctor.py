@@ -212,6 +212,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def _total_memory() -> str | None:
+    """Returns the machine's RAM in GB as text; None if unknown."""
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
     except (ValueError, OSError, AttributeError):
