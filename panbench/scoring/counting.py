@@ -284,7 +284,7 @@ class Fault:
 
     @property
     def kind(self) -> str:
-        """The reason with # for each number, so that faults of one kind are equal whatever the images' sizes."""
+        """The reason with each number replaced by #, so that the same fault of different images can be grouped."""
         return re.sub(r"\d+", "#", self.what)
 
 
@@ -319,7 +319,7 @@ class CountedChunk:
 
 @dataclass
 class ChunkCollector:
-    """Collects the results of single images (pixels of segment pairs, hashes, faults) for a CountedChunk."""
+    """Collects the results of a chunk of images, image by image: pixels that segments share, hashes, and faults."""
 
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
@@ -420,7 +420,7 @@ def count_images(
     counted = ChunkCollector()
 
     def count_images_from(start: int) -> list[CountedImage]:
-        """Counts the shared pixels in the few images from `rows[start]` on, in one thread."""
+        """Counts the pixels that segments share in a small group of images, which starts at row `start`."""
         return [counter.count_image(row) for row in rows[start : start + _IMAGES_A_TASK]]
 
     tasks = (partial(count_images_from, start) for start in range(0, len(rows), _IMAGES_A_TASK))

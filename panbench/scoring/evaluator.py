@@ -469,7 +469,7 @@ def _with_image_ids(table: OverlapTable, image_ids: npt.NDArray[np.int64]) -> Ov
 
 
 def _evaluator_rows(n: int, *columns: Any) -> npt.NDArray[np.int64]:
-    """Stacks up to six columns (arrays or numbers) to (n, 6); missing columns are 0."""
+    """Builds an array of n rows and six columns from arrays or numbers, one per column; columns not given are 0."""
     rows = np.zeros((n, 6), np.int64)
     for number, column in enumerate(columns):
         rows[:, number] = column

@@ -166,6 +166,7 @@ class _ScoredImages:
     def __init__(
         self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
     ) -> None:
+        """Takes the run folder to create (None: keep all in memory), its run.json, and a resumed run's writer."""
         self._out, self._info, self._overwrite, self._writer = out, info, overwrite, writer
         self._sums_are_complete = writer is None
         self.done: frozenset[int] = writer.done if writer else frozenset()
@@ -235,6 +236,7 @@ class _ScoringClock:
     """Measures the seconds of a scoring, by stage and in all."""
 
     def __init__(self) -> None:
+        """Starts the clock, with no stage timed yet."""
         self._began = self._last = time.perf_counter()
         self._stages: dict[str, float] = {}
 
@@ -319,11 +321,11 @@ class ShardedScoring(Sharded):
         return (self.out,)
 
     def resumed(self) -> "ShardedScoring":
-        """Returns a copy of this call whose shards continue from what earlier processes stored."""
+        """Returns a copy of this sharded scoring that continues from the results that earlier processes stored."""
         return replace(self, overwrite=False, resume=True)
 
     def run_shard(self, shard: Shard, folders: Sequence[Path], reporter: Reporter) -> None:
-        """Scores one shard (share of the images) and writes it as a run to the single folder in `folders`."""
+        """Scores one shard (share of the images) and writes the result as a run; `folders` holds only its path."""
         (out,) = folders
         settings = {**self.settings, "overwrite": self.overwrite, "resume": self.resume}
         score_folder(self.gt, self.pred, out=out, shard=shard, reporter=reporter, **settings)

@@ -37,6 +37,7 @@ class Patched:
     """Functions of other packages that panbench replaced; `undo()` or the end of a `with` block restores them."""
 
     def __init__(self) -> None:
+        """Starts without any replaced function."""
         self._originals: dict[tuple[Any, str], Any] = {}
 
     @property
@@ -59,6 +60,7 @@ class Patched:
             setattr(module, name, original)
 
     def __enter__(self) -> "Patched":
+        """Returns this object; at the end of the `with` block, the replaced functions are restored."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,7 +110,7 @@ def _pq_compute(
 
 
 def _single_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callable[..., Any]:
-    """Makes a replacement for mmdet's `pq_compute_single_core`: it returns a PQStat of some images, usually one."""
+    """Returns panbench's replacement for mmdet's `pq_compute_single_core`, which counts the TP, FP and FN of images."""
 
     @wraps(original)
     def pq_stat(

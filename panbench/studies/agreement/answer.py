@@ -1,4 +1,4 @@
-"""Compares the maps of two runs: the pixels that differ, the segments that flip, and the images with most of both.
+"""Compares two runs' maps: the pixels that differ, the segments only one run has, and the images that differ most.
 
 A segment of one run has a partner if one of the other has its category and IoU > 0.5 with it. A pixel is the same where
 both maps are void there, or its segments are partners; a segment without a partner has flipped.
@@ -25,7 +25,7 @@ WORST = 5
 
 
 def with_agreement(standing: Standing, runs: Sequence[Run]) -> Standing:
-    """Adds a table of how the maps of two runs differ to their comparison; JSON and CSV get one row per image."""
+    """Extends a comparison of two runs by a table of how much their maps differ; JSON and CSV get a row per image."""
     found = agreement(*runs)
     own = [
         found.rename(columns={f"{column}_{index}": column for column in ("segments", "flipped")}).assign(run=key)
@@ -91,7 +91,7 @@ def _category_of_ids(annotation: Annotation, ids: npt.NDArray[np.int32]) -> npt.
 def _pixels_by_id(
     ids: npt.NDArray[np.int32], pixels: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Sums the pixels of each distinct id; returns for each input the index of its id's sum, and the sums."""
+    """Sums pixels by id. Returns the index of each input's sum, and the sums, one per distinct id."""
     names, at = np.unique(ids, return_inverse=True)
     return at, np.bincount(at, weights=pixels, minlength=len(names)).astype(np.int64)
 

@@ -128,7 +128,10 @@ def _scored_predictions(
 
 
 def _calibration_of(score: Float, right: Bool, target: float) -> dict[str, float | int]:
-    """Computes mean score, precision, ECE and threshold of some predictions, as columns of `Calibration.scopes`."""
+    """Computes the mean score, precision, calibration error (ECE) and score threshold of some predictions.
+
+    The keys are columns of `Calibration.scopes`.
+    """
     n = len(score)
     if not n:
         nothing = dict.fromkeys(("score", "precision", "ECE", "threshold", "kept"), np.nan)

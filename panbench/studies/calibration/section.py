@@ -72,7 +72,7 @@ def _scored_segment_count(found: Calibration, group: str) -> int:
 
 
 def _reliability_points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
-    """Returns the point (score, right, low, high) and the tooltip of each bin that holds segments."""
+    """Returns a point (mean score, precision, ends of its interval) and a tooltip for each bin that holds segments."""
     points = []
     for _, row in curve[curve["segments"] > 0].iterrows():
         score, right, low, high = (

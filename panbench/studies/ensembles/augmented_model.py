@@ -29,7 +29,7 @@ class AugmentedModel(Wrapped):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings that must match to resume a run: the model's, and the views."""
+        """The settings that must match to resume a run: the model's, and the test-time augmentation."""
         return {**running_settings(self.inner), "tta": str(self.views)}
 
     def describe(self) -> ModelRecord:

@@ -145,7 +145,7 @@ class StoredEnsemble(Wrapped):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings for run.json: the runs whose candidates are averaged, with their weights."""
+        """The settings for run.json: the runs whose stored network outputs are averaged, and their weights."""
         return {
             "candidates": "; ".join(str(member.stored.folder.absolute()) for member in self.members),
             **shares_record(self.shares),
@@ -166,9 +166,10 @@ class StoredEnsemble(Wrapped):
 
 
 class _WeightedEnsemble:
-    """Reads an ensemble's averaged outputs, by one combination of weights that tuning tries."""
+    """An ensemble that averages its models with one fixed set of weights; tuning makes one for each set it tries."""
 
     def __init__(self, ensemble: StoredEnsemble, shares: Shares) -> None:
+        """Takes the ensemble and the weights of its models, separately for things and stuff."""
         self.ensemble = ensemble
         self.shares = shares
 
@@ -180,7 +181,7 @@ class _WeightedEnsemble:
 def _tune_masks(
     ensemble: StoredEnsemble, dataset: Dataset, options: EvaluateOptions, seed: int, reporter: Reporter
 ) -> ChosenShares:
-    """Chooses weights by PQ on each half of the images, to average the masks of the other half."""
+    """Tunes the weights for averaging the models' masks on each half of the images, for use on the other half."""
     ids = ensemble.category_ids(dataset.categories)
     models = len(ensemble.members)
     tried = itertools.count(1)
@@ -192,7 +193,7 @@ def _tune_masks(
         known: dict[Shares, float] = {}
 
         def pq_by_weights(weights: Mapping[str, float]) -> float:
-            """Returns PQ of the ensemble by these weights, on the images that choose them."""
+            """Returns the ensemble's PQ with these weights of its models, on the images used for tuning."""
             values = tuple(weights.values())
             if not any(values[:models]) or not any(values[models:]):
                 return -1.0

@@ -204,7 +204,7 @@ def _tune_votes(
     start: dict[str, tuple[float, ...]] = {"things": alike, "stuff": alike}
 
     def best_shares_on(images_of_half: Sequence[int]) -> Shares:
-        """Finds the weights with the highest PQ on some images, first for things, then for stuff."""
+        """Finds the models' voting weights with the highest PQ on some images, first for things, then for stuff."""
         chosen = best_by_turns(start, choices, lambda weights: pq_on(images_of_half, weights), rounds=2)
         return Shares(chosen["things"], chosen["stuff"], len(images_of_half), pq_on(images_of_half, chosen))
 

@@ -154,4 +154,5 @@ def _parse_weights(text: str) -> list[float]:
 
 
 def _run_weights_text(weights: tuple[float, ...]) -> str:
+    """Returns the weights of an ensemble's runs as text, separated by commas."""
     return ", ".join(f"{weight:g}" for weight in weights)

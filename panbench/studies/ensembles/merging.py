@@ -127,7 +127,10 @@ def _sample_maps(maps: Tensor, y: Tensor | None, x: Tensor | None) -> Tensor:
 
 
 def _candidate_clusters(owner: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], iou: Float) -> list[list[int]]:
-    """Groups overlapping candidates of one label, at most one per output, by falling IoU; returns row numbers."""
+    """Groups overlapping masks with the same label from different models or views; returns the rows of each group.
+
+    The pairs of highest IoU are joined first; a group has at most one mask per network output.
+    """
     one, other = np.nonzero(
         np.triu(iou > MATCH_IOU, 1) & (labels[:, None] == labels[None]) & (owner[:, None] != owner[None])
     )
@@ -209,7 +212,7 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: Float) -> Candidate
 def _mean_class_scores(
     values: Sequence[Tensor | None], remaining: Sequence[npt.NDArray[np.int64]], strengths: Tensor
 ) -> Tensor | None:
-    """Returns (clusters, classes) class scores, averaged in each cluster; None if an output has none."""
+    """Averages the class scores of each group of merged masks, as (groups, classes); None if a model gives none."""
     known = [each for each in values if each is not None]
     if len(known) < len(values):
         return None
@@ -219,6 +222,7 @@ def _mean_class_scores(
 
 
 def _mask_probabilities(candidates: Candidates) -> Tensor:
+    """Returns candidate masks as float probabilities 0–1, by the sigmoid if they are logits."""
     masks = candidates.masks.float()
     return masks.sigmoid() if candidates.activation == "sigmoid" else masks
 

@@ -17,6 +17,7 @@ class Views:
         return len(self.scales) * (2 if self.flip else 1)
 
     def __str__(self) -> str:
+        """Returns the views as text, such as `flip,scales=1:1.25`."""
         scales = "scales=" + ":".join(f"{scale:g}" for scale in self.scales)
         return f"flip,{scales}" if self.flip else scales
 

@@ -63,8 +63,10 @@ def count_joint_pixels(
 
 
 def vote(table: JointTable, weights: Weights) -> tuple[Int, Float]:
-    """Returns (N,) the group of matching segments that wins each combination, -1 for void, and (C,) group scores, 0–1.
+    """Decides by weighted vote which segment wins where those of the models overlap, and scores each segment.
 
+    Returns (N,) the cluster of matching segments that wins each of N combinations, -1 for void, and (C,) the score of
+    each cluster, 0–1.
     The score is the weighted mean of the models' scores; a model without the segment counts as 0.
     """
     n, models = table.score.shape
@@ -133,7 +135,10 @@ def _voted_segments(table: JointTable, winner: Int, score: Float) -> tuple[Segme
 def _joint_table_and_rows(
     predictions: Sequence[PanopticPrediction], isthing: Mapping[int, bool], gt_ids: IdMap | None
 ) -> tuple[JointTable, Int]:
-    """Counts pixels by combination of the models' segments; also returns (H, W) the table row of each pixel."""
+    """Counts the pixels of each combination of the models' segments, and finds the combination of each pixel.
+
+    The second result is (H, W): the row of the table for each pixel.
+    """
     maps = [prediction.ids for prediction in predictions]
     layers = maps if gt_ids is None else [*maps, gt_ids]
     if len({ids.shape for ids in layers}) != 1:

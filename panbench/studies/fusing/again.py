@@ -133,7 +133,7 @@ def oracle_statistics(
     cache: ChunkCache | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, ImageStatistics]:
-    """Returns per-image statistics of a fusion rule ("rule"), and with each kind of its decisions set to the truth.
+    """Scores a fusion rule per image: as it is ("rule"), and with each kind of decision set to the ground truth.
 
     The names of the decisions are those of `oracle.STEPS`.
     others: further rules whose segments the oracle may use

@@ -188,7 +188,7 @@ def _cell_edges(values: Sequence[float]) -> list[float]:
 
 
 def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
-    """Writes a run's TP, FP, FN and IoU sums with fusion decisions set to the truth into its folder, as Parquet.
+    """Writes a Parquet file into the run folder: the scores that a fusion that knows the ground truth would reach.
 
     Columns: step (the kind of decision), image_id, category_id, TP, FP, FN, iou_sum.
     """
@@ -201,7 +201,10 @@ def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
 
 
 def _oracle_metadata(run: Run) -> dict[str, Any]:
-    """Returns the metadata by which a stored oracle is recognized: its run, number of images and version."""
+    """Returns the metadata that tie an oracle file (PQ with fusion decisions set to the truth) to its run.
+
+    They are the id of the run, its number of images, and the version of the oracle.
+    """
     return {"run": run.info.id, "images": len(run.image_ids()), "version": ORACLE_VERSION}
 
 
@@ -266,7 +269,7 @@ def thresholds_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _oracle_loss(question: Question) -> Measured:
-    """Returns for `panbench errors` the table of PQ with fusion decisions set to the truth; empty if not stored."""
+    """Tabulates for `panbench errors` the PQ of a fusion that knows the ground truth; empty if it was not computed."""
     found = read_oracle(question.run)
     if found is None:
         return Measured(record={"oracle": None})

@@ -86,7 +86,7 @@ class Arrays:
         return int(value.reshape(()))
 
     def texts(self, name: str, *shape: int | None) -> list[str]:
-        """Returns an array of text as a list. Raises BadArgument if it is missing or has another shape."""
+        """Returns an array of strings as a list. Raises BadArgument if it is missing or not of the given shape."""
         value = self.get(name, *shape)
         return [each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in value.tolist()]
 
@@ -203,7 +203,10 @@ def _candidates_of(arrays: Arrays, rule: Rule) -> Iterator[Output]:
 
 
 def _query_candidates(arrays: Arrays, rule: Rule) -> Iterator[Candidates]:
-    """Yields candidates from class logits (images, queries, classes [+ 1]) and masks (images, queries, h, w)."""
+    """Yields each image's queries, with class scores and masks, from the arrays of class logits and masks.
+
+    Shapes: class logits (images, queries, classes [+ 1]), masks (images, queries, h, w).
+    """
     class_logits = arrays.floats("class_logits", None, None, None)
     images, queries, columns = class_logits.shape
     masks, activation = _masks_and_activation(arrays, "mask_logits", "mask_codes", images, queries)
@@ -336,12 +339,12 @@ def _masks_and_activation(
 
 
 def _decoded_masks(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Converts mask logits to float32; bytes are codes, mask = code / 64."""
+    """Converts masks to float32: mask logits stay as they are, and bytes become probabilities, byte / 64."""
     return values.astype(np.float32) / np.float32(64) if values.dtype == np.uint8 else values.astype(np.float32)
 
 
 def _temperature(arrays: Arrays) -> float | None:
-    """Returns the temperature of sigmoid scores: the file's, else Mask DINO's; None if the file has 0."""
+    """Returns the file's temperature of sigmoid scores, or Mask DINO's if it gives none; 0 becomes None."""
     if "temperature" not in arrays:
         return MASK_DINO_TEMPERATURE
     value = arrays.get("temperature")

@@ -152,7 +152,7 @@ class _InstanceFiles:
     categories: str | None
 
     def model_and_images(self, least_score: float) -> "tuple[ResultsModel, Dataset]":
-        """Returns a model whose outputs are these files, without instances below `least_score`, and its images."""
+        """Returns a model that replays the stored instances with scores from `least_score` on, and their images."""
         from panbench.datasets.convert import categories_named
         from panbench.datasets.label_maps import SemanticMaps
         from panbench.studies.fusing.results import InstanceResults, ResultsModel, images_to_fuse
@@ -194,7 +194,7 @@ def _sweep_instance_files(
     """Sweeps thresholds over the files of `--instances`."""
 
     def open_sweep_input() -> _SweepInput:
-        """Reads the files of `--instances`, which imports PyTorch."""
+        """Reads the instances, semantic maps and images to fuse from the files that the user named. Imports PyTorch."""
         from panbench.evaluation.wrapping import refuse_unfit
         from panbench.studies.fusing.again import parse_sweep
 
@@ -288,7 +288,7 @@ def _write_sweep(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Writes PQ by combination of thresholds, and on each half of the images PQ of those tuned on the other half.
+    """Writes the PQ of all combinations of fusion thresholds, and cross-validates the best on halves of the images.
 
     open_sweep_input: imports PyTorch
     """

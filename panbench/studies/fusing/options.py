@@ -14,5 +14,5 @@ class KeepOptions(StudyOptions):
     keep_candidates: Annotated[bool, Option("Store the network's outputs, for `fuse` and `ensemble`.")] = False
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
-        """Called on the command line: returns the options with candidates stored, if the flag is given."""
+        """Makes an evaluation store the network's outputs if `--keep-candidates` is given; returns its options."""
         return replace(options, keep_candidates=True) if self.keep_candidates else options

@@ -158,7 +158,10 @@ def _measured_masks(covers: Bool, categories: Sequence[int], gt_ids: IdMap, true
 
 
 def _categories_by_truth(own: _MeasuredMasks, true: Sequence[Segment]) -> npt.NDArray[np.int64]:
-    """Returns the segments' categories, set to the truth where IoU with a true segment exceeds 0.5 (step `labels`)."""
+    """Returns the segments' categories, replaced by the true one where IoU with a true segment exceeds 0.5.
+
+    This is the oracle step `labels`.
+    """
     category = own.category.copy()
     for index, number in own.matches(true, any_category=True).items():
         category[number] = true[index].category_id
@@ -168,7 +171,10 @@ def _categories_by_truth(own: _MeasuredMasks, true: Sequence[Segment]) -> npt.ND
 def _select_by_truth(
     masks: _MeasuredMasks, own: _MeasuredMasks, gt_ids: IdMap, true: Sequence[Segment]
 ) -> _MeasuredMasks:
-    """Keeps only segments that match a true one, and adds the best masks for those missed (oracle step `selection`)."""
+    """Keeps the segments that match a true one, and adds the best candidate mask for each missed true segment.
+
+    This is the oracle step `selection`.
+    """
     matched = own.matches(true)
     parts, category = (
         [own.covers[number] for number in matched.values()],

@@ -77,7 +77,7 @@ class InstanceResults:
 
     @classmethod
     def of(cls, path: Path, dataset: Dataset, maps: SemanticMaps | None, least_score: float) -> "InstanceResults":
-        """Reads COCO results, skipping scores below `least_score`. Raises BadDataset for malformed or foreign ones."""
+        """Reads COCO results with scores from `least_score` on. Raises BadDataset if they do not fit the dataset."""
         records = read_json(path, ())
         if not isinstance(records, list):
             records = read_json(path, ("annotations",))["annotations"]
@@ -133,7 +133,10 @@ class InstanceResults:
 
 
 class ResultsModel(Model):
-    """A `Model` whose outputs are stored results; its labels are the category ids of the dataset."""
+    """A `Model` that runs no network: it returns a detector's instances from a COCO results file.
+
+    Its labels are the category ids of the dataset.
+    """
 
     def __init__(self, results: InstanceResults) -> None:
         """Takes a detector's stored results as the outputs of a model."""

@@ -66,7 +66,7 @@ class GateCheck:
 
     @property
     def detectable(self) -> float | None:
-        """The smallest drop that these images can show: the upper half of the interval's width."""
+        """The smallest drop that these images can show: the interval's upper end minus the difference."""
         if self.high is None or self.difference is None:
             return None
         return self.high - self.difference
@@ -101,7 +101,7 @@ class GateResult:
 
     @property
     def message(self) -> str:
-        """A sentence for each comparison with the worst outcome found: worse, cannot tell, or not worse."""
+        """Describes in a sentence each comparison that has the worst outcome: worse, cannot tell, or not worse."""
         return " ".join(self._check_sentence(check) for check in self.checks if check.outcome == self.outcome)
 
     def _check_sentence(self, check: GateCheck) -> str:
@@ -287,7 +287,7 @@ def gate(
 
 @dataclass(frozen=True)
 class _GateSums:
-    """The sums of a run that a gate compares, over all images and in each slice.
+    """The TP, FP, FN and IoU sums of one run, over all images and by slice (subset of images).
 
     They are read chunk by chunk: 10⁶ images take some 100 MB, not gigabytes.
     """
@@ -298,7 +298,7 @@ class _GateSums:
 
 
 def _gate_sums(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slices: bool) -> _GateSums:
-    """Reads the sums of a run in one pass over its parts.
+    """Reads a run's TP, FP, FN and IoU sums in one pass, over all images and by slice (subset of images).
 
     own_slices: also keep the statistics of single images
     """

@@ -41,6 +41,7 @@ class OpenVinoModel(HostedModel):
     """A model of which OpenVINO computes the backbone, or the whole network; the rest runs in PyTorch."""
 
     def __init__(self, model: HostedModel) -> None:
+        """Wraps a model so that OpenVINO computes the main part of its network; the weights are shared."""
         vars(self).update(vars(model))
         openvino = _import_openvino()
         self.adapter = copy.copy(model.adapter)
@@ -74,6 +75,7 @@ class OpenVinoForward:
     """Replaces the forward of a part of a network: OpenVINO computes it."""
 
     def __init__(self, part: nn.Module, title: str) -> None:
+        """Takes the part of a network that OpenVINO shall compute, and the model's title for error messages."""
         self.part, self.title = part, title
         self.answers = 0
         self._lock = threading.Lock()
@@ -109,7 +111,7 @@ class OpenVinoForward:
         return answers
 
     def _convert_to_openvino(self, flat: "_FlatOutput", image: tuple[Tensor, ...]) -> tuple[Any, Any]:
-        """Converts the network's part to OpenVINO; returns it, and its output's structure with empty tensors."""
+        """Converts a part of a network to OpenVINO; also returns its output with empty tensors, for the structure."""
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter(
@@ -138,13 +140,16 @@ class _FlatOutput(nn.Module):
     """Wraps a part of a network so that it returns a flat tuple of tensors, whatever structure its output has."""
 
     def __init__(self, part: nn.Module, names: Sequence[str]) -> None:
-        """Wraps a part of a network; `names` are the keywords of its last inputs."""
+        """Wraps a part of a network; `names` are its keyword arguments, passed after the positional inputs."""
         super().__init__()
         self.part, self.names = part, names
         self.form: Any = None
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Returns the output's tensors in order; stores its structure, with empty tensors in it, in `form`."""
+        """Runs the wrapped part of the network and returns all tensors of its nested output as a flat tuple.
+
+        Stores the structure of the output, with empty tensors in it, in `form`.
+        """
         count = len(tensors) - len(self.names)
         answer = self.part(*tensors[:count], **dict(zip(self.names, tensors[count:], strict=True)))
         found: list[Tensor] = []

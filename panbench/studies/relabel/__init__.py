@@ -1,4 +1,4 @@
-"""Two truths of the same images, and labels that look wrong."""
+"""Scores runs on two ground truths of the same images, and finds labels that look wrong."""
 
 from panbench.base.studies import Study, StudyCommand
 

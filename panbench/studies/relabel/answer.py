@@ -37,7 +37,7 @@ CEILINGS = ("B against A", "A against B")
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of one model that both truths score.
+    """One model's predictions, which are scored on two ground truths.
 
     run: the run that stored them, if they come from one
     """

@@ -44,8 +44,9 @@ def cross(
     images: Sequence[int],
     reporter: Reporter = SILENT,
 ) -> Crossed:
-    """Counts the overlaps of all predictions and two truths on the same images, each two of them.
+    """Counts overlapping pixels between all predictions and two ground truths of the same images, pair by pair.
 
+    Pairs: each prediction with each truth, the two truths, and each two predictions.
     names: the names of the predictions, for errors
     Raises BadDataset or PredictionMismatch for PNGs that are missing, of other sizes, or without their JSON's ids.
     """

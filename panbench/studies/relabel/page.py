@@ -82,7 +82,7 @@ def _suspect_facts(
 
 
 def _suspect_card(found: Relabelling, side: int, row: Any, images: Path | None) -> dict[str, Any]:
-    """Returns the template's facts on one suspect: its row, category names and pictures."""
+    """Returns what the page shows of one label that looks wrong: its table row, category names and pictures."""
     other = TRUTH_NAMES[1 - side]
     other_truth = {"models": f"{other} agrees with the models", "label": f"{other} has this label, too"}.get(row.other)
     return {

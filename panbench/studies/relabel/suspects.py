@@ -98,8 +98,9 @@ def suspect_labels(
 
 @dataclass(frozen=True)
 class _Consensus:
-    """Groups of segments on which most models agree: N groups of M models.
+    """The objects on which most models agree: for each object, one segment per model.
 
+    There are N objects and M models.
     members: (N, M) the row of each model's segment, -1 for none; the other fields: (N,)
     """
 
@@ -234,7 +235,7 @@ def _suspects_by_consensus(matched: Sequence[Matched], consensus: _Consensus) ->
     n = len(consensus.image)
 
     def best_true_segments(table: pd.DataFrame, column: str) -> tuple[Int, Float]:
-        """Returns for each object that models agree on the true segment of highest IoU or other column (-1: none)."""
+        """Finds the best true segment for each object that models agree on, by a column such as IoU (-1: none)."""
         top = table.sort_values(column, ascending=False, kind="stable").drop_duplicates("consensus")
         which, value = np.full(n, -1, np.int64), np.zeros(n)
         which[top["consensus"]], value[top["consensus"]] = top["gt"], top[column]
@@ -332,7 +333,7 @@ def _unseen_segments(matched: Sequence[Matched]) -> pd.DataFrame:
 
 
 def _rate_by_category_and_size(category: Int, pixels: Float, holds: npt.NDArray[np.bool_]) -> Float:
-    """Returns for each segment the smoothed share of True in `holds` among segments of its category and size tercile.
+    """Returns for each segment the share of True flags among segments of its category and size tercile, smoothed.
 
     If k of n rows hold, it is (k + 1) / (n + 2), never 0 or 1.
     A row counts towards its own rate: among a hundred it changes little, and among a few the rate is near 0.5 anyway.
@@ -347,7 +348,7 @@ def _rate_by_category_and_size(category: Int, pixels: Float, holds: npt.NDArray[
 
 
 def _confirmed_by_other(rows: pd.DataFrame, other: Sequence[Matched], between: Matched) -> list[str]:
-    """Returns for each suspect what the other truth confirms: "models", "label", or "" for none of the two."""
+    """Tells whether the other ground truth supports each suspicious "label", the "models" instead, or neither ("")."""
     label_stands = _segment_keys(between, between.segments.is_gt & (between.verdict == TP))
     found = [_segment_keys(side, ~side.segments.is_gt & (side.verdict == TP)) for side in other]
     text = []

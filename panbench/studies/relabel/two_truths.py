@@ -115,6 +115,9 @@ def _flip_rate(apart: Sequence[Jackknife], group: int, seed: int) -> float:
 
 
 def _pq_and_ranks(runs: Mapping[str, ImageStatistics], level: float, seed: int) -> pd.DataFrame:
-    """Returns PQ with its interval and rank, indexed by run and group."""
+    """Returns each run's PQ, its interval and rank, over all categories, things and stuff.
+
+    The index is (run, group).
+    """
     table = compare_runs(runs, level=level, seed=seed).runs
     return table[(table["metric"] == "PQ") & table["group"].notna()].set_index(["run", "group"])

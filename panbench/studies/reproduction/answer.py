@@ -167,7 +167,10 @@ def _measured_claims() -> dict[str, Claim]:
 
 
 def claim_for(spec: ModelSpec) -> Claim:
-    """Returns the claim for a catalogued model: measured, else published. Raises BadModel if none is known."""
+    """Returns the result that a model of the catalogue should reach: as panbench measured it, else as published.
+
+    Raises BadModel if none is known.
+    """
     if spec.name in _measured_claims():
         return _measured_claims()[spec.name]
     if spec.published is None:
@@ -244,7 +247,7 @@ def _unchecked_setting_notes(info: RunInfo) -> Iterator[str]:
 
 
 def files_not_to_commit(folder: Path) -> list[str]:
-    """Returns a sentence for each file that should not be committed: large files, predictions, candidates."""
+    """Returns a sentence for each file to keep out of git: large files, predictions, and stored network outputs."""
     text = [
         f"{path} has {path.stat().st_size / 1e6:.1f} MB; keep files above {LARGEST_FILE / 1e6:g} MB out of git."
         for path in sorted(folder.rglob("*"))

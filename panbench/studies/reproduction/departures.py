@@ -1,4 +1,4 @@
-"""Lists how a run departs from the evaluation behind a published number: weights, views, rule, images, arithmetic.
+"""Lists how a run departs from the evaluation behind a published PQ, such as by other weights, images or precision.
 
 All of it is recorded in run.json: facts about the run, not guesses at why a number differs.
 """
@@ -80,7 +80,7 @@ def _weight_departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
 
 
 def _was_altered(arguments: Mapping[str, Any], info: RunInfo) -> bool:
-    """Returns True if images, views, layer or categories were changed, which voids the published number."""
+    """Returns True if a run changed images, decoder layer or categories, so that no published PQ applies."""
     altered = any(arguments.get(name) for name in ("corruption", "layer", "size"))
     return views(info) is not None or altered or info.category_map is not None
 
@@ -97,5 +97,5 @@ def _catalogue_sha256(spec: ModelSpec) -> str | None:
 
 @cache
 def _cached_sha256(path: Path, _changed: int) -> str:
-    """Hashes a file once per time of change."""
+    """Hashes a file, and again only if its modification time has changed."""
     return sha256_of(path)

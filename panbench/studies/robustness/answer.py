@@ -178,7 +178,7 @@ def robustness_curves(found: Sequence[Robustness]) -> pd.DataFrame:
 
 
 def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]:
-    """Returns the tables: mPC and rPC, paired differences, and for each model PQ by corruption."""
+    """Returns tables of PQ under image corruption: means, paired differences of models, and each corruption's PQ."""
     first = found[0]
     rows = []
     for one in found:
@@ -320,7 +320,7 @@ def _jackknifed_pq(run: Run, images: npt.NDArray[np.int64]) -> Jackknife:
 
 
 def pq_of(of: Jackknife) -> float:
-    """Returns PQ of all categories, a fraction 0–1."""
+    """Returns the PQ over all categories from a jackknife over images, a fraction 0–1."""
     return float(of.value[0, 0])
 
 

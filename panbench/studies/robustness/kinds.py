@@ -306,7 +306,7 @@ def _plasma(random: Random, least: int, decay: float) -> Float:
         side = len(grid)
 
         def plasma_noise(side: int = side, amplitude: float = amplitude) -> Float:
-            """Returns uniform noise for the points that one doubling of the plasma grid adds."""
+            """Returns uniform noise for the new points when the grid of the plasma fractal is doubled."""
             return amplitude * random.uniform(-amplitude, amplitude, (side, side))
 
         corners = grid + np.roll(grid, -1, axis=0)

@@ -140,7 +140,7 @@ def _name_without_seed(name: str) -> str | None:
 
 
 def _model_name_of_pattern(pattern: Path, seed: Run) -> str:
-    """Names a model: the pattern before the wildcard without the word "seed", else the name of the run's model."""
+    """Names a model after the pattern of its runs (m2f for `m2f@seed*`), or as in run.json if nothing is left of it."""
     head = pattern.name
     for sign in "*?[":
         head = head.split(sign)[0]
@@ -252,7 +252,7 @@ class SeedStanding(Answer):
         )
 
     def _differences_grid(self) -> Grid:
-        """Tabulates the difference of each two models, its p, and the seeds that would show a difference."""
+        """Tabulates the difference of each pair of models, its p-value, and how many seeds it takes to detect one."""
         level = f"{100 * self.found.level:g} %"
         lines = []
         for row in self.found.differences.itertuples():

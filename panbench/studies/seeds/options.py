@@ -53,7 +53,7 @@ class SeedOptions(CompareOptions):
         )
 
     def _refuse_detect(self) -> None:
-        """Raises BadArgument if `--detect` is given where single runs are compared."""
+        """Raises BadArgument if single runs are compared with `--detect`, which counts the seeds needed."""
         if self.detect is not None:
             raise BadArgument(
                 "--detect counts the seeds that a difference needs, and single runs are compared here. Name models by "

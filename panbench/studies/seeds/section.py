@@ -7,7 +7,7 @@ from panbench.report.pages.page.section import Section
 
 
 def seeds_section(members: Sequence[Compared]) -> Section:
-    """Builds a section with only a hint, because a page shows single runs."""
+    """Returns a section that only tells how to compare models by seeds, because a page shows single runs."""
     return Section(
         "Seeds",
         missing="of models that were trained several times: is a difference more than the luck of a training? "

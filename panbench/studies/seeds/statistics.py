@@ -130,8 +130,9 @@ def compare_seeds(
 
 @dataclass(frozen=True)
 class _ModelSeeds:
-    """PQ of one model over its seeds: their mean, spread and extremes; arrays are (groups,).
+    """The PQ of one model trained with several seeds: mean, spread and extremes.
 
+    Arrays are (groups,): all categories, things, stuff.
     mean: over the seeds; spread: their standard deviation, 0 for one seed
     single: the variance of one seed that comes from effects on single images
     """
@@ -169,7 +170,7 @@ def _jackknife_variance(left_out: Float) -> Float:
 
 
 def _image_estimate(jackknife: Jackknife, single: Float) -> Estimate:
-    """Estimates PQ and its variance over images alone.
+    """Estimates PQ and the part of its variance that comes from the choice of images, not from seeds.
 
     single: the variance from single seeds on single images, which is subtracted
     """

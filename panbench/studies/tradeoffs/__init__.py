@@ -1,4 +1,4 @@
-"""PQ against time: what a decoder layer and a larger image are worth."""
+"""Compares PQ with time when a network ends at an earlier decoder layer, or sees images of another size."""
 
 from panbench.base.studies import Study
 

@@ -31,8 +31,9 @@ from panbench.studies.tradeoffs.steps import LAYERS, SIZES, StepKind
 
 @dataclass(frozen=True)
 class TradeoffStep:
-    """PQ and time of one layer or size; fractions 0–1, None for missing numbers.
+    """PQ and time of a run at one decoder layer or image size.
 
+    Fractions are 0–1; missing numbers are None.
     number: the layer's number, or the factor of the size; is_run: True for the run itself (the last layer, size 1)
     lost: PQ of the run itself minus this step's, with its 95 % interval and corrected p-value
     milliseconds: median, first and third quartile for an image
@@ -53,7 +54,7 @@ class TradeoffStep:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """The layers or sizes of one run, ascending, each with PQ and time.
+    """PQ and time of a run and of its variants with earlier decoder layers, or with other image sizes, ascending.
 
     timed: the record of the times, if they were measured
     """
@@ -65,7 +66,7 @@ class Tradeoff:
 
     @property
     def own_step(self) -> TradeoffStep:
-        """PQ and time of the run itself, which uses the last decoder layer and images at scale 1."""
+        """PQ and time of the run itself, with the last decoder layer and images at scale 1."""
         return next(step for step in self.steps if step.is_run)
 
     @property
@@ -82,8 +83,9 @@ def _is_significantly_worse(step: TradeoffStep) -> bool:
 
 
 def tradeoffs(runs: Sequence[Run], *, tested: bool = True, reporter: Reporter = SILENT) -> list[Tradeoff]:
-    """Reads PQ and times of each run's layers and sizes; skips runs that are a layer or size of another run.
+    """Reads PQ and time of each run and of its variants with an earlier decoder layer or another image size.
 
+    Runs that are such a variant themselves are skipped.
     tested: also test differences to the run itself
     Raises BadRun for a run without steps, and for steps of another model, other data or other images.
     """
@@ -151,7 +153,7 @@ def _own_layer_or_size(step_runs: Mapping[str, Run], kind: StepKind) -> float:
 
 
 def _check_step_alike(run: Run, other: Run, kind: StepKind) -> None:
-    """Raises BadRun if the run of a layer or size has another model, other data, settings or images."""
+    """Raises BadRun if a run's variant (another decoder layer or image size) differs from it in anything else."""
     if kind.word not in other.info.arguments:
         raise BadRun(f"{other.path} does not say which {kind.word} it is of. Move it elsewhere.")
     apart = (kind.word, "batch_size", "save_predictions", "definitions")
@@ -298,7 +300,7 @@ def _machine_load_clause(timed: Mapping[str, Any]) -> str:
 
 
 def _tradeoff_record(one: Tradeoff) -> dict[str, Any]:
-    """Returns a run's layers or sizes as `compare --tradeoffs --json` prints them."""
+    """Returns one run's PQ and time by decoder layer or image size, as `compare --tradeoffs --json` prints them."""
     return {
         "run": one.run.name,
         "title": None if one.run.info.model is None else one.run.info.model.title,
@@ -320,7 +322,10 @@ def _tradeoff_record(one: Tradeoff) -> dict[str, Any]:
 
 
 def tradeoff_curves(found: Sequence[Tradeoff], titles: Sequence[str]) -> pd.DataFrame:
-    """Returns one row per layer or size: run, by, step, PQ, low, high, milliseconds and their quartiles."""
+    """Returns a table with PQ, its interval and time, one row per run and decoder layer or image size.
+
+    Columns: run, by (layer or size), step (its number), PQ, low, high, milliseconds, first, third (their quartiles).
+    """
     rows = [
         {
             "run": title,

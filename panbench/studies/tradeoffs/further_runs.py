@@ -34,7 +34,7 @@ class ScaledModel(Wrapped):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings that must match to resume a run: the model's, and the size."""
+        """The settings that must match to resume a run: the model's, and the scale of its input images."""
         return {**running_settings(self.inner), SIZES.word: f"{self.factor:g}"}
 
     def describe(self) -> ModelRecord:
@@ -68,7 +68,7 @@ def evaluate_sizes(
 
 
 def time_layers(model: Model, dataset: Dataset, folders: "Mapping[Rule, Path]", reporter: Reporter = SILENT) -> None:
-    """Measures the time of the network cut after each layer that has a run, and of the complete network."""
+    """Measures the time of the network when cut after each evaluated decoder layer, and of the whole network."""
     wrapper = layered_model_in(model)
     models: dict[str, Model] = {str(layer): cut_after_layer(wrapper.network, layer) for layer in wrapper.earlier}
     _write_times(LAYERS, {**models, str(wrapper.count): wrapper.network}, dataset, list(folders.values()), reporter)
@@ -81,7 +81,7 @@ def time_sizes(
     factors: Sequence[float],
     reporter: Reporter = SILENT,
 ) -> None:
-    """Measures the time of the network at each size, and at size 1."""
+    """Measures the time of the network at each image scale, and at scale 1."""
     models = {f"{factor:g}": ScaledModel(model, factor) for factor in factors}
     _write_times(SIZES, {**models, "1": model}, dataset, list(folders.values()), reporter)
 

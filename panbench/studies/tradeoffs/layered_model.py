@@ -35,7 +35,7 @@ class LayeredModel(Wrapped):
     """Wraps a model and adds the outputs of earlier decoder layers; the last layer's outputs do not change."""
 
     def __init__(self, model: Model, chosen: Sequence[int] | None) -> None:
-        """Copies the network for each earlier layer. Raises BadArgument for a model without the chosen layers.
+        """Copies the network for each chosen decoder layer but the last. Raises BadArgument if the model lacks one.
 
         chosen: the layers, from 1; None for all
         """
@@ -141,7 +141,7 @@ def cut_after_layer(model: Model, layer: int) -> Model:
 
 
 def layered_model_in(model: Model) -> LayeredModel:
-    """Returns the wrapper that adds earlier decoder layers to a model (`LayeredModel`), inside of further wrappers."""
+    """Finds, inside a model's wrappers, the one that adds the outputs of earlier decoder layers (`LayeredModel`)."""
     while not isinstance(model, LayeredModel):
         model = model.inner  # type: ignore[attr-defined]
     return model
@@ -183,6 +183,7 @@ class _StoredOutputs(threading.local):
     """
 
     def __init__(self) -> None:
+        """Starts without stored outputs."""
         self._values: dict[int, list[Any]] = {}
         self._taken: Counter[int] = Counter()
 
@@ -200,7 +201,7 @@ class _StoredOutputs(threading.local):
         self._taken = Counter()
 
     def store_outputs_of(self, part: Part, key: int) -> None:
-        """Makes a part of the complete network store what it returns at each call."""
+        """Makes a module of the network store its output at each call, so that shortened copies can reuse it."""
         method = getattr(part.owner, part.method)
 
         def call_and_store(*values: Any, **named: Any) -> Any:
@@ -215,7 +216,7 @@ class _StoredOutputs(threading.local):
         """Makes a module of a shortened network return the complete network's stored output instead of computing it."""
 
         def stored_output(*values: Any, **named: Any) -> Any:
-            """Returns what the complete network's module returned at the same call, whatever the inputs."""
+            """Returns the stored output of the same call in the complete network, instead of computing it again."""
             index = self._taken[key]
             self._taken[key] += 1
             return self._values[key][index]

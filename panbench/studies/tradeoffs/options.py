@@ -105,7 +105,7 @@ class TradeoffOptions(StudyOptions):
             raise BadArgument(f"{name} needs ground truth: it measures PQ against time. Add --gt.")
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
-        """Called before a pass: wraps the model to return earlier layers. Raises BadArgument if it lacks these."""
+        """Wraps the model so that earlier decoder layers are scored, too. Raises BadArgument if it lacks them."""
         if self.layers is not None:
             from panbench.studies.tradeoffs.layered_model import LayeredModel
 
@@ -119,7 +119,7 @@ class TradeoffOptions(StudyOptions):
         return model
 
     def beside(self, model: "Model", folders: "Mapping[Rule, Path]", options: EvaluateOptions) -> "Mapping[Rule, Path]":
-        """Called before a pass: returns the run folder of each earlier layer. Raises BadRun if one already exists."""
+        """Returns, before the model runs, a run folder for each earlier decoder layer. Raises BadRun if it exists."""
         if self.layers is None:
             return {}
         self._refuse_contradictions(options)
@@ -128,7 +128,7 @@ class TradeoffOptions(StudyOptions):
         return runs_by_layer(model, folders, options)
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """Called before an evaluation: raises BadArgument if options of other studies contradict --layers or --size."""
+        """Raises BadArgument before an evaluation if other studies' options contradict `--layers` or `--size`."""
         self._refuse_contradictions(evaluation.options)
         return Joined()
 

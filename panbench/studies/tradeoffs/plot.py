@@ -41,7 +41,7 @@ def tradeoff_figure(curves: pd.DataFrame, styles: Mapping[str, Style], *, width:
 
 
 def _draw_panel(panel: "Axes", own: pd.DataFrame, by: str, styles: Mapping[str, Style]) -> None:
-    """Draws the panel of layers or of sizes, with a line per model."""
+    """Draws PQ by decoder layer or by image size, over time if it was measured, with a line per model."""
     timed = own["milliseconds"].notna()
     if timed.any() and not timed.all():
         lacking = ", ".join(dict.fromkeys(own.loc[~timed, "run"]))

@@ -14,7 +14,7 @@ _HOW = "`panbench eval … --layers all --resume` makes the runs of the layers, 
 
 
 def tradeoffs_section(members: Sequence[Compared]) -> Section:
-    """Builds the section: PQ against time by layer and size, for runs with such steps."""
+    """Builds the section of PQ against time, for runs evaluated at several decoder layers or image sizes."""
     title = "PQ against time"
     found: list[tuple[int, str, Tradeoff]] = []
     notes = []

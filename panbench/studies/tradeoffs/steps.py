@@ -22,7 +22,7 @@ class StepKind:
     plural: str
 
     def folder(self, home: Path, step: str) -> Path:
-        """Returns the run folder of a layer or size: next to the run itself, and named after it."""
+        """Returns the run folder for one decoder layer or image size: next to the run in `home`, and named after it."""
         named = named_folder(home)
         return named.with_name(f"{named.name}@{self.word}{step}")
 

@@ -25,8 +25,9 @@ from panbench.report.answers.options import Scoring
 def write_mapped_predictions(
     source: str, scoring: Scoring, out: Path, reporter: Reporter
 ) -> tuple[Path, CategoryMap, Mapping[int, str]]:
-    """Writes predictions in mapped categories; returns their JSON, the map, and each source category's name.
+    """Writes predictions with their categories mapped to those of the ground truth.
 
+    Returns their JSON, the category map, and the name of each source category.
     source: a category map as JSON, or the name of a shipped one. The predictions' categories are those that their JSON
         lists, else those of the data set that the map starts from.
     Raises BadArgument if neither defines the predictions' ids, and for a map that does not fit.

@@ -58,7 +58,7 @@ class _CategoryMapping(StudyOptions):
         return _map_record(mapping, dict(enumerate(model.class_names)))
 
     def wrapped(self, model: "Model", dataset: "Dataset") -> "Model":
-        """Called before a pass: wraps the model so that its maps have the dataset's categories, if there is a map."""
+        """Wraps the model so that it predicts the dataset's categories, if a category map is given."""
         if (mapping := self.of(model, dataset)) is None:
             return model
         from panbench.studies.transfer.mapped_model import MappedModel
@@ -85,7 +85,7 @@ class CategoryMapOptions(_CategoryMapping):
 
     @property
     def maps_categories(self) -> bool:
-        """True if a map is given."""
+        """True if a category map is given."""
         return self.category_map is not None
 
     def of(self, model: "Model", dataset: "Dataset") -> "CategoryMap | None":

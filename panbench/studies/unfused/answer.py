@@ -146,7 +146,7 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
 
 
 def map_ap(run: Run) -> dict[str, float | None] | None:
-    """Computes AP of the thing segments of a run's fused maps, by name; None if they have no scores.
+    """Computes AP, AP50 and so on of the thing segments in a run's fused maps; None if they have no scores.
 
     Also None for a run that is read in chunks, because AP ranks all detections at once.
     """
@@ -273,8 +273,9 @@ def _tabulate_differences(
     jackknifed: Sequence[dict[str, Jackknife]],
     digits: int,
 ) -> list[Grid]:
-    """Tabulates paired differences of AP_pan and mIoU_pan between each two runs; of over five runs, to the first only.
+    """Tabulates the paired differences of AP_pan and mIoU_pan between runs.
 
+    Every two runs are compared; of more than five runs, each only to the first.
     The better run of each pair is named first.
     """
     rows = []

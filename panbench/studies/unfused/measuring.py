@@ -41,7 +41,7 @@ class Measurer(Sink):
         *,
         truth: InstanceSet | None = None,
     ) -> None:
-        """Prepares to measure a dataset; images whose rows the runs already have are skipped.
+        """Prepares to measure AP_pan or mIoU_pan on a dataset; images that all runs have measured already are skipped.
 
         ids: the dataset's category of each of `n_labels` labels; labels without one predict void
         truth: the true instances of AP; None takes the thing segments of the panoptic ground truth
@@ -97,7 +97,7 @@ class Measurer(Sink):
         return UnfusedTable(np.array([scene.image.id], np.int64), instances, pixels)
 
     def _instance_table(self, scene: Scene, ids: npt.NDArray[np.int32], found: InstanceMasks) -> InstanceTable:
-        """Counts the rows of AP_pan: detections, true instances, and the pixels that they share."""
+        """Returns what AP_pan needs of one image: detections, true instances, and the pixels that they share."""
         category, area, crowd, masks, boxes = self._true_instances(scene, ids)
         shared = shared_pixels(found.masks, masks)
         det, gt = np.nonzero(shared)

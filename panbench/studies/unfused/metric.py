@@ -113,7 +113,7 @@ def concat_unfused(tables: Sequence[UnfusedTable]) -> UnfusedTable:
         raise ValueError("tables with and without a metric cannot be joined")
 
     def joined_columns(names: Sequence[str], several: Sequence[object]) -> dict[str, Any]:
-        """Concatenates the named columns."""
+        """Concatenates each named column of several tables."""
         return {name: np.concatenate([getattr(one, name) for one in several]) for name in names}
 
     of_pixels = [field.name for field in fields(CategoryPixels)]

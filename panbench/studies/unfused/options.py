@@ -33,7 +33,10 @@ def ground_truth_of_ap(text: str) -> Path | None:
 
 
 def parse_metrics(text: str, known: Sequence[str] = METRICS) -> tuple[str, ...]:
-    """Parses metrics as `pq,ap=FILE.json,miou`; always includes PQ, in the order of `known`. Raises BadArgument."""
+    """Parses the value of `--metrics`, such as `pq,ap=FILE.json,miou`. Raises BadArgument if it is malformed.
+
+    PQ is always included; the order is that of `known`.
+    """
     given = [word.strip().partition("=") for word in text.split(",") if word.strip()]
     if others := [name for name, equals, _ in given if equals and name.lower() != "ap"]:
         raise BadArgument(f"--metrics {text}: {others[0]} takes no file. AP's ground truth is named so: ap=FILE.json.")

@@ -175,6 +175,7 @@ class _SemanticSums:
     """Finds the class with the highest Σ class × mask at each pixel, some classes at a time to bound memory."""
 
     def __init__(self, weights: Tensor, shape: tuple[int, int]) -> None:
+        """Takes the class scores of all queries, (queries, classes), and the height and width of the image."""
         self._weights, self._shape = weights, shape
         pixels = shape[0] * shape[1]
         self._step = max(1, min(weights.shape[1], 2 * resize.ELEMENTS_AT_ONCE // max(pixels, 1)))
@@ -185,16 +186,19 @@ class _SemanticSums:
 
     @property
     def is_last_group(self) -> bool:
-        """True if no classes are left to sum after the current ones."""
+        """True if the classes in memory are the last; classes are summed some at a time to bound memory."""
         return self._first + self._step >= self._weights.shape[1]
 
     def add(self, rows: Tensor, probabilities: Tensor) -> None:
-        """Adds class score × mask probability (queries, H, W) of some queries to the sums of the current classes."""
+        """Adds some queries' class score × mask probability to the sums of the classes in memory, pixel by pixel.
+
+        probabilities: (queries, H, W)
+        """
         own = self._weights[rows, self._first : self._first + self._step]
         self._sums[: own.shape[1]].addmm_(own.T, probabilities.flatten(1))
 
     def start_next_classes(self) -> None:
-        """Moves on to the next classes, as memory holds few at a time; all masks must be added again for them."""
+        """Moves on to the next few classes that fit in memory; all masks must then be added again."""
         self._update_best()
         self._first += self._step
         self._sums.zero_()
