@@ -171,7 +171,7 @@ _TEXTS = ("model", "backbone", "dataset", "split", "source", "epochs", "pretrain
 
 
 def _parse_csv_row(row: dict[str, str]) -> PublishedResult:
-    """Converts a row of published.csv."""
+    """Converts a row of published.csv to the published result of a model."""
     given = {name: value for name, value in row.items() if value}
     # Rounded, so that 57.7 % is 0.577 to the last bit.
     scores: dict[str, Any] = {name: round(float(given[name]) / 100, 6) for name in _PERCENT if name in given}

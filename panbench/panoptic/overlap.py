@@ -268,7 +268,7 @@ class OverlapTable:
         )
 
         def pairs_in_rows(rows: npt.NDArray[np.bool_] | slice) -> Pairs:
-            """Returns the columns of pairs for some rows of the Arrow table."""
+            """Returns pairs of true and predicted segments, with the pixels they share, from some rows of the table."""
             return Pairs(*(values[name][rows] for name in ("image_id", "gt_id", "pred_id", "pixels")))
 
         near = pairs_in_rows(boundary)
@@ -391,7 +391,7 @@ class Mismatches:
         return bool(len(self.unlisted[0]) or len(self.absent[0]))
 
     def __add__(self, other: Mismatches) -> Mismatches:
-        """Joins the mismatches of disjoint sets of images."""
+        """Joins the ids that only the JSON or only the PNGs have, of two sets of different images."""
         unlisted, absent = (
             (np.concatenate([left[0], right[0]]), np.concatenate([left[1], right[1]]))
             for left, right in ((self.unlisted, other.unlisted), (self.absent, other.absent))

@@ -122,7 +122,10 @@ class LargeParts:
     """
 
     def __init__(self, folder: Path, admit: Admit = admit_every_part) -> None:
-        """Reads the image ids of all part files in a run's folder; those that `admit` refuses are left out."""
+        """Reads only the image ids in the Parquet files of a run's folder.
+
+        Files that `admit` refuses are left out.
+        """
         notices, found = _foreign_file_notices(folder), []
         paths = part_files(folder)
         inspections = [partial(_read_or_explain, path, _inspect_part, admit) for path in paths]
@@ -144,8 +147,9 @@ class LargeParts:
 
     @contextmanager
     def chunks(self, rows: int = ROWS_A_CHUNK) -> Iterator[list[Callable[[], OverlapTable]]]:
-        """Context that returns functions, each of which reads a chunk of about `rows` rows, in order of image ids.
+        """Returns, as a context manager, functions that each read a chunk of images of the overlap table, by image id.
 
+        A chunk has about `rows` rows.
         The functions may be called in any order and in threads; they raise BadRun for a part that became unreadable.
         """
         with ExitStack() as stack:
@@ -272,7 +276,7 @@ def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] 
 
 
 def readable(path: Path) -> Any:
-    """Converts a path for PyArrow, which refuses names that are not UTF-8: for these it reads the file's content."""
+    """Returns what PyArrow can open: the path as text or, if its name is not UTF-8, the content of the file."""
     import pyarrow as pa
 
     try:

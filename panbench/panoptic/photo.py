@@ -73,7 +73,10 @@ def inspect_photo(
 def read_photo(
     path: str | Path, shape: tuple[int, int] | None = None, *, image_id: int | None = None, exif: Exif = "apply"
 ) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
-    """Decodes a photograph as OpenCV does: (H, W, 3) uint8 in BGR, and its facts. Errors as in `inspect_photo`."""
+    """Decodes a photograph as OpenCV does: (H, W, 3) uint8 in BGR, with its size, EXIF orientation and file hash.
+
+    Raises as `inspect_photo`.
+    """
     where = _photo_in_messages(path, image_id)
     return decode_photo(_read_photo_bytes(path, where), where, shape, exif=exif)
 
@@ -203,7 +206,7 @@ def _is_padded_jpeg(content: bytes, warning: str, colors: str) -> bool:
 
 
 def _jpegs_without_padding(content: bytes, count: int, marker: bytes) -> Iterator[bytes]:
-    """Yields copies of a JPEG, each without `count` equal bytes before one of the markers: perhaps padding."""
+    """Yields copies of a JPEG, each without `count` equal bytes that stood before a marker and may be padding."""
     start = -1
     for _ in range(_MOST_TRIES):
         start = content.find(marker, start + 1)

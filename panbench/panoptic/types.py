@@ -1,4 +1,4 @@
-"""Defines the data types of panoptic segmentation: category, segment, annotation, scene, prediction.
+"""Defines the data types of panoptic segmentation: category, segment, annotation, image of a dataset, prediction.
 
 An id map is an (H, W) int32 array: each pixel holds the id of its segment, 0 is void. [Kirillov et al. 2019]
 """
@@ -31,7 +31,7 @@ GROUPS: Mapping[str, str] = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 
 def in_groups(isthing: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Returns masks for All, Things and Stuff (GROUPS).
+    """Returns boolean arrays that select the entries of all, thing and stuff categories.
 
     isthing: True for entries of thing categories
     """

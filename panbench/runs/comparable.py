@@ -30,7 +30,7 @@ class Fact:
 
 
 def arithmetic(info: RunInfo) -> str | None:
-    """Returns the precision that a run computed in; on a CPU, ieee is the same arithmetic as fp32: "fp32"."""
+    """Returns the floating-point precision that a run computed in; "fp32" for "ieee" on a CPU, which is the same."""
     return "fp32" if info.precision == "ieee" and info.device.type == "cpu" else info.precision
 
 
@@ -79,12 +79,12 @@ FACTS: Mapping[str, Fact] = {fact.name: fact for fact in _FACTS}
 
 
 def differing(one: RunInfo, other: RunInfo, facts: Sequence[Fact]) -> list[str]:
-    """Returns the names of those of `facts` in which two runs differ."""
+    """Returns in which of some facts of run.json, such as the precision, two runs differ."""
     return [fact.name for fact in facts if not fact.same(fact.of(one), fact.of(other))]
 
 
 def ground_truths(datasets: Sequence[DatasetRecord]) -> list[int]:
-    """Numbers datasets by their ground truth: those with equal ground truth, also transitively, get one number."""
+    """Returns a number for each dataset, the same for datasets with equal ground truth, also transitively."""
     names: dict[str, int] = {}
     found: list[int] = []
     for number, dataset in enumerate(datasets):
@@ -195,5 +195,6 @@ def settings_of(info: RunInfo, apart_from: Collection[str] = ()) -> dict[str, An
 
 
 def _shortened_setting(value: Any) -> str:
+    """Returns a setting's value as text for a message, cut after 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

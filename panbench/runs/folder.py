@@ -84,7 +84,7 @@ class Run:
 
     @cached_property
     def members(self) -> Membership:
-        """The check of which files in parts/ belong to this run."""
+        """Returns the check of which Parquet files in parts/ belong to this run."""
         assert self.path is not None
         return Membership(self.path / "parts", self.info, self.info.parts)
 
@@ -182,7 +182,7 @@ class Run:
         from panbench.metrics.matched import Matched
 
         def map_chunk(matched: Matched) -> list[Any]:
-            """Computes what each accumulator adds for the requested images of one chunk."""
+            """Computes what the requested images of a chunk add to the sums of each accumulator."""
             chosen = matched if images is None or len(images) == len(self.images) else matched.only(images)
             return [one.map_chunk(chosen) for one in accumulators]
 

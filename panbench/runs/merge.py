@@ -119,7 +119,10 @@ def _shard_of_run(run: Run) -> Shard | None:
 
 
 def _numbers_in_file_names(runs: Sequence[Run]) -> list[int]:
-    """Returns the number that begins each run's file names in the merged run: its shard's, or 1, 2, … by position."""
+    """Returns each run's number, with which its files' names begin in the merged run.
+
+    It is the number of its shard, or 1, 2, … by position if these are not distinct.
+    """
     shards = [_shard_of_run(run) for run in runs]
     numbers = [shard.number for shard in shards if shard is not None]
     return numbers if len(set(numbers)) == len(runs) else list(range(1, len(runs) + 1))
@@ -156,7 +159,10 @@ class _ShardPredictions:
     """The id PNGs and predictions.json that the shards of an evaluation stored; copies them to the merged run."""
 
     def __init__(self, documents: Mapping[Path, Mapping[str, Any]]) -> None:
-        """Holds the content of predictions.json by run folder; `of` reads it and calls this."""
+        """Takes what predictions.json in each run folder contains.
+
+        `of` reads it and calls this.
+        """
         self._documents = documents
         self._names = {path: read_png_names(path / PREDICTIONS_JSON) for path in documents}
 

@@ -86,7 +86,7 @@ class RuleRecord:
 
     @classmethod
     def of(cls, record: Mapping[str, Setting]) -> "RuleRecord":
-        """Builds the record from the result of a rule's `record()`: `{"name": …, threshold: value, …}`."""
+        """Converts the name and thresholds of a fusion rule to its record: `{"name": …, threshold: value, …}`."""
         return cls(str(record["name"]), {key: value for key, value in record.items() if key != "name"})
 
     def __str__(self) -> str:
@@ -205,7 +205,7 @@ class SecondsRecord:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryRecord:
-    """The peak memory of a run, over all sessions."""
+    """The peak memory of a run's last process; in a merged run, the largest of all shards."""
 
     host_peak_bytes: Count | None = None
     """by the process; null where the system does not say"""

@@ -155,7 +155,7 @@ def _name_without_tmp(entry: Path) -> str:
 
 
 def _is_own_run_file(entry: Path, folder: Path, own: Names) -> bool:
-    """True if the run wrote `entry` in a folder of the run: the names `own`, and temporary files of them."""
+    """True if the run wrote `entry` in its folder: a file with one of the names `own`, or a temporary file of one."""
     name = PurePosixPath(entry.relative_to(folder).as_posix())
     return name in own or name.with_name(_name_without_tmp(entry)) in own
 

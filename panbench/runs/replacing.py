@@ -55,7 +55,10 @@ def mark_as_replacement(new: Path, home: Path) -> None:
 
 
 def is_replacing_run(folder: Path, home: Path) -> bool:
-    """True if `.replaces.json` in `folder` names the run folder `home`, whichever run was in it."""
+    """True if the run in `folder` will replace the one in the run folder `home`, as `.replaces.json` says.
+
+    It does not matter which run was in `home`.
+    """
     mark = _replacement_mark(folder)
     return mark is not None and mark.home == home.absolute().name
 
@@ -150,7 +153,7 @@ def explain_moved_run(home: Path) -> str | None:
 
 
 def _mv_command(path: Path, home: Path) -> str:
-    """Returns the command, for a message, that moves a folder back to `home`."""
+    """Returns the `mv` command, for a message, that moves a run folder back to its original path."""
     return f"`mv {shlex.quote(str(path))} {shlex.quote(str(home))}`"
 
 
@@ -163,7 +166,7 @@ def _is_done_run(path: Path) -> bool:
 
 
 def _replacement_mark(folder: Path) -> _ReplacementMark | None:
-    """Reads `.replaces.json` in a folder; None if it is absent or unreadable."""
+    """Reads which run a new run will replace, from its `.replaces.json`; None if that is absent or unreadable."""
     try:
         content = json.loads((folder / MARK).read_bytes())
         home, run = content["home"], content["run"]
@@ -217,6 +220,10 @@ def _move_into_new_run(file: Path, target: Path) -> None:
 
 
 def _folder_beside_run(home: Path, suffix: str, hidden: bool = True) -> Path:
-    """Returns the path next to a run folder whose name has a suffix; "." is resolved to its absolute path first."""
+    """Returns the path of a folder next to a run folder, with the same name and a suffix.
+
+    hidden: its name begins with a dot
+    The home "." is resolved to its absolute path first.
+    """
     parent = home if home.name else home.absolute()
     return parent.with_name(f"{'.' if hidden else ''}{home.absolute().name}{suffix}")

@@ -67,7 +67,7 @@ Sharding = Callable[[Sharded, Reporter], list[Run]]
 
 
 def shard_folders(work: Sharded, number: int) -> list[Path]:
-    """Returns the folders of one shard, one per merged run."""
+    """Returns the folders that one shard of an evaluation writes: one for each run that results."""
     return [home.with_name(f"{home.name}.{number}") for home in work.merged_folders]
 
 

@@ -29,7 +29,7 @@ def split_paths(text: str | os.PathLike[str]) -> list[Path]:
 
 
 def files_exist(text: str | os.PathLike[str]) -> bool:
-    """True if all files in a field of run.json exist."""
+    """True if all files exist whose paths, joined by ` + `, a text in run.json names."""
     return all(path.is_file() for path in split_paths(text))
 
 

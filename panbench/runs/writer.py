@@ -176,7 +176,7 @@ class RunWriter:
                 return target
 
     def write_study_rows(self, name: str, table: "pa.Table", shard: int = 0) -> Path:
-        """Writes a study's rows for some images as a new Parquet file of the run; returns its path.
+        """Writes rows of a study's table for some images to a new Parquet file of the run; returns its path.
 
         name: the table's name in `Study.tables`
         table: rows with a column image_id, at least one per image
@@ -225,7 +225,7 @@ class RunWriter:
 
     @property
     def _is_closed_as_done(self) -> bool:
-        """True if run.json says done, or `path` was already renamed to `home`."""
+        """True if run.json says done, or if the finished run was already moved to its final folder."""
         try:
             return read_info(self.path).status == "done"
         except BadRun:

@@ -70,7 +70,10 @@ class Standing(Answer):
 
     @property
     def keys(self) -> list[str]:
-        """Returns the keys of the runs, by which `comparison` names them, in the order of `rows`."""
+        """Returns the unique names of the runs, in the order of the rows.
+
+        `comparison` names the runs by them.
+        """
         return [row.run for row in self.rows]
 
     @property
@@ -92,7 +95,7 @@ class Standing(Answer):
         return records
 
     def table(self) -> pd.DataFrame:
-        """Returns one row per run or, if tables by category or slice were requested, one per value in them."""
+        """Returns a table with a row per run; if requested, with a row per run and category or slice."""
         return pd.concat(self.details.values(), ignore_index=True) if self.details else rows_table(self.rows)
 
 
@@ -285,7 +288,7 @@ def ranked_comparison_grid(
         return interval_text(rows[position].PQ_low, rows[position].PQ_high, digits), rows[position].ranks or ABSENT, p
 
     def moved_table_cells(cells: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
-        """Returns the positions of cells after rows were sorted and three columns inserted."""
+        """Returns where table cells are after sorting the rows and adding columns for the interval, ranks and p."""
         return frozenset((order.index(row), column + 3 * (column >= at)) for row, column in cells)
 
     at = 1 + grid.columns.index("PQ")
@@ -304,7 +307,7 @@ def ranked_comparison_grid(
 
 
 def _keys_by_rank(comparison: Comparison) -> list[str]:
-    """Returns the keys of the runs, best first."""
+    """Returns the unique names of the compared runs, best first."""
     table = comparison.runs
     table = table[(table["group"] == "All") & (table["metric"] == "PQ")]
     return list(table.sort_values("rank", kind="stable")["run"])
@@ -358,7 +361,7 @@ def _difference_cells(test: Difference | None, digits: int) -> tuple[str, ...]:
 
 
 def rank_note(rows: Sequence[ComparisonRow]) -> tuple[str, ...]:
-    """Explains in a sentence what the range of ranks means, if at least two of the runs hold images."""
+    """Explains in a sentence what ranks such as 1–2 mean, if at least two of the runs have scored images."""
     if sum(row.images is not None and row.images > 0 for row in rows) < 2:
         return ()
     return ("Ranks at 95 %: the best and the worst rank that the tests leave possible.",)

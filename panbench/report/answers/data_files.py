@@ -23,6 +23,7 @@ class DataFiles:
     def __init__(
         self, run: Run, *, images: Path | None = None, gt: Path | None = None, gt_dir: Path | None = None
     ) -> None:
+        """Takes a run, and the paths of photographs and ground truth if they have moved since it was scored."""
         dataset = run.info.dataset
         self.moved = images, gt, gt_dir
         self._run = run.name

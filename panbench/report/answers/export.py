@@ -58,8 +58,9 @@ def export_run(run: Run, format: str, out: Path, *, overwrite: bool = False) -> 
 
 
 def segments_with_verdicts(run: Run) -> pd.DataFrame:
-    """Returns `run.segments()` with the columns verdict, iou, matched_id and cause.
+    """Returns a run's segments, each marked as TP, FP, FN or ignored, with IoU, matched segment and error cause.
 
+    The columns are those of `run.segments()`, and verdict, iou, matched_id and cause.
     verdict: "TP", "FP", "FN" or "ignored"; iou: of the match, NaN without; matched_id: the matched segment, or 0
     cause: the error cause of a miss or false positive (docs/errors.md), missing for the others
     """

@@ -229,7 +229,7 @@ def error_findings(
 
 
 def _gains_by_slice(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
-    """Returns a table by slice: the PQ that fixing each cause alone would gain, and in the heads the PQ."""
+    """Returns a table of the PQ that fixing each error cause alone would gain, with a column for each slice."""
     of_all = {part: table[table["group"] == "All"].set_index("cause") for part, table in tables.items()}
     heads = [
         f"{part} (PQ {percent(float(table['PQ'].iloc[0]) if len(table) else None, 1)})"

@@ -43,7 +43,10 @@ def fix_first_grid(cells: pd.DataFrame, categories: Sequence[Category]) -> Grid:
 
 
 def fix_first_json(cells: pd.DataFrame, categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """Returns the kinds of error to fix first for JSON: fractions, and the categories in which PQ rises."""
+    """Returns as JSON which kinds of error to fix first, and the categories in which PQ would rise.
+
+    Gains are fractions, not percentages.
+    """
     names = {category.id: category.name for category in categories}
     rows = as_records(cells.drop(columns="categories"))
     for row, parts in zip(rows, cells["categories"], strict=True):

@@ -1,4 +1,4 @@
-"""The measures of `panbench metrics`: what each sums over a run's images, and the answer computed from the sums.
+"""Computes what `panbench metrics` reports of a run, from sums over its images.
 
 A measure is a value: the accumulators that it needs of a run, and a function from their results to lines of the table
 "Measure", further tables, and keys of the record. The core's are in MEASURES; studies add theirs for `panbench
@@ -42,7 +42,10 @@ Row = tuple[str, ...]
 
 
 class Question:
-    """A run and the requested options, with the sums that the measures need, from one pass over its images."""
+    """A run, the options of `panbench metrics` or `errors`, and the sums over its images that answer them.
+
+    One pass over the images computes all sums.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,10 @@ class Question:
         self.run.accumulate(*(accumulator for accumulator in self._accumulators.values() if accumulator is not None))
 
     def accumulated(self, make: "Callable[[Question], Made]") -> Made:
-        """Returns the accumulator that the function `make` created, now with the sums over all images of the run."""
+        """Returns an accumulator that holds its sums over all images of the run.
+
+        make: the function that created it
+        """
         return cast(Made, self._accumulators[make])
 
     @cached_property
@@ -145,7 +151,7 @@ def _sample_accumulator(question: Question) -> SampleAccumulator:
 
 
 def _deviation_accumulator(question: Question) -> DeviationAccumulator:
-    """Returns an empty accumulator for scores that differ from PQ in one convention, such as void as an error."""
+    """Returns an empty accumulator for variants of PQ, such as PQ that counts predictions on void as errors."""
     return DeviationAccumulator(question.run.categories)
 
 
@@ -160,7 +166,7 @@ def _statistics_accumulator(question: Question) -> StatisticsAccumulator | None:
 
 
 def _report_summary(question: Question) -> Measured:
-    """Reports PQ, SQ and RQ of all categories, things and stuff in the JSON."""
+    """Returns PQ, SQ and RQ of all categories, things and stuff, for the output of `--json`."""
     return Measured(record={"summary": summarise(question.pq)})
 
 

@@ -174,7 +174,7 @@ def _column_notes(specs: Sequence[ModelSpec]) -> list[str]:
 
 
 def _missing_extra_notes(specs: Sequence[ModelSpec]) -> list[str]:
-    """Returns a note for each extra that a starred model needs and that is not installed, with the install command."""
+    """Returns the install command of each pip extra that some of the models need and that is not installed."""
     indices: dict[str, list[str]] = {}
     for spec in specs:
         extra = extra_missing(spec)

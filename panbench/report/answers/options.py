@@ -58,7 +58,7 @@ class ScoreOptions:
         return None
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
-        """Called after scoring; returns tables to print below that of PQ, and keys of `--json`; None to add nothing."""
+        """Called after scoring: returns further tables to print and further keys for `--json`, or None."""
         return None
 
 
@@ -96,7 +96,7 @@ class ExportOptions:
     """The names of the formats; the options apply only to these."""
 
     def export(self, run: Path, out: Path, overwrite: bool, reporter: Reporter) -> Sequence[str]:
-        """Called for one of `formats`; writes a run and returns a sentence on each thing that was written."""
+        """Called for a study's format: writes a run in it, and returns a sentence on each thing that was written."""
         return ()
 
 

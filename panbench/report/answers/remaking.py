@@ -69,7 +69,7 @@ def _recorded_eval_arguments(run: Run) -> Sequence[str] | None:
 
 
 def _current_out_option(out: str, run: Run) -> str:
-    """Returns a value of --out that writes to where the run is now: its folder, or that of runs made together."""
+    """Returns the --out with which a repeated command writes to where the run is now: its folder or the parent."""
     if run.path is None:
         return out
     here = run.path.resolve()

@@ -421,7 +421,10 @@ class _Column:
     key: Callable[[ComparisonRow], float | None] | None = None
 
     def best(self, rows: Sequence[ComparisonRow]) -> tuple[frozenset[int], frozenset[int]]:
-        """Returns the rows with the best value and, of three or more, with the second; none if all values are equal."""
+        """Returns which rows have the best and the second-best value of the column.
+
+        No second among fewer than three values; neither if all values are equal.
+        """
         if self.key is None:
             return frozenset(), frozenset()
         values = {
@@ -560,7 +563,7 @@ def _check_same_images(runs: Sequence[Run]) -> None:
 
 
 def _with_differences(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """Adds notes on how the runs differ besides the model: rule, views, precision, runtime, mmdet, EXIF."""
+    """Adds notes on how the runs differ besides the model: fusion rule, augmentation, precision, runtime, EXIF."""
     rules = [run.info.rule for run in runs]
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
     libraries = [detection_library(run.info) for run in runs]

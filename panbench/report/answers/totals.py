@@ -1,4 +1,4 @@
-"""Sums over all images of a run, which every table and test uses, and a sample of its images as rows.
+"""Sums over all images of a run, from which its tables and tests are computed, and a random sample of its images.
 
 Scores, tests, causes and slices are quotients of sums over images. A run in memory is passed over for each question
 that is asked; a run of too many images for that is read chunk by chunk, once for all questions. Its single images and
@@ -42,6 +42,7 @@ class Totals:
     """
 
     def __init__(self, run: Run, images: Int) -> None:
+        """Takes a run, which is held by a weak reference only, and the ids of the images to sum up."""
         self.images = images
         # The cache of totals forgets a run that nobody else holds.
         self._run = weakref.ref(run)
@@ -49,18 +50,18 @@ class Totals:
 
     @property
     def run(self) -> Run:
-        """Returns the run, to which the sums hold only a weak reference."""
+        """Returns the run whose images are summed up; it is held by a weak reference only."""
         run = self._run()
         assert run is not None
         return run
 
     def read(self) -> None:
-        """Reads a run that is too large for memory once, and computes everything; does nothing for a smaller run."""
+        """Computes all sums of a run that is too large for memory, in one pass; does nothing for a smaller run."""
         if self.run.in_chunks:
             self._accumulator(SampleAccumulator)
 
     def _accumulator(self, make: Callable[[Sequence[Category], Int], Made]) -> Made:
-        """Returns the accumulator that `make` creates, filled with the sums over the images, and cached.
+        """Returns an accumulator with its sums over all images, computed when first requested.
 
         A run that is read in chunks fills all accumulators in the same pass.
         """
@@ -73,7 +74,7 @@ class Totals:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """Returns PQ, SQ, RQ and counts by category: the `pq_table` of the images."""
+        """Returns a table of PQ, SQ, RQ, TP, FP and FN by category, over all images."""
         return self._accumulator(_category_accumulator).table()
 
     @property
@@ -90,7 +91,7 @@ class Totals:
 
     @cached_property
     def lost(self) -> pd.DataFrame:
-        """Returns the PQ lost to each cause, by group and category: the `lost_pq` of the images."""
+        """Returns a table of the PQ lost to each error cause: over all, thing and stuff categories, and by category."""
         return self._accumulator(_fix_accumulator).explained.lost()
 
     @cached_property
@@ -131,7 +132,10 @@ class Totals:
 
     @property
     def absent(self) -> AbsentAccumulator:
-        """Returns counts of categories and images without any prediction; all 0 for a large run not read yet."""
+        """Returns how many categories and images have no predicted segment.
+
+        All counts are 0 for a large run that was not read yet.
+        """
         return (
             AbsentAccumulator(self.run.categories)
             if self.run.in_chunks and not self._accumulators
@@ -179,6 +183,7 @@ class ReportSums:
     """
 
     def __init__(self, categories: Sequence[Category], images: Int) -> None:
+        """Takes the categories, and the ids of all images, from which the sample is drawn."""
         self.categories = tuple(categories)
         self.sampled = sample_of(images)
         self.segments = np.zeros(len(self.categories), np.int64)
@@ -187,7 +192,7 @@ class ReportSums:
         self._mistaken: list[pd.DataFrame] = []
 
     def map_chunk(self, matched: Matched) -> tuple[Int, Float, OverlapTable, pd.DataFrame]:
-        """Returns, for a chunk of images, the true segments, PQ by image, sampled overlaps and wrong categories."""
+        """Returns the true segments, PQ by image, sampled images and wrong categories of a chunk of images."""
         segments = matched.segments
         true = segments.category_id[segments.is_gt & ~segments.iscrowd]
         number = np.bincount(positions(true, self.categories), minlength=len(self.categories))

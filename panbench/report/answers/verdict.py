@@ -77,7 +77,7 @@ class Verdict:
 
     @property
     def clauses(self) -> tuple[Clause, ...]:
-        """Returns the statements about runs that the sentences consist of, in reading order."""
+        """Returns the clauses of all sentences of the verdict, in reading order."""
         return tuple(clause for message in self.messages for clause in message)
 
     def text(self) -> str:
@@ -123,8 +123,9 @@ class _VerdictFacts:
 
     @cached_property
     def least_possible_p(self) -> float:
-        """Returns the smallest corrected p of PQ possible with these images: for a run that is ahead on every image.
+        """Returns the smallest corrected p-value that a test of PQ can have with so few images.
 
+        A run has it that is ahead on every image.
         2 of the 2^n swaps of n images differ as much, and the smallest of all p-values is multiplied by their number.
         """
         return min(1.0, float(self.comparisons()) * 2.0 ** (1 - self.comparison.images))
@@ -160,13 +161,13 @@ class _VerdictFacts:
         return None if found is None or math.isnan(found.p) else found
 
     def p_value_text(self, test: Difference) -> str:
-        """Formats the p-value of a test, and the uncorrected one if only the correction makes it large."""
+        """Formats a test's p-value, and its uncorrected one if the test is significant only without the correction."""
         if test.significant or test.alone >= 1 - self.comparison.level:
             return _p_text(test.p)
         return f"{_p_text(test.p)}, {_p_text(test.alone)} without the correction"
 
     def comparisons(self, metric: str = "PQ") -> int:
-        """Returns the number of comparisons of a metric for which the p-values of groups are corrected."""
+        """Returns the number of tests of a metric, for which their p-values are corrected."""
         own = [row for (*_, tested), row in self.comparison.tests.items() if tested == metric]
         return sum(not pd.isna(row.p) for row in own)
 
@@ -237,7 +238,7 @@ def _best_against_others(facts: _VerdictFacts, order: Sequence[str]) -> list[lis
 
 
 def _clauses_of_one_text(kind: str, words: str, tests: Sequence[tuple[str, str, Difference]]) -> list[Clause]:
-    """Returns one statement for each test of two runs; one text speaks of all, so only the first has a text.
+    """Returns a clause for each of some tests that share one text, which only the first clause holds.
 
     tests: run a, run b, and the test of a − b
     """
@@ -355,7 +356,7 @@ def _things_and_stuff_sentences(facts: _VerdictFacts, a: str, b: str) -> list[li
 
 
 def _reason_sentence(facts: _VerdictFacts, winner: str, loser: str, group: str) -> list[list[Clause]]:
-    """Returns a sentence on why a run is better in a group: causes to which it loses less, and finer masks."""
+    """Explains in a sentence why one run beats another: which errors cost it less PQ, and whose masks are finer."""
     own, other = facts.lost(winner, group), facts.lost(loser, group)
     less = {cause: other[cause] - own[cause] for cause in own if cause != IMPERFECT_MASK.name and cause in other}
     total = sum(gap for gap in less.values() if gap > 0)

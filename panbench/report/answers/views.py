@@ -59,7 +59,7 @@ class Compared:
 
     @cached_property
     def lost_influence(self) -> npt.NDArray[np.float64]:
-        """Returns the influence of each image on the PQ lost to each cause: (causes, images), cached.
+        """Returns how much each image contributes to the PQ lost to each error cause: (causes, images), cached.
 
         For a sample, scaled so that their squares add up to what those of all images would.
         """
@@ -79,14 +79,14 @@ class Compared:
 
     @cached_property
     def sliced(self) -> dict[str, ImageStatistics]:
-        """Returns each image's contributions to PQ by slice, for each of SLICINGS (cached)."""
+        """Returns TP, FP, FN and Σ IoU by image and slice, for each way to slice the data, e.g. by size (cached)."""
         return {name: image_statistics(self.matched, self.categories, name) for name in SLICINGS}
 
 
 def compared(
     runs: Sequence[Run], *, common_images: bool = False, reporter: Reporter = SILENT
 ) -> tuple[list[Compared], Standing]:
-    """Returns the runs ready to be displayed together, in the order given, and the comparison of them.
+    """Compares runs, and returns what tables and figures need of each, in the order given, with the comparison.
 
     Raises BadRun if they are of different datasets or images (with `common_images`: share none), or hold no image.
     """
@@ -115,7 +115,7 @@ def members_of(runs: Sequence[Run], rows: Sequence[ComparisonRow], reporter: Rep
 
 
 def sampled(members: Sequence[Compared]) -> str:
-    """Says what is displayed of only a sample of the images; "" if everything is of all."""
+    """Returns a sentence on what the report shows of a sample of images only; "" if it shows all images."""
     images, count = len(members[0].totals.images), len(members[0].matched.image_ids)
     if images == count:
         return ""
@@ -291,6 +291,9 @@ def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
 
 
 def all_slices(members: Sequence[Compared]) -> dict[str, pd.DataFrame]:
-    """Returns the table of `slices` for each of SLICINGS, except for those that put everything into one slice."""
+    """Returns a table of PQ by slice for each way to slice the data, such as by segment size.
+
+    Those that put everything into one slice are left out.
+    """
     tables = {name: slices(members, name) for name in SLICINGS}
     return {name: table for name, table in tables.items() if table["slice"].nunique() > 1}

@@ -79,7 +79,7 @@ def model_key(run: Run) -> str:
 
 
 def run_styles(runs: Sequence[Run]) -> list[Style]:
-    """Returns the styles of some runs that are displayed together, by their models, as `styles_of` does."""
+    """Returns a colour and a marker for each of some runs that are displayed together, by their models."""
     return styles_of([model_key(run) for run in runs])
 
 

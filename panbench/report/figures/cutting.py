@@ -89,6 +89,7 @@ class Cutter:
     """
 
     def __init__(self, sources: Sequence[RunPictures | None], pictures: Pictures) -> None:
+        """Takes each run's stored predictions (None if it has none), and the photographs with their ground truth."""
         self.sources, self.pictures = tuple(sources), pictures
 
     def cut(self, errors: Sequence[tuple[int, PricedError]]) -> tuple[list[Crop | None], list[str]]:

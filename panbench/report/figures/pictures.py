@@ -243,6 +243,7 @@ class RunPictures:
     """Reads a run's stored predictions as segment maps to be drawn, with TPs, FPs, FNs and causes of error."""
 
     def __init__(self, run: Run, title: str | None = None) -> None:
+        """Takes a run, and the title of its pictures: by default the model's, or else the run's name."""
         self.run = run
         self.title = title or (run.info.model and run.info.model.title) or run.name
         self._judged: dict[int, Sides] = {}
@@ -283,7 +284,7 @@ class RunPictures:
         return judged[image_id]
 
     def _verdicts(self, image_ids: Iterable[int]) -> dict[int, Sides]:
-        """Returns the segments of some images with verdicts and causes, by image id and side ("gt", "pred")."""
+        """Returns the true and predicted segments of some images, by image id, marked as TP, FP or FN with causes."""
         from panbench.metrics.errors import explained_segments
 
         matched = self.run.matched_of(image_ids)
@@ -295,7 +296,7 @@ class RunPictures:
         return {image: _segments_by_side(records) for image, records in found.items()}
 
     def truth(self, image_id: int, pictures: Pictures) -> Layer:
-        """Returns the ground truth of an image, each segment with its verdict in this run."""
+        """Returns the ground truth of an image, each segment marked as TP, FN or ignored in this run."""
         return self._judged_layer(image_id, "gt", "Ground truth", pictures.truth(image_id).ids)
 
     def png_path(self, image_id: int, pictures: Pictures) -> Path:
@@ -596,7 +597,10 @@ def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64],
 
 
 def _segment_index_map(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
-    """Returns 1 + the index of the segment of each id (default: of each pixel), 0 without a segment."""
+    """Replaces each pixel of an id map by 1 + the index of its segment, and by 0 where there is none.
+
+    given: ids to replace instead of those of the pixels
+    """
     requested = layer.ids if given is None else given
     ids = np.array([segment.id for segment in layer.segments], np.int64)
     if not len(ids):
@@ -647,7 +651,7 @@ def _panels(
 
 
 def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
-    """Writes titles over the layers: a model's name after its marker in its colour, and its error count."""
+    """Writes a title over each panel of a figure; for a model, with its coloured marker and its number of errors."""
     from matplotlib.transforms import offset_copy
 
     models = [index for index, layer in enumerate(layers) if layer.model]

@@ -65,7 +65,7 @@ class Look:
         return "\n".join(_escape_tex(line) for line in found)
 
     def rows(self, names: Sequence[str], share: float = 0.34) -> float:
-        """Returns the height in inches that these names need, one below the other."""
+        """Returns the height in inches of some names that are printed one below the other."""
         return sum(1.0 + self.lines(name, share).count("\n") for name in names) * self.line
 
     @property
@@ -156,7 +156,7 @@ def kinds() -> tuple[str, ...]:
 
 
 def find_plot(kind: str) -> Plot:
-    """Returns the plot of one of `kinds`."""
+    """Returns the plot with a given name, be it of the core or of a study."""
     found: Plot | None = PLOTS.get(kind) or CLAIMED.get(kind)
     return found or cast(Plot, load(names_in_studies("plots")[kind]))
 

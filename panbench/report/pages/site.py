@@ -92,7 +92,7 @@ def write_site(
 
 
 def _comparison_pages(tables: Sequence[Sequence[_SiteEntry]]) -> list[tuple[str, list[Run]] | None]:
-    """Returns for each table the page that compares its best runs, and these runs; None if fewer than two."""
+    """Returns for each dataset the site's page that compares the best runs, and these runs; None if fewer than two."""
     found: list[tuple[str, list[Run]] | None] = []
     names: list[str] = []
     for entries in tables:
@@ -139,7 +139,7 @@ def _free_page_name(folder: str, title: str, taken: Sequence[str]) -> str:
 
 
 def _site_entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> list[_SiteEntry]:
-    """Returns the entries of one table, best run first, those without images last."""
+    """Returns the rows of one of the site's tables: best run first, runs without images last."""
     try:
         found = compare(runs)
     except BadRun as error:
@@ -158,7 +158,7 @@ def _data_of(row: ComparisonRow) -> str:
 
 
 def _table_context(entries: Sequence[_SiteEntry], comparison: tuple[str, list[Run]] | None) -> dict[str, Any]:
-    """Returns a table's facts for the template: its data, a line per run, the comparing page, and notes."""
+    """Returns the values for the site's template of one table: dataset, runs, page that compares them, and notes."""
     row = entries[0].row
     notes = [f"{capitalised(note)}." for note in dict.fromkeys(n for entry in entries for n in entry.row.notes)]
     if any(entry.row.PQ_low is not None for entry in entries):

@@ -31,6 +31,7 @@ class ErrorSearch:
     """
 
     def __init__(self, examples: Examples, refuse: Callable[[int], None]) -> None:
+        """Takes the pictures of some runs, and a function that raises for images that must not be displayed."""
         self._examples = examples
         self._refuse = refuse
         self._kept: OrderedDict[_Key, dict[str, Any]] = OrderedDict()

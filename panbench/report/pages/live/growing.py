@@ -46,6 +46,7 @@ class GrowingRun:
     """The images that an unfinished run has scored so far, as `run`. Not thread-safe."""
 
     def __init__(self, path: Path, info: RunInfo) -> None:
+        """Takes the folder and the run.json of an unfinished run, of which no image is read yet."""
         self.path, self.info = path, info
         self.run = Run(info, path, OverlapTable.empty())
         self._read: set[str] = set()
@@ -53,7 +54,10 @@ class GrowingRun:
         self._newest: deque[Int] = deque(maxlen=NEWEST)
 
     def read_new_part_files(self, reporter: Reporter = SILENT) -> None:
-        """Reads the new parts of the run. An exception from `reporter` ends it between two parts."""
+        """Reads the Parquet files that the run has written since the last call.
+
+        An exception from `reporter` ends it between two files.
+        """
         members = Membership(self.path / PARTS, self.info, self.info.parts)
         waiting = [part for part in part_files(self.path / PARTS) if part.name not in self._read]
         tables = [self.run.table]
@@ -100,7 +104,7 @@ class GrowingRun:
         return max((when for when, _ in self._written), default=None)
 
     def newest_errors(self, most: int) -> list[PricedError]:
-        """Returns the costliest errors of the newest parts, newest first, with the PQ that fixing each would gain."""
+        """Returns the costliest errors in the images scored last, newest first, with the PQ that each costs."""
         return list(islice(chain.from_iterable(map(self._costliest, reversed(self._newest))), most))
 
     def _costliest(self, images: Int) -> Iterator[PricedError]:

@@ -83,6 +83,7 @@ class RunLibrary:
         gt: Path | None = None,
         gt_dir: Path | None = None,
     ) -> None:
+        """Takes the folder that contains the runs, and the paths of photographs and ground truth if they have moved."""
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise BadArgument(f"There is no folder {self.folder}. `panbench eval` writes its runs to results/.")

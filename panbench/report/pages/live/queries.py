@@ -21,7 +21,10 @@ _FRACTIONS = ("low", "high", "differ")
 
 @dataclass(frozen=True)
 class Paged:
-    """A query with the range of its results to return. Fields with a text default are text, others numbers."""
+    """A query from a URL, and which of its results to return: `limit` of them, from `offset` on.
+
+    Fields with a text default are text, others numbers.
+    """
 
     offset: int = 0
     limit: int = 24
@@ -74,7 +77,7 @@ class Query(Paged):
     order: str = "worst"
 
     def __post_init__(self) -> None:
-        """Raises BadArgument for an unknown order or verdict."""
+        """Raises BadArgument for an unknown sort order, or a filter other than TP, FP or FN."""
         super().__post_init__()
         if self.order not in ORDERS:
             raise BadArgument(f"There is no order {self.order!r}. Choose one of {', '.join(ORDERS)}.")

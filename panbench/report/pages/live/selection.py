@@ -31,7 +31,10 @@ KEPT = 2000
 
 
 class Selection:
-    """Some runs of the server, compared on the images they have in common. Raises as `compared`. Thread-safe."""
+    """Some runs of the server, compared on the images they have in common. Thread-safe.
+
+    Raises as `compared`.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Selection:
             return self._page[2]
 
     def _make_page(self, api: str, home: str, reporter: Reporter) -> str:
-        """Makes the report's page, with the choices of its search: causes, categories, slices, orders."""
+        """Makes the report's page, with the causes, categories, slices and orders that its search offers."""
         reporter.status("Looking for images that are worth a look")
         kinds = find_leads(self.members, self.per_image)
         reporter.status("Naming causes and slices")

@@ -138,7 +138,7 @@ class _Pages:
         """Answers with JSON that `work` computes from the comparison of the requested runs."""
 
         async def answer() -> bytes:
-            """Computes the JSON in its turn; equal requests share one computation."""
+            """Computes the JSON of a response, after those requested before; equal requests share one computation."""
             requested, selection = await self._requested_selection(request)
             return await self._answering.result(
                 (request.url.path, requested, key), lambda stop: _encode_json(work(selection, stop))
@@ -158,7 +158,7 @@ class _Pages:
         return await self._watching.result(name, read_progress)
 
     async def _requested_selection(self, request: Request) -> tuple[ComparisonKey, Selection]:
-        """Returns the comparison of the requested runs and its key, computing it unless it is cached."""
+        """Returns the cache key and the comparison of the requested runs, computed unless it is cached."""
         names, common_images = _requested_runs(request)
         library = self._library
         requested = await self._looking.result(
@@ -298,7 +298,7 @@ def _render_run_list(library: RunLibrary, warning: str = "") -> str:
 
 
 def _run_list_table(members: Sequence[ListedRun]) -> dict[str, Any]:
-    """Returns the values of one dataset's table on the page that lists the runs: runs, best first, and two to tick."""
+    """Returns a dataset's table on the page that lists all runs: best run first, the two best ticked to be compared."""
     best = sorted(members, key=lambda one: (one.run.PQ is None, -(one.run.PQ or 0.0)))
     title = next((one.run.dataset for one in best if one.run.dataset), None) or "data without a name"
     shown = [one.name for one in best if one.run.images]
@@ -319,7 +319,7 @@ def _run_list_table(members: Sequence[ListedRun]) -> dict[str, Any]:
 
 
 def _color_key(listed: ListedRun) -> str:
-    """Returns the name that determines a run's colour, as `model_key` does."""
+    """Returns the text that decides a run's colour: its model's name followed by the run's name."""
     return f"{listed.model or listed.name.rpartition('/')[2]}\0{listed.name.rpartition('/')[2]}"
 
 

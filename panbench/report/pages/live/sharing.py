@@ -20,6 +20,7 @@ class ServerBusy(Exception):
     """Raised if too many computations are waiting; the client should try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
+        """Takes the number of seconds after which the client should try again."""
         super().__init__(f"This server is busy. Try again in {seconds} seconds.")
         self.seconds = seconds
 
@@ -32,6 +33,7 @@ class StopReporter(Silent):
     """A Reporter that stops its computation: raises RequestAbandoned between steps, once no client waits for it."""
 
     def __init__(self) -> None:
+        """Starts with at least one client waiting for the computation."""
         self._abandoned = threading.Event()
 
     def mark_abandoned(self) -> None:
@@ -62,12 +64,14 @@ class _SharedComputation:
 
 
 class SharedComputations:
-    """Runs computations one at a time in a thread; requests with equal keys share one, `most` more may wait.
+    """Runs computations one at a time in a thread; requests with equal keys share one.
 
+    most: computations that may wait at once
     retry_after: seconds after which a rejected request should try again
     """
 
     def __init__(self, most: int, retry_after: int = 5) -> None:
+        """Takes how many computations may wait, and after how many seconds a rejected request should try again."""
         self._most, self._retry_after = most, retry_after
         self._jobs: dict[Hashable, _SharedComputation] = {}
         self._turn = asyncio.Lock()

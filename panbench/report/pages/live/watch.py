@@ -92,6 +92,7 @@ class RunWatch:
     """
 
     def __init__(self, name: str, path: Path, root: Path, moved: Mapping[str, Path | None]) -> None:
+        """Takes the run's name on the server and its folder; nothing is read yet."""
         self.name = name
         self._path, self._root, self._moved = path, root.resolve(), moved
         self._lock = threading.Lock()
@@ -157,7 +158,7 @@ class RunWatch:
         return RUNNING if is_written(self._path, info.status) else STOPPED
 
     def _progress_record(self, info: RunInfo, state: str, reporter: Reporter) -> dict[str, Any]:
-        """Returns the progress of the run: images, rate, scores, newest errors; only its report if it is done."""
+        """Returns a run's progress for JSON: images, rate, scores, newest errors; once done, the report's URL."""
         if state == DONE:
             # The report of a finished run takes over.
             return {"state": state, "report": self._report_url}

@@ -40,7 +40,7 @@ class Lead:
 
 
 def pairs_listed(members: int) -> int:
-    """Returns how many images the page lists for a pair of models: fewer if there are more pairs."""
+    """Returns how many images the page lists for each pair of models; the more pairs, the fewer images."""
     pairs = members * (members - 1) // 2
     return 12 if pairs <= 1 else 8 if pairs <= 3 else 5 if pairs <= 10 else 2
 
@@ -86,7 +86,7 @@ def choose_gallery_images(kinds: Sequence[Sequence[Lead]], number: int, requeste
 
 
 def displayed_images_by_lead(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str, list[int]]:
-    """Returns the images in the page's gallery that each clickable row, cell or point opens, by its lead's key.
+    """Returns which images of the page's gallery a click on a table row, cell or point opens, by the key of the click.
 
     Leads without an image in the gallery are left out.
     """
@@ -161,7 +161,7 @@ def _cause_leads(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _fix_leads(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Yields for each model images with its costliest errors, and with errors of the kinds it should fix first.
+    """Yields example images of each model's costliest errors, and of the kinds of error that it should fix first.
 
     The first of each model come first, then the second ones.
     """
@@ -195,7 +195,7 @@ def _slice_leads(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _images_with_largest_sums(kind: Int, image: Int, number: Int, most: int) -> dict[int, tuple[int, ...]]:
-    """Returns for each group of rows the ids of the images with the largest sums of `number`, at most `most` images.
+    """Adds up numbers by group and image; returns for each group the `most` images with the largest sums.
 
     kind, image, number: of each row, its group's number, image id and addend; groups come in ascending order
     """

@@ -168,7 +168,7 @@ def _confusion_rows(
 
 
 def _short_numbers(values: Any) -> list[float | None]:
-    """Returns fractions with as few digits as print alike; None for absent ones."""
+    """Rounds fractions to as few digits as leave their printed percentages unchanged; None for absent ones."""
     return [None if value is None or not math.isfinite(value) else shortened((value,))[0] for value in values]
 
 

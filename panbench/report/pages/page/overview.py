@@ -140,7 +140,7 @@ def score_html_id(index: int) -> str:
 
 
 def verdict_clauses(standing: Standing) -> list[list[tuple[str, str, str]]]:
-    """Returns the verdict's sentences as clauses: joining word, words, and the HTML id of the number behind it."""
+    """Splits the verdict's sentences into clauses: conjunction, words, and HTML id of the number that they state."""
     if standing.verdict is None:
         return []
     position = {key: index for index, key in enumerate(standing.keys)}
@@ -157,7 +157,7 @@ def _split_joining_word(text: str) -> tuple[str, str]:
 
 
 def _html_id_of_clause(clause: Clause, position: dict[str, int]) -> str:
-    """Returns the HTML id of the table row that a clause of the page's opening sentences takes its number from."""
+    """Returns the HTML id of the table row with the number that a clause of the verdict states."""
     if clause.kind == "corrected":
         return "difference-note"
     if clause.kind == "loses":
@@ -200,7 +200,7 @@ def behind_the_verdict(members: Sequence[Compared], standing: Standing) -> list[
 
 
 def _score_row(group: str, metric: str, test: Difference) -> dict[str, Any]:
-    """Returns the row of a metric: its HTML id, name, both values, and the cells of their difference."""
+    """Returns the table row that compares two runs in one metric: HTML id, name, both values, their difference."""
     a, b = (percent(value, 1) for value in test.values)
     return {"id": _metric_html_id(group, metric), "name": _METRICS[metric], "a": a, "b": b, **difference_cells(test)}
 

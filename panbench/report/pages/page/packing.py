@@ -39,6 +39,7 @@ class Examples:
     """
 
     def __init__(self, members: Sequence[Compared], pictures: Pictures) -> None:
+        """Takes the runs to display, and the photographs and ground truth to draw their segments on."""
         self.members, self.pictures, self.categories = members, pictures, members[0].categories
         self.position = {category.id: index for index, category in enumerate(self.categories)}
         found = [RunPictures(member.run, member.label) for member in members]
@@ -117,7 +118,7 @@ class Examples:
 
 
 def _answers(source: RunPictures, image_id: int, truth: Layer, position: Mapping[int, int]) -> list[list[Any]]:
-    """Returns one run's verdict on each true segment: [verdict, IoU, cause, (true, predicted category)]."""
+    """Returns how a run did on each true segment: [TP, FN or ignored; IoU; cause; (true, predicted category)]."""
     of_truth = {segment.id: segment for segment in source.judged(image_id)["gt"]}
     own = (of_truth[segment.id] for segment in truth.segments)
     return [
@@ -169,7 +170,10 @@ def crop_record(crop: Crop, position: Mapping[int, int]) -> dict[str, Any]:
 
 
 def image_record(pictures: Pictures, image_id: int) -> dict[str, Any]:
-    """Returns an image as JSON for the page's scripts, in place of an error's picture. Raises BadDataset."""
+    """Returns a shrunk photograph, without segments, as JSON for the page's scripts. Raises BadDataset.
+
+    It takes the place of an error's picture.
+    """
     photo = pictures.photo(image_id)
     height, width = photo.shape[:2]
     scale = min(1.0, SIDE / max(height, width))

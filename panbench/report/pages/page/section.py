@@ -173,7 +173,7 @@ class FurtherSections:
 def find_further_sections(
     members: Sequence[Compared], slices: Sequence[ImageSlices] = (), claims: bool = False
 ) -> FurtherSections:
-    """Returns the page's further sections: on the user's slices, and one for each study; or how to get a missing one.
+    """Makes the page's sections on the user's slices and of each study, and hints on how to get missing ones.
 
     slices: the user's; claims: published rows exist
     """

@@ -57,7 +57,7 @@ class Wall:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Returns the pictures, their totals and names of slices for the page's JSON."""
+        """Returns the page's pictures of errors for its JSON, with the number of errors by model and slice names."""
         return {
             "sizes": list(SIZES),
             "errors": list(self.errors),
@@ -113,7 +113,10 @@ def errors_of_page(examples: Examples) -> dict[int, list[tuple[int, PricedError]
 
 
 def costliest_crop(run: Run) -> dict[str, Any] | None:
-    """Returns the picture of a run's costliest error, as `crop_record`; None without error or picture."""
+    """Returns a picture of a run's costliest error, as JSON for a page; None without error or picture.
+
+    Its keys are those of `crop_record`.
+    """
     (member,) = members_of([run], comparison_rows([run]))
     error = next(errors_of(member.priced.head(1)), None)
     examples = Examples([member], Pictures(run))
