@@ -171,12 +171,12 @@ class Matched:
 
     @property
     def gt(self) -> Int:
-        """The row in `segments` of the ground truth of each pair."""
+        """The row number in the segment table of the true segment of each (true, predicted) pair."""
         return self.gt_row[self.pair]
 
     @property
     def pred(self) -> Int:
-        """The row in `segments` of the prediction of each pair."""
+        """The row number in the segment table of the predicted segment of each (true, predicted) pair."""
         return self.pred_row[self.pair]
 
     def hits(self, iou_threshold: float = 0.5) -> Int:
@@ -294,7 +294,7 @@ class SeveralAccumulators(Generic[Accumulating]):
     """Computes several metrics in one pass over the images, from one chunk at a time."""
 
     def __init__(self, accumulators: Sequence[Accumulating]) -> None:
-        """Joins metrics that are computed from chunks of images."""
+        """Takes the accumulators of all metrics that are to be computed in one pass over the images."""
         self.accumulators = accumulators
 
     def map_chunk(self, matched: Matched) -> list[Any]:
@@ -314,7 +314,7 @@ class FaultAccumulator:
     """
 
     def __init__(self) -> None:
-        """Starts with no disagreement counted."""
+        """Sets the number of segments on which ground-truth PNGs and JSON disagree to zero."""
         self.faults = GroundTruthFaults()
 
     def map_chunk(self, matched: Matched) -> GroundTruthFaults:

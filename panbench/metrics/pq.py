@@ -62,7 +62,7 @@ class Sums:
 
     @staticmethod
     def zeros(n: int) -> Sums:
-        """Makes n rows of zeros."""
+        """Makes n rows (for example one per category) in which Σ IoU, TP, FP and FN are 0."""
         return Sums(np.zeros(n), *(np.zeros(n, np.int64) for _ in range(3)))
 
     @property
@@ -140,6 +140,7 @@ class CategorySums:
     def __init__(
         self, categories: Sequence[Category], thresholds: Sequence[float] = (0.5,), boundary: bool = False
     ) -> None:
+        """Sets PQ's sums of each category to zero, for each IoU threshold."""
         self.categories = tuple(categories)
         self.thresholds = tuple(thresholds)
         self.boundary = boundary
@@ -278,6 +279,7 @@ class ImageAccumulator:
     """
 
     def __init__(self) -> None:
+        """Starts without any image's PQ."""
         self._parts: list[pd.DataFrame] = []
 
     def map_chunk(self, matched: Matched) -> pd.DataFrame:
@@ -305,7 +307,10 @@ def image_sums(matched: Matched, iou_threshold: float = 0.5) -> tuple[Int, Int, 
 
 
 def _sum_per_image(matched: Matched, iou_threshold: float) -> tuple[Int, Int, Sums]:
-    """Computes the result of `image_sums`, which caches it."""
+    """Computes Σ IoU, TP, FP and FN of each (image, category) pair; returns image ids, category ids and these sums.
+
+    `image_sums` caches them.
+    """
     hits = matched.hits(iou_threshold)
     verdict = matched.verdict if iou_threshold == 0.5 else matched.judge(iou_threshold)
     missed, wrong = np.flatnonzero(verdict == FN), np.flatnonzero(verdict == FP)

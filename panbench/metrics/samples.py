@@ -63,7 +63,7 @@ class Sample:
 
     @staticmethod
     def of(statistics: ImageStatistics) -> Sample:
-        """Arranges a run's TP, FP, FN and Σ IoU by image and category as the matrices of a `Sample`."""
+        """Arranges a run's TP, FP, FN and Σ IoU of each image and category as matrices with a column per image."""
         image_ids, n = statistics.image_ids, len(statistics.categories)
         cell = statistics.cell
         image = np.searchsorted(image_ids, statistics.image_id)
@@ -83,7 +83,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _ChunkSums:
-    """A chunk's Σ IoU, TP and FP + FN by image and category, each with the group of images to add it to.
+    """Σ IoU, TP and FP + FN per image and category of a chunk of images, with their positions in the run's sums.
 
     index: cell · UNITS + group of each row; values: Σ IoU, TP and FP + FN of each row
     held: columns image, cell and truth, the entries of `Sample.held`
@@ -121,7 +121,7 @@ class SampleAccumulator:
         return self._chunk_sums(found) if self._grouped else found
 
     def _chunk_sums(self, found: ImageStatistics) -> _ChunkSums:
-        """Assigns a chunk's TP, FP + FN and Σ IoU by image and category to the groups of images they are added to."""
+        """Returns Σ IoU, TP and FP + FN per image and category of a chunk, with their positions in the run's sums."""
         cell = found.cell
         image = np.searchsorted(self.images, found.image_id)
         sums, counted = found.sums, found.sums.counted
@@ -144,7 +144,7 @@ class SampleAccumulator:
         self._held.append(part.held)
 
     def result(self) -> Sample:
-        """Returns the contributions of all images added to PQ's sums of the run, as a `Sample`."""
+        """Returns the run's Σ IoU, TP and FP + FN per category and image (or group of images)."""
         if not self._grouped:
             return Sample.of(self._statistics.result())
         image, cell, truth = (np.concatenate([chunk[side] for chunk in self._held]) for side in range(3))
@@ -187,7 +187,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class Stack:
-    """Contributions of each image to PQ's sums in several runs (their `Sample`s), stacked for matrix products.
+    """Σ IoU, TP and FP + FN per category and image (or group of images) of several runs, stacked for matrix products.
 
     A scope has a PQ: it is a group (the mean of its cells) or a single category; groups come first.
     ious: (runs · cells, units) contribution of each unit to Σ IoU of a run's cell
@@ -206,7 +206,7 @@ class Stack:
 
     @staticmethod
     def of(samples: Sequence[Sample]) -> Stack:
-        """Stacks the matrices of several runs (their `Sample`s) that have the same images, categories and slices."""
+        """Stacks the PQ sums per image of several runs, which must have the same images, categories and slices."""
         first = samples[0]
         n_cells = first.held.shape[0]
         # Of slices, empty cells are dropped. Of categories none is, as each has a scope.
@@ -265,7 +265,7 @@ class Stack:
         indices = listed.row.astype(np.int64) * self.n_units + listed.col
 
         def values_at_weights(sums: scipy.sparse.csr_array) -> Float:
-            """Returns the values of a sparse matrix where `weight`, the denominator of PQ, is not 0."""
+            """Returns the Σ IoU or TP of each (category, image) pair whose PQ denominator is not 0."""
             other = sums.tocoo()
             values = np.zeros(len(indices))
             values[np.searchsorted(indices, other.row.astype(np.int64) * self.n_units + other.col)] = other.data
@@ -280,7 +280,7 @@ class Stack:
         )
 
     def images_of(self, runs: Sequence[int]) -> Int:
-        """Counts the images that contain each group of categories (or slice) and each category in any of some runs."""
+        """Counts the images of each category and group (or slice), in the ground truth or any run's predictions."""
         return self._count_images_by_scope(runs, ONLY_FALSE_POSITIVES)
 
     def enough(self, runs: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -294,7 +294,7 @@ class Stack:
         return images >= FEWEST_IMAGES
 
     def _count_images_by_scope(self, runs: Sequence[int], least: int) -> Int:
-        """Counts the images that contain each group of categories (or slice) and each category in any of some runs.
+        """Counts the images of each category and group (or slice), in the ground truth only or also in predictions.
 
         least: TRUE counts what is in the ground truth, ONLY_FALSE_POSITIVES also what is only predicted
         """
@@ -304,7 +304,7 @@ class Stack:
         return np.concatenate([of_groups, of_categories]).astype(np.int64)
 
     def swappable(self) -> Swappable:
-        """Returns the runs' contributions by image to PQ's sums in the form that the permutation test takes."""
+        """Returns the runs' Σ IoU, TP and PQ denominators per category and image, for the permutation test."""
         n = self.members.shape[1]
         hits, mistakes = (
             _stack_sums([self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for run in range(self.n_runs)])
@@ -315,7 +315,10 @@ class Stack:
 
 
 def _stack_sums(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.csr_array | Float:
-    """Stacks matrices vertically: sparse ones if units are images, which have few categories each, else dense ones."""
+    """Stacks matrices vertically; the result is dense if they are dense, else sparse.
+
+    Dense ones have the sums of groups of images: a single image has few categories.
+    """
     if isinstance(sums[0], np.ndarray):
         return np.concatenate(sums)
     stacked = scipy.sparse.csr_array(scipy.sparse.vstack(sums, format="csr"))
@@ -324,7 +327,7 @@ def _stack_sums(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.
 
 
 def _scopes_and_members(statistics: Sample, cells: Int) -> tuple[tuple[tuple[str | None, int, str], ...], Float]:
-    """Returns the names of all groups and categories with a PQ (or of all slices), and the categories in each group.
+    """Lists what gets a PQ (groups and categories, or slices), and marks the categories of each group or slice.
 
     These are `Stack.scopes` and `Stack.members`. cells: the cells that the stack keeps
     """

@@ -174,6 +174,7 @@ class SliceAccumulator:
     """
 
     def __init__(self, categories: Sequence[Category], by: str | None, slices: Sequence[str] | None = None) -> None:
+        """Sets PQ's sums of each category in each slice (such as small segments) to zero."""
         self.categories = tuple(categories)
         self.by = by
         self.slices = tuple(_slice_names(by, self.categories) if slices is None else slices)
@@ -182,12 +183,13 @@ class SliceAccumulator:
         self._counts = np.zeros((3, n_cells), np.int64)
 
     def map_chunk(self, matched: Matched) -> tuple[Counts, Float, Int]:
-        """Returns TP, FP, FN and Σ IoU of a chunk of images by slice and category, as `tally` does."""
+        """Counts the images' TP, FP and FN by category and slice (such as small segments); lists each image's Σ IoU."""
         return self.tally(image_statistics(matched, self.categories, self.by))
 
     def tally(self, statistics: ImageStatistics) -> tuple[Counts, Float, Int]:
-        """Sums the images' TP, FP and FN by slice and category; returns their Σ IoU unsummed, to be added at the end.
+        """Counts the images' TP, FP and FN by category and slice (such as small segments); lists each image's Σ IoU.
 
+        `table` adds up Σ IoU.
         Returns cell (category in a slice) and Σ IoU of each row of `statistics`, and TP, FP and FN of each cell.
         """
         n_cells = self._counts.shape[1]
@@ -202,7 +204,7 @@ class SliceAccumulator:
         self._counts += counts
 
     def table(self) -> pd.DataFrame:
-        """Returns PQ, SQ and RQ of each slice over all images added, as the table of `pq_by`."""
+        """Returns a table with PQ, SQ, RQ, TP, FP and FN of each slice over all images: that of `pq_by`."""
         n = len(self.categories)
         cell = np.concatenate([cells for cells, _ in self._terms])
         terms = np.concatenate([iou_sums for _, iou_sums in self._terms])
@@ -238,6 +240,7 @@ class StatisticsAccumulator:
     """
 
     def __init__(self, categories: Sequence[Category], by: str | None = None) -> None:
+        """Starts without images; `by` divides each image's segments, for example by size."""
         self.categories = tuple(categories)
         self.by = by
         self._chunks: list[ImageStatistics] = []
@@ -306,13 +309,14 @@ class DaggerAccumulator:
     """
 
     def __init__(self, categories: Sequence[Category]) -> None:
+        """Sets the numbers of images, pixels and segments of each category to zero."""
         self.categories = tuple(categories)
         n = len(self.categories)
         self._stuff: list[tuple[Int, Float]] = []
         self._images, self._pixels, self._segments = (np.zeros(n, np.int64) for _ in range(3))
 
     def map_chunk(self, matched: Matched) -> tuple[tuple[Int, Float], Int, Int, Int]:
-        """Returns the stuff IoUs of a chunk's images, and the images, true pixels and true segments by category."""
+        """Returns IoUs of stuff, and the numbers of images, true pixels and true segments by category, in a chunk."""
         n = len(self.categories)
         _, with_any, _ = image_sums(matched)
         true = _gt_without_crowds(matched)

@@ -85,7 +85,7 @@ def swap_p_values(
     as_large = np.abs(observed)[..., None] - TOLERANCE
 
     def count_large_differences(block: int) -> tuple[int, Int]:
-        """Counts, among up to 1,024 swaps, those after which the runs differ at least as much in PQ and RQ as observed.
+        """Counts how many of up to 1,024 permutations give at least as large a difference in PQ and RQ as observed.
 
         Returns the number of swaps of the block that were drawn, and (pairs, 2, scopes) how many of them differ so.
         """
@@ -126,7 +126,7 @@ def swap_p_values(
 
 @dataclass(frozen=True)
 class _HalvedEntries:
-    """Halved contributions of each image, or group of images, to PQ's sums of some categories, as columns.
+    """Half of Σ IoU, TP and PQ denominator of each category in each image (or group of images), as columns.
 
     index: position in a (3, runs, cells, codes) table, by the code of the unit
     """
@@ -138,9 +138,10 @@ class _HalvedEntries:
 
 @dataclass(frozen=True)
 class _SwapTransform:
-    """Computes, for up to 1,024 swaps of images at once, sums that give PQ and RQ of any two runs after each swap.
+    """Computes PQ's sums for up to 1,024 random exchanges of predictions between runs at once, by matrix products.
 
-    For each swap, half of (the sum over images that stay − the sum over swapped images).
+    They give PQ and RQ of any two runs after each swap: half of (the sum over images that stay − the sum over swapped
+    images).
 
     parts: spans of cells with the contributions of units to them: `_HalvedEntries`, or dense (3 · runs · cells, units)
     codes: (units,) of `bits` bits
@@ -153,12 +154,12 @@ class _SwapTransform:
 
     @property
     def most_categories(self) -> int:
-        """The largest number of categories whose sums after swaps are computed at once."""
+        """The largest number of categories that are processed at once."""
         return self.parts[0][0].stop
 
     @staticmethod
     def of(runs: Swappable, codes: Int, bits: int) -> "_SwapTransform":
-        """Prepares the runs' contributions by image in spans of categories that fit a core's caches."""
+        """Divides the runs' PQ sums per image into ranges of categories that fit a CPU core's caches."""
         cells = runs.members.shape[1]
         n_runs = runs.sums[0].shape[0] // cells
         at_once = max(NUMBERS_AT_ONCE >> bits, 1)
@@ -188,9 +189,9 @@ class _SwapTransform:
         return _SwapTransform(tuple(parts), n_runs, codes, bits)
 
     def sums_after_swaps(self, swapped: npt.NDArray[np.int8]) -> Iterator[tuple[slice, Float]]:
-        """Yields spans of categories, each with the sums of all runs after each swap; the next span reuses the memory.
+        """Yields ranges of categories, each with all runs' PQ sums after each exchange of predictions between runs.
 
-        The sums are halved: (3, runs, cells, swaps).
+        The sums are halved: (3, runs, cells, swaps). The next range reuses their memory.
 
         swapped: (units,) 1 for units that are swapped in addition to the swaps of the group
         """
@@ -215,7 +216,7 @@ class _SwapTransform:
 
 @dataclass(frozen=True)
 class _SwapBuffers:
-    """Arrays that are reused for all pairs of runs and categories, as new memory would cost more than the arithmetic.
+    """Arrays that the permutation test reuses, as allocating new ones would take longer than the arithmetic.
 
     of_a, of_b, apart: (3, cells, swaps); flags: (2, cells, swaps)
     """
@@ -227,14 +228,14 @@ class _SwapBuffers:
 
     @staticmethod
     def of(cells: int, swaps: int) -> "_SwapBuffers":
-        """Allocates the reusable arrays for a number of categories and a number of swaps."""
+        """Allocates arrays for a number of categories and a number of permutations."""
         of_a, of_b, apart = np.empty((3, 3, cells, swaps))
         return _SwapBuffers(of_a, of_b, apart, np.empty((2, cells, swaps), np.bool_))
 
 
 @dataclass(frozen=True)
 class _GroupMeans:
-    """Mean PQ and RQ of groups of categories (All, Things, Stuff) after each swap of two runs' predictions.
+    """Mean PQ and RQ of All, Things and Stuff after each random exchange of two runs' predictions of some images.
 
     If no swap changes how many cells a group has in a run:
     sums: (1, 2, groups, swaps) PQ and RQ of run b − run a; n: (1, groups, 1) number of cells
@@ -247,13 +248,13 @@ class _GroupMeans:
 
     @staticmethod
     def of(pair: "_RunPair", groups: int, swaps: int) -> "_GroupMeans":
-        """Starts the sums of PQ and RQ by group of categories at zero, for a pair of runs and a number of swaps."""
+        """Sets the sums of PQ and RQ of each group of categories to zero, for two runs and a number of permutations."""
         if not len(pair.odd):
             return _GroupMeans(np.zeros((1, 2, groups, swaps)), pair.held[None])
         return _GroupMeans(np.zeros((2, 2, groups, swaps)), np.tile(pair.held, (2, 1, swaps)))
 
     def group_differences(self) -> Float:
-        """Returns how much run b's mean PQ and RQ by group of categories are above run a's after each swap.
+        """Returns by how much run b's mean PQ and RQ exceed run a's after each exchange of predictions between them.
 
         (2, groups, swaps); NaN where a run has no category of the group.
         """
@@ -264,7 +265,7 @@ class _GroupMeans:
 
 @dataclass(frozen=True)
 class _RunPair:
-    """A pair of runs, with the sums that no swap changes.
+    """Two runs that are compared, with the sums that stay the same when some of their predictions are exchanged.
 
     half_total: (3, cells, 1) half of the sums of both runs
     held: (groups, 1) how many of a group's cells both runs have after any swap
@@ -279,7 +280,7 @@ class _RunPair:
 
     @staticmethod
     def of(runs: Swappable, a: int, b: int) -> "_RunPair":
-        """Sums both runs over all images, and finds the categories that a run no longer has after some swaps."""
+        """Adds up two runs' PQ sums; finds the categories that a run can lose when predictions are exchanged."""
         cells = runs.members.shape[1]
         of_a, of_b = ([one[run * cells : (run + 1) * cells] for one in runs.sums] for run in (a, b))
         total = np.stack([(one.sum(axis=1) + other.sum(axis=1)) / 2 for one, other in zip(of_a, of_b, strict=True)])
@@ -292,7 +293,7 @@ class _RunPair:
     def category_differences(
         self, sums: Float, cells: slice, members: Float, buffers: _SwapBuffers, means: _GroupMeans
     ) -> tuple[Float, Bool | None]:
-        """Returns how much run b is above run a in PQ and RQ by category after each swap, and adds it to group means.
+        """Returns by how much run b's PQ and RQ of each category exceed run a's after each exchange of predictions.
 
         Returns (2, cells, swaps) b − a, which it adds to `means`, and (cells, swaps) True where a run has lost the
         cell; None if that cannot happen.
@@ -325,16 +326,16 @@ class _RunPair:
 
 
 def _indices_in_span(cells: slice, indices: Int) -> Int:
-    """Selects the category indices that lie in a span of categories, and counts them from its start.
+    """Selects the indices from the start to the stop of a slice, and subtracts the start from them.
 
-    indices: ascending
+    cells: the slice; indices: ascending
     """
     first, last = np.searchsorted(indices, [cells.start, cells.stop])
     return indices[first:last] - cells.start
 
 
 def _categories_in_both_runs(of_a: Rows, of_b: Rows) -> Bool:
-    """Marks the categories that at least one image, or group of images, has in both runs."""
+    """Marks each category that both runs have in the same image (or the same group of images)."""
     least = np.minimum(of_a, of_b) if isinstance(of_a, np.ndarray) else of_a.minimum(of_b)
     return np.asarray(least.sum(axis=1)) > 0
 

@@ -281,7 +281,10 @@ def permutations_needed(pairs: int, scopes: int, groups: int, level: float) -> i
 
 
 def _add_pq_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) -> pd.DataFrame:
-    """Adds columns rank, rank_low and rank_high to scores; NaN except for PQ of groups. Rank 1 is the highest PQ."""
+    """Adds each run's rank by PQ (1 is the highest) and the lowest and highest rank it could have.
+
+    Columns rank, rank_low and rank_high; NaN except for PQ of groups of categories (or slices).
+    """
     ranks = np.full((len(table), 3), np.nan)
     winners, losers = Counter[Any](), Counter[Any]()
     sure = differences[["group", "a", "b", "difference"]][(differences["metric"] == "PQ") & differences["significant"]]

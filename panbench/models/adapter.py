@@ -141,7 +141,7 @@ class Adapter:
         return LoadedImage(scene, inputs, frame, facts)
 
     def read_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """Prepares the given (H, W, 3) pixels for the network, in place of the scene's image file.
+        """Prepares (H, W, 3) pixels as input for the network, instead of those in an image file.
 
         Raises BadModel for an adapter that has a `read` and no `read_pixels` of its own.
         """
@@ -170,7 +170,10 @@ class Adapter:
         return self.attention_of(module, pixels, frame)
 
     def attention_of(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
-        """Called by `attend`: returns the cross-attention of the queries in normalised (1, 3, H, W) pixels."""
+        """Returns the queries' cross-attention in one image, given its normalised (1, 3, H, W) pixels.
+
+        Called by `attend`.
+        """
         raise BadModel(
             f"{self.spec.title} shows no attention: panbench does not know its queries. Models of "
             "MaskFormer, Mask2Former, OneFormer, EoMT, DETR, Panoptic SegFormer and Mask DINO show theirs."

@@ -30,7 +30,10 @@ UNUSED_VALUES = (
 
 
 class NotWeights(Exception):
-    """Raised for a pickle that needs more than arrays; the message continues "to load it, …"."""
+    """Raised if loading a pickle would need more than arrays, such as running code; the message says what.
+
+    It continues "to load it, …".
+    """
 
 
 _INSTRUCTIONS = frozenset(
@@ -149,7 +152,7 @@ class _PickleReplacement:
         self._make = make
 
     def __call__(self, *arguments: Any) -> Any:
-        """Calls the replacement with the arguments that the pickle gives."""
+        """Makes the array or plain value from the arguments in the pickle."""
         return self._make(*arguments)
 
     def __setstate__(self, _: Any) -> None:
@@ -158,9 +161,9 @@ class _PickleReplacement:
 
 
 def _latin1_text(text: Any, encoding: Any = "latin1") -> str:
-    """Replaces codecs.encode in pickles: returns the text itself; `_RawArray.tensor` encodes it.
+    """Replaces codecs.encode in pickles: returns the text itself, which is encoded later.
 
-    A pickle may request the same text 100,000 times.
+    By `_RawArray.tensor`, as a pickle may request the same text 100,000 times.
     """
     if not isinstance(text, str) or encoding != "latin1":
         raise NotWeights(f"text would have to be encoded as {str(encoding)[:40]!r}")
@@ -243,6 +246,7 @@ class _ArraysToTensors:
     """Converts arrays to tensors, each once, and in total no more bytes than the file has."""
 
     def __init__(self, size: int) -> None:
+        """Takes the file's size in bytes, which all tensors together must not exceed."""
         self._bytes_left = size
         self._tensor_of: dict[_RawArray, Tensor] = {}
 

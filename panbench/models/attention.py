@@ -94,7 +94,7 @@ def layers_by_level(
 
 
 class ModelWithRule(Protocol):
-    """Describes what selecting queries needs of a model: category names, and a rule with a score threshold."""
+    """A model with category names, and with a fusion rule that has a score threshold."""
 
     class_names: tuple[str, ...]
     rule: Rule
@@ -131,7 +131,7 @@ def attended_queries(
 
 @contextmanager
 def record_module_calls(modules: Mapping[Any, nn.Module]) -> "Iterator[dict[Any, list[ModuleCall]]]":
-    """Records within the block every forward call of some modules, in order; returns lists by the modules' keys."""
+    """Records all forward calls of some modules during a `with` block; yields a dict of each module's calls."""
     calls: dict[Any, list[ModuleCall]] = {key: [] for key in modules}
 
     def recording_hook(key: Any) -> Any:

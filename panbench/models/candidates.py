@@ -103,7 +103,7 @@ class FinishedMap:
     frame: Frame
 
     def to_host(self) -> "FinishedMap":
-        """Returns itself, because it is always on the host; other outputs are copied there."""
+        """Returns this map, which is in host memory already."""
         return self
 
 
@@ -215,7 +215,7 @@ def pixel_boxes(fractions: Tensor, height: float, width: float) -> Tensor:
 
 
 def one_class_scores(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Returns two (K, classes) tensors for masks with one class each: scores of things, and weights of all.
+    """Makes two (K, classes) tensors from a class and a score per mask: one of things only, one of all classes.
 
     They are the fields `class_scores` and `class_weights` of Candidates, for Panoptic SegFormer.
 

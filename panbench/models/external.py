@@ -146,7 +146,7 @@ def checked_results_of(function: Any, scenes: Sequence[Scene] = ()) -> Iterator[
 
 
 def check_outputs(name: str, title: str, model: Any, outputs: Any, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-    """Returns what a model's `candidates` returned, checked: one valid output per image. Raises ModelFailed."""
+    """Checks that a model returned one valid output per image, and returns the outputs. Raises ModelFailed."""
     scenes = [image.scene for image in batch]
     with checked_results_of(model.candidates):
         _check_output_list(name, outputs, scenes)
@@ -198,7 +198,7 @@ class ExternalModel(Wrapped):
         return found
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """Prepares the given pixels by the wrapped model. Raises ModelFailed."""
+        """Lets the wrapped model turn pixels into its input. Raises ModelFailed."""
         with external_code(self._name, [scene]):
             return self.inner.load_pixels(scene, rgb)
 

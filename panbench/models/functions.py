@@ -34,7 +34,7 @@ from panbench.runs import ModelRecord
 
 
 def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str) -> Model:
-    """Calls a user's factory; returns its model, or a model of the function that it returns.
+    """Calls a user's factory; returns the model it made, or wraps the function it made as a model.
 
     Raises BadModel, BadArgument.
     """
@@ -62,7 +62,10 @@ class FunctionModel(Model):
     """Makes a model of a Python function that takes an image and returns an id map and its segments."""
 
     def __init__(self, spec: ModelSpec, function: Callable[[Any], Any]) -> None:
-        """Reads the function's `categories`, if it has any. Raises ModelFailed if they are not in COCO's form."""
+        """Takes a user's function, and reads its attribute `categories`, if it has one.
+
+        Raises ModelFailed if they are not in COCO's form.
+        """
         self.spec = spec
         self.device = torch.device("cpu")
         self.rule: Rule = Given()
@@ -76,7 +79,7 @@ class FunctionModel(Model):
         self._label_of = {category.id: label for label, category in enumerate(categories)} or None
 
     def describe(self) -> ModelRecord:
-        """Returns the function's entry in run.json."""
+        """Returns the run.json entry of a model that is a user's Python function."""
         return ModelRecord(name=self.spec.name, title=self.spec.title, adapter=self.spec.adapter)
 
     def load(self, scene: Scene) -> LoadedImage:
@@ -89,7 +92,7 @@ class FunctionModel(Model):
         return LoadedImage(scene, torch.from_numpy(rgb), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
-        """Calls the function for each image, one after another. Raises ModelFailed for an invalid result."""
+        """Calls the user's function on each image; returns id maps with segments, if valid. Raises ModelFailed."""
         return [self._run_function(image) for image in batch]
 
     def _run_function(self, image: LoadedImage) -> FinishedMap:

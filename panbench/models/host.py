@@ -80,7 +80,7 @@ class HostedModel(Model):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings that run.json records: oneDNN's linear layers, and the image processor's size and its use."""
+        """The settings for run.json: use of oneDNN, the image processor's size, and whether images get that size."""
         found: dict[str, Any] = {"linear": "oneDNN"} if self.uses_onednn else {}
         if (size := self.adapter.processor_size) is not None:
             found |= {"processor_size": f"{size[0]}×{size[1]}", "processor_size_used": self._as_its_processor}
@@ -162,7 +162,7 @@ class HostedModel(Model):
 
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """Returns the model's output for each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
+        """Runs the network on a batch; returns an output per image, on the device. Raises NonFiniteOutput, BadModel."""
         with self._reporting_foreign_errors([image.scene for image in batch]), self.autocast_and_tf32():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)

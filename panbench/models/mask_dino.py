@@ -317,7 +317,7 @@ class MaskDINOAdapter(Adapter):
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
     def __init__(self, spec: ModelSpec) -> None:
-        """Reads the layout from the config's settings."""
+        """Reads the number and sizes of the network's layers from the model's settings."""
         super().__init__(spec)
         self.rule = parse_rule("maskdino")
         self.layout = NetworkLayout(**spec.settings)
@@ -364,7 +364,10 @@ class MaskDINOAdapter(Adapter):
 
 
 def _padded_size_in_original_pixels(frame: Frame) -> tuple[float, float]:
-    """Returns the padded input's height and width in pixels of the original image, to which boxes are relative."""
+    """Returns the padded input's height and width, in pixels of the original image.
+
+    Boxes are relative to it.
+    """
     height, width = (
         original * padded / resized
         for original, padded, resized in zip(frame.original, frame.padded, frame.resized, strict=True)

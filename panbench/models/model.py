@@ -190,7 +190,7 @@ class Wrapped(Model):
     inner: Model
 
     def __init__(self, inner: Any) -> None:
-        """Takes a Model, or any object with the members of REQUIRED."""
+        """Takes the model to wrap: a Model, or any object with the members that a Model must have."""
         self.inner = inner
         for name in (*REQUIRED[:5], "precision", "seed", "compiled"):
             if hasattr(inner, name):
@@ -205,7 +205,7 @@ class Wrapped(Model):
         return self.inner.load(scene)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """Returns the wrapped model's output for each image of a batch."""
+        """Runs the wrapped model on a batch; returns an output per image."""
         return self.inner.candidates(batch)
 
 

@@ -120,7 +120,10 @@ def _packed_convolution(part: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _verified_forward(run: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Returns a forward by oneDNN, or by `plain` (PyTorch) if first outputs differ, under autograd or autocast."""
+    """Returns a layer's forward function that uses oneDNN, but PyTorch if their outputs differ at the first call.
+
+    It uses PyTorch (`plain`) under autograd and autocast, too.
+    """
     trusted: list[bool] = []
 
     def forward(values: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class _Attention(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, has_values: bool = True) -> None:
-        """Builds the layers for `heads` attention heads; without values the module predicts masks only."""
+        """Builds attention with `heads` heads; with `has_values` False it predicts only masks."""
         super().__init__()
         self.heads = heads
         self.q, self.k = nn.Linear(width, width), nn.Linear(width, width)
@@ -385,7 +385,7 @@ class PanopticSegFormerAdapter(Adapter):
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
     def __init__(self, spec: ModelSpec) -> None:
-        """Reads layout and rule from the config's settings."""
+        """Reads the sizes of the network's layers and the fusion rule's threshold from the model's settings."""
         super().__init__(spec)
         settings = dict(spec.settings)
         self.rule = parse_rule(f"mask-wise:quality={settings.pop('quality', 0.25)}")

@@ -72,7 +72,7 @@ class Resize:
 
 
 def read_photograph(scene: Scene) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
-    """Reads a scene's image as (H, W, 3) RGB, and its facts (PhotoFacts). Raises BadDataset if it is damaged.
+    """Reads a dataset's image file as (H, W, 3) RGB, with facts about the file. Raises BadDataset if it is damaged.
 
     Raises BadDataset also for an image of another size than the dataset declares.
     """

@@ -105,7 +105,7 @@ class StoredOutputs:
     """Reads the network outputs that a run has stored, by image id."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens a run's folder of stored outputs and reads one. Raises BadRun if there is none or it is damaged.
+        """Opens a run's folder of stored network outputs; reads the first. Raises BadRun if it is missing or damaged.
 
         `about` holds its facts on the run, which all others must share.
         """
@@ -149,7 +149,7 @@ class StoredOutputs:
 
 
 def _reduced_output(output: Candidates | Instances, rule: Rule, half: bool) -> Candidates | Instances:
-    """Returns the output in float32 on the host, without candidates and channels that no usual threshold would use."""
+    """Returns the output in float32 on the host, without masks and classes that could win at no usual threshold."""
 
     def on_host(values: Tensor) -> Tensor:
         """Copies values to the host in float32, rounded to half precision if so requested."""

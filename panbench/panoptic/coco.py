@@ -152,7 +152,7 @@ def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
 
 
 def joined_set(sets: Sequence[PanopticSet]) -> PanopticSet:
-    """Joins disjoint sets with the same categories; a single set is returned unchanged."""
+    """Joins panoptic datasets with different images and the same categories; a single one is returned unchanged."""
     first = sets[0]
     if len(sets) == 1:
         return first
@@ -269,6 +269,7 @@ class _AnnotationColumnBuilder:
     """Collects annotations record by record into the columns of AnnotationColumns."""
 
     def __init__(self) -> None:
+        """Starts with empty columns."""
         self.image_ids: dict[int, None] = {}
         self.file_names: list[str] = []
         self.first = array("q", [0])
@@ -384,6 +385,7 @@ class _JsonListParser:
     """
 
     def __init__(self, reader: "_PanopticJsonReader", text: str, at: int) -> None:
+        """Takes the text of a JSON file, and the position of the list's opening bracket in it."""
         self.reader, self.text, self.at = reader, text, at
 
     def __iter__(self) -> Iterator[Any]:
@@ -409,6 +411,7 @@ class _PanopticJsonReader:
     """Reads a COCO panoptic JSON and checks its records; error messages name the file, the record and the field."""
 
     def __init__(self, path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> None:
+        """Takes the path of the JSON, and the folder of its PNGs unless that is named after the JSON."""
         self.folder = png_folder(path) if folder is None else path_at(folder)
         self.path = path_at(path)
         self.sha256 = ""
@@ -644,7 +647,7 @@ class _PanopticJsonReader:
         return value
 
     def image_id(self, record: Any, key: str, where: str) -> int:
-        """Returns an image id, number or text, as the number for tables."""
+        """Returns a record's image id as an integer; text is replaced by its hash."""
         value = self.json_field(record, key, where)
         return image_id_of(value) if isinstance(value, str) else self.integer_field(record, key, where)
 
@@ -656,7 +659,7 @@ class _PanopticJsonReader:
         return value
 
     def file_name(self, record: Any, where: str) -> str:
-        """Returns `file_name`. Raises BadDataset for a name that leaves its folder."""
+        """Returns the file name in a record of the JSON. Raises BadDataset if it leads out of its folder."""
         name = self.text_field(record, "file_name", where)
         if leaves_folder(name):
             raise self.bad_json(

@@ -24,7 +24,7 @@ def fingerprint_of_files(digests: Iterable[str]) -> str:
 
 
 def joined_fingerprint(fingerprints: Iterable[str]) -> str:
-    """Returns the fingerprint of the rows of several disjoint sets together, from the fingerprint of each."""
+    """Combines hashes of datasets with different images to the hash of all those images together."""
     return _hex_digits(sum(int(fingerprint, 16) for fingerprint in fingerprints))
 
 
@@ -65,7 +65,7 @@ def fingerprint_of_rows(
 
 
 def fingerprint_of_columns(columns: AnnotationColumns, *, predictions: bool = False) -> str:
-    """Returns the fingerprint of the rows of AnnotationColumns.
+    """Returns a hash of a panoptic JSON's images and segments, as 64 hex digits.
 
     predictions: their scores count, their categories do not
     """
@@ -77,7 +77,10 @@ def fingerprint_of_columns(columns: AnnotationColumns, *, predictions: bool = Fa
 
 
 def fingerprint_of_set(panoptic: PanopticSet) -> str:
-    """Returns the fingerprint of rows for a panoptic set: of its annotations, or without any, of its images."""
+    """Returns a hash of a panoptic dataset's images and segments, as 64 hex digits.
+
+    Of its annotations; of the ids and file names of its images if it has none.
+    """
     annotations = panoptic.annotations
     segments = [segment for annotation in annotations.values() for segment in annotation.segments]
     first = np.cumsum([0, *(len(annotation.segments) for annotation in annotations.values())], dtype=np.int64)

@@ -90,9 +90,9 @@ def count_ids(ids: npt.NDArray[np.integer]) -> dict[int, int]:
 
 
 def count_run_pairs(gt: IdRuns, pred: IdRuns) -> tuple[Int32, Int32, Int64]:
-    """Counts the pixels that pairs of ids share: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
+    """Counts the pixels that each pair of ids shares in two run-length encoded id maps.
 
-    Raises ValueError when the shapes differ.
+    Returns (gt_id, pred_id, pixels), ordered by gt_id, then pred_id. Raises ValueError when the shapes differ.
     """
     if gt.shape != pred.shape:
         raise ValueError(f"id maps differ in shape: {gt.shape} and {pred.shape}")
@@ -196,6 +196,7 @@ class _ReusedBuffers(threading.local):
     """Buffers that each thread reuses: a new megabyte, which the system zeroes, costs as much as decoding."""
 
     def __init__(self) -> None:
+        """Starts without buffers, in each thread that uses them."""
         self._by_name: dict[str, npt.NDArray[np.uint8]] = {}
 
     def buffer(self, name: str, size: int) -> npt.NDArray[np.uint8]:
@@ -236,7 +237,9 @@ def _decode_pixels(content: bytes, header: PngHeader, filtered: bytes | bytearra
 
 
 def _uncompressed_png(content: bytes, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Packs inflated pixels as a PNG without compression; the thread's next call overwrites the result.
+    """Makes a PNG without compression from the decompressed data of another.
+
+    The thread's next call overwrites the result.
 
     OpenCV then only undoes the filters. Its own zlib is slow and decodes a damaged stream to a partly black image
     without an error, so libdeflate has inflated and checked the pixels before. A stored block has at most 65,535 bytes

@@ -26,19 +26,21 @@ class TextId(int):
     """The number of an image id that is text; prints as the text."""
 
     def __str__(self) -> str:
+        """Returns the text of the image id."""
         return str(own_id(int(self)))
 
     def __format__(self, form: str) -> str:
+        """Formats the image id as text; a format for numbers formats its number instead."""
         return format(str(self) if form in ("", "s") else int(self), form)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the text instead of the number, as another process may not know the text."""
+        """Pickles the image id as its text, as another process may not know the text of the number."""
         own = own_id(int(self))
         return (image_id_of, (own,)) if isinstance(own, str) else (TextId, (own,))
 
 
 def image_id_of(value: int | str) -> int:
-    """Returns the number of an image id for tables. Raises BadDataset if two texts have the same hash."""
+    """Returns an image id as an integer: text becomes its hash. Raises BadDataset if two texts have the same hash."""
     if not isinstance(value, str):
         return value
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
@@ -54,7 +56,7 @@ def own_id(image_id: int) -> int | str:
 
 
 def with_own_ids(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Copies a table with its column image_id as the JSON writes the ids: texts instead of their numbers."""
+    """Copies a table with its image ids as in the dataset's JSON, where they can be text."""
     return frame.assign(image_id=frame["image_id"].map(own_id)) if _texts else frame
 
 

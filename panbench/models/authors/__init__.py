@@ -1,1 +1,1 @@
-"""The authors' own weights of mmdet's three families, on mmdet's networks: names, and what mmdet does otherwise."""
+"""Runs the weights that Mask2Former's, MaskFormer's and detectron2's authors published, on mmdet's networks."""

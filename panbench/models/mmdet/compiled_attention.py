@@ -19,9 +19,9 @@ Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 @functools.cache
 def kernel_of_hub(plain: Callable[..., Tensor], device: torch.device) -> Forward | None:
-    """Returns the hub's kernel that transformers uses, if its output equals `plain`'s here; else None.
+    """Returns Hugging Face's compiled kernel of deformable attention if its output equals PyTorch's; else None.
 
-    None also without the package `kernels`.
+    `plain` is PyTorch's. None also without the package `kernels`.
     """
     if importlib.util.find_spec("kernels") is None:
         return None

@@ -132,7 +132,7 @@ class PanopticFPN(Family):
             extractor.register_forward_pre_hook(lambda part, inputs: _as_float32(inputs))
 
     def plant(self, module: Any, count: int) -> Callable[[], None]:
-        """Makes the box head output `count` instances; stuff stays the model's."""
+        """Makes the network output `count` instances, for timing untrained models; stuff is not changed."""
         return synthetic.plant_instances(module, count)
 
 
@@ -164,7 +164,7 @@ class MaskFormer(Family):
         module.panoptic_head.transformer_decoder.register_forward_hook(lambda decoder, inputs, output: output[-1:])
 
     def plant(self, module: Any, count: int) -> Callable[[], None]:
-        """Makes the head output `count` queries with rectangular masks."""
+        """Makes the network output `count` rectangular masks, for timing untrained models."""
         return synthetic.plant_queries(module, count)
 
     def decoder(self, module: Any) -> Decoder:

@@ -61,5 +61,5 @@ class _NotImported:
     """Replaces a class or function that no evaluation calls; it raises ImportError if one does."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        """Raises ImportError, which names the class or function that was not imported."""
+        """Raises ImportError, as mmdet was imported without this class or function."""
         raise ImportError(f"panbench imports mmdet without {type(self).__module__}.{type(self).__name__}.")

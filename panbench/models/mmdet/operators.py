@@ -404,7 +404,7 @@ def deformable_attention(
     locations = sampling_locations.flatten(0, 1)
 
     def sampled_positions(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns x and y, in cells of each level, of the points that some (image, query) pairs sample."""
+        """Returns x and y of the points that the queries in `rows` sample, in pixels of each feature map."""
         x, y = locations[rows].to(size.dtype).movedim(-1, 0).contiguous()
         return x * size[:, None, 0] - 0.5, y * size[:, None, 1] - 0.5
 
@@ -424,7 +424,7 @@ def deformable_attention_around(
     steps = offsets.flatten(0, 1)
 
     def sampled_positions(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns x and y, in cells of each level, of the points that some (image, query) pairs sample."""
+        """Returns x and y of the points that the queries in `rows` sample, in pixels of each feature map."""
         centre = (around[rows, :, :2].to(size.dtype) * size - 0.5)[:, None, :, None]
         step = steps[rows].to(size.dtype)
         if around.shape[-1] == 4:

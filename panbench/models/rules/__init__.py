@@ -37,7 +37,7 @@ __all__ = [
 
 @torch.inference_mode()
 def fuse(outputs: Sequence[Output], rule: Rule) -> list[Fused]:
-    """Fuses the output of each image to a map of winning candidates, and starts copying the maps to the host.
+    """Fuses each image's output to a map of the mask that won each pixel, and starts copying the maps to the host.
 
     On CUDA: synchronise before `rule.to_segments`. Raises BadArgument when the rule does not fit the outputs.
     """

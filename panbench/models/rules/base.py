@@ -49,8 +49,9 @@ class FusedMap:
         claimed: Tensor | None = None,
         mask_areas: Tensor | None = None,
     ) -> "FusedMap":
-        """Makes an image's FusedMap from the index of each pixel's mask; `rows` are the masks that competed.
+        """Makes a FusedMap from the index of the mask that won each pixel, with labels and scores of all masks.
 
+        rows: the masks that competed, as rows of `output`
         `finite` says whether all of `masks` are finite.
         """
         labels = tuple(output.labels[rows].tolist())
@@ -119,7 +120,7 @@ class Rule:
         return map(self.fuse, outputs)
 
     def to_segments(self, fused: Any) -> SegmentedMap:
-        """Turns a fused map on the host into an id map and its segments. Raises NonFiniteOutput.
+        """Turns the map of the mask that won each pixel into an id map and its segments. Raises NonFiniteOutput.
 
         By default every candidate with a pixel is a segment, and stuff of one class is merged.
         """
@@ -128,7 +129,7 @@ class Rule:
 
     @property
     def least_gate(self) -> float:
-        """The confidence (gate) below which candidates do not affect the map, so that they need not be stored."""
+        """The confidence below which masks cannot affect the fused map, so that they need not be stored."""
         return float(getattr(self, "score", 0.0))
 
     @property
@@ -184,12 +185,15 @@ def code_type(count: int) -> torch.dtype:
 
 
 def code_for_nothing(count: int) -> int:
-    """Returns the code that marks pixels without a candidate in a map of `count` candidates."""
+    """Returns the value that means no mask in a map of the indices of `count` masks."""
     return NOTHING if count < NOTHING else -1
 
 
 def empty_codes(output: Candidates, count: int) -> Tensor:
-    """Makes a map (H, W) of candidate indices in which no pixel has a candidate, for `count` candidates."""
+    """Makes an (H, W) map of mask indices in which no pixel belongs to a mask.
+
+    count: the number of masks, which decides the map's type and its value for no mask
+    """
     return torch.full(
         output.frame.original, code_for_nothing(count), dtype=code_type(count), device=output.masks.device
     )
@@ -238,7 +242,7 @@ def number_segments(fused: FusedMap, groups: Sequence[Sequence[int]]) -> Segment
 
 
 def codes_of(fused: FusedMap) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Returns the map's candidate indices as unsigned numbers on the host."""
+    """Returns the index of the mask that won each pixel, as a NumPy array of unsigned integers."""
     codes = fused.codes.numpy()
     return codes if codes.dtype == np.uint8 else codes.view(np.uint16)
 

@@ -89,7 +89,10 @@ def compete(
 def _update_winners(
     probabilities: Tensor, sure: Tensor, start: int, best: Tensor | None, winner: Tensor, sure_of_winner: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lets further masks, numbered from `start`, compete with the best value, winner and certainty so far."""
+    """Updates each pixel's best mask with further masks: its value, its number, and whether it is above the threshold.
+
+    start: the number of the first of them
+    """
     highest, query = probabilities.max(dim=0)  # of equals the first
     sure_here = sure.gather(0, query[None])[0]
     codes = (query + start).to(winner.dtype)
@@ -104,7 +107,7 @@ def _update_winners(
 
 
 def count_pixels_per_code(codes: Tensor, count: int) -> Tensor:
-    """Counts the pixels of each of `count` candidates in a map, (count,) int64, without host synchronisation."""
+    """Counts the pixels that each of `count` masks won, as (count,) int64, without host synchronisation."""
     if count == 0:
         return torch.zeros(0, dtype=torch.int64, device=codes.device)
     if not async_device.is_async(codes.device):

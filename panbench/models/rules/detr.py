@@ -58,7 +58,7 @@ class DETR(Rule):
         return [fused[image] for image in range(len(outputs))]
 
     def _compete_in_rounds(self, output: Candidates) -> Generator[Tensor, list[int] | None, FusedMap]:
-        """Fuses one image in rounds, as a generator: yields each query's pixel count, and is sent it on the CPU."""
+        """Fuses one image in rounds, as a generator: yields a tensor of pixels per query, and is sent it as a list."""
         frame, rows = output.frame, candidates_above(output, self.score)
         masks, count = take_rows(output.masks, rows), len(rows)
         labels = output.labels[rows].tolist()
@@ -93,7 +93,7 @@ def nearest_index(source: tuple[int, int], target: tuple[int, int], device: torc
 
 
 def _nearest_sources(source: int, target: int) -> npt.NDArray[np.int64]:
-    """Returns the source index of each of `target` rows or columns."""
+    """Returns the source row (or column) of each target row in nearest-neighbour resizing, as Pillow does it."""
     # Pillow adds the step repeatedly in float64; its rounding decides when a centre falls on a border.
     step = source / target
     centres = np.cumsum(np.concatenate([[step * 0.5], np.full(target - 1, step)]))

@@ -39,7 +39,7 @@ class MaskWise(Rule):
 
     @property
     def least_gate(self) -> float:
-        """The least confidence that matters: the threshold `quality`, as no mask's quality exceeds its confidence."""
+        """The confidence below which every mask is dropped, as its quality is no higher: the threshold `quality`."""
         return self.quality
 
     def fuse(self, output: Candidates) -> FusedMap:

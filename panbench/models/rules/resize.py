@@ -54,7 +54,7 @@ def to_resized(maps: Tensor, frame: Frame) -> Tensor:
 
 
 def upsampled_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
-    """Upsamples float32 maps to the original size, a block at a time; yields the block's first index and its maps."""
+    """Upsamples maps to the original size in float32, a few at a time; yields the first one's index, and the maps."""
     height, width = frame.original
     per_map = height * width if frame.one_step else max(height * width, frame.padded[0] * frame.padded[1])
     block = max(1, _block_elements(maps.device) // per_map)

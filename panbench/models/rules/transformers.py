@@ -31,7 +31,7 @@ SIZE_OF_MASK2FORMER = (384, 384)
 
 @dataclass(frozen=True)
 class Transformers(Rule):
-    """Fuses as `transformers` does: masks × scores before the test at 0.5, ids that collide, no crop of the padding."""
+    """Fuses exactly as Hugging Face's `transformers`, with its faults: for example, two segments can share an id."""
 
     name: ClassVar[str] = "transformers"
     summary: ClassVar[str] = (

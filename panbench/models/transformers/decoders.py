@@ -128,7 +128,10 @@ def _attention_of_detr(module: Any, forward: Callable[[], Any]) -> tuple[Any, li
 def _whole_map_attention(
     calls: Mapping[Any, Sequence[ModuleCall]], count: int, size: Size, masks: Tensor
 ) -> list[LayerAttention]:
-    """Makes the LayerAttention of decoder layers that attend to every position of one map; only the last has masks."""
+    """Returns the attention of decoder layers that all attend to the same feature map.
+
+    Only the last layer predicts masks.
+    """
     weights = [calls[number][-1].output[1][0].mean(dim=0) for number in range(count)]
     return [dense_layer(each, size, masks if number == count - 1 else None) for number, each in enumerate(weights)]
 

@@ -43,13 +43,16 @@ class Family:
 
 
 def shortest_edge(image: Size, short: int, long: int) -> Size:
-    """Resizes (height, width) as detectron2 does, rounded to the nearest pixel."""
+    """Returns the (height, width) to which detectron2 resizes an image, rounded to the nearest pixel."""
     scale = min(short / min(image), long / max(image))
     return int(image[0] * scale + 0.5), int(image[1] * scale + 0.5)
 
 
 def detr_size(image: Size, short: int, long: int) -> Size:
-    """Resizes (height, width) as DETR does: the shorter side rounded if the longer is too long, the other truncated."""
+    """Returns the (height, width) to which DETR resizes an image.
+
+    The shorter side is rounded if the longer would be too long; the longer is truncated.
+    """
     if max(image) / min(image) * short > long:
         short = round(long * min(image) / max(image))
     if short == min(image):

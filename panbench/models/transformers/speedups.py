@@ -69,7 +69,10 @@ def _fold_batch_norm(layer: Any) -> None:
 def _deformable_attention(
     attention: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **given: Any
 ) -> Any:
-    """Replaces the forward of Mask2Former's and OneFormer's deformable attention; returns values and weights."""
+    """Runs deformable attention without waiting for the GPU; replaces Mask2Former's and OneFormer's `forward`.
+
+    Returns the attended values, and the weights.
+    """
     sizes, memory = given.get("spatial_shapes_list"), given.get("encoder_hidden_states")
     if sizes is None or memory is None:
         return type(attention).forward(attention, hidden_states, attention_mask, **given)
@@ -98,7 +101,10 @@ def _oneformer_layer(
     query_embeddings: Tensor | None = None,
     output_attentions: bool | None = False,
 ) -> tuple[Any, ...]:
-    """Replaces the forward of OneFormer's decoder layer, which synchronises to find fully masked queries."""
+    """Runs OneFormer's decoder layer without waiting for the GPU; replaces its `forward`.
+
+    That synchronises to find fully masked queries.
+    """
     level = index % layer.num_feature_levels
     output, seen = layer.cross_attn(
         output,
