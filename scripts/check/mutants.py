@@ -189,8 +189,8 @@ MUTANTS = (
         "changed_files_resumed",
         "--resume refuses images that changed since they were read",
         "panbench/evaluation/run_folders.py",
-        "        if changed := changed_files(run, self._dataset):",
-        "        if False and (changed := changed_files(run, self._dataset)):",
+        "        if changed := changed_input_files(run, self._dataset):",
+        "        if False and (changed := changed_input_files(run, self._dataset)):",
         ("tests/evaluation/test_evaluate.py::test_resume_refuses_files_that_changed",),
     ),
     Mutant(

@@ -14,7 +14,7 @@ TESTED = {"onedl-mmdetection": "3.5.1", "onedl-mmcv": "2.3.6", "onedl-mmengine":
 @pytest.mark.parametrize("installed", [{"mmdet": "3.3.0", "mmengine": "0.10.7"}, TESTED])
 def test_mmdet_and_a_tested_fork_are_accepted(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributions, "_installed_version", installed.get)
-    assert distributions.refusal() is None
+    assert distributions.fork_refusal() is None
     operators.install()
 
 

@@ -192,7 +192,7 @@ def test_a_killed_sweep_is_resumed(run, tmp_path, monkeypatch):
     kept.clear()
     assert not kept.folder.exists()
     # Chunks of another run are not taken for this one's.
-    assert kept.path(["a"], [1]) != ChunkCache(kept.folder, "another run").path(["a"], [1])
+    assert kept.chunk_file(["a"], [1]) != ChunkCache(kept.folder, "another run").chunk_file(["a"], [1])
 
 
 def test_rules_that_need_candidates_below_the_stored_gate_are_refused(run):
