@@ -83,6 +83,7 @@ RULES = Register(
 _MASKS = {"score": True, "overlap": True, "mask": True}
 _BOXES = {**_MASKS, "stuff_area": False}
 _TAKE_BOXES = ("panoptic-fpn", "combine")
+MASKS_IN_WORDS, BOXES_IN_WORDS = "masks that compete (queries)", "boxes with masks and a semantic map"
 THRESHOLDS: Mapping[str, Mapping[str, bool]] = {
     **dict.fromkeys(_TAKE_BOXES, _BOXES),
     **dict.fromkeys(("maskformer", "mask2former", "oneformer", "maskdino", "eomt"), _MASKS),
@@ -181,6 +182,13 @@ def unknown_threshold(rule: str, name: str, known: Iterable[str]) -> BadArgument
     names = listed(known, 9)
     hint = f"Did you mean {near[0]}?" if near else f"It has {names}." if names else "It has none."
     return BadArgument(f"The rule {rule} has no threshold {name!r}. {hint}")
+
+
+def unfit_rule(rule: str, takes: str, title: str, gives: str, fitting: Iterable[str]) -> BadArgument:
+    """Returns the error for a rule that cannot take what a model predicts, with the rules that can."""
+    return BadArgument(
+        f"The rule {rule} takes {takes}, and {title} gives {gives}. Rules that fit it: {', '.join(fitting)}."
+    )
 
 
 def no_queries(title: str) -> BadModel:
@@ -324,16 +332,13 @@ def multiply_adds() -> Mapping[str, int]:
 
 def refuse_unfit_rules(rules: Iterable[str], specs: Iterable[ModelSpec]) -> None:
     """Raises BadArgument if a built-in rule cannot take what a built-in family predicts, before PyTorch is loaded."""
-    kinds = {True: "boxes with masks and a semantic map", False: "masks that compete (queries)"}
     named = {name for rule in rules if rule_reference(rule) is None and (name := rule_name(rule)) in THRESHOLDS}
     for spec in specs:
         boxes = spec.family in WITHOUT_QUERIES
         fitting = [name for name in RULES if name in THRESHOLDS and name != "given" and (name in _TAKE_BOXES) == boxes]
         if spec.adapter == FAMILIES.get(spec.family or "") and (unfit := sorted(named.difference(fitting, ["given"]))):
-            raise BadArgument(
-                f"The rule {unfit[0]} takes {kinds[not boxes]}, and {spec.title} gives {kinds[boxes]}. "
-                f"Rules that fit it: {', '.join(fitting)}."
-            )
+            takes, gives = (MASKS_IN_WORDS, BOXES_IN_WORDS) if boxes else (BOXES_IN_WORDS, MASKS_IN_WORDS)
+            raise unfit_rule(unfit[0], takes, spec.title, gives, fitting)
 
 
 def is_shipped(spec: ModelSpec) -> bool:

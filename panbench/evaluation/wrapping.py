@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from panbench.base.errors import BadArgument, BadDataset
+from panbench.catalog import unfit_rule
 from panbench.datasets import Dataset
 from panbench.evaluation.options import EvaluateOptions, with_all_study_options
 from panbench.evaluation.plan import check_batch_size
@@ -67,10 +68,7 @@ def refuse_unfit(rule: Rule, model: Model) -> None:
     """Raises BadArgument if a rule cannot take the model's outputs."""
     if rule.takes is not model.rule.takes:
         fitting = [name for name, kind in RULES.items() if kind.takes is model.rule.takes]
-        raise BadArgument(
-            f"The rule {rule.name} takes {rule_takes(rule)}, and {model.spec.title} gives {rule_takes(model.rule)}. "
-            f"Rules that fit it: {', '.join(fitting)}."
-        )
+        raise unfit_rule(rule.name, rule_takes(rule), model.spec.title, rule_takes(model.rule), fitting)
 
 
 def refuse_useless_evaluation(dataset: Dataset, save_predictions: bool) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from panbench.catalog import RULES
+from panbench.catalog import BOXES_IN_WORDS, MASKS_IN_WORDS, RULES
 from panbench.models.candidates import Candidates, FinishedMap, Instances, LabelledSegment, NonFiniteOutput
 from panbench.runs import ModelRecord
 
@@ -249,6 +249,4 @@ def codes_of(fused: FusedMap) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
 
 def rule_takes(rule: Rule) -> str:
     """Names the kind of output that a rule takes, for messages."""
-    return {Candidates: "masks that compete (queries)", Instances: "boxes with masks and a semantic map"}.get(
-        rule.takes, "finished id maps"
-    )
+    return {Candidates: MASKS_IN_WORDS, Instances: BOXES_IN_WORDS}.get(rule.takes, "finished id maps")
